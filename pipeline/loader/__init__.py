@@ -1,0 +1,1 @@
+"""Online: rows of a .beton file to batches of cropped views with their masks."""

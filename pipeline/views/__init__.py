@@ -1,0 +1,1 @@
+"""What a view is: crops, photometrics, backgrounds, and the random draws behind them."""

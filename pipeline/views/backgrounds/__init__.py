@@ -1,0 +1,5 @@
+"""Background augmentations (Ryali et al. 2021, section 2.2); a file's name is its name on the command line."""
+
+from pkgutil import iter_modules
+
+NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))

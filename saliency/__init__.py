@@ -1,0 +1,1 @@
+"""An image to a soft map to a mask: classical detectors and DeepUSPS2."""

@@ -1,0 +1,1 @@
+"""Slow float64 loop restatements of the equations, for tests only."""

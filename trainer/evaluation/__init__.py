@@ -1,0 +1,5 @@
+"""Evaluations; a file's name is its name on the command line."""
+
+from pkgutil import iter_modules
+
+NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))

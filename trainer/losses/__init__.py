@@ -1,0 +1,1 @@
+"""One loss a file, one function an equation."""

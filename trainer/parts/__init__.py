@@ -1,0 +1,1 @@
+"""What methods are made of: backbones, heads, momentum encoders, queues, Sinkhorn."""

@@ -1,0 +1,1 @@
+"""The training loop: settings, optimisers, schedules, checkpoints, run folder."""
