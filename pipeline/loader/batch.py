@@ -1,0 +1,38 @@
+"""What a loader hands over: one batch of cropped uint8 views with their masks, donors and drawn parameters."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewBatch:
+    """One view of every row of a batch, still on the CPU.
+
+    image_BHWC: uint8 RGB, cropped, resized with antialias and flipped.
+    mask_BHP: uint8 (B, H, ceil(W / 8)), 1 = foreground, bits packed along a row, highest bit first; same crop and flip.
+    donor_BHWC: uint8, crop of another row's tiled background for the rows whose record says so (other rows undefined);
+        None when the plan needs no donors or the view is local.
+    record_B: numpy array of `view_plan.VIEW_DTYPE`, everything that was drawn.
+    """
+
+    image_BHWC: torch.Tensor
+    mask_BHP: torch.Tensor
+    donor_BHWC: torch.Tensor | None
+    record_B: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A batch of rows; `views` in the plan's order.
+
+    row_B: int64 rows of the store. label_B: int64 class, -1 = none. epoch, step: position in the run.
+    The tensors may be views of a ring buffer: they stay valid until `batches_ahead` further batches were taken.
+    """
+
+    views: tuple[ViewBatch, ...]
+    row_B: torch.Tensor
+    label_B: torch.Tensor
+    epoch: int
+    step: int

@@ -1,0 +1,90 @@
+"""Counter-based random streams: every draw is a pure function of (seed, epoch, row, view, draw).
+
+No generator carries state, so any number of threads, ranks, batches or restarts gives the same numbers. Each purpose
+has its own draw number below; a purpose added later never shifts the numbers of another.
+
+The mixing function is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number
+generators"), applied once per key component.
+"""
+
+import numba
+import numpy as np
+
+# Draw numbers of one view. A crop attempt t uses CROP + 4 * t .. + 3: area, aspect ratio, top, left.
+CROP = 0
+FLIP = 1_000
+JITTER = 1_010  # apply or not
+JITTER_BRIGHTNESS = 1_011
+JITTER_CONTRAST = 1_012
+JITTER_SATURATION = 1_013
+JITTER_HUE = 1_014
+JITTER_ORDER = 1_015
+GREYSCALE = 1_020
+BLUR = 1_030  # apply or not
+BLUR_SIGMA = 1_031
+SOLARISE = 1_040
+BACKGROUND = 1_050  # apply or not
+BACKGROUND_GREY = 1_051
+DONOR = 1_052
+DONOR_CROP = 1_060  # .. 1_063: area, aspect ratio, top, left
+DONOR_FLIP = 1_064
+NEGATIVE = 1_070  # matched or plain
+NEGATIVE_SOURCE = 1_071  # whose pixels stand in the foreground
+
+# Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
+NO_VIEW = 4_294_967_295
+ROW_ORDER = 2_000
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_TO_UNIT = 1.0 / 9007199254740992.0  # 2^-53
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _mix(state: np.uint64) -> np.uint64:
+    state = (state ^ (state >> np.uint64(30))) * _MIX_1
+    state = (state ^ (state >> np.uint64(27))) * _MIX_2
+    return state ^ (state >> np.uint64(31))
+
+
+@numba.njit(nogil=True, cache=True)
+def bits(seed: int, epoch: int, row: int, view: int, draw: int) -> np.uint64:
+    """Return the 64 random bits of one key.
+
+    Args: seed, epoch, row, view, draw: non-negative integers; the key. Returns: uint64.
+    """
+    state = _mix(np.uint64(seed) + _GOLDEN)
+    state = _mix((state ^ np.uint64(epoch)) + _GOLDEN)
+    state = _mix((state ^ np.uint64(row)) + _GOLDEN)
+    state = _mix((state ^ np.uint64(view)) + _GOLDEN)
+    return _mix((state ^ np.uint64(draw)) + _GOLDEN)
+
+
+@numba.njit(nogil=True, cache=True)
+def uniform(seed: int, epoch: int, row: int, view: int, draw: int) -> float:
+    """Return the uniform number in [0, 1) of one key (53 bits, float64)."""
+    return float(bits(seed, epoch, row, view, draw) >> np.uint64(11)) * _TO_UNIT
+
+
+@numba.njit(nogil=True, cache=True)
+def integer(seed: int, epoch: int, row: int, view: int, draw: int, stop: int) -> int:
+    """Return the integer in [0, stop) of one key; stop is below 2^53, the bias below stop / 2^53."""
+    return int(uniform(seed, epoch, row, view, draw) * stop)
+
+
+@numba.njit(nogil=True, cache=True)
+def _order_keys(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    keys = np.empty(num_rows, dtype=np.uint64)
+    for row in range(num_rows):
+        keys[row] = bits(seed, epoch, row, NO_VIEW, ROW_ORDER)
+    return keys
+
+
+def row_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+    """Return the order in which an epoch visits its rows: a permutation sorted by each row's own random key.
+
+    Args: seed, epoch: the key. num_rows: rows of the dataset.
+    Returns: int64 (num_rows,), a permutation of 0 .. num_rows - 1.
+    """
+    return np.argsort(_order_keys(seed, epoch, num_rows), kind="stable").astype(np.int64)

@@ -1,0 +1,105 @@
+"""What the views of one image are: how each is cropped and altered, and what happens to backgrounds.
+
+A method states a `ViewPlan`; the loader draws from it, the device stage carries it out. Everything random about a view
+is in one record of `VIEW_DTYPE`, drawn from `random_streams`, so that any two loaders that share a plan and a seed
+give the same views.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How one view is made. Defaults are MoCo-v2's (Chen et al. 2020, "Improved baselines", and its released code)."""
+
+    # Side of the square view in pixels.
+    size_px: int = 224
+    # Share of the image's area that the crop covers, drawn uniformly.
+    scale: tuple[float, float] = (0.2, 1.0)
+    # Width over height of the crop, drawn uniformly in the logarithm.
+    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    # Share of the image's foreground that the crop must hold (Ryali A.1 FG_min, CAST phi); 0 = no constraint.
+    min_foreground: float = 0.0
+    # Probability of a horizontal flip.
+    flip_probability: float = 0.5
+    # Colour jitter: strengths of brightness, contrast, saturation, hue (torchvision's meaning), and its probability.
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: float = 0.8
+    greyscale_probability: float = 0.2
+    # Gaussian blur: probability, and the range of sigma in pixels of the view.
+    blur_probability: float = 0.5
+    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
+    # Solarisation above one half: probability.
+    solarise_probability: float = 0.0
+    # Global views get background augmentation, local ones of multi-crop do not (Ryali 2.2).
+    is_global: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Background:
+    """Background augmentation of the global views (Ryali et al. 2021, section 2.2 and appendix A.1)."""
+
+    # none, rm, random or swaps: a file of pipeline/views/backgrounds.
+    name: str = "none"
+    # p_pos: probability per global view, drawn independently for query and key.
+    probability: float = 0.2
+    # p_neg: probability that a query's extra negative has the query's background (swaps only).
+    negative_probability: float = 0.2
+    # Linear warm-up of both probabilities from 0, in epochs (appendix A.1, used for SwAV).
+    warmup_epochs: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """All views of an image, in order, and what ties them together."""
+
+    views: tuple[View, ...] = (View(), View())
+    background: Background = Background()
+    # Where crops are proposed: "uniform" (Ryali: ordinary random resized crop) or "centroid" (CAST as released).
+    crop_proposal: str = "uniform"
+    # What is taken when 10 proposals fail the constraint: "center" (Ryali), "bbox" (CAST as released) or "best".
+    crop_fallback: str = "center"
+    # CAST's second constraint: view 1 must also hold min_foreground of the foreground inside view 0.
+    pair_constraint: bool = False
+
+
+CROP_PROPOSALS = ("uniform", "centroid")
+CROP_FALLBACKS = ("center", "bbox", "best")
+MAX_CROP_TRIES = 10
+
+# Everything drawn for one view of one row. Boxes are (top, left, height, width) in pixels of the stored image.
+VIEW_DTYPE = np.dtype(
+    [
+        ("top", np.int32),
+        ("left", np.int32),
+        ("height", np.int32),
+        ("width", np.int32),
+        ("is_flipped", np.uint8),
+        ("tries", np.uint8),  # proposals drawn, 1 .. 10
+        ("is_fallback", np.uint8),  # 1 where no proposal satisfied the constraint
+        ("is_jittered", np.uint8),
+        ("jitter_order", np.uint8),  # 0 .. 23, the rank of the permutation of (brightness, contrast, saturation, hue)
+        ("is_grey", np.uint8),
+        ("is_solarised", np.uint8),
+        ("has_background", np.uint8),  # 1 where the background augmentation applies
+        ("is_negative_matched", np.uint8),  # 1 where the row's extra negative has the query's background
+        ("donor_is_flipped", np.uint8),
+        ("padding", np.uint8, (2,)),
+        ("brightness", np.float32),  # factors of torchvision's adjust_*, 1 = unchanged
+        ("contrast", np.float32),
+        ("saturation", np.float32),
+        ("hue", np.float32),  # shift in turns, 0 = unchanged
+        ("blur_sigma_px", np.float32),  # 0 = no blur
+        ("background_grey", np.float32),  # level of BG_RM in [0, 1]
+        ("foreground_fraction", np.float32),  # share of the image's foreground inside the box; 1 when it has none
+        ("donor_row", np.int32),  # row whose tiled background is pasted; -1 = none
+        ("donor_top", np.int32),
+        ("donor_left", np.int32),
+        ("donor_height", np.int32),
+        ("donor_width", np.int32),
+        ("negative_source", np.float32),  # in [0, 1): which other row of the batch fills the extra negative
+    ],
+    align=True,
+)
