@@ -1,0 +1,82 @@
+# make demo and make test are all a fresh Debian machine needs: each first builds .venv if it is not there.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test test-slow lint format bench lock clean
+
+help:
+	@echo "make demo       find foregrounds, build a store, pretrain, score, write a page (first builds .venv)"
+	@echo "make test       default tests        make test-slow  the longer ones"
+	@echo "make lint       ruff and mypy        make format     let ruff format the code"
+	@echo "make bench      measure, write bench.json"
+	@echo "make lock       resolve requirements.lock anew     make clean  remove .venv and build leftovers"
+
+demo: $(READY)
+	$(BIN)/python cli.py demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m tests.bench
+
+# FFCV compiles against OpenCV and libturbojpeg, which no Python package brings.
+define CHECK_SYSTEM
+missing=""
+command -v pkg-config >/dev/null || missing="$$missing pkg-config"
+command -v g++ >/dev/null || missing="$$missing g++"
+pkg-config --exists opencv4 2>/dev/null || missing="$$missing libopencv-dev"
+pkg-config --exists libturbojpeg 2>/dev/null || missing="$$missing libturbojpeg0-dev"
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"
+$(PYTHON) -c 'import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
+    2>/dev/null || missing="$$missing python3-dev"
+if [ -n "$$missing" ]; then
+  if [ "$$(id -u)" = 0 ]; then
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends$$missing >/dev/null
+  else
+    echo "System packages are missing. Run this, then the same make command again:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends$$missing" >&2
+    exit 1
+  fi
+fi
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "Backdrop needs Python 3.11 or newer, '$(PYTHON)' is older. Run: make PYTHON=/path/to/python3.11 demo" >&2
+  exit 1
+}
+endef
+export CHECK_SYSTEM
+
+$(READY): requirements.lock setup.cfg pyproject.toml
+	@if ! command -v $(PYTHON) >/dev/null; then echo "Python is missing. Run: apt-get install -y python3 python3-venv python3-dev" >&2; exit 1; fi
+	@bash -eu -c "$$CHECK_SYSTEM"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	touch $(READY)
+
+lock:
+	$(BIN)/uv pip compile setup.cfg --extra test --python-version 3.11 --no-header -q -o requirements.lock
+	sed -i '1i # Resolved for Python 3.11 on x86-64 Linux by: make lock' requirements.lock
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,85 @@
+"""The command line as a newcomer meets it: fast help, clear mistakes, no traceback."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*words: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [path]
+    for name, command in group.commands.items():
+        found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
+    return found
+
+
+@pytest.mark.parametrize("words", commands(cli.main), ids=" ".join)
+def test_help_of_every_command(words: tuple[str, ...], tmp_path: Path) -> None:
+    result = run(*words, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "Usage:" in result.stdout
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    run("pretrain", "--help", cwd=tmp_path)
+    fastest = min(timed(lambda: run("pretrain", "--help", cwd=tmp_path)) for _ in range(5))
+    assert fastest < 0.5, f"--help took {fastest:.2f} s: a heavy import has left its command"
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = "import sys, cli; print([m for m in ('torch', 'numba', 'zarr', 'numpy', 'cv2') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def timed(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("build-store", "--dataset", "imagenet"), ("BACKDROP_DATA", "--root", "train")),
+        (("build-store", "--dataset", "imagenet", "--root", "nowhere"), ("nowhere", "train")),
+        (("build-store", "--dataset", "mnist"), ("mnist", "imagenet")),
+        (("saliency", "train"), ("msra-b", "BACKDROP_DATA")),
+        (("pretrain", "--method", "swav", "--bg", "random"), ("imagenet-train.zarr", "build-store --dataset imagenet")),
+        (("pretrain", "--method", "simclr"), ("simclr", "moco")),
+        (("pretrain", "--method", "moco", "--store", "missing.zarr"), ("missing.zarr",)),
+        (("evaluate", "knn", "--data", "sample"), ("--run", "--weights")),
+        (("report", "missing"), ("missing",)),
+        (("store", "info", "missing.zarr"), ("missing.zarr",)),
+        (("store", "verify", "missing.zarr"), ("missing.zarr",)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_mistakes_get_one_clear_error(words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "BACKDROP_DATA"}
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in said:
+        assert word in result.stderr, result.stderr
