@@ -1,0 +1,32 @@
+"""A soft map to a mask."""
+
+import numpy as np
+
+from stores.errors import UserError
+from stores.schema import Status
+
+DEFAULT_THRESHOLD = 0.9  # Ryali et al. 2021, appendix A: foreground is what the detector gives more than 0.9
+
+
+def binarise(saliency_HW: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> tuple[np.ndarray, Status]:
+    """Cut a soft map at a threshold and say whether the mask is usable.
+
+    Args:
+        saliency_HW: float, [0, 1].
+        threshold: a pixel is foreground when its saliency is greater, [0, 1).
+
+    Returns:
+        mask_HW: uint8, 1 = foreground.
+        status: OK, NO_FOREGROUND or ALL_FOREGROUND.
+
+    Raises:
+        UserError: the threshold is outside [0, 1).
+    """
+    if not 0 <= threshold < 1:
+        raise UserError(f"threshold {threshold} is outside [0, 1): choose one of at least 0 and below 1, such as 0.9")
+    mask_HW = (saliency_HW > threshold).astype(np.uint8)
+    if not mask_HW.any():
+        return mask_HW, Status.NO_FOREGROUND
+    if mask_HW.all():
+        return mask_HW, Status.ALL_FOREGROUND
+    return mask_HW, Status.OK
