@@ -1,11 +1,11 @@
-"""A folder of images as an ordered list of rows: the order every store, export and loader of that data set shares.
+"""A folder of images as an ordered list of rows: the order every store, export and loader of it shares.
 
-| data set   | layout below its folder                                            | class                                |
-|------------|--------------------------------------------------------------------|--------------------------------------|
-| `imagenet` | `{train,val}/<wnid>/*.JPEG`                                        | rank of the wnid among the 1,000     |
-| `coco`     | `{train,val}2017/*.jpg`, `annotations/instances_{split}2017.json`  | category of the largest instance     |
-| `sample`   | `{train,val}/<class>/*.jpg`; drawn at first use                    | rank of the class folder             |
-| others     | any tree of images                                                 | rank of the first folder of the path |
+| data set   | layout below its folder                                           | class                            |
+|------------|-------------------------------------------------------------------|----------------------------------|
+| `imagenet` | `{train,val}/<wnid>/*.JPEG`                                       | rank of the wnid among the 1,000 |
+| `coco`     | `{train,val}2017/*.jpg`, `annotations/instances_{split}2017.json` | category of the largest instance |
+| `sample`   | `{train,val}/<class>/*.jpg`; drawn at first use                   | rank of the class folder         |
+| others     | any tree of images                                                | rank of the path's first folder  |
 """
 
 import hashlib
@@ -39,7 +39,7 @@ FoundImage = tuple[str, int]
 
 @dataclass(frozen=True, eq=False)
 class DatasetIndex:
-    """The rows of one split of a data set. Row i is keys[i]; nothing here but `root` depends on where the images lie."""
+    """The rows of one split of a data set. Row i is keys[i]; only `root` depends on where the images lie."""
 
     dataset: str
     split: str
@@ -110,8 +110,8 @@ def _dataset_folder(dataset: str, root: Path | None) -> Path:
     if dataset == "sample":
         return SAMPLE_ROOT
     raise UserError(
-        f"no folder given for data set {dataset!r}: pass --root FOLDER, or set {ROOT_VARIABLE} to the folder that holds "
-        f"{dataset}/ ({ROOT_VARIABLE}/{dataset})"
+        f"no folder given for data set {dataset!r}: pass --root FOLDER, or set {ROOT_VARIABLE} to the folder that "
+        f"holds {dataset}/ ({ROOT_VARIABLE}/{dataset})"
     )
 
 
@@ -200,7 +200,7 @@ def _images_below(folder: Path, prefix: str, above: set[tuple[int, int]]) -> Ite
 
 
 def _coco_classes(annotations: Path) -> tuple[dict[str, int], tuple[str, ...]]:
-    """File name -> rank of the category of the image's largest instance (area; crowds, which are no instances, left out).
+    """File name -> rank of the category of the image's largest instance (by area; crowds are no instances).
 
     Returns:
         The map (images without an instance are absent) and the category names in order of their ids.
@@ -219,7 +219,7 @@ def _coco_classes(annotations: Path) -> tuple[dict[str, int], tuple[str, ...]]:
         labels = {image["file_name"]: largest[image["id"]][2] for image in content["images"] if image["id"] in largest}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{annotations} is not a COCO instances file ({type(error).__name__}: {error}); put the original file there, "
-            "or remove it to index the images without classes"
+            f"{annotations} is not a COCO instances file ({type(error).__name__}: {error}); put the original file "
+            "there, or remove it to index the images without classes"
         ) from error
     return labels, tuple(name for _, name in categories)

@@ -1,7 +1,7 @@
 """Image bytes to pixels and back: the one decoder of the whole project.
 
-Every part that looks at an image (detectors, backgrounds, export, evaluation) decodes it here, so that a mask always has
-the height and width of the pixels it is laid over. Array names carry their axes: `H` rows, `W` columns, `C` channels.
+Every part that looks at an image (detectors, backgrounds, export, evaluation) decodes it here, so that a mask always
+has the height and width of the pixels it is laid over. Array names carry their axes: `H` rows, `W` columns, `C` channels.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from PIL import Image, UnidentifiedImageError
 
 from stores.errors import ImageError
 
-# Decoding 178 Mpx takes half a gigabyte; no photograph of the supported data sets comes near (the limit is Pillow's own).
+# Decoding 178 Mpx takes half a gigabyte; no photograph of the supported data sets comes near (Pillow's own limit).
 MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 EXIF_ORIENTATION = 0x0112
 JPEG_MAX_SIDE_PX = 65_500
 
-# warnings.catch_warnings swaps state of the whole process; two threads inside it at once would leave it changed for good.
+# warnings.catch_warnings swaps state of the whole process; two threads inside it at once would leave it changed.
 _warnings_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class JpegHeader:
-    """What a JPEG says of itself before its first scan; height and width are as stored, before `orientation` turns them."""
+    """What a JPEG says of itself before its first scan; height and width before `orientation` turns them."""
 
     height: int
     width: int
@@ -45,8 +45,8 @@ def sha256(data: bytes) -> bytes:
 def decode_rgb(data: bytes) -> np.ndarray:
     """Decode an image file to RGB.
 
-    Grey is replicated, a palette looked up, CMYK converted, 16 bits scaled to 8, alpha dropped (the colours under it are
-    kept), the first frame of an animation taken, and the EXIF orientation applied.
+    Grey is replicated, a palette looked up, CMYK converted, 16 bits scaled to 8, alpha dropped (the colours under it
+    are kept), the first frame of an animation taken, and the EXIF orientation applied.
 
     Args:
         data: bytes of a JPEG, PNG, WebP, BMP or GIF file.
@@ -62,7 +62,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
 
 
 def decode_grey(data: bytes) -> np.ndarray:
-    """Decode an image file to grey_HW uint8 (masks, soft maps); a 1-bit image gives 0 and 255. Raises as `decode_rgb`."""
+    """Decode an image file to grey_HW uint8 (masks, soft maps); 1 bit becomes 0 or 255. Raises as `decode_rgb`."""
     return _decode(data, "L")
 
 

@@ -1,7 +1,7 @@
 """Masks and soft maps to bytes and back: rows packed to bits, each mask alone in one zstd frame.
 
-Rows are packed one by one, so that a crop of rows needs no unpacking and bytes line up vertically, which is worth 9 to 21 %
-of the size after zstd. Masks are uint8 in {0, 1}, 1 = foreground.
+Rows are packed one by one, so that a crop of rows needs no unpacking and bytes line up vertically, which is worth 9 to
+21 % of the size after zstd. Masks are uint8 in {0, 1}, 1 = foreground.
 """
 
 import threading
