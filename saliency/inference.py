@@ -1,0 +1,109 @@
+"""Soft maps of a folder of images, written as 8-bit PNG files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from saliency.atomic_write import write_aside
+from saliency.detector import Detector, MaskError, open_detector
+from saliency.metrics import to_8_bit
+from stores.dataset_index import DatasetIndex, open_index
+from stores.errors import ImageError, UserError
+from stores.image_codec import decode_rgb
+
+IDENTITY_FILE = "made-by.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSummary:
+    """What became of the images of a folder."""
+
+    num_written: int
+    # maps written by this call
+    num_skipped: int
+    # maps that were there already
+    problems: tuple[tuple[str, str], ...]
+    # key and reason of every image without a map
+
+
+def predict_folder(
+    images_dir: Path | str, detector_name: str, out_dir: Path | str, *, device: str = "cpu"
+) -> PredictionSummary:
+    """Write the soft map of every image of a folder: `a/b.jpg` gives `a/b.png`, 8 bit, at the image's own size.
+
+    Maps that are there already are left alone, so that the same call finishes what an interrupted one began. Images
+    that cannot be read are reported on the terminal and in the summary, and have no map.
+
+    Args:
+        images_dir: images, any tree.
+        detector_name: as `open_detector` takes it.
+        out_dir: where the maps go; holds made-by.json with the detector's identity besides.
+        device: torch device of a trained detector.
+
+    Raises:
+        UserError: `out_dir` cannot be written or holds another detector's maps, two images would share a map, there
+            are no images, or the detector is unknown.
+    """
+    index, out = open_index("folder", root=Path(images_dir)), Path(out_dir)
+    names = _map_names(index)
+    detector = open_detector(detector_name, device=device)
+    _claim(out, detector)
+    todo = [row for row in range(len(index)) if not (out / names[row]).is_file()]
+    problems = []
+    for row in tqdm(todo, desc=f"maps by {detector.identity['name']}", unit="img"):
+        key = index.keys[row]
+        try:
+            saliency_HW = detector(decode_rgb(index.read(row)), key)
+        except (OSError, ImageError, MaskError) as error:
+            problems.append((key, str(error)))
+            tqdm.write(f"warning: no map of {key}: {error}")
+            continue
+        (out / names[row]).parent.mkdir(parents=True, exist_ok=True)
+        write_aside(out / names[row], encode_png(to_8_bit(saliency_HW)))
+    if problems:
+        print(f"warning: {len(problems)} of {len(index)} images have no map; their keys are above")
+    return PredictionSummary(
+        num_written=len(todo) - len(problems), num_skipped=len(index) - len(todo), problems=tuple(problems)
+    )
+
+
+def encode_png(grey_HW: np.ndarray) -> bytes:
+    """Bytes of a greyscale PNG.
+
+    Args:
+        grey_HW: uint8.
+    """
+    is_encoded, data = cv2.imencode(".png", grey_HW)
+    assert is_encoded, grey_HW.shape
+    return data.tobytes()
+
+
+def _map_names(index: DatasetIndex) -> list[str]:
+    key_of: dict[str, str] = {}
+    for key in index.keys:
+        name = str(PurePosixPath(key).with_suffix(".png"))
+        if name in key_of:
+            raise UserError(f"{key_of[name]} and {key} would both have the map {name}: rename one of them")
+        key_of[name] = key
+    return list(key_of)
+
+
+def _claim(out: Path, detector: Detector) -> None:
+    """Make the folder this detector's, or refuse it when it is another's."""
+    identity = json.loads(json.dumps(detector.identity))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not (out / IDENTITY_FILE).is_file():
+            write_aside(out / IDENTITY_FILE, (json.dumps(identity, indent=2) + "\n").encode())
+        made_by = json.loads((out / IDENTITY_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{out} cannot take the maps ({error}): give a folder that can be written") from error
+    if made_by != identity:
+        raise UserError(
+            f"{out} holds maps of another detector ({json.dumps(made_by)}; now {json.dumps(identity)}): "
+            "give another folder, or empty this one"
+        )
