@@ -69,7 +69,9 @@ class DeviceStage:
         Args: batch: uint8 crops with their records, views in the plan's order.
         Returns: Views on the device; nothing of it shares memory with the batch's images.
         """
-        images, masks, negative = [], [], None
+        images: list[Tensor] = []
+        masks: list[Tensor] = []
+        negative = None
         for view, view_batch in zip(self.plan.views, batch.views, strict=True):
             plain_BCHW = photometric.augment(self._to_float(view_batch.image_BHWC), view_batch.record_B, view)
             mask_B1HW = compositing.unpack_mask(self._move(view_batch.mask_BHP), plain_BCHW.shape[-1])
