@@ -1,0 +1,70 @@
+"""Every command of the README runs, as written and in its order, on a small data set of the real layout."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+# Not run here: they build the environment that this test runs in, and run this test.
+NOT_RUN = ("make demo", "make test")
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith(("export", *NOT_RUN))]
+
+
+def scene(number: int, height: int, width: int) -> np.ndarray:
+    """A photograph-like scene: a coloured disc on a striped ground, all of it decided by `number`."""
+    rows, columns = np.mgrid[:height, :width]
+    ground = 90 + 40 * np.sin(columns / (4 + number % 5) + rows / 9)
+    image_HWC = np.stack([ground, ground * 0.9, ground * 0.7 + number % 40], axis=2)
+    centre = (height * (0.4 + 0.02 * (number % 10)), width * (0.6 - 0.02 * (number % 10)))
+    disc = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < (min(height, width) * 0.25) ** 2
+    image_HWC[disc] = (230, 40 + 10 * (number % 12), 60)
+    return image_HWC.clip(0, 255).astype(np.uint8)
+
+
+def write_images(folder: Path, numbers: range, suffix: str) -> None:
+    folder.mkdir(parents=True)
+    for number in numbers:
+        assert cv2.imwrite(str(folder / f"{number:04d}.jpg"), scene(number, 96, 128))
+        (folder / f"{number:04d}.jpg").rename(folder / f"{number:04d}{suffix}")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_images(root / "msra-b", range(24), ".jpg")
+    for number, wnid in enumerate(("n01440764", "n02102040")):
+        write_images(root / "imagenet" / "train" / wnid, range(100 * number, 100 * number + 32), ".JPEG")
+        write_images(root / "imagenet" / "val" / wnid, range(100 * number + 50, 100 * number + 58), ".JPEG")
+    write_images(root / "coco" / "train2017", range(20), ".jpg")
+    return root
+
+
+@pytest.mark.timeout(600)
+def test_readme_commands_run_as_written(data: Path, tmp_path: Path) -> None:
+    commands = readme_commands()
+    assert len(commands) >= 10
+    for command in commands:
+        words = shlex.split(command.replace("$BACKDROP_DATA", str(data)))
+        assert words[:2] == ["python", "cli.py"], f"a README command that is none of ours: {command}"
+        result = subprocess.run(
+            [sys.executable, str(ROOT / "cli.py"), *words[2:]],
+            cwd=tmp_path,
+            env={**os.environ, "BACKDROP_DATA": str(data)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    assert (tmp_path / "artifacts" / "swav-random" / "report.html").stat().st_size > 10_000
