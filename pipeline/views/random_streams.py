@@ -26,10 +26,10 @@ SOLARISE = 1_040
 BACKGROUND = 1_050  # apply or not
 BACKGROUND_GREY = 1_051
 DONOR = 1_052
-DONOR_CROP = 1_060  # .. 1_063: area, aspect ratio, top, left
-DONOR_FLIP = 1_064
+DONOR_FLIP = 1_060
 NEGATIVE = 1_070  # matched or plain
 NEGATIVE_SOURCE = 1_071  # whose pixels stand in the foreground
+DONOR_CROP = 1_100  # as CROP, of the donor's background
 
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
 NO_VIEW = 4_294_967_295

@@ -1,0 +1,212 @@
+"""Where each view is cut: one foreground-constrained crop sampler for both papers, and the whole record of a view.
+
+Ryali et al. 2021 (appendix A.1): random resized crops are redrawn, at most 10 times, until one holds `min_foreground`
+of the image's foreground, then the centre is taken: proposal "uniform", fallback "center". CAST as released: the crop's
+centre is normal around the foreground's centroid, truncated to the image, and the fallback is a box grown around the
+object: "centroid", "bbox"; its second constraint is `pair_constraint`. With min_foreground = 0 the boxes have the
+distribution of torchvision's RandomResizedCrop.
+"""
+
+from importlib import import_module
+
+import numpy as np
+
+from pipeline.views import _crop_kernels as kernels
+from pipeline.views import backgrounds
+from pipeline.views._crop_kernels import Box, Donors, Foreground, PlanCode, Stream, draw_row
+from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, VIEW_DTYPE, View, ViewPlan
+from stores.errors import UserError
+
+__all__ = [
+    "VIEW_SPEC_DTYPE",
+    "Donors",
+    "background_needs",
+    "donors",
+    "draw_box",
+    "draw_row",
+    "draw_views",
+    "epoch_code",
+    "foreground",
+    "mask_words",
+    "view_specs",
+]
+
+# One `View` as numbers, for kernels.
+VIEW_SPEC_DTYPE = np.dtype(
+    [
+        ("size_px", np.int64),
+        ("scale_low", np.float64),
+        ("scale_high", np.float64),
+        ("aspect_low", np.float64),
+        ("aspect_high", np.float64),
+        ("min_foreground", np.float64),
+        ("flip_probability", np.float64),
+        ("jitter_brightness", np.float64),
+        ("jitter_contrast", np.float64),
+        ("jitter_saturation", np.float64),
+        ("jitter_hue", np.float64),
+        ("jitter_probability", np.float64),
+        ("greyscale_probability", np.float64),
+        ("blur_probability", np.float64),
+        ("blur_sigma_low", np.float64),
+        ("blur_sigma_high", np.float64),
+        ("solarise_probability", np.float64),
+        ("is_global", np.int64),
+    ]
+)
+
+
+def view_specs(plan: ViewPlan) -> np.ndarray:
+    """Return the plan's views as numbers.
+
+    Returns: (V,) of VIEW_SPEC_DTYPE.
+    Raises: UserError where a setting is outside its range, naming view, setting and range.
+    """
+    if not plan.views:
+        raise UserError("the view plan has no views; give it at least one")
+    specs = np.zeros(len(plan.views), dtype=VIEW_SPEC_DTYPE)
+    for number, view in enumerate(plan.views):
+        _check_view(number, view)
+        spec = specs[number]
+        for name in ("size_px", "min_foreground", "is_global"):
+            spec[name] = getattr(view, name)
+        for name in ("flip", "jitter", "greyscale", "blur", "solarise"):
+            spec[f"{name}_probability"] = getattr(view, f"{name}_probability")
+        spec["scale_low"], spec["scale_high"] = view.scale
+        spec["aspect_low"], spec["aspect_high"] = view.aspect_ratio
+        spec["blur_sigma_low"], spec["blur_sigma_high"] = view.blur_sigma_px
+        for name, strength in zip(("brightness", "contrast", "saturation", "hue"), view.jitter, strict=True):
+            spec[f"jitter_{name}"] = strength
+    return specs
+
+
+def _check_view(number: int, view: View) -> None:
+    def refuse(name: str, allowed: str) -> None:
+        raise UserError(f"view {number}: {name} is {getattr(view, name)!r}; allowed: {allowed}")
+
+    if not 1 <= view.size_px <= 4096:
+        refuse("size_px", "1 to 4096")
+    if not 0 < view.scale[0] <= view.scale[1] <= 1:
+        refuse("scale", "0 < low <= high <= 1")
+    if not 0 < view.aspect_ratio[0] <= view.aspect_ratio[1]:
+        refuse("aspect_ratio", "0 < low <= high")
+    if not 0 <= view.min_foreground <= 1:
+        refuse("min_foreground", "0 to 1")
+    if len(view.jitter) != 4 or min(view.jitter) < 0 or view.jitter[3] > 0.5:
+        refuse("jitter", "brightness, contrast, saturation >= 0 and hue 0 to 0.5")
+    if not 0 <= view.blur_sigma_px[0] <= view.blur_sigma_px[1]:
+        refuse("blur_sigma_px", "0 <= low <= high")
+    for name in ("flip", "jitter", "greyscale", "blur", "solarise"):
+        if not 0 <= getattr(view, f"{name}_probability") <= 1:
+            refuse(f"{name}_probability", "0 to 1")
+
+
+def background_needs(plan: ViewPlan) -> tuple[bool, bool]:
+    """Return (needs donors, has an extra negative) of the plan's background; UserError when there is no such one."""
+    name = plan.background.name
+    if name not in backgrounds.NAMES:
+        raise UserError(f"there is no background {name!r}; choose one of: {', '.join(backgrounds.NAMES)}")
+    module = import_module(f"pipeline.views.backgrounds.{name}")
+    return module.NEEDS_DONOR, module.HAS_NEGATIVE
+
+
+def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
+    """Return what the plan says of all views in one epoch, as numbers.
+
+    The probabilities of the background augmentation rise linearly from 0 at epoch 0 to their value at
+    `warmup_epochs` (Ryali A.1), by whole epochs: a view's parameters must not depend on the batch it is in.
+
+    Raises: UserError where the plan names something that does not exist or a probability outside [0, 1].
+    """
+    for name, given, allowed in (
+        ("crop_proposal", plan.crop_proposal, CROP_PROPOSALS),
+        ("crop_fallback", plan.crop_fallback, CROP_FALLBACKS),
+    ):
+        if given not in allowed:
+            raise UserError(f"{name} is {given!r}; choose one of: {', '.join(allowed)}")
+    background = plan.background
+    for name in ("probability", "negative_probability"):
+        if not 0 <= getattr(background, name) <= 1:
+            raise UserError(f"background {name} is {getattr(background, name)!r}; allowed: 0 to 1")
+    needs_donor, has_negative = background_needs(plan)
+    strength = min(1.0, epoch / background.warmup_epochs) if background.warmup_epochs > 0 else 1.0
+    return PlanCode(
+        proposal=CROP_PROPOSALS.index(plan.crop_proposal),
+        fallback=CROP_FALLBACKS.index(plan.crop_fallback),
+        pair_constraint=bool(plan.pair_constraint),
+        has_background=background.name != "none",
+        needs_donor=bool(needs_donor),
+        has_negative=bool(has_negative),
+        background_probability=float(background.probability * strength),
+        negative_probability=float(background.negative_probability * strength),
+    )
+
+
+def mask_words(packed: np.ndarray, width: int) -> np.ndarray:
+    """Return packed mask rows as the 64-bit words the kernels count.
+
+    Args: packed: uint8 (H, ceil(W / 8)), 1 = foreground, highest bit leftmost. width: W in pixels.
+    Returns: uint64 (H, ceil(W / 64)), highest bit leftmost, zeros beyond the width.
+    """
+    assert packed.ndim == 2, packed.shape
+    assert packed.dtype == np.uint8, packed.dtype
+    assert packed.shape[1] == (width + 7) // 8, (packed.shape, width)
+    padded = np.zeros((packed.shape[0], (width + 63) // 64 * 8), dtype=np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    if width % 8:
+        padded[:, packed.shape[1] - 1] &= np.uint8(0xFF << (8 - width % 8) & 0xFF)
+    return padded.view(">u8").astype(np.uint64)
+
+
+def foreground(packed: np.ndarray, width: int, *, is_located: bool = True) -> Foreground:
+    """Measure a mask once for all boxes of an image.
+
+    Args: packed: uint8 (H, ceil(W / 8)), 1 = foreground. width: W in pixels.
+        is_located: find box and centroid too ("centroid" proposals and "bbox" fallbacks need them).
+    """
+    words = mask_words(packed, width)
+    return kernels.measure(words, packed.shape[0], width, is_located)
+
+
+def donors(row: np.ndarray, height: np.ndarray, width: np.ndarray) -> Donors:
+    """Return the rows that lend backgrounds, checked.
+
+    Args: row: (N,) sorted row numbers. height, width: (N,) sizes of their backgrounds in pixels.
+    """
+    assert row.shape == height.shape == width.shape
+    assert (np.diff(row) > 0).all(), "donor rows must be sorted and unique"
+    return Donors(*(np.ascontiguousarray(values, dtype=np.int64) for values in (row, height, width)))
+
+
+def draw_box(
+    plan: ViewPlan, view: int, mask: Foreground, *, seed: int, epoch: int, row: int, pair: Box | None = None
+) -> tuple[Box, int, bool, int]:
+    """Draw the box of one view.
+
+    Args: plan, view: which view of which plan. mask: the image's foreground. seed, epoch, row: the key.
+        pair: box of view 0, for the second constraint.
+    Returns: (box, tries 1 .. 10, whether the fallback was taken, foreground pixels inside the box).
+    """
+    code = epoch_code(plan, epoch)
+    return kernels.draw_box(
+        Stream(seed, epoch, row, view),
+        mask,
+        view_specs(plan)[view],
+        code.proposal,
+        code.fallback,
+        pair or Box(0, 0, 0, 0),
+    )
+
+
+def draw_views(
+    plan: ViewPlan, mask: Foreground, row_donors: Donors, *, seed: int, epoch: int, row: int
+) -> np.ndarray:
+    """Draw everything about all views of one row.
+
+    Args: plan: the views. mask: the image's foreground. row_donors: rows that lend backgrounds.
+        seed, epoch, row: the key.
+    Returns: (V,) of `view_plan.VIEW_DTYPE`.
+    """
+    record_V = np.zeros(len(plan.views), dtype=VIEW_DTYPE)
+    draw_row(record_V, seed, epoch, row, mask, view_specs(plan), epoch_code(plan, epoch), row_donors)
+    return record_V
