@@ -1,7 +1,8 @@
 """Image bytes to pixels and back: the one decoder of the whole project.
 
 Every part that looks at an image (detectors, backgrounds, export, evaluation) decodes it here, so that a mask always
-has the height and width of the pixels it is laid over. Array names carry their axes: `H` rows, `W` columns, `C` channels.
+has the height and width of the pixels it is laid over. Names of arrays carry their axes: `H` rows, `W` columns, `C`
+channels.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """What a store holds: the one definition of its fields, dtypes, file names and mask polarity.
 
 Masks are uint8 in {0, 1}, 1 = foreground, of the height and width of the decoded image (EXIF orientation applied),
-kept as packed rows: `numpy.packbits(mask, axis=1)`, most significant bit leftmost, each row padded with zeros to whole bytes.
+kept as packed rows: `numpy.packbits(mask, axis=1)`, most significant bit leftmost, each row padded with zeros to whole
+bytes.
 Boxes are (top, left, height, width) in pixels, half-open. Every array is little-endian.
 """
 

@@ -1,0 +1,409 @@
+"""Writing a store: parts staged beside it, made durable, and moved into place by one rename each; the manifest last.
+
+    open_for_build(path, identity, num_rows, part_rows)      # again with the same arguments: resumes
+    for part in missing_parts(path):
+        write_part(path, part, rows)
+    store_id = finish(path)
+
+There is no lock. Everything a reader can see appears by an atomic rename; of two builders racing for a part the slower
+one finds the place taken and drops its copy, which is the same. What a killed builder leaves lies in `<store>.staging`,
+beside the store, and goes when the store is finished.
+"""
+
+import errno
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+import numpy as np
+
+from stores import schema
+from stores.errors import CorruptStore, UserError
+from stores.image_codec import sha256
+from stores.mask_codec import encode_mask, encode_saliency, packed_shape
+from stores.provenance import canonical_json, differing_fields, identity_digest, plain_identity
+from stores.schema import Status
+from stores.zarr_files import array_files, group_metadata
+
+PART_ROWS = 1024  # 30 MB of backgrounds: large for a file system, small for a worker to lose
+MIN_PART_ROWS = 16
+PARTS_OF_A_SMALL_SET = 64
+
+PLACE_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreRow:
+    """One row as the builder hands it over; boxes and fractions are computed from the mask here."""
+
+    row: int
+    """Its number in the dataset index."""
+    key: str
+    label: int
+    height: int
+    """px, of the decoded image; 0 where it could not be decoded."""
+    width: int
+    status: Status
+    message: str = ""
+    """Why there is no mask; "" where there is one."""
+    mask_packed: np.ndarray | None
+    """(H, ceil(W / 8)) uint8, 1 = foreground; None for the two error states."""
+    saliency_HW: np.ndarray | None = None
+    """uint8 soft map; None where soft maps are not kept."""
+    background_jpeg: bytes = b""
+    """b"" = the row cannot lend its background."""
+    source_sha256: bytes = bytes(32)
+    source_bytes: int = 0
+
+
+def part_rows_for(num_rows: int) -> int:
+    """Rows per part: 1024, fewer for small sets so that they resume and run in parallel too; a power of two.
+
+    A function of `num_rows` alone: parts never depend on the number of workers.
+    """
+    rows = MIN_PART_ROWS
+    while rows < PART_ROWS and rows * PARTS_OF_A_SMALL_SET < num_rows:
+        rows *= 2
+    return rows
+
+
+def open_for_build(path: Path, identity: dict, num_rows: int, part_rows: int) -> None:
+    """Create an empty store, or accept the one that is there for resuming.
+
+    Args:
+        path: the store's folder.
+        identity: what decides its content, plain JSON values.
+        num_rows: rows of the finished store, at least 1.
+        part_rows: rows per part; the last part may hold fewer.
+
+    Raises:
+        UserError: the place is taken by something else, by a store of another identity (the fields that differ are
+            named), or cannot be written.
+    """
+    assert num_rows >= 1, num_rows
+    assert part_rows >= 1, part_rows
+    attributes = {
+        "schema": schema.SCHEMA_NAME,
+        "schema_version": schema.SCHEMA_VERSION,
+        "mask_polarity": schema.MASK_POLARITY,
+        "identity": plain_identity(identity),
+        "identity_sha256": identity_digest(identity),
+        "num_rows": num_rows,
+        "part_rows": part_rows,
+    }
+    if not (path / schema.ROOT_METADATA).exists():
+        _refuse_foreign(path)
+        files = {schema.ROOT_METADATA: group_metadata(attributes)}
+        files[f"{schema.PARTS}/{schema.ROOT_METADATA}"] = group_metadata()
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _publish(path, "store", files, path)
+    _refuse_other_identity(path, attributes)
+
+
+def read_attributes(path: Path) -> dict:
+    """What a store says of itself in its root `zarr.json`, half built or finished.
+
+    Raises:
+        UserError: there is no store, or one of a schema this version cannot read.
+        CorruptStore: the file is damaged.
+    """
+    root_file = path / schema.ROOT_METADATA
+    try:
+        attributes = json.loads(root_file.read_bytes())["attributes"]
+        name, version = attributes["schema"], str(attributes["schema_version"])
+        complete = {"identity", "identity_sha256", "num_rows", "part_rows"} <= attributes.keys()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"{path} is not a store: it has no {schema.ROOT_METADATA}. Give the folder of a store."
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptStore(f"{root_file} is damaged, or no metadata of a store ({type(error).__name__})") from error
+    ours = schema.SCHEMA_VERSION.partition(".")[0]
+    if name != schema.SCHEMA_NAME or version.partition(".")[0] != ours:
+        raise UserError(
+            f"{path} has schema {name} {version}; this version reads {schema.SCHEMA_NAME} {ours}.x. "
+            "Use the version of Backdrop that wrote it, or build the store anew."
+        )
+    if not complete:
+        raise CorruptStore(f"{root_file} lacks fields of a store")
+    return attributes
+
+
+def num_parts(attributes: dict) -> int:
+    """How many parts the finished store has."""
+    return -(-attributes["num_rows"] // attributes["part_rows"])
+
+
+def rows_of_part(attributes: dict, part: int) -> range:
+    """The rows that part number `part` holds."""
+    first = part * attributes["part_rows"]
+    return range(first, min(first + attributes["part_rows"], attributes["num_rows"]))
+
+
+def missing_parts(path: Path) -> list[int]:
+    """The parts not built yet, in order."""
+    there = set(os.listdir(path / schema.PARTS))
+    return [part for part in range(num_parts(read_attributes(path))) if schema.part_name(part) not in there]
+
+
+def write_part(path: Path, part: int, rows: Sequence[StoreRow]) -> dict:
+    """Write one part, all rows of it, and make it visible in one step.
+
+    Returns:
+        The part's receipt (as in its `part.json`); that of the part already there where another builder was faster.
+
+    Raises:
+        UserError: the disk is full or cannot be written; the part is then not there, and building it again resumes.
+    """
+    attributes = read_attributes(path)
+    expected = rows_of_part(attributes, part)
+    assert [row.row for row in rows] == list(expected), f"part {part} must hold rows {expected}, in order"
+    files = part_files(rows)
+    receipt = {
+        "part": part,
+        "first_row": expected.start,
+        "num_rows": len(rows),
+        "identity_sha256": attributes["identity_sha256"],
+        "status_counts": _status_counts(rows),
+        "files": {name: {"bytes": len(data), "sha256": sha256(data).hex()} for name, data in sorted(files.items())},
+    }
+    files[schema.RECEIPT] = canonical_json(receipt)
+    place = path / schema.PARTS / schema.part_name(part)
+    with _disk_errors(path):
+        _publish(path, schema.part_name(part), files, place)
+    return json.loads((place / schema.RECEIPT).read_bytes())
+
+
+def part_files(rows: Sequence[StoreRow]) -> dict[str, bytes]:
+    """Every file of a part but its receipt: path below the part -> content."""
+    files = {schema.ROOT_METADATA: group_metadata()}
+    columns = _columns(rows)
+    for column in schema.COLUMNS:
+        values = np.asarray(columns[column.name], dtype=column.dtype).reshape(len(rows), *column.row_shape)
+        files |= array_files(column.name, values)
+    for blob in schema.BLOBS:
+        payloads = [_payload(blob.name, row) for row in rows]
+        offsets = np.cumsum([0, *map(len, payloads)], dtype="<i8")
+        checksums = np.array([google_crc32c.value(payload) for payload in payloads], dtype="<u4")
+        files |= array_files(blob.name, np.frombuffer(b"".join(payloads), np.uint8))
+        files |= array_files(blob.offsets, offsets) | array_files(blob.crc32c, checksums)
+    return files
+
+
+def finish(path: Path) -> str:
+    """Write the manifest of a store that has all its parts.
+
+    Returns:
+        The store's id: SHA-256 (hex) of the bytes of `MANIFEST.json`.
+
+    Raises:
+        UserError: parts are missing, or the disk cannot be written.
+    """
+    missing = missing_parts(path)
+    if missing:
+        raise UserError(f"{path} lacks {len(missing)} parts (the first is {missing[0]}); build them, then finish it")
+    manifest = manifest_bytes(path)
+    target = path / schema.MANIFEST
+    with _disk_errors(path):
+        if not target.exists() or target.read_bytes() != manifest:
+            _publish(path, "manifest", {schema.MANIFEST: manifest}, target, source=schema.MANIFEST)
+        shutil.rmtree(_staging_folder(path), ignore_errors=True)
+    return sha256(manifest).hex()
+
+
+def manifest_bytes(path: Path) -> bytes:
+    """What `MANIFEST.json` must hold: a function of the root metadata and the receipts, so that it can be checked.
+
+    Raises:
+        CorruptStore: a receipt is damaged.
+    """
+    attributes = read_attributes(path)
+    root_files = (schema.ROOT_METADATA, f"{schema.PARTS}/{schema.ROOT_METADATA}")
+    parts, status_counts, total_bytes = [], dict.fromkeys((status.label for status in Status), 0), 0
+    for part in range(num_parts(attributes)):
+        data, receipt = read_receipt(path, part)
+        parts.append(
+            {"name": schema.part_name(part), "rows": receipt["num_rows"], "receipt_sha256": sha256(data).hex()}
+        )
+        total_bytes += sum(file["bytes"] for file in receipt["files"].values())
+        for label, count in receipt["status_counts"].items():
+            status_counts[label] += count
+    return canonical_json(
+        {
+            **attributes,
+            "files": {name: sha256((path / name).read_bytes()).hex() for name in root_files},
+            "parts": parts,
+            "totals": {"rows": sum(part["rows"] for part in parts), "bytes": total_bytes, "status": status_counts},
+        }
+    )
+
+
+def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
+    """The bytes and the content of a part's receipt.
+
+    Raises:
+        CorruptStore: it is missing or damaged.
+    """
+    file = path / schema.PARTS / schema.part_name(part) / schema.RECEIPT
+    try:
+        data = file.read_bytes()
+        receipt = json.loads(data)
+        sound = receipt["part"] == part and all({"bytes", "sha256"} <= of.keys() for of in receipt["files"].values())
+        sound = sound and receipt["status_counts"].keys() <= {status.label for status in Status}
+        sound = sound and isinstance(receipt["num_rows"], int)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptStore(f"{file} is missing or damaged ({type(error).__name__})") from error
+    if not sound:
+        raise CorruptStore(f"{file} is damaged")
+    return data, receipt
+
+
+def _columns(rows: Sequence[StoreRow]) -> dict[str, list]:
+    extents = [_foreground(row) for row in rows]
+    return {
+        "height": [row.height for row in rows],
+        "width": [row.width for row in rows],
+        "label": [row.label for row in rows],
+        "status": [int(row.status) for row in rows],
+        "foreground_fraction": [fraction for fraction, _ in extents],
+        "box": [box for _, box in extents],
+        "source_sha256": [list(row.source_sha256) for row in rows],
+        "source_bytes": [row.source_bytes for row in rows],
+    }
+
+
+def _foreground(row: StoreRow) -> tuple[float, tuple[int, int, int, int]]:
+    """Fraction and bounding box of a row's foreground, from its packed mask."""
+    packed = row.mask_packed
+    if packed is None:
+        assert not row.status.has_mask, f"{row.key}: status {row.status.label} without a mask"
+        return 0.0, (0, 0, 0, 0)
+    assert row.status.has_mask, f"{row.key}: status {row.status.label} with a mask"
+    assert packed.shape == packed_shape(row.height, row.width), f"{row.key}: mask {packed.shape}"
+    in_rows = np.flatnonzero(packed.any(axis=1))
+    if not in_rows.size:
+        return 0.0, (0, 0, 0, 0)
+    in_columns = np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(packed, axis=0)))
+    top, left = int(in_rows[0]), int(in_columns[0])
+    box = (top, left, int(in_rows[-1]) + 1 - top, int(in_columns[-1]) + 1 - left)
+    assert left + box[3] <= row.width, f"{row.key}: foreground in the padding of its packed rows"
+    return int(np.bitwise_count(packed).sum()) / (row.height * row.width), box
+
+
+def _payload(name: str, row: StoreRow) -> bytes:
+    match name:
+        case "key":
+            return row.key.encode("utf-8", "surrogateescape")
+        case "message":
+            return row.message.encode("utf-8", "surrogateescape")
+        case "mask":
+            return b"" if row.mask_packed is None else encode_mask(row.mask_packed)
+        case "background":
+            return row.background_jpeg
+        case "saliency":
+            return b"" if row.saliency_HW is None else encode_saliency(row.saliency_HW)
+    raise AssertionError(name)
+
+
+def _status_counts(rows: Sequence[StoreRow]) -> dict[str, int]:
+    return {status.label: sum(row.status == status for row in rows) for status in Status}
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file, not a store; give another --out")
+    # Looked at in this order, for a racing builder may have put the store there a moment ago.
+    if path.is_dir() and any(path.iterdir()) and not (path / schema.ROOT_METADATA).exists():
+        raise UserError(f"{path} is a folder with other things in it, not a store; give another --out, or empty it")
+
+
+def _refuse_other_identity(path: Path, attributes: dict) -> None:
+    there = read_attributes(path)
+    lines = differing_fields(attributes["identity"], there["identity"])
+    for name in ("num_rows", "part_rows"):
+        if there[name] != attributes[name]:
+            lines.append(f"{name}: {attributes[name]} here, {there[name]} there")
+    if lines:
+        raise UserError(
+            f"{path} was begun with other settings and cannot be resumed with these:\n  "
+            + "\n  ".join(lines)
+            + "\nGive another --out, or the settings it was begun with."
+        )
+
+
+def _staging_folder(path: Path) -> Path:
+    return path.parent / f"{path.name}.staging"
+
+
+@contextmanager
+def _staged(path: Path, name: str, files: dict[str, bytes]) -> Iterator[Path]:
+    """Write files durably to a folder of their own beside the store; whatever is left there goes at the end."""
+    stage = _staging_folder(path) / f"{name}-{uuid.uuid4().hex}"
+    try:
+        folders = {(stage / file).parent for file in files} | {stage}
+        for folder in sorted(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+        for file, data in files.items():
+            _write_durably(stage / file, data)
+        folders |= {parent for folder in folders for parent in folder.parents if stage in parent.parents}
+        for folder in folders:
+            _fsync(folder)
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _publish(path: Path, name: str, files: dict[str, bytes], place: Path, source: str = "") -> None:
+    """Stage files and rename the folder, or `source` in it, to `place`.
+
+    Where the place is taken a racing builder was faster, and ours is dropped; likewise where the staging folder is
+    gone, because that builder has finished the store and swept it.
+    """
+    try:
+        with _staged(path, name, files) as stage:
+            os.rename(stage / source, place)
+    except OSError as error:
+        swept = error.errno == errno.ENOENT and place.exists()
+        if error.errno not in PLACE_TAKEN and not swept:
+            raise
+    _fsync(place.parent)
+
+
+def _write_durably(file: Path, data: bytes) -> None:
+    with open(file, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _fsync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say what to do where the disk, and not we, is at fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"the disk that holds {path} is full ({error.strerror}); what was finished is kept. "
+                "Free space, then give the same command again: it resumes."
+            ) from error
+        if error.errno in NOT_WRITABLE:
+            raise UserError(f"{path} cannot be written ({error.strerror}); give another --out") from error
+        raise
