@@ -25,7 +25,11 @@ _CHUNK = 128  # test images compared at once: similarities to ImageNet's 1.28 M 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of a set of images: feature_ND float32, unit length, where it was computed; label_N int64, host; corrupt: keys."""
+    """Features of a set of images.
+
+    feature_ND: float32, unit length, on the device that computed it. label_N: int64, on the host.
+    corrupt: keys of images that could not be decoded.
+    """
 
     feature_ND: Tensor
     label_N: Tensor
