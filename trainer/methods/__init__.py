@@ -1,4 +1,16 @@
-"""Self-supervised methods; a file's name is the method's name on the command line."""
+"""Self-supervised methods; a file's name is the method's name on the command line.
+
+A file provides
+- `Settings`: frozen keyword-only dataclass, the method's own numbers;
+- `DEFAULT_RECIPE`: the recipe taken when none is named; `HAS_NEGATIVES`: whether BG_Swaps applies;
+  `HAS_CAST`: whether CAST is defined on it; `ALWAYS_CAST` where CAST is part of the method;
+- `view_plan(background) -> ViewPlan`: the paper's views, with Ryali's probability and FG_min for that background;
+- `check(settings, batch_size)`: raises UserError for numbers that do not go together;
+- `Method(backbone, settings, *, seed, cast)`: a module with `backbone` (what is trained for later use),
+  `optimised_parameters() -> list of (name, parameter)`, `training_step(views) -> dict` of scalars, the one to minimise
+  under "loss", and `after_step(step, num_steps)`, called once after each optimiser step. All that decides the future is
+  in its parameters and persistent buffers.
+"""
 
 from pkgutil import iter_modules
 

@@ -1,0 +1,135 @@
+"""BYOL (Grill et al. 2020, "Bootstrap your own latent"), with CAST.
+
+Shapes: B batch, D embedding.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.views.device_stage import Views
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer import cast
+from trainer.losses.byol_regression import byol_regression, cosine
+from trainer.parts.backbones import Backbone
+from trainer.parts.heads import batch_norm_head
+from trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
+
+DEFAULT_RECIPE = "byol_300"
+HAS_NEGATIVES = False
+HAS_CAST = True
+
+# Ryali A.1. Background: (p_pos, FG_min).
+_BACKGROUNDS = {"rm": (0.15, 0.05), "random": (0.05, 0.05)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """BYOL's own numbers (released code)."""
+
+    # Width of the hidden layers of projector and predictor.
+    hidden_dim: int = 4096
+    # Length of projection and prediction.
+    embedding_dim: int = 256
+    # tau at the first step; it reaches 1 along a cosine. Released: 0.99 for 100 and 300 epochs, 0.996 for 1000.
+    momentum: float = 0.99
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return BYOL's two views with Ryali's setting of one background augmentation.
+
+    The crop's scale is Ryali's (0.2, 1); Grill et al. use (0.08, 1) and Ryali found no difference at 300 epochs.
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
+    first = View(min_foreground=min_foreground, jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)
+    second = replace(first, blur_probability=0.1, solarise_probability=0.2)
+    return ViewPlan(views=(first, second), background=Background(name=background, probability=probability))
+
+
+def check(settings: Settings, batch_size: int) -> None:
+    """Raise UserError when the settings do not fit together or with the batch size."""
+    if not 0 <= settings.momentum <= 1:
+        raise UserError(f"algorithm.momentum={settings.momentum} must be in [0, 1]")
+    if batch_size < 2:
+        raise UserError(f"batch_size={batch_size}: BYOL normalises over the batch; give 2 or more")
+
+
+class Method(nn.Module):
+    """Online network (backbone, projector, predictor) and target network (backbone, projector)."""
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
+        """Build both networks around a backbone; weights of the heads come from torch's current generator.
+
+        Args: seed: unused, BYOL draws nothing. cast: CAST's settings, None = without.
+        """
+        super().__init__()
+        self.settings = settings
+        self.cast = cast
+        hidden, embedding = settings.hidden_dim, settings.embedding_dim
+        self.backbone = backbone
+        self.projector = batch_norm_head(backbone.num_features, hidden, embedding, output_bias=False)
+        self.predictor = batch_norm_head(embedding, hidden, embedding, output_bias=False)
+        self.target_backbone = frozen_copy(self.backbone)
+        self.target_projector = frozen_copy(self.projector)
+
+    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the online network's parameters by name; the target only follows."""
+        online = ("backbone.", "projector.", "predictor.")
+        return [item for item in self.named_parameters() if item[0].startswith(online)]
+
+    def training_step(self, views: Views) -> dict[str, Tensor]:
+        """Return the losses of one batch: each view predicts the other's target, both directions summed."""
+        targets, masked_targets = self._targets(views)
+        directions = [
+            self._direction(views, online, targets[1 - online], masked_targets[1 - online]) for online in (0, 1)
+        ]
+        losses = {"regression_loss": directions[0]["regression_loss"] + directions[1]["regression_loss"]}
+        losses["loss"] = losses["regression_loss"]
+        if self.cast is not None:
+            # The attention loss is the mean of both directions, so that lambda weighs it as it does for one query.
+            for name in ("attention_loss", "rows_without_foreground"):
+                losses[name] = (directions[0][name] + directions[1][name]) / 2
+            losses["loss"] = losses["regression_loss"] + self.cast.weight * losses["attention_loss"]
+        return losses
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Let the target follow, with a momentum that rises to 1.
+
+        Args: step: the step just done. num_steps: of the whole run.
+        """
+        momentum = cosine_momentum(self.settings.momentum, step, num_steps)
+        update_momentum(self.target_backbone, self.backbone, momentum)
+        update_momentum(self.target_projector, self.projector, momentum)
+
+    def _direction(
+        self, views: Views, online: int, target_BD: Tensor, masked_target_BD: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the losses of one view's prediction of the other view's target."""
+        map_BDhw = self.backbone.forward_map(views.images[online])
+        pooled_BD = map_BDhw.mean(dim=(2, 3))
+        prediction_BD = self.predictor(self.projector(pooled_BD))
+        losses = {"regression_loss": byol_regression(prediction_BD, target_BD)}
+        if masked_target_BD is not None:
+            # q . k_m of CAST is here the cosine that the regression is made of. The heads' batch statistics tie rows
+            # together, and the gradient of the sum of similarities includes that.
+            similarity_B = cosine(prediction_BD, masked_target_BD)
+            losses |= cast.attention(similarity_B, pooled_BD, map_BDhw, views.masks[online], views.masks[1 - online])
+        return losses
+
+    @torch.no_grad()
+    def _targets(self, views: Views) -> tuple[list[Tensor], list[Tensor] | list[None]]:
+        """Encode both views, and with CAST both masked views, each view's pair in one batch."""
+        if self.cast is None:
+            return [self._encode_target(image) for image in views.images], [None, None]
+        pairs = [
+            self._encode_target(torch.cat([image, cast.masked_key(image, mask)])).chunk(2)
+            for image, mask in zip(views.images, views.masks, strict=True)
+        ]
+        return [plain for plain, _ in pairs], [masked for _, masked in pairs]
+
+    def _encode_target(self, images: Tensor) -> Tensor:
+        return self.target_projector(self.target_backbone(images))

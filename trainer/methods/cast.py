@@ -1,0 +1,32 @@
+"""CAST (Selvaraju et al. 2021, "CASTing your model"): MoCo with the saliency-constrained crop and the attention loss.
+
+Everything is MoCo's; only the recipe differs and the attention loss is always on. Its equations are in
+`trainer/losses/saliency_attention.py`, what it adds to a step in `trainer/cast.py`.
+"""
+
+from pipeline.views.view_plan import ViewPlan
+from trainer.cast import constrained
+from trainer.methods import moco
+from trainer.methods.moco import HAS_CAST, HAS_NEGATIVES, Method, Settings, check
+
+__all__ = [
+    "ALWAYS_CAST",
+    "DEFAULT_RECIPE",
+    "HAS_CAST",
+    "HAS_NEGATIVES",
+    "Method",
+    "Settings",
+    "check",
+    "view_plan",
+]
+
+DEFAULT_RECIPE = "cast_coco"
+ALWAYS_CAST = True
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return MoCo-v2's two views under CAST's crop constraint.
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    return constrained(moco.view_plan(background))

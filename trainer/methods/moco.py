@@ -1,0 +1,168 @@
+"""MoCo-v2 (He et al. 2020, "Momentum contrast"; Chen et al. 2020, "Improved baselines"), with BG_Swaps and CAST.
+
+Shapes: B batch, D embedding, K queue.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.views.device_stage import Views
+from pipeline.views.random_streams import NO_VIEW, bits, row_order
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer import cast
+from trainer.losses.info_nce import info_nce, similarities
+from trainer.parts.backbones import Backbone
+from trainer.parts.heads import linear_head, mlp_head
+from trainer.parts.key_queue import KeyQueue, check_queue
+from trainer.parts.momentum_encoder import frozen_copy, update_momentum
+from trainer.parts.split_batch_norm import check_groups, split_batch_norms
+
+DEFAULT_RECIPE = "moco_v2_220"
+HAS_NEGATIVES = True
+HAS_CAST = True
+
+# Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
+_BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
+# Draw number of the key shuffle, one stream per step; beyond every number of pipeline.views.random_streams.
+_KEY_SHUFFLE = 3_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """MoCo-v2's own numbers (released command: --mlp --moco-t 0.2 --aug-plus --cos)."""
+
+    # Keys in the queue (K); a multiple of the batch size.
+    queue_size: int = 65_536
+    # Length of the embedding (dim).
+    embedding_dim: int = 128
+    # tau of InfoNCE; v1 and CAST: 0.07.
+    temperature: float = 0.2
+    # m of the key encoder, constant.
+    momentum: float = 0.999
+    # mlp (v2) or linear (v1, CAST as released).
+    head: str = "mlp"
+    # Images normalised together, keys shuffled against queries (8 GPUs of 32 images in the paper; 32 of 32 in Ryali);
+    # a batch that is smaller is one group. 0 = one group, no shuffle.
+    shuffle_bn_group: int = 32
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return MoCo-v2's two views with Ryali's setting of one background augmentation.
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    probability, negative_probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0, 0.0))
+    view = View(min_foreground=min_foreground)
+    return ViewPlan(
+        views=(view, view),
+        background=Background(name=background, probability=probability, negative_probability=negative_probability),
+    )
+
+
+def check(settings: Settings, batch_size: int) -> None:
+    """Raise UserError when the settings do not fit together or with the batch size."""
+    check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
+    check_groups(settings.shuffle_bn_group, batch_size, "algorithm.shuffle_bn_group")
+    if settings.head not in ("mlp", "linear"):
+        raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: mlp, linear")
+    if settings.temperature <= 0 or not 0 <= settings.momentum <= 1:
+        raise UserError(
+            f"algorithm.temperature={settings.temperature} must be above 0 and "
+            f"algorithm.momentum={settings.momentum} in [0, 1]"
+        )
+
+
+class Method(nn.Module):
+    """Query encoder, key encoder and queue."""
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
+        """Build the encoders around a backbone; the head's weights come from torch's current generator.
+
+        Args: seed: of the initial queue and of the shuffles. cast: CAST's settings, None = without.
+        """
+        super().__init__()
+        self.settings = settings
+        self.cast = cast
+        self.seed = seed
+        num_features = backbone.num_features
+        self.backbone = split_batch_norms(backbone, settings.shuffle_bn_group)
+        self.head: nn.Module = (
+            mlp_head(num_features, num_features, settings.embedding_dim)
+            if settings.head == "mlp"
+            else linear_head(num_features, settings.embedding_dim)
+        )
+        self.key_backbone = frozen_copy(self.backbone)
+        self.key_head = frozen_copy(self.head)
+        generator = torch.Generator().manual_seed(seed)
+        self.queue = KeyQueue(settings.queue_size, settings.embedding_dim, generator)
+        self._new_keys_BD: Tensor | None = None
+
+    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the query encoder's parameters by name; the key encoder only follows."""
+        return [item for item in self.named_parameters() if item[0].startswith(("backbone.", "head."))]
+
+    def training_step(self, views: Views) -> dict[str, Tensor]:
+        """Return the losses of one batch: view 0 is the query, view 1 the key.
+
+        The query's similarities are taken against the queue of earlier steps only: this batch's keys join it in
+        `after_step`, so no key is both positive and negative. BG_Swaps' negatives never join it.
+        """
+        map_BDhw = self.backbone.forward_map(views.images[0])
+        pooled_BD = map_BDhw.mean(dim=(2, 3))
+        query_BD = functional.normalize(self.head(pooled_BD), dim=1)
+        key_BD, negative_BD, masked_BD = self._keys(views)
+
+        similarity_BN = similarities(query_BD, key_BD, self.queue.keys_KD, negative_BD)
+        losses = {"info_nce_loss": info_nce(similarity_BN, self.settings.temperature)}
+        losses["loss"] = losses["info_nce_loss"]
+        with torch.no_grad():
+            losses["positive_is_nearest"] = (similarity_BN.argmax(dim=1) == 0).float().mean()
+        if self.cast is not None and masked_BD is not None:
+            similarity_B = (query_BD * masked_BD).sum(dim=1)
+            losses |= cast.attention(similarity_B, pooled_BD, map_BDhw, views.masks[0], views.masks[1])
+            losses["loss"] = losses["info_nce_loss"] + self.cast.weight * losses["attention_loss"]
+        self._new_keys_BD = key_BD
+        return losses
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Let the key encoder follow and put this batch's keys into the queue.
+
+        The released code moves the key encoder before the next key forward: the same sequence.
+
+        Args: step: the step just done. num_steps: of the whole run.
+        """
+        assert self._new_keys_BD is not None, "after_step follows training_step"
+        update_momentum(self.key_backbone, self.backbone, self.settings.momentum)
+        update_momentum(self.key_head, self.head, self.settings.momentum)
+        self.queue.enqueue(self._new_keys_BD)
+        self._new_keys_BD = None
+
+    @torch.no_grad()
+    def _keys(self, views: Views) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Encode keys, extra negatives (BG_Swaps) and masked keys (CAST) in one shuffled batch."""
+        images = [views.images[1]]
+        if views.negative is not None:
+            images.append(views.negative)
+        if self.cast is not None:
+            images.append(cast.masked_key(views.images[1], views.masks[1]))
+        encoded = iter(self._encode_shuffled(torch.cat(images), views).chunk(len(images)))
+        key_BD = next(encoded)
+        negative_BD = next(encoded) if views.negative is not None else None
+        masked_BD = next(encoded) if self.cast is not None else None
+        return key_BD, negative_BD, masked_BD
+
+    def _encode_shuffled(self, images: Tensor, views: Views) -> Tensor:
+        if self.settings.shuffle_bn_group == 0:
+            return self._encode_key(images)
+        stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, _KEY_SHUFFLE) >> 1)
+        order = torch.from_numpy(row_order(stream, 0, len(images))).to(images.device)
+        encoded = torch.empty(len(images), self.settings.embedding_dim, device=images.device, dtype=torch.float32)
+        encoded[order] = self._encode_key(images[order])
+        return encoded
+
+    def _encode_key(self, images: Tensor) -> Tensor:
+        return functional.normalize(self.key_head(self.key_backbone(images)), dim=1)

@@ -1,0 +1,165 @@
+"""SwAV with multi-crop (Caron et al. 2020, "Unsupervised learning of visual features by contrasting cluster
+assignments").
+
+Shapes: V views, G global views, B batch, D embedding, K prototypes.
+"""
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.views.device_stage import Views
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer import cast
+from trainer.losses.swapped_prediction import swapped_prediction
+from trainer.parts.backbones import Backbone
+from trainer.parts.heads import batch_norm_head
+from trainer.parts.key_queue import KeyQueue, check_queue
+from trainer.parts.sinkhorn import assign_codes
+
+DEFAULT_RECIPE = "swav_100"
+HAS_NEGATIVES = False
+# L_att needs one similarity of a query to one masked key; SwAV compares both with prototypes instead.
+HAS_CAST = False
+
+_NUM_GLOBAL = 2
+_NUM_LOCAL = 6
+# Ryali A.1. Background: (p_pos, FG_min).
+_BACKGROUNDS = {"rm": (0.25, 0.15), "random": (0.2, 0.15)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """SwAV's own numbers (released code, batch 4096)."""
+
+    # Width of the projector's hidden layer; Ryali 4.6 uses 4096 with 256 for strong backgrounds.
+    hidden_dim: int = 2048
+    # Length of the embedding.
+    embedding_dim: int = 128
+    # K.
+    num_prototypes: int = 3000
+    # tau of the prediction.
+    temperature: float = 0.1
+    # Smoothness of the codes; lower (0.03) when the loss stays at ln K.
+    sinkhorn_epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    # First steps in which the prototypes stay as drawn; released: one epoch at 4096 (313), 5005 steps at batch 256.
+    freeze_prototypes_steps: int = 313
+    # Earlier embeddings per global view that join the batch when codes are assigned; 0 = none (released: 3840 at 256).
+    queue_size: int = 0
+    # Epoch from which the queue is filled; it is used once full.
+    queue_start_epoch: int = 15
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return SwAV's 2 global and 6 local views with Ryali's setting of one background augmentation.
+
+    Ryali A.1 gives FG_min without naming views; it constrains the global ones here, the only ones whose background is
+    altered (a local crop of at most 14 % of the image could seldom hold 15 % of a large foreground).
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
+    large = View(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), min_foreground=min_foreground)
+    local = replace(large, size_px=96, scale=(0.05, 0.14), min_foreground=0.0, is_global=False)
+    return ViewPlan(
+        views=(large,) * _NUM_GLOBAL + (local,) * _NUM_LOCAL,
+        background=Background(name=background, probability=probability),
+    )
+
+
+def check(settings: Settings, batch_size: int) -> None:
+    """Raise UserError when the settings do not fit together or with the batch size."""
+    if settings.queue_size:
+        check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
+    if settings.temperature <= 0 or settings.sinkhorn_epsilon <= 0:
+        raise UserError(
+            f"algorithm.temperature={settings.temperature} and "
+            f"algorithm.sinkhorn_epsilon={settings.sinkhorn_epsilon} must be above 0"
+        )
+
+
+class Method(nn.Module):
+    """Backbone, projector, prototypes and, optionally, a queue per global view."""
+
+    num_steps_done: Tensor
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
+        """Build the heads around a backbone; their weights come from torch's current generator.
+
+        Args: seed: of the queues. cast: must be None.
+        """
+        super().__init__()
+        assert cast is None, "refused where settings are checked"
+        self.settings = settings
+        self.backbone = backbone
+        self.projector = batch_norm_head(
+            backbone.num_features, settings.hidden_dim, settings.embedding_dim, output_bias=True
+        )
+        self.prototypes = nn.Linear(settings.embedding_dim, settings.num_prototypes, bias=False)
+        generator = torch.Generator().manual_seed(seed)
+        num_queues = _NUM_GLOBAL if settings.queue_size else 0
+        self.queues = nn.ModuleList(
+            KeyQueue(settings.queue_size, settings.embedding_dim, generator) for _ in range(num_queues)
+        )
+        self.register_buffer("num_steps_done", torch.zeros((), dtype=torch.int64))
+
+    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return all parameters by name; the prototypes move only after their first frozen steps."""
+        return list(self.named_parameters())
+
+    def training_step(self, views: Views) -> dict[str, Tensor]:
+        """Return the losses of one batch: the global views come first."""
+        self._normalise_prototypes()
+        embedding_VBD = self._embed(views.images)
+        prototypes_KD = self.prototypes.weight
+        if int(self.num_steps_done) < self.settings.freeze_prototypes_steps:
+            # Without a gradient the optimiser skips them, weight decay included, as in the released code.
+            prototypes_KD = prototypes_KD.detach()
+        score_VBK = embedding_VBD @ prototypes_KD.T
+        code_GBK = self._codes(embedding_VBD.detach(), score_VBK.detach(), views.epoch)
+        loss = swapped_prediction(code_GBK, score_VBK, self.settings.temperature)
+        # Between 0 (one prototype takes all) and ln K: how evenly the batch uses the prototypes.
+        share_K = torch.softmax(score_VBK[0].detach() / self.settings.temperature, dim=1).mean(dim=0)
+        return {"loss": loss, "prototype_entropy": -(share_K * share_K.clamp_min(1e-12).log()).sum()}
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Count the step. Args: step: the step just done. num_steps: of the whole run."""
+        self.num_steps_done += 1
+
+    @torch.no_grad()
+    def _normalise_prototypes(self) -> None:
+        self.prototypes.weight.copy_(functional.normalize(self.prototypes.weight, dim=1))
+
+    def _embed(self, images: list[Tensor]) -> Tensor:
+        """Return (V, B, D) unit embeddings: one backbone pass per run of equal sizes, one projector pass for all."""
+        runs = [list(run) for _, run in groupby(images, key=lambda image: image.shape[-1])]
+        pooled = torch.cat([self.backbone(torch.cat(run)) for run in runs])
+        embedding = functional.normalize(self.projector(pooled), dim=1)
+        return embedding.unflatten(0, (len(images), -1))
+
+    @torch.no_grad()
+    def _codes(self, embedding_VBD: Tensor, score_VBK: Tensor, epoch: int) -> Tensor:
+        """Return the codes (G, B, K) of the global views, from the batch and the queue once it is full."""
+        codes = []
+        for index in range(_NUM_GLOBAL):
+            score_BK = score_VBK[index]
+            batch_size = len(score_BK)
+            if self.queues and epoch >= self.settings.queue_start_epoch:
+                queue = self.queues[index]
+                if queue.is_full():
+                    score_BK = torch.cat([queue.keys_KD @ self.prototypes.weight.T, score_BK])
+                queue.enqueue(embedding_VBD[index])
+            codes.append(self._assign(score_BK)[-batch_size:])
+        return torch.stack(codes)
+
+    def _assign(self, score_BK: Tensor) -> Tensor:
+        return assign_codes(
+            score_BK,
+            epsilon=self.settings.sinkhorn_epsilon,
+            num_iterations=self.settings.sinkhorn_iterations,
+        )

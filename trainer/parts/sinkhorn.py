@@ -1,0 +1,29 @@
+"""Equal-share assignment of a batch to prototypes (Caron et al. 2020, SwAV, section 3.1 Eq. 3-4; Cuturi 2013).
+
+| paper | here |
+|---|---|
+| C^T Z | score_BK |
+| epsilon | epsilon |
+| Q* | code_BK |
+"""
+
+import torch
+
+
+@torch.no_grad()
+def assign_codes(score_BK: torch.Tensor, *, epsilon: float, num_iterations: int) -> torch.Tensor:
+    """Return soft codes that use every prototype equally over the batch.
+
+    Args: score_BK: float (B, K), similarity of each embedding to each prototype. epsilon: smoothness of the codes,
+        above 0. num_iterations: rounds of scaling rows and columns.
+    Returns: float32 (B, K); each row sums to 1.
+    """
+    scaled_BK = score_BK.float() / epsilon
+    # The largest entry is taken off first: a common factor, which the first division removes anyway, and no overflow.
+    code_BK = torch.exp(scaled_BK - scaled_BK.max())
+    code_BK /= code_BK.sum()
+    batch_size, num_prototypes = code_BK.shape
+    for _ in range(num_iterations):
+        code_BK /= code_BK.sum(dim=0, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) * num_prototypes
+        code_BK /= code_BK.sum(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) * batch_size
+    return code_BK * batch_size

@@ -1,0 +1,60 @@
+"""BatchNorm over groups of the batch, as several devices would compute it, on one device.
+
+Shuffle-BN (He et al. 2020, "Momentum contrast", section 3.3) needs queries and keys normalised in different groups, or
+the statistics of a group tell the network which key belongs to which query. Groups are consecutive runs of rows.
+"""
+
+import torch
+from torch import nn
+
+from stores.errors import UserError
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose batch statistics are taken per `group_size` consecutive rows; 0 = the whole batch.
+
+    Running statistics follow the first group, as they follow the first device in the released MoCo.
+    """
+
+    group_size: int = 0
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalise a batch. Args: x_BCHW: float (B, C, H, W). Returns: the same shape."""
+        if not self.training or self.group_size == 0 or len(x_BCHW) <= self.group_size:
+            return super().forward(x_BCHW)
+        first, *others = x_BCHW.split(self.group_size)
+        normalise = nn.functional.batch_norm
+        rest = [normalise(x, None, None, self.weight, self.bias, training=True, eps=self.eps) for x in others]
+        return torch.cat([super().forward(first), *rest])
+
+
+def split_batch_norms(network: nn.Module, group_size: int) -> nn.Module:
+    """Replace every BatchNorm2d of a network, in place, by one that works in groups; weights and names stay.
+
+    Args: network: any module. group_size: rows of a group; 0 = leave the network as it is. Returns: the network.
+    """
+    if group_size == 0:
+        return network
+    for name, child in network.named_children():
+        if type(child) is nn.BatchNorm2d:
+            split = SplitBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            split.load_state_dict(child.state_dict())
+            split.group_size = group_size
+            setattr(network, name, split)
+        else:
+            split_batch_norms(child, group_size)
+    return network
+
+
+def check_groups(group_size: int, batch_size: int, name: str) -> None:
+    """Raise UserError unless a batch is a whole number of groups, or smaller than one.
+
+    Args: group_size: rows of a group, 0 = off. batch_size: rows of a batch. name: the setting's name, for the message.
+    """
+    if group_size < 0 or group_size == 1:
+        raise UserError(f"{name}={group_size} is not possible; give 2 or more images, or 0 for no groups")
+    if group_size and batch_size > group_size and batch_size % group_size:
+        raise UserError(
+            f"batch_size={batch_size} is no multiple of {name}={group_size}; change one of them, or set {name}=0 "
+            "to normalise over the whole batch without shuffling"
+        )

@@ -1,0 +1,109 @@
+"""SGD and LARS (You et al. 2017), with and without adaptation of biases and normalisation parameters."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stores.errors import UserError
+
+NAMES = ("sgd", "lars")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How weights move."""
+
+    # sgd or lars.
+    name: str = "sgd"
+    # Peak learning rate for lr_per_images images a step.
+    lr: float = 0.03
+    # The rate is scaled linearly with batch_size / lr_per_images; 0 = the rate is taken as it is.
+    lr_per_images: int = 256
+    momentum: float = 0.9
+    # L2 penalty per step, added to the gradient.
+    weight_decay: float = 1e-4
+    # Whether biases and normalisation parameters get weight decay (and, with lars, adaptation): MoCo and SwAV do so,
+    # BYOL does not.
+    includes_bias_and_norm: bool = True
+    # eta of lars.
+    lars_trust: float = 1e-3
+    # Largest norm of the whole gradient; 0 = unlimited.
+    clip_norm: float = 0.0
+
+
+def check(settings: Settings) -> None:
+    """Raise UserError when a value is out of range."""
+    if settings.name not in NAMES:
+        raise UserError(f"optimiser.name={settings.name!r} is unknown; allowed: {', '.join(NAMES)}")
+    for field in ("lr", "lr_per_images", "momentum", "weight_decay", "lars_trust", "clip_norm"):
+        if not getattr(settings, field) >= 0:
+            raise UserError(f"optimiser.{field}={getattr(settings, field)} must be 0 or more")
+
+
+def peak_lr(settings: Settings, batch_size: int) -> float:
+    """Return the learning rate after warm-up."""
+    return settings.lr * (batch_size / settings.lr_per_images if settings.lr_per_images else 1.0)
+
+
+class Lars(torch.optim.Optimizer):
+    """Momentum SGD whose step is scaled per tensor by eta * |w| / |g + wd * w|, or 1 where either norm is 0.
+
+    The ratio is BYOL's; SwAV's LARC has eta * |w| / (|g| + wd * |w|), the same to 1e-6 at its weight decay of 1e-6.
+    Groups with `is_adapted` false take plain momentum steps.
+    """
+
+    def __init__(self, groups: Iterable[dict], *, lr: float, momentum: float, trust: float) -> None:
+        """Args: groups: each with params, weight_decay, is_adapted. trust: eta."""
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._step_group(group, weights)
+
+    def _step_group(self, group: dict, weights: list[torch.Tensor]) -> None:
+        gradients = torch._foreach_add([weight.grad for weight in weights], weights, alpha=group["weight_decay"])
+        if group["is_adapted"]:
+            weight_norm = torch.stack(torch._foreach_norm(weights))
+            gradient_norm = torch.stack(torch._foreach_norm(gradients))
+            is_adapted = (weight_norm > 0) & (gradient_norm > 0)
+            ratio = torch.where(is_adapted, group["trust"] * weight_norm / gradient_norm, 1.0)
+            torch._foreach_mul_(gradients, list(ratio.unbind()))
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, gradients)
+        torch._foreach_add_(weights, buffers, alpha=-group["lr"])
+
+
+def build_optimiser(parameters: list[tuple[str, nn.Parameter]], settings: Settings) -> torch.optim.Optimizer:
+    """Build the optimiser of named parameters; its learning rate is set before each step.
+
+    Args: parameters: name and parameter. Biases and normalisation parameters are those of one dimension.
+    """
+    matrices = [parameter for _, parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for _, parameter in parameters if parameter.ndim <= 1]
+    vector_decay = settings.weight_decay if settings.includes_bias_and_norm else 0.0
+    groups = [
+        {"params": matrices, "weight_decay": settings.weight_decay, "is_adapted": True},
+        {"params": vectors, "weight_decay": vector_decay, "is_adapted": settings.includes_bias_and_norm},
+    ]
+    if settings.name == "lars":
+        return Lars(groups, lr=0.0, momentum=settings.momentum, trust=settings.lars_trust)
+    for group in groups:
+        del group["is_adapted"]
+    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+
+
+def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr

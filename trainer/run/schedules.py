@@ -1,0 +1,47 @@
+"""The learning rate as a pure function of the step: linear warm-up, then half a cosine."""
+
+import math
+from dataclasses import dataclass
+
+from stores.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Shape of the learning rate over a run; fractions are of the peak rate."""
+
+    # Length of the linear warm-up, always per step.
+    warmup_epochs: float = 0.0
+    # Rate at the first warm-up step (SwAV: 0.3 of 4.8).
+    warmup_start_fraction: float = 0.0
+    # Rate at the end.
+    final_fraction: float = 0.0
+    # Whether the cosine moves once an epoch (MoCo, CAST) or every step (BYOL, SwAV).
+    is_per_epoch: bool = False
+
+
+def check(settings: Settings, epochs: int) -> None:
+    """Raise UserError when a value is out of range."""
+    if not 0 <= settings.warmup_epochs <= epochs:
+        raise UserError(
+            f"schedule.warmup_epochs={settings.warmup_epochs} must be in [0, epochs={epochs}]; change one of them"
+        )
+    for field in ("warmup_start_fraction", "final_fraction"):
+        if not 0 <= getattr(settings, field) <= 1:
+            raise UserError(f"schedule.{field}={getattr(settings, field)} must be in [0, 1]")
+
+
+def lr_fraction(settings: Settings, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Return the learning rate of a step as a fraction of its peak.
+
+    Args: step: steps done before. steps_per_epoch, epochs: length of the run.
+    """
+    epoch = step / steps_per_epoch
+    if epoch < settings.warmup_epochs:
+        start = settings.warmup_start_fraction
+        return start + (1.0 - start) * epoch / settings.warmup_epochs
+    if settings.is_per_epoch:
+        epoch = max(math.floor(epoch), settings.warmup_epochs)
+    progress = (epoch - settings.warmup_epochs) / (epochs - settings.warmup_epochs)
+    final = settings.final_fraction
+    return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0

@@ -1,0 +1,240 @@
+"""Everything that decides a run, in one frozen record; changed by `name=value` texts, kept as JSON.
+
+Each part's own settings are in that part's file: views in `pipeline/views/view_plan.py`, a method's numbers in
+`trainer/methods/<method>.py`, CAST's in `trainer/cast.py`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import trainer.methods
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer.cast import Settings as CastSettings
+from trainer.run import optimisers, schedules
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """One pretraining run."""
+
+    # A file of trainer/methods, and its Settings.
+    method: str
+    algorithm: Any
+    # CAST's settings; None = without CAST.
+    cast: CastSettings | None = None
+    # The views and what ties them together; see pipeline.views.view_plan for each.
+    views: tuple[View, ...]
+    background: Background
+    crop_proposal: str = ViewPlan.crop_proposal
+    crop_fallback: str = ViewPlan.crop_fallback
+    pair_constraint: bool = ViewPlan.pair_constraint
+    # Decides every draw and the initial weights.
+    seed: int = 0
+    epochs: int
+    # Images a step, over all devices.
+    batch_size: int
+    # A name of trainer/parts/backbones.py.
+    backbone: str = "resnet50"
+    # 3x3 convolution of stride 1 and no max-pool at the entrance, for views of 32 to 64 px.
+    cifar_stem: bool = False
+    optimiser: optimisers.Settings
+    schedule: schedules.Settings
+    # Steps between checkpoints; one is also written after every epoch.
+    checkpoint_steps: int = 1000
+    # How many of the latest checkpoints stay.
+    keep_checkpoints: int = 2
+    # Steps between writes to metrics.jsonl; every step is recorded.
+    log_steps: int = 20
+    # Threads of the loader; 0 = all cores.
+    loader_threads: int = 0
+
+    @property
+    def plan(self) -> ViewPlan:
+        """The views as the loader and the device stage take them."""
+        return ViewPlan(
+            views=self.views,
+            background=self.background,
+            crop_proposal=self.crop_proposal,
+            crop_fallback=self.crop_fallback,
+            pair_constraint=self.pair_constraint,
+        )
+
+
+def method_module(method: str) -> types.ModuleType:
+    """Return the file of a method. Raises: UserError: unknown name."""
+    if method not in trainer.methods.NAMES:
+        raise UserError(f"unknown method {method!r}; allowed: {', '.join(trainer.methods.NAMES)}")
+    return import_module(f"trainer.methods.{method}")
+
+
+def plan_fields(plan: ViewPlan) -> dict[str, Any]:
+    """Return a plan's parts by name, as `RunSettings` takes them."""
+    return {field.name: getattr(plan, field.name) for field in fields(plan)}
+
+
+# --------------------------------------------------------------------------------------------------------- overrides
+
+
+def apply_overrides(settings: RunSettings, overrides: typing.Iterable[str]) -> RunSettings:
+    """Return the settings with `name=value` or `section.name=value` changes applied in order.
+
+    `views.name=value` changes every view, `views.0.name=value` the first. Tuples are written 0.2,1.
+
+    Raises: UserError: a text without "=", an unknown name, a value of another type.
+    """
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"{override!r} is no setting; write name=value, as in epochs=10")
+        if path in ("method", "algorithm", "background.name", "cast"):
+            raise UserError(f"{path} cannot be set here; it is chosen by --method, --bg and --cast")
+        settings = _with_value(settings, path.split("."), text, path, settings)
+    return settings
+
+
+def _with_value(record: Any, path: list[str], text: str, full_path: str, settings: RunSettings) -> Any:
+    """Return the record (a dataclass or a tuple of them) with the value at a path replaced."""
+    name, *rest = path
+    if isinstance(record, tuple):
+        if not name.isdecimal():
+            return tuple(_with_value(item, path, text, full_path, settings) for item in record)
+        if int(name) >= len(record):
+            raise UserError(f"{full_path}: there are {len(record)} views, counted from 0")
+        changed = _with_value(record[int(name)], rest or [""], text, full_path, settings)
+        return (*record[: int(name)], changed, *record[int(name) + 1 :])
+    if name not in {field.name for field in fields(record)}:
+        raise _unknown(full_path, settings)
+    current = getattr(record, name)
+    if _is_section(current):
+        if not rest:
+            raise UserError(f"{full_path} is a section; set one of: {', '.join(_paths(current, full_path + '.'))}")
+        return replace(record, **{name: _with_value(current, rest, text, full_path, settings)})
+    if rest:
+        raise _unknown(full_path, settings)
+    return replace(record, **{name: _parse(text, typing.get_type_hints(type(record))[name], full_path)})
+
+
+def _is_section(value: object) -> bool:
+    return is_dataclass(value) or (isinstance(value, tuple) and bool(value) and is_dataclass(value[0]))
+
+
+def _paths(record: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the path of every single setting; those of views once, without their index."""
+    if isinstance(record, tuple):
+        record = record[0]
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if _is_section(value):
+            yield from _paths(value, f"{prefix}{field.name}.")
+        elif value is not None:
+            yield prefix + field.name
+
+
+def _unknown(path: str, settings: RunSettings) -> UserError:
+    allowed = [name for name in _paths(settings) if name not in ("method", "background.name")]
+    near = difflib.get_close_matches(path, allowed, n=1, cutoff=0.6) or [
+        name for name in allowed if name.split(".")[-1] == path.split(".")[-1]
+    ]
+    suggestion = f" Did you mean {near[0]}?" if near else ""
+    if path.startswith("cast.") and settings.cast is None:
+        suggestion = " CAST is off; add --cast."
+    return UserError(f"unknown setting {path!r}.{suggestion} Allowed: {', '.join(allowed)}")
+
+
+def _parse(text: str, kind: Any, path: str) -> Any:
+    """Read a value of a field's type: bool, int, float, str or a tuple of them."""
+    try:
+        return _convert(text, kind)
+    except (ValueError, SyntaxError) as error:
+        name = kind.__name__ if isinstance(kind, type) else str(kind)
+        example = {bool: "true or false", int: "10", float: "0.2"}.get(kind, "0.2,1.0")
+        raise UserError(f"{path}={text!r} is no {name}; write it like {example}") from error
+
+
+def _convert(text: str, kind: Any) -> Any:
+    if kind is str:
+        return text
+    if kind is bool:
+        words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+        if text.lower() not in words:
+            raise ValueError(text)
+        return words[text.lower()]
+    if kind in (int, float):
+        value = kind(text)
+        if value != value:
+            raise ValueError(text)
+        return value
+    kinds = typing.get_args(kind)
+    parts = text.strip("()[] ").split(",")
+    if len(parts) != len(kinds):
+        raise ValueError(text)
+    return tuple(item_kind(ast.literal_eval(part.strip())) for part, item_kind in zip(parts, kinds, strict=True))
+
+
+# -------------------------------------------------------------------------------------------------------------- JSON
+
+
+def to_json(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings as plain data for a JSON file."""
+    return dataclasses.asdict(settings)
+
+
+def from_json(data: dict[str, Any]) -> RunSettings:
+    """Return the settings written by `to_json`. Raises: UserError: fields are missing or unknown."""
+    if not isinstance(data, dict) or "method" not in data:
+        raise UserError("this file holds no run settings: it names no method")
+    try:
+        return _record(
+            RunSettings, data | {"algorithm": _record(method_module(data["method"]).Settings, data["algorithm"])}
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"the run's settings do not fit this version of Backdrop: {error}") from error
+
+
+def _record(kind: type, data: dict[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _value(hints[name], value) for name, value in data.items()})
+
+
+def _value(kind: Any, value: Any) -> Any:
+    if kind is Any or value is None:
+        return value
+    if typing.get_origin(kind) is types.UnionType:
+        kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
+    if is_dataclass(kind):
+        return _record(typing.cast(type, kind), value)
+    if typing.get_origin(kind) is tuple:
+        item_kinds = typing.get_args(kind)
+        if item_kinds[-1] is Ellipsis:
+            return tuple(_value(item_kinds[0], item) for item in value)
+        return tuple(value)
+    return value
+
+
+def differences(old: RunSettings, new: RunSettings) -> list[str]:
+    """Return "name: old -> new" for every setting that differs, by path."""
+    old_flat, new_flat = _flatten(to_json(old)), _flatten(to_json(new))
+    return [
+        f"{name}: {old_flat.get(name)!r} -> {new_flat.get(name)!r}"
+        for name in sorted(old_flat.keys() | new_flat.keys())
+        if old_flat.get(name) != new_flat.get(name)
+    ]
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    is_nested = isinstance(data, dict) or (isinstance(data, (list, tuple)) and data and isinstance(data[0], dict))
+    if not is_nested:
+        return {prefix.rstrip("."): list(data) if isinstance(data, tuple) else data}
+    items = data.items() if isinstance(data, dict) else enumerate(data)
+    flat: dict[str, Any] = {}
+    for name, value in items:
+        flat |= _flatten(value, f"{prefix}{name}.")
+    return flat
