@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saliency.atomic_write import write_aside
+from saliency.deepusps_settings import has_dense_crf
 from saliency.detector import DETECTOR_FILE
 from saliency.drn import TABLES, DrnSegmenter
+from saliency.preprocessing import normalise_images, squash
 from stores.errors import UserError
 
 ALGORITHM_VERSION = 1  # raised by every change of the code below, or of drn.py, that can change a map
@@ -41,29 +44,6 @@ class DetectorDescription:
     # divided by
     crf: bool = False
     # whether a dense CRF sharpens the map
-
-
-def squash(image_HWC: np.ndarray, side_px: int) -> np.ndarray:
-    """Resize to a square, bicubic, the aspect ratio not kept (as DeepUSPS does): uint8 (side_px, side_px, 3).
-
-    Args:
-        image_HWC: uint8 RGB.
-        side_px: of the square.
-    """
-    return cv2.resize(image_HWC, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
-
-
-def to_batch(images_BHWC: np.ndarray, mean_RGB: tuple[float, ...], std_RGB: tuple[float, ...]) -> Tensor:
-    """Normalised float32 (B, 3, H, W) of uint8 RGB images (B, H, W, 3).
-
-    Args:
-        images_BHWC: uint8.
-        mean_RGB: of the channels, [0, 1].
-        std_RGB: of the channels.
-    """
-    mean, std = np.float32(mean_RGB), np.float32(std_RGB)
-    normalised_BHWC = (images_BHWC.astype(np.float32) / 255 - mean) / std
-    return torch.from_numpy(np.ascontiguousarray(normalised_BHWC.transpose(0, 3, 1, 2)))
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -109,34 +89,12 @@ class DrnDetector:
         """
         description = self._description
         small_HWC = squash(image_HWC, description.working_size_px)
-        batch_1CHW = to_batch(small_HWC[None], description.mean_RGB, description.std_RGB).to(self._device)
-        small_HW = self._model.foreground(batch_1CHW)[0].float().cpu().numpy()
+        batch_1CHW = normalise_images(small_HWC[None], description.mean_RGB, description.std_RGB)
+        small_HW = self._model.foreground(torch.from_numpy(batch_1CHW).to(self._device))[0].float().cpu().numpy()
         if description.crf:
-            small_HW = refine_by_crf(small_HWC, small_HW)
+            small_HW = import_module("saliency.dense_crf").refine(small_HWC, small_HW)
         height, width = image_HWC.shape[:2]
         return np.clip(cv2.resize(small_HW, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
-
-
-def has_crf() -> bool:
-    """Whether this version of the project comes with the dense CRF."""
-    return (Path(__file__).parent / "dense_crf.py").is_file()
-
-
-def refine_by_crf(image_HWC: np.ndarray, foreground_HW: np.ndarray) -> np.ndarray:
-    """Sharpen a soft map along the edges of its image: float32 (H, W) in [0, 1].
-
-    Args:
-        image_HWC: uint8 RGB, the size of the map.
-        foreground_HW: float32, [0, 1].
-
-    Raises:
-        UserError: this version has no dense CRF.
-    """
-    if not has_crf():
-        raise UserError("the dense CRF (saliency/dense_crf.py) is not part of this version: train with crf = false")
-    from importlib import import_module
-
-    return import_module("saliency.dense_crf").refine(image_HWC, foreground_HW)
 
 
 def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescription) -> None:
@@ -182,6 +140,8 @@ def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
             f"{description.algorithm_version}; this version runs {', '.join(TABLES)} at version {ALGORITHM_VERSION}: "
             "train it again, or use the version of the project that made it"
         )
+    if description.crf and not has_dense_crf():
+        raise UserError(f"the detector in {run} ends in a dense CRF, which this version of the project does not have")
     if weights_sha256(tensors) != expected_sha256:
         raise UserError(f"{run / WEIGHTS_FILE} is not the file that {DETECTOR_FILE} describes: take a fresh copy")
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move

@@ -1,8 +1,8 @@
 """Soft maps of a folder of images, written as 8-bit PNG files."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,21 +18,9 @@ from stores.image_codec import decode_rgb
 IDENTITY_FILE = "made-by.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictionSummary:
-    """What became of the images of a folder."""
-
-    num_written: int
-    # maps written by this call
-    num_skipped: int
-    # maps that were there already
-    problems: tuple[tuple[str, str], ...]
-    # key and reason of every image without a map
-
-
 def predict_folder(
     images_dir: Path | str, detector_name: str, out_dir: Path | str, *, device: str = "cpu"
-) -> PredictionSummary:
+) -> dict[str, Any]:
     """Write the soft map of every image of a folder: `a/b.jpg` gives `a/b.png`, 8 bit, at the image's own size.
 
     Maps that are there already are left alone, so that the same call finishes what an interrupted one began. Images
@@ -44,6 +32,9 @@ def predict_folder(
         out_dir: where the maps go; holds made-by.json with the detector's identity besides.
         device: torch device of a trained detector.
 
+    Returns:
+        JSON-able: num_written (by this call), num_skipped (there already), problems (key -> why it has no map).
+
     Raises:
         UserError: `out_dir` cannot be written or holds another detector's maps, two images would share a map, there
             are no images, or the detector is unknown.
@@ -53,22 +44,21 @@ def predict_folder(
     detector = open_detector(detector_name, device=device)
     _claim(out, detector)
     todo = [row for row in range(len(index)) if not (out / names[row]).is_file()]
-    problems = []
+    problems: dict[str, str] = {}
     for row in tqdm(todo, desc=f"maps by {detector.identity['name']}", unit="img"):
         key = index.keys[row]
         try:
             saliency_HW = detector(decode_rgb(index.read(row)), key)
         except (OSError, ImageError, MaskError) as error:
-            problems.append((key, str(error)))
+            problems[key] = str(error)
             tqdm.write(f"warning: no map of {key}: {error}")
             continue
         (out / names[row]).parent.mkdir(parents=True, exist_ok=True)
         write_aside(out / names[row], encode_png(to_8_bit(saliency_HW)))
     if problems:
         print(f"warning: {len(problems)} of {len(index)} images have no map; their keys are above")
-    return PredictionSummary(
-        num_written=len(todo) - len(problems), num_skipped=len(index) - len(todo), problems=tuple(problems)
-    )
+    num_skipped = len(index) - len(todo)
+    return {"num_written": len(todo) - len(problems), "num_skipped": num_skipped, "problems": problems}
 
 
 def encode_png(grey_HW: np.ndarray) -> bytes:

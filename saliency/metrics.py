@@ -10,7 +10,6 @@ Published F-measures differ by up to 0.07 on the same maps by protocol alone, so
 Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 everywhere.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from saliency.atomic_write import write_aside
 from saliency.detector import MaskError, MaskFolder, open_detector
 from stores.dataset_index import open_index
 from stores.errors import ImageError, UserError
@@ -190,7 +188,6 @@ def evaluate_folder(
     masks_dir: Path | str,
     detector_name: str,
     *,
-    json_path: Path | str | None = None,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Score a detector against true masks, at native resolution on maps rounded to 8 bits.
@@ -199,7 +196,6 @@ def evaluate_folder(
         images_dir: images, any tree.
         masks_dir: true masks as 8-bit PNG under the same keys or stems; foreground is what is greater than 127.
         detector_name: as `open_detector` takes it; "masks:DIR" scores maps made elsewhere.
-        json_path: where to write the result as well.
         device: torch device of a trained detector.
 
     Returns:
@@ -224,7 +220,4 @@ def evaluate_folder(
                 f"{key}: its true mask is {truth_HW.shape}, the image {image_HWC.shape[:2]} (rows, columns)"
             )
         scores.append(score_image(to_8_bit(detector(image_HWC, key)), truth_HW))
-    result = {**summarise(scores), "detector": detector.identity}
-    if json_path is not None:
-        write_aside(Path(json_path), (json.dumps(result, indent=2) + "\n").encode())
-    return result
+    return {**summarise(scores), "detector": detector.identity}
