@@ -54,7 +54,7 @@ def log_path(store: Path) -> Path:
     return store.parent / f"{store.name}.build.jsonl"
 
 
-def log_event(store: Path, event: str, **details: object) -> None:
+def log_event(store: Path, event: str, /, **details: object) -> None:
     """Append one line to the log of a store's builds: what happened, when, where, with which versions."""
     line = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": platform.node(), **details}
     with open(log_path(store), "ab") as log:  # one write of one line: concurrent builders interleave whole lines

@@ -24,6 +24,7 @@ import google_crc32c
 import numpy as np
 
 from stores import schema
+from stores.disk_errors import disk_errors
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.mask_codec import encode_mask, encode_saliency, packed_shape
@@ -32,12 +33,10 @@ from stores.schema import Status
 from stores.zarr_files import array_files, group_metadata
 
 PART_ROWS = 1024  # 30 MB of backgrounds: large for a file system, small for a worker to lose
-MIN_PART_ROWS = 16
-PARTS_OF_A_SMALL_SET = 64
+MIN_PART_ROWS = 32
+PARTS_OF_A_SMALL_SET = 32
 
 PLACE_TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +102,7 @@ def open_for_build(path: Path, identity: dict, num_rows: int, part_rows: int) ->
         _refuse_foreign(path)
         files = {schema.ROOT_METADATA: group_metadata(attributes)}
         files[f"{schema.PARTS}/{schema.ROOT_METADATA}"] = group_metadata()
-        with _disk_errors(path):
+        with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             _publish(path, "store", files, path)
     _refuse_other_identity(path, attributes)
@@ -178,7 +177,7 @@ def write_part(path: Path, part: int, rows: Sequence[StoreRow]) -> dict:
     }
     files[schema.RECEIPT] = canonical_json(receipt)
     place = path / schema.PARTS / schema.part_name(part)
-    with _disk_errors(path):
+    with disk_errors(path):
         _publish(path, schema.part_name(part), files, place)
     return json.loads((place / schema.RECEIPT).read_bytes())
 
@@ -213,7 +212,7 @@ def finish(path: Path) -> str:
         raise UserError(f"{path} lacks {len(missing)} parts (the first is {missing[0]}); build them, then finish it")
     manifest = manifest_bytes(path)
     target = path / schema.MANIFEST
-    with _disk_errors(path):
+    with disk_errors(path):
         if not target.exists() or target.read_bytes() != manifest:
             _publish(path, "manifest", {schema.MANIFEST: manifest}, target, source=schema.MANIFEST)
         shutil.rmtree(_staging_folder(path), ignore_errors=True)
@@ -391,19 +390,3 @@ def _fsync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    """Say what to do where the disk, and not we, is at fault."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UserError(
-                f"the disk that holds {path} is full ({error.strerror}); what was finished is kept. "
-                "Free space, then give the same command again: it resumes."
-            ) from error
-        if error.errno in NOT_WRITABLE:
-            raise UserError(f"{path} cannot be written ({error.strerror}); give another --out") from error
-        raise

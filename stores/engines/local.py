@@ -1,8 +1,8 @@
 """Parts computed by processes of this machine; a worker that dies is replaced, and its part given to another.
 
 Workers are spawned, never forked (a fork of a process that has used threads or a GPU can hang), and single-threaded, so
-that no byte of a store depends on how many threads a library finds; the processes are the parallelism. The standard pools
-do not do: `multiprocessing.Pool` hangs when a worker is killed, `ProcessPoolExecutor` gives up all that is queued.
+that no byte of a store depends on how many threads a library finds; the processes are the parallelism. The standard
+pools do not do: `multiprocessing.Pool` hangs when a worker is killed, `ProcessPoolExecutor` drops all that is queued.
 """
 
 import multiprocessing
@@ -190,7 +190,7 @@ def _start(run_part: RunPart, spec: object) -> _Worker:
 
 
 def _send(worker: _Worker, part: int) -> None:
-    with suppress(BrokenPipeError):  # it has died: its end of the pipe says so at the next wait
+    with suppress(ConnectionError):  # it has died: its end of the pipe says so at the next wait
         worker.pipe.send(part)
 
 
@@ -223,7 +223,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 def _work(pipe: Connection, run_part: RunPart, spec: object) -> None:
     """Life of a worker: compute what is sent until the pipe closes, which it also does when the parent is killed."""
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         pipe.send(("ready", None))
         while True:
             part = pipe.recv()
@@ -237,7 +237,7 @@ def _attempt(pipe: Connection, run_part: RunPart, spec: object, part: int) -> tu
         return "done", run_part(spec, part, lambda num_rows: pipe.send(("rows", num_rows)))
     except UserError as error:
         return "user error", str(error)
-    except BrokenPipeError:
+    except ConnectionError:
         raise
     except Exception:  # one part's failure must not end the others; the parent tries it again, then reports it
         return "error", traceback.format_exc()
