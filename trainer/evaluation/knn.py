@@ -19,6 +19,7 @@ from stores.errors import UserError
 from trainer.evaluation._images import ImageBatch, image_batches, labels_as, open_class_folders, open_split
 
 VARIANTS = ("original", "only_fg", "no_fg", "mixed_same", "mixed_rand", "mixed_next", "only_bg_b", "only_bg_t")
+CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
 MAX_NAMED_CORRUPT = 20
 _CHUNK = 128  # test images compared at once: similarities to ImageNet's 1.28 M images take 0.7 GB
 
@@ -185,5 +186,5 @@ def _metrics(accuracies: dict[str, tuple[float, float]], num_classes: int) -> li
 
 
 def _corrupt_rows(corrupt: list[str]) -> list[tuple[str, float]]:
-    named = [(f"corrupt_image/{key}", 1.0) for key in corrupt[:MAX_NAMED_CORRUPT]]
+    named = [(CORRUPT_IMAGE + key, 1.0) for key in corrupt[:MAX_NAMED_CORRUPT]]
     return [("corrupt_images", float(len(corrupt))), *named]
