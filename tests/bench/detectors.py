@@ -1,0 +1,28 @@
+"""Images per second of the classical detectors, one core."""
+
+from importlib import import_module
+from pathlib import Path
+
+import cv2
+
+import saliency.classical
+from tests.bench.photographs import photograph
+from tests.bench.timing import best_seconds, row
+
+# Seconds per image of the authors' MATLAB, as published or reported.
+AUTHORS_SECONDS = {"rbd": 0.2, "mc": 0.2, "dsr": 10.0, "hs": 0.5}
+
+
+def measure(folder: Path) -> dict[str, dict]:
+    """Return `saliency.<name>_img_per_s` for every classical detector."""
+    images = [cv2.resize(photograph(number), (400, 300), interpolation=cv2.INTER_AREA) for number in range(4)]
+    results = {}
+    for name in saliency.classical.NAMES:
+        detect = import_module(f"saliency.classical.{name}").saliency
+        rate = len(images) / best_seconds(lambda detect=detect: [detect(image) for image in images])
+        authors = 1 / AUTHORS_SECONDS[name] if name in AUTHORS_SECONDS else None
+        results[f"saliency.{name}_img_per_s"] = row(
+            rate, "images/s", peer=authors, ratio=rate / authors if authors else None,
+            what="400 x 300, one core; peer: the authors' MATLAB as published, another machine",
+        )  # fmt: skip
+    return results
