@@ -1,0 +1,265 @@
+"""Training a detector: targets, moving average, resume, and what a user may get wrong. All on a tiny scale."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from saliency import deepusps, pseudo_labels, training_state
+from saliency.deepusps import decayed, phases, train
+from saliency.deepusps_settings import PRESETS, DeepUspsSettings
+from saliency.detector import open_detector
+from saliency.drn_detector import load_detector
+from stores.dataset_index import DatasetIndex, open_index
+from stores.errors import UserError
+from stores.image_codec import encode_jpeg
+
+SETTINGS = replace(
+    PRESETS["tiny"],
+    working_size_px=32,
+    max_images=None,
+    rounds=2,
+    stage1_epochs=2,
+    stage1_learning_rates=(2e-3, 1e-3),
+    stage1_batch_size=4,
+    stage2_epochs=3,
+    stage2_batch_size=4,
+)
+
+
+def draw_images(folder: Path, num_images: int = 10) -> DatasetIndex:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(num_images):
+        image_HWC = rng.integers(60, 100, (80, 96, 3)).astype(np.uint8)
+        top, left = rng.integers(15, 30, 2)
+        image_HWC[top : top + 30, left : left + 36] = (230, 60, 10 * number)
+        (folder / f"{number}.jpg").write_bytes(encode_jpeg(image_HWC))
+    return open_index("folder", root=folder)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
+    """Ten images of a bright box on noise."""
+    return draw_images(tmp_path_factory.mktemp("data") / "images")
+
+
+@pytest.fixture(scope="module")
+def finished(index: DatasetIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted training."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    train(index, run, settings=SETTINGS, num_workers=1)
+    return run
+
+
+def weights(run: Path) -> bytes:
+    return (run / "detector.safetensors").read_bytes()
+
+
+def test_a_finished_run_is_a_detector(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == {
+        "settings.json",
+        "detector.json",
+        "detector.safetensors",
+        "pseudo_labels.h5",
+        "training.jsonl",
+    }
+    records = [json.loads(line) for line in (finished / "training.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["round"], r["epoch"]) for r in records] == [
+        *((1, 1, e) for e in range(2)),
+        *((1, 2, e) for e in range(2)),
+        *((2, 1, e) for e in range(3)),
+    ]
+    detector = open_detector(str(finished))
+    saliency_HW = detector(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), "key")
+    assert saliency_HW.shape == (50, 70)
+    assert saliency_HW.dtype == np.float32
+    assert saliency_HW.min() >= 0
+    assert saliency_HW.max() <= 1
+    assert str(finished) not in json.dumps(detector.identity)
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("num_epochs", [1, 2, 3, 5])
+def test_an_interrupted_training_gives_the_same_weights(
+    index: DatasetIndex, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_epochs: int
+) -> None:
+    run, original, count = tmp_path / "run", training_state.save_state, 0
+
+    def save_and_stop(*arguments: object) -> None:
+        nonlocal count
+        original(*arguments)  # type: ignore[arg-type]
+        count += bool(arguments[2])
+        if count == num_epochs:
+            raise Stopped
+
+    monkeypatch.setattr(training_state, "save_state", save_and_stop)
+    with pytest.raises(Stopped):
+        train(index, run, settings=SETTINGS, num_workers=1)
+    monkeypatch.setattr(training_state, "save_state", original)
+    with pseudo_labels.open_labels(run / pseudo_labels.FILE) as file:
+        # what the interrupted epoch had already written must not matter
+        epoch = training_state.load_state(run)[0].num_epochs
+        file["moving_average"][(epoch + 1) % 2] = 77
+    train(index, run, settings=SETTINGS, num_workers=1)
+    assert weights(run) == weights(finished)
+    assert (run / "training.jsonl").read_text() == (finished / "training.jsonl").read_text()
+
+
+def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    program = (
+        "from pathlib import Path\n"
+        "from saliency.deepusps import train\n"
+        "from stores.dataset_index import open_index\n"
+        "from tests.test_deepusps import SETTINGS\n"
+        f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, settings=SETTINGS, num_workers=1)\n"
+    )
+    root = Path(deepusps.__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (run / "training.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert (run / "training.jsonl").is_file()
+    assert not (run / "detector.json").is_file()
+    train(index, run, settings=SETTINGS, num_workers=1)
+    assert weights(run) == weights(finished)
+
+
+def test_running_a_finished_training_again_changes_nothing(index: DatasetIndex, finished: Path) -> None:
+    before = (finished / "detector.safetensors").stat().st_mtime_ns
+    summary = train(index, finished, settings=SETTINGS)
+    assert summary["num_images"] == 10
+    assert (finished / "detector.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused_by_name(index: DatasetIndex, finished: Path) -> None:
+    with pytest.raises(UserError, match=r"seed is 0 there, 3 now; settings\.stage2_epochs is 3 there, 9 now"):
+        train(index, finished, settings=replace(SETTINGS, stage2_epochs=9), seed=3)
+
+
+def test_unusable_run_folders_are_refused(index: DatasetIndex, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    for name, match in (("file", "cannot be a run folder"), ("other", "thesis.tex")):
+        with pytest.raises(UserError, match=match):
+            train(index, tmp_path / name, settings=SETTINGS)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == "x"
+
+
+def test_paper_names_everything_that_is_missing(
+    index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saliency.deepusps_settings.NAMES", ("rbd",))
+    monkeypatch.setattr("saliency.deepusps_settings.has_dense_crf", lambda: False)
+    with pytest.raises(UserError, match=r"'mc'.*'hs'.*'dsr'.*dense CRF"):
+        train(index, tmp_path / "run", preset="paper")
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_settings_are_refused() -> None:
+    for wrong in ({"architecture": "resnet"}, {"rounds": 2}, {"first_thresholds": (0.5,)}, {"stage2_batch_size": 0}):
+        with pytest.raises(UserError, match=next(iter(wrong)).replace("rounds", "round")):
+            DeepUspsSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_broken_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = draw_images(tmp_path / "images", 5)
+    index.path(2).write_bytes(b"\xff\xd8 broken")
+    summary = train(open_index("folder", root=tmp_path / "images"), tmp_path / "run", settings=SETTINGS, num_workers=1)
+    assert (summary["num_images"], summary["left_out"]) == (4, ["2.jpg"])
+    printed = capsys.readouterr().out
+    assert "2.jpg is left out" in printed
+    assert "1 of 5 images cannot be decoded" in printed
+    for row in range(5):
+        index.path(row).write_bytes(b"broken")
+    with pytest.raises(UserError, match="none of the 5"):
+        train(open_index("folder", root=tmp_path / "images"), tmp_path / "run2", settings=SETTINGS, num_workers=1)
+
+
+def test_moving_average_is_the_papers(tmp_path: Path) -> None:
+    path = tmp_path / "labels.h5"
+    pseudo_labels.create(path, np.arange(3), ["rbd"], 2)
+    predictions = np.random.default_rng(0).random((4, 3, 2, 2)).astype(np.float32)
+    with pseudo_labels.open_labels(path) as file:
+        file["status"][:] = pseudo_labels.THERE
+        for epoch in range(4):
+            pseudo_labels.update_moving_average(file, epoch, [2, 0, 1], predictions[epoch, [2, 0, 1]], 0.7)
+        expected = np.zeros((3, 2, 2))
+        for epoch in range(4):
+            expected = 0.7 * expected + 0.3 * predictions[epoch]
+        np.testing.assert_allclose(file["moving_average"][0], expected, atol=1e-6)
+        pseudo_labels.finish_round(file, "rbd", 4, 0.7)
+        np.testing.assert_allclose(file["refined/rbd"][:] / 255, expected / (1 - 0.7**4), atol=0.5 / 255 + 1e-6)
+
+
+def test_classical_maps_do_not_depend_on_workers_or_interruption(index: DatasetIndex, tmp_path: Path) -> None:
+    contents = []
+    for num_workers in (1, 2):
+        path = tmp_path / f"{num_workers}.h5"
+        pseudo_labels.create(path, np.arange(len(index)), ["rbd"], 32)
+        with pseudo_labels.open_labels(path) as file:
+            if num_workers == 2:
+                file["status"][:5] = pseudo_labels.TO_DO
+            pseudo_labels.compute_classical_maps(file, index, ["rbd"], num_workers)
+            contents.append((file["images"][:], file["classical/rbd"][:]))
+    np.testing.assert_array_equal(contents[0][0], contents[1][0])
+    np.testing.assert_array_equal(contents[0][1], contents[1][1])
+    assert contents[0][1].max() == 255
+
+
+def test_two_trainings_cannot_share_a_folder(index: DatasetIndex, tmp_path: Path) -> None:
+    pseudo_labels.create(tmp_path / "labels.h5", np.arange(2), ["rbd"], 8)
+    program = f"import h5py; h5py.File({str(tmp_path / 'labels.h5')!r}, 'r+')"
+    with pseudo_labels.open_labels(tmp_path / "labels.h5"):
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "lock" in other.stderr
+
+
+def test_phases_of_the_paper() -> None:
+    settings = DeepUspsSettings()
+    plan = phases(settings, settings.first_thresholds or ())
+    assert len(plan) == 13
+    assert [(p.method, p.round, p.targets, p.thresholds, p.learning_rate) for p in plan[:3]] == [
+        ("mc", 1, ("classical/mc",), (0.31,), 6e-6),
+        ("mc", 2, ("refined/mc",), (0.5,), 1.2e-5),
+        ("mc", 3, ("refined/mc",), (0.5,), 3e-5),
+    ]
+    assert plan[-1].targets == ("refined/mc", "refined/hs", "refined/dsr", "refined/rbd")
+    assert (plan[-1].beta_squared, plan[0].beta_squared, plan[-1].num_epochs) == (4.0, 1.0, 200)
+    assert decayed(1e-6, 24, 25, 0.9) == pytest.approx(1e-6 * 0.04**0.9)
+
+
+def test_a_tampered_detector_is_refused(finished: Path, tmp_path: Path) -> None:
+    for name in ("detector.json", "detector.safetensors"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    data = bytearray(weights(finished))
+    data[-1] ^= 1
+    (tmp_path / "detector.safetensors").write_bytes(data)
+    with pytest.raises(UserError, match="fresh copy"):
+        load_detector(tmp_path)
+    content = json.loads((tmp_path / "detector.json").read_text())
+    (tmp_path / "detector.json").write_text(json.dumps({**content, "algorithm_version": 99}))
+    with pytest.raises(UserError, match="version 99"):
+        load_detector(tmp_path)
+
+
+def test_opening_a_detector_leaves_the_global_generator_alone(finished: Path) -> None:
+    before = torch.get_rng_state()
+    load_detector(finished)
+    assert torch.equal(before, torch.get_rng_state())
