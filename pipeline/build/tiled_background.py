@@ -1,12 +1,9 @@
 """An image without its foreground: the background it can lend to other images.
 
-`tile` is the Only-BG-T construction of ImageNet-9 (Xiao et al. 2021, "Noise or Signal", arXiv:2006.09994, appendix A):
-the largest strip beside the foreground's bounding box, horizontal or vertical, tiles the whole image, and the box is
-filled with what the tiled image shows there. The paper leaves open: what is largest (we take the area), the phase of
-the tiling (the image's top-left corner), ties (top, bottom, left, right). Ryali et al. 2021 (section 2.2) build their
-tiled backgrounds "by filling in the foreground information using the surrounding background" and say no more.
-
-`telea` and `ns` are OpenCV's inpaintings, kept for comparison: no repeating texture, but they smear over large holes.
+`tile` is the Only-BG-T construction of ImageNet-9 (`stores/tiling.py`), with guards for the masks of a detector:
+Ryali et al. 2021 (section 2.2) make their backgrounds "by filling in the foreground information using the surrounding
+background" and say no more. `telea` and `ns` are OpenCV's inpaintings, kept for comparison: no repeating texture, but
+they smear over large holes.
 
 Masks are uint8 in {0, 1}, 1 = foreground. Boxes are (top, left, height, width) in pixels, half-open.
 """
@@ -16,6 +13,7 @@ import numpy as np
 
 from stores.errors import UserError
 from stores.image_codec import encode_jpeg
+from stores.tiling import Box, bounding_box, fill_box, inside, largest_strip, strips_beside
 
 ALGORITHM_VERSION = 1
 
@@ -27,8 +25,6 @@ MIN_STRIP_PX = 8
 MAX_FOREGROUND_IN_STRIP_FRACTION = 0.01
 INPAINT_DILATION_PX = 3
 INPAINT_RADIUS_PX = 3
-
-Box = tuple[int, int, int, int]
 
 
 def parameters(fill: str) -> dict:
@@ -99,11 +95,13 @@ def fill_background(image_HWC: np.ndarray, mask_HW: np.ndarray, fill: str = "til
 
 
 def _tile(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray | None:
-    box = _bounding_box(mask_HW)
-    strip = _largest_strip(box, _strips(box, *mask_HW.shape), mask_HW.shape)
-    if strip is not None:
-        return _fill_box(image_HWC.copy(), box, image_HWC, strip)
-    return _tile_around_largest_component(image_HWC, mask_HW)
+    box = bounding_box(mask_HW)
+    strip = _usable_strip(box, mask_HW.shape, strips_beside(box, *mask_HW.shape))
+    if strip is None:
+        return _tile_around_largest_component(image_HWC, mask_HW)
+    filled_HWC = image_HWC.copy()
+    fill_box(filled_HWC, box, image_HWC, strip)
+    return filled_HWC
 
 
 def _tile_around_largest_component(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray | None:
@@ -115,58 +113,26 @@ def _tile_around_largest_component(image_HWC: np.ndarray, mask_HW: np.ndarray) -
     _, _, stats, _ = cv2.connectedComponentsWithStats(mask_HW, connectivity=8)
     left, top, width, height, _ = (int(value) for value in stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())])
     box = (top, left, height, width)
-    strips = [
-        strip
-        for strip in _strips(box, *mask_HW.shape)
-        if mask_HW[_inside(strip)].size and mask_HW[_inside(strip)].mean() <= MAX_FOREGROUND_IN_STRIP_FRACTION
-    ]
-    strip = _largest_strip(box, strips, mask_HW.shape)
+    strips = [strip for strip in strips_beside(box, *mask_HW.shape) if _is_background(mask_HW[inside(strip)])]
+    strip = _usable_strip(box, mask_HW.shape, strips)
     if strip is None:
         return None
-    canvas_HWC = _fill_box(image_HWC.copy(), (0, 0, *mask_HW.shape), image_HWC, strip)
+    canvas_HWC = np.empty_like(image_HWC)
+    fill_box(canvas_HWC, (0, 0, *mask_HW.shape), image_HWC, strip)
     filled_HWC = np.where(mask_HW[..., None], canvas_HWC, image_HWC)
-    filled_HWC[_inside(box)] = canvas_HWC[_inside(box)]
+    filled_HWC[inside(box)] = canvas_HWC[inside(box)]
     return filled_HWC
 
 
-def _bounding_box(mask_HW: np.ndarray) -> Box:
-    rows, columns = np.flatnonzero(mask_HW.any(axis=1)), np.flatnonzero(mask_HW.any(axis=0))
-    top, left = int(rows[0]), int(columns[0])
-    return top, left, int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-
-
-def _strips(box: Box, height: int, width: int) -> list[Box]:
-    """The four strips outside a box, across the whole image: above, below, left, right."""
-    top, left, box_height, box_width = box
-    bottom, right = top + box_height, left + box_width
-    return [
-        (0, 0, top, width),
-        (bottom, 0, height - bottom, width),
-        (0, 0, height, left),
-        (0, right, height, width - right),
-    ]
-
-
-def _largest_strip(box: Box, strips: list[Box], shape: tuple[int, ...]) -> Box | None:
-    """The strip of largest area, the first of equals; None where none is thick enough or the box is too large."""
+def _usable_strip(box: Box, shape: tuple[int, ...], strips: list[Box]) -> Box | None:
+    """The largest of the strips beside a box; None where none is thick enough, or the box is too large."""
     if box[2] * box[3] >= MAX_BOX_FRACTION * shape[0] * shape[1]:
         return None
-    thick = [strip for strip in strips if min(strip[2], strip[3]) >= MIN_STRIP_PX]
-    return max(thick, key=lambda strip: strip[2] * strip[3], default=None)
+    return largest_strip(strips, MIN_STRIP_PX)
 
 
-def _inside(box: Box) -> tuple[slice, slice]:
-    top, left, height, width = box
-    return slice(top, top + height), slice(left, left + width)
-
-
-def _fill_box(target_HWC: np.ndarray, box: Box, image_HWC: np.ndarray, strip: Box) -> np.ndarray:
-    """Overwrite `box` of the target by what the image tiled with `strip` from its top-left corner shows there."""
-    top, left, height, width = box
-    rows = strip[0] + np.arange(top, top + height) % strip[2]
-    columns = strip[1] + np.arange(left, left + width) % strip[3]
-    target_HWC[_inside(box)] = image_HWC[rows[:, None], columns[None, :]]
-    return target_HWC
+def _is_background(mask_HW: np.ndarray) -> bool:
+    return mask_HW.size > 0 and float(mask_HW.mean()) <= MAX_FOREGROUND_IN_STRIP_FRACTION
 
 
 def _inpaint(image_HWC: np.ndarray, mask_HW: np.ndarray, fill: str) -> np.ndarray | None:

@@ -1,0 +1,1 @@
+"""Offline: images to masks and backgrounds in a store, and a store to one .beton file."""
