@@ -16,8 +16,8 @@ from stores.errors import UserError
 from stores.image_codec import decode_rgb
 
 CLASSES = ("arrow", "ball", "crescent", "cross", "fish", "flower", "heart", "ring", "star", "triangle")
-# The family a class is most often seen on is the one of the same place in this list.
-BACKGROUNDS = ("brick", "clouds", "grass", "gravel", "paper", "sand", "stars", "tissue", "water", "wood")
+# The family a class is most often seen on is the one of the same place in this list; pairs of contrasting colours.
+BACKGROUNDS = ("water", "clouds", "tissue", "brick", "paper", "sand", "wood", "grass", "gravel", "stars")
 PHOTOGRAPHS = {
     "brick": "brick.png",
     "grass": "grass.png",
