@@ -1,0 +1,148 @@
+"""What a killed run needs to go on as if nothing had happened: weights, queues, momenta and the step, no pickle.
+
+One `.safetensors` file per checkpoint, its position as JSON in the file's metadata. No random state is kept: every draw
+is a function of (seed, epoch, row, view), so the position is enough.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from stores.errors import UserError
+from trainer.parts.backbones import Backbone, build_backbone
+from trainer.run import run_folder
+
+_NAME = re.compile(r"step-(\d{8})\.safetensors")
+_BACKBONE = "backbone."
+BACKBONE_FILE = "backbone.safetensors"
+
+
+def save(folder: Path, method: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, keep: int) -> Path:
+    """Write the checkpoint of a step and delete all but the latest.
+
+    Args: folder: the run's folder. step: steps done. keep: checkpoints that stay, this one included.
+    Returns: the file.
+    """
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
+    path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
+    _write(path, tensors, {"state": json.dumps({"step": step, "method_class": type(method).__module__})})
+    for old in _files(folder)[:-keep]:
+        old.unlink()
+    return path
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the run's latest checkpoint, None before the first."""
+    files = _files(folder)
+    return files[-1] if files else None
+
+
+def step_of(path: Path) -> int:
+    """Return how many steps were done when a checkpoint was written."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
+
+
+def load(path: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Put a checkpoint's values into a method and its optimiser.
+
+    Returns: steps done. Raises: UserError: the file is damaged or is another method's.
+    """
+    tensors, metadata = _read(path)
+    parts: dict[str, dict[str, torch.Tensor]] = {"method": {}, "momentum": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    try:
+        method.load_state_dict(parts["method"])
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path} does not fit this run's settings: {error}") from error
+    weights = dict(method.named_parameters())
+    for name, momentum in parts["momentum"].items():
+        buffer = torch.empty_like(weights[name]).copy_(momentum)
+        optimiser.state[weights[name]]["momentum_buffer"] = buffer
+    return int(json.loads(metadata["state"])["step"])
+
+
+def save_backbone(folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool) -> Path:
+    """Write the trained backbone alone, for `load_backbone` and, under torchvision's names, for anyone else."""
+    path = folder / BACKBONE_FILE
+    _write(path, backbone.state_dict(), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)})
+    return path
+
+
+def load_backbone(run_or_weights: Path) -> Backbone:
+    """Return a trained backbone in evaluation mode, on the CPU.
+
+    Args: run_or_weights: a run's folder (its latest checkpoint is taken) or a file written by `save_backbone`.
+    Raises: UserError: nothing of the kind is there, or it is damaged.
+    """
+    path = Path(run_or_weights)
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a .safetensors file")
+    if path.is_file():
+        tensors, metadata = _read(path)
+        if "backbone" not in metadata:
+            raise UserError(f"{path} does not say which backbone it holds; give a run's {BACKBONE_FILE} or its folder")
+        name, cifar_stem = metadata["backbone"], json.loads(metadata["cifar_stem"])
+    else:
+        settings = run_folder.read_settings(path)
+        checkpoint = latest(path)
+        if checkpoint is None:
+            raise UserError(f"run {path} has no checkpoint yet; train it first, or go on with pretrain --resume")
+        state, _ = _read(checkpoint)
+        prefix = f"method.{_BACKBONE}"
+        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        name, cifar_stem = settings.backbone, settings.cifar_stem
+    return _filled_backbone(path, name, cifar_stem, tensors)
+
+
+def _filled_backbone(path: Path, name: str, cifar_stem: bool, tensors: dict[str, torch.Tensor]) -> Backbone:
+    with torch.random.fork_rng():
+        backbone = build_backbone(name, cifar_stem=cifar_stem)
+    try:
+        backbone.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"the weights at {path} are no {name}: {error}") from error
+    return backbone.eval()
+
+
+def _momenta(method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return the optimiser's buffers by their parameter's name."""
+    return {
+        name: optimiser.state[parameter]["momentum_buffer"]
+        for name, parameter in method.named_parameters()
+        if optimiser.state.get(parameter, {}).get("momentum_buffer") is not None
+    }
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in (folder / "checkpoints").glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write aside, sync, rename: a checkpoint is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside, metadata)
+    run_folder.sync(aside)
+    os.replace(aside, path)
+    run_folder.sync(path.parent)
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is no readable safetensors file ({error}); delete it to go on from the checkpoint before"
+        ) from error

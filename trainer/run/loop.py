@@ -1,0 +1,98 @@
+"""Pretraining from the command line's words to a run folder; what can fail early fails before anything is built."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import trainer.recipes
+from pipeline.loader.loader import Loader
+from stores.errors import UserError
+from stores.reader import open_store
+from trainer.run.checks import check
+from trainer.run.settings import RunSettings, apply_overrides, method_module
+from trainer.run.training import train
+
+
+def pretrain(
+    *,
+    method: str,
+    background: str,
+    with_cast: bool,
+    store: Path,
+    out: Path,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Pretrain a backbone on a store.
+
+    Args: method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
+        store: STORE.zarr with its .beton beside it, or the .beton. out: the run's folder. recipe: a file of
+        trainer/recipes, None = the method's own. overrides: name=value changes of the recipe's settings. resume: go on
+        with the run in `out`, or start it where there is none.
+    Returns: summary of the run. Raises: UserError: anything given is wrong.
+    """
+    recipe = recipe or method_module(method).DEFAULT_RECIPE
+    settings = resolve_settings(recipe, method, background, with_cast, overrides)
+    beton = find_beton(Path(store))
+    loader = Loader(
+        beton,
+        settings.plan,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        num_threads=settings.loader_threads,
+    )
+    try:
+        _check_same_store(Path(store), beton, loader.store_id)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return train(settings, loader, Path(out), recipe=recipe, resume=resume, device=device)
+    finally:
+        loader.close()
+
+
+def resolve_settings(
+    recipe: str, method: str, background: str, with_cast: bool, overrides: Iterable[str]
+) -> RunSettings:
+    """Return a recipe's settings with the user's changes, checked.
+
+    Raises: UserError: unknown recipe or setting; settings that are impossible or do not go together.
+    """
+    if recipe not in trainer.recipes.NAMES:
+        raise UserError(f"unknown recipe {recipe!r}; allowed: {', '.join(trainer.recipes.NAMES)}")
+    settings = import_module(f"trainer.recipes.{recipe}").settings(method, background, with_cast)
+    settings = apply_overrides(settings, overrides)
+    check(settings)
+    return settings
+
+
+def find_beton(store: Path) -> Path:
+    """Return the beton of a store, which is what training reads.
+
+    Args: store: X.zarr, or X.beton itself. Raises: UserError: it is not there, with the command that makes it.
+    """
+    if store.suffix not in (".zarr", ".beton"):
+        raise UserError(f"--store {store} is neither a .zarr store nor a .beton file; give one of those")
+    if not store.exists() and store.suffix == ".zarr":
+        raise UserError(
+            f"there is no store at {store}; make it: python cli.py build-store --dataset imagenet --out {store}"
+        )
+    beton = store.with_suffix(".beton")
+    if not beton.exists():
+        zarr = store.with_suffix(".zarr")
+        raise UserError(f"there is no file {beton}; make it: python cli.py store export {zarr} --format beton")
+    return beton
+
+
+def _check_same_store(store: Path, beton: Path, beton_store_id: str) -> None:
+    """Raise UserError when a beton was exported from another build of the store than the one named."""
+    if store.suffix != ".zarr":
+        return
+    store_id = open_store(store).store_id
+    if store_id != beton_store_id:
+        raise UserError(
+            f"{beton} was exported from store {beton_store_id}, but {store} is store {store_id}; export it again: "
+            f"python cli.py store export {store} --format beton"
+        )

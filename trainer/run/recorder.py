@@ -1,0 +1,89 @@
+"""What a run writes about its steps: metrics.jsonl, TensorBoard curves, and the numbers beside the progress bar."""
+
+import json
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline.loader.batch import Batch
+from stores.errors import UserError
+
+with warnings.catch_warnings():
+    # TensorBoard's import warns about its own dependencies.
+    warnings.simplefilter("ignore")
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def crop_statistics(batch: Batch) -> dict[str, float]:
+    """Return, per view, the mean number of crop proposals, and the shares of fallbacks, of crops without any of their
+    image's foreground, and of altered backgrounds."""
+    statistics = {}
+    for index, view in enumerate(batch.views):
+        record_B = view.record_B
+        columns = {
+            "tries": record_B["tries"],
+            "fallback": record_B["is_fallback"],
+            "no_foreground": record_B["foreground_fraction"] == 0,
+            "background": record_B["has_background"],
+        }
+        statistics |= {f"view{index}/{name}": float(np.mean(values)) for name, values in columns.items()}
+    return statistics
+
+
+class Recorder:
+    """Collects steps and writes them every `log_steps`, so that a GPU is not made to wait for every number."""
+
+    def __init__(self, folder: Path, *, log_steps: int, batch_size: int, bar: tqdm, first_step: int) -> None:
+        """Open the files. Args: first_step: curves from this step on are drawn anew."""
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._curves = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._log_steps, self._batch_size, self._bar = log_steps, batch_size, bar
+        self._waiting: list[tuple[dict[str, Any], list[str], torch.Tensor]] = []
+        self._since = time.perf_counter()
+
+    def add(self, record: dict[str, Any], losses: dict[str, torch.Tensor]) -> None:
+        """Take one step's numbers; losses may still be on their way on the device."""
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        self._waiting.append((record, list(losses), values))
+        if len(self._waiting) >= self._log_steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was collected. Raises: UserError: a loss is not finite."""
+        if not self._waiting:
+            return
+        values = torch.stack([values for _, _, values in self._waiting]).tolist()
+        now = time.perf_counter()
+        images_per_s = len(self._waiting) * self._batch_size / (now - self._since)
+        self._since = now
+        for (record, names, _), numbers in zip(self._waiting, values, strict=True):
+            line = record | dict(zip(names, numbers, strict=True)) | {"images_per_s": round(images_per_s, 2)}
+            self._check_finite(line)
+            self._file.write(json.dumps(line) + "\n")
+            for name, value in line.items():
+                if name not in ("step", "epoch"):
+                    self._curves.add_scalar(name, value, record["step"])
+        self._file.flush()
+        self._bar.set_postfix(
+            {"img/s": f"{images_per_s:.1f}", "loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.4g}"}, refresh=False
+        )
+        self._waiting.clear()
+
+    def close(self) -> None:
+        """Close the files; steps not yet written are lost with the steps after the last checkpoint."""
+        self._file.close()
+        self._curves.close()
+
+    def _check_finite(self, line: dict[str, Any]) -> None:
+        if not math.isfinite(line["loss"]):
+            raise UserError(
+                f"the loss is {line['loss']} at step {line['step']} (epoch {line['epoch']}, learning rate "
+                f"{line['lr']:.4g}); lower optimiser.lr or lengthen schedule.warmup_epochs. Checkpoints before that "
+                "step are intact"
+            )

@@ -1,0 +1,168 @@
+"""A run's folder: all that is needed to read, repeat or continue the run.
+
+settings.json   every setting          run.json       commit, versions, store, machine
+metrics.jsonl   one line per step      tensorboard/   the same as curves
+checkpoints/    see checkpoint.py      results.csv    scores, one row per metric, added by the evaluations
+"""
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stores.errors import UserError
+from trainer.run.settings import RunSettings, differences, from_json, to_json
+
+RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def open_folder(folder: Path, settings: RunSettings, *, recipe: str, store_id: str, resume: bool) -> None:
+    """Create a run's folder, or check that this run may go on in it.
+
+    Args: recipe: name of the recipe the settings come from. store_id: identity of the store trained on. resume: whether
+        the user asked to continue.
+    Raises: UserError: the folder is in use and resume is false; it is no run; settings or store differ.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {path.name for path in folder.iterdir()}
+    if found and not resume:
+        raise UserError(f"{folder} is not empty; add --resume to go on with the run in it, or name another --out")
+    # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
+    if found <= {"run.json", ".run.json.partial", ".settings.json.partial"}:
+        write_json(folder / "run.json", _provenance(recipe, store_id, settings.seed))
+    else:
+        _check_same_run(folder, settings, store_id)
+    write_json(folder / "settings.json", to_json(settings))
+
+
+def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
+    changed = [line for line in differences(read_settings(folder), settings) if not line.startswith(_MAY_CHANGE)]
+    old_epochs = read_settings(folder).epochs
+    if settings.epochs < old_epochs:
+        changed.append(f"epochs: {old_epochs} -> {settings.epochs} (it may only grow)")
+    if changed:
+        raise UserError(
+            f"the run in {folder} has other settings; give the same ones to --resume it, or name another --out. "
+            f"Different: {'; '.join(changed)}"
+        )
+    old_store = read_run(folder)["store_id"]
+    if old_store != store_id:
+        raise UserError(
+            f"the run in {folder} was trained on store {old_store}, this is store {store_id}; resume with the same "
+            "store, or name another --out"
+        )
+
+
+# What does not change a step of the run: its length may grow, the rest is about speed and what is written.
+_MAY_CHANGE = ("epochs:", "checkpoint_steps:", "keep_checkpoints:", "log_steps:", "loader_threads:")
+
+
+def read_settings(folder: Path) -> RunSettings:
+    """Return a run's settings. Raises: UserError: the folder holds no run."""
+    return from_json(_read_json(folder, "settings.json"))
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return a run's run.json: recipe, seed, store_id, commit, versions. Raises: UserError: there is none."""
+    return _read_json(folder, "run.json")
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Return the recorded steps in order. A last line cut short by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    # What follows the last newline is empty, or a line that was being written when the run was killed.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def drop_metrics_from(folder: Path, step: int) -> None:
+    """Forget recorded steps from `step` on: they will be done again."""
+    kept = [record for record in read_metrics(folder) if record["step"] < step]
+    write_aside(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def add_results(folder: Path, evaluation: str, scores: Iterable[tuple[str, float]]) -> None:
+    """Append scores to results.csv; earlier rows of the same evaluation are replaced.
+
+    Args: evaluation: its name. scores: (metric, value).
+    """
+    run, path = read_run(folder), folder / "results.csv"
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["evaluation"] != evaluation]
+    same = {name: run[name] for name in ("recipe", "seed", "commit", "store_id")}
+    rows += [{"metric": metric, "value": value, "evaluation": evaluation} | same for metric, value in scores]
+    lines = [",".join(RESULT_COLUMNS), *(",".join(str(row[name]) for name in RESULT_COLUMNS) for row in rows)]
+    write_aside(path, "\n".join(lines) + "\n")
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    write_aside(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Write a text file aside, sync it, rename it."""
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text)
+    sync(aside)
+    os.replace(aside, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file's or a folder's content on disk before going on."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.exists():
+        raise UserError(f"{folder} is no run of pretrain: it has no {name}")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); it was changed by hand or damaged") from error
+
+
+def _provenance(recipe: str, store_id: str, seed: int) -> dict[str, Any]:
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "numba")}
+    return {
+        "recipe": recipe,
+        "seed": seed,
+        "store_id": store_id,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        # Sums are grouped by thread on a CPU: the same number gives the same bits.
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str:
+    """Return the code's commit, with "+" when files differ from it; "unknown" outside a git checkout."""
+    git = ["git", "-C", str(_ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if status else "")
