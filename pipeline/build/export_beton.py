@@ -1,0 +1,393 @@
+"""A store and its images as one .beton file, which FFCV reads at full speed.
+
+Sample i of the file is row i of the store. FFCV's writer runs in a process of its own that is watched, because it waits
+for ever when a worker of it dies; the file gets its name only after it was read back, and its sidecar
+(`<name>.beton.json`: sha256, store, settings) last. A .beton without a sidecar is half written.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import shared_memory
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, Reader
+from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, encode_runs, jpeg_quality_in_range, scene_of_row
+from stores.dataset_index import DatasetIndex
+from stores.disk_errors import disk_errors
+from stores.errors import CorruptStore, UserError
+from stores.reader import Store, open_store
+from stores.schema import Status
+
+FORMAT = "backdrop-scenes"
+FORMAT_VERSION = 1
+MIN_PAGE_BYTES = 8 << 20
+CHUNK_ROWS = 64
+CHECKED_ROWS = 16
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetonSettings:
+    """What decides the bytes of a .beton beside its store."""
+
+    # Longest side of an image in pixels; longer ones are shrunk (FFCV's own ImageNet set: 512).
+    max_side_px: int = 512
+    # JPEG quality of images that are encoded again, 1 to 95.
+    jpeg_quality: int = 90
+
+
+def export_beton(
+    store_path: Path,
+    index: DatasetIndex,
+    out: Path,
+    *,
+    max_side_px: int = BetonSettings.max_side_px,
+    jpeg_quality: int = BetonSettings.jpeg_quality,
+    num_threads: int = 0,
+    timeout_s: float = 300.0,
+) -> Path:
+    """Write a store and its images to a .beton file; an existing one of the same store and settings is kept.
+
+    The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
+
+    Args: store_path: a finished store. index: the images it was built from. out: the .beton file.
+        max_side_px, jpeg_quality: see `BetonSettings`. num_threads: rows prepared at once, 0 = one per core.
+        timeout_s: longest wait for a single row before the writer counts as hung.
+    Returns: out.
+    Raises: UserError where the index or an image is not what the store was built from, or a setting is out of range.
+    """
+    settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
+    _check(settings)
+    out = Path(out)
+    store = open_store(store_path)
+    if store.identity.get("index_sha256") != index.digest:
+        raise UserError(
+            f"the images in {index.root} ({len(index)}) are not those the store {store.path} was built from "
+            f"({store.num_rows} rows): names, sizes or classes differ; give the folder of that data set"
+        )
+    if _is_written(out, store, settings):
+        return out
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sidecar_path(out).unlink(missing_ok=True)
+        partial = out.with_name(out.name + ".partial")
+        partial.unlink(missing_ok=True)
+        _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
+        _check_written(partial, store, index, settings)
+        digest, num_bytes = _sync_and_hash(partial)
+        partial.replace(out)
+        _write_sidecar(out, store, settings, digest, num_bytes)
+    return out
+
+
+def sidecar_path(beton: Path) -> Path:
+    """Return the path of the JSON file beside a .beton."""
+    return beton.with_name(beton.name + ".json")
+
+
+def read_sidecar(beton: Path) -> dict[str, Any]:
+    """Return what the sidecar says, after checking that the .beton beside it is complete.
+
+    Raises: UserError where the file or its sidecar is missing, of another format, or of another size.
+    """
+    path = sidecar_path(beton)
+    if not beton.is_file():
+        raise UserError(f"there is no file {beton}; export it from a store first")
+    if not path.is_file():
+        raise UserError(f"{beton} has no {path.name} beside it: its export did not finish; export it again")
+    try:
+        sidecar = json.loads(path.read_text())
+        kind = sidecar["format"], sidecar["format_version"]
+        num_bytes = sidecar["num_bytes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
+    if kind != (FORMAT, FORMAT_VERSION):
+        raise UserError(f"{beton} has format {kind}, this version reads {(FORMAT, FORMAT_VERSION)}; export it again")
+    if beton.stat().st_size != num_bytes:
+        raise UserError(f"{beton} has {beton.stat().st_size} bytes, its sidecar says {num_bytes}; export it again")
+    return sidecar
+
+
+def _check(settings: BetonSettings) -> None:
+    if not 32 <= settings.max_side_px <= 4096:
+        raise UserError(f"max_side_px is {settings.max_side_px}; allowed: 32 to 4096")
+    jpeg_quality_in_range(settings.jpeg_quality)
+
+
+def _is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
+    """Whether out is complete and of this store and these settings; a complete one of others is refused."""
+    if not out.exists() or not sidecar_path(out).exists():
+        return False
+    try:
+        sidecar = read_sidecar(out)
+    except UserError:
+        return False  # half written or damaged: replaced
+    if sidecar["store_id"] == store.store_id and sidecar["settings"] == asdict(settings):
+        return True
+    raise UserError(
+        f"{out} holds another store or other settings (store {sidecar['store_id'][:12]}, {sidecar['settings']}); "
+        "give another file name, or remove it and its .json"
+    )
+
+
+# --- the writing process -------------------------------------------------------------------------------------------
+
+
+class _Scenes:
+    """The rows as FFCV's writer asks for them, each prepared ahead by a few threads."""
+
+    def __init__(self, store: Store, index: DatasetIndex, settings: BetonSettings, threads: int, reply: Connection):
+        self._store, self._index, self._settings = store, index, settings
+        self._threads, self._reply = threads, reply
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[int, Future[Scene]]] = deque()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._store.num_rows
+
+    def __getitem__(self, row: int) -> tuple[Scene]:
+        row = int(row)
+        if self._pool is None:  # here, not in __init__: threads do not survive the writer's fork
+            self._pool = ThreadPoolExecutor(self._threads)
+        while self._next < len(self) and len(self._ahead) < 2 * self._threads:
+            self._ahead.append((self._next, self._pool.submit(self._scene, self._next)))
+            self._next += 1
+        expected, future = self._ahead.popleft()
+        assert expected == row, "FFCV's writer asks for the rows in order"
+        try:
+            scene = future.result()
+        except Exception as error:  # FFCV would wait for ever; the parent raises this again
+            self._reply.send(("failed", row, error if isinstance(error, UserError) else RuntimeError(repr(error))))
+            raise
+        self._reply.send(("row", row))
+        return (scene,)
+
+    def _scene(self, row: int) -> Scene:
+        return scene_of_row(self._store, self._index, row, **asdict(self._settings))
+
+
+class _Writer(DatasetWriter):
+    """FFCV's writer, which also tells the name of its shared memory: it leaks where the writer is killed."""
+
+    reply: Connection
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.reply.send(("memory", self.metadata_sm.name))
+
+
+def _write(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
+    """Body of the writing process."""
+    os.setsid()  # so that the parent can end it together with FFCV's worker
+    import ffcv.writer
+
+    ffcv.writer.tqdm = _no_bar  # the parent shows progress, in rows
+    threading.Thread(target=_watch_worker, args=(reply,), daemon=True).start()
+    writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
+    writer.reply = reply
+    writer.from_indexed_dataset(_Scenes(store, index, settings, threads, reply), chunksize=CHUNK_ROWS)
+    reply.send(("done", None))
+
+
+def _no_bar(*args: Any, **kwargs: Any) -> tqdm:
+    return tqdm(*args, **{**kwargs, "disable": True})
+
+
+def _watch_worker(reply: Connection) -> None:
+    """Tell the parent when FFCV's worker died without a word (killed, out of memory)."""
+    seen: set[Any] = set()  # a finished process leaves multiprocessing's own list, and its exit code with it
+    while True:
+        seen.update(multiprocessing.active_children())
+        codes = [process.exitcode for process in seen if process.exitcode]
+        if codes:
+            reply.send(("died", codes[0]))
+            return
+        time.sleep(POLL_S)
+
+
+def page_bytes(settings: BetonSettings) -> int:
+    """Return FFCV's page size: a power of two that holds the largest possible scene.
+
+    Image: at most 2 MiB verbatim or 3 bytes per pixel encoded again; mask: at most half a run, 4 bytes, per pixel;
+    background and key: less than 1 MiB.
+    """
+    largest = 7 * settings.max_side_px**2 + (4 << 20)
+    return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
+
+
+def _write_watched(
+    store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, timeout_s: float
+) -> None:
+    """Run the writing process; end it and raise when a row fails, a worker dies or nothing moves."""
+    context = multiprocessing.get_context("spawn")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_write, args=(store, index, path, settings, threads, send), name="beton-writer")
+    process.start()
+    send.close()
+    memory_name: list[str] = []
+    try:
+        with tqdm(total=store.num_rows, unit="row", desc=path.name.removesuffix(".partial")) as bar:
+            _follow(receive, bar, memory_name, timeout_s)
+        process.join(timeout_s)
+        if process.exitcode != 0:
+            raise RuntimeError(f"the writer of {path} ended with exit code {process.exitcode}")
+        memory_name.clear()
+    finally:
+        _end(process)
+        receive.close()
+        for name in memory_name:
+            _unlink_memory(name)
+
+
+def _follow(receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: float) -> None:
+    """Take the writer's messages until it is done."""
+    last, moved = -1, time.monotonic()
+    while True:
+        if not receive.poll(POLL_S):
+            if time.monotonic() - moved > timeout_s:
+                _fail(f"the writer has not moved for {timeout_s:.0f} s after row {last}")
+            continue
+        try:
+            kind, value, *rest = receive.recv()
+        except EOFError:
+            _fail(f"the writer died after row {last}")
+        moved = time.monotonic()
+        if kind == "done":
+            return
+        if kind == "memory":
+            memory_name.append(value)
+        elif kind == "row":
+            last = value
+            bar.update()
+        elif kind == "failed":
+            raise rest[0]
+        elif kind == "died":
+            _fail(f"FFCV's worker died (exit code {value}) after row {last}")
+
+
+def _fail(what: str) -> NoReturn:
+    raise RuntimeError(f"{what}; is there memory and disk left? The same command starts again")
+
+
+def _end(process: Any) -> None:
+    """End the writing process and FFCV's worker, which is in its group."""
+    if process.is_alive():
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not made its group yet
+            process.kill()
+    process.join()
+
+
+def _unlink_memory(name: str) -> None:
+    try:
+        memory = shared_memory.SharedMemory(name)
+    except FileNotFoundError:
+        return
+    memory.close()
+    memory.unlink()
+
+
+# --- reading back ----------------------------------------------------------------------------------------------------
+
+
+def read_records(beton: Path) -> np.ndarray:
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; CorruptStore where the file is no export of ours."""
+    try:
+        reader = _HeaderReader(str(beton), {FIELD_NAME: SceneField})
+    except (AssertionError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
+        raise CorruptStore(f"{beton} is not a .beton of ours ({error}); export it again") from error
+    return np.ascontiguousarray(reader.metadata["f0"])
+
+
+class _HeaderReader(Reader):
+    """FFCV's reader without its table of allocations: sizes are in our records."""
+
+    def read_allocation_table(self) -> None:
+        self.alloc_table = np.empty(0, dtype=ALLOC_TABLE_TYPE)
+
+
+def _check_written(path: Path, store: Store, index: DatasetIndex, settings: BetonSettings) -> None:
+    """Read the file back: every record in its place, every blob inside the file, some rows equal to their source."""
+    records = read_records(path)
+    blobs = np.memmap(path, np.uint8, mode="r")
+    assert (records["row"] == np.arange(store.num_rows)).all(), "every row was written to its own place"
+    assert (records["status"] == store.status).all(), "statuses are those of the store"
+    for name in BLOBS:
+        ends = records[f"{name}_ptr"].astype(np.int64) + records[f"{name}_bytes"]
+        assert (ends <= blobs.size).all(), f"every {name} lies inside the file"
+    chosen = np.random.default_rng(0).permutation(store.num_rows)[:CHECKED_ROWS]
+    for row in chosen:
+        scene = scene_of_row(store, index, int(row), **asdict(settings))
+        expected = {
+            "image": scene.image_jpeg,
+            "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
+            "background": scene.background_jpeg,
+            "key": scene.key.encode(),
+        }
+        for name, data in expected.items():
+            assert read_blob(blobs, records[row], name) == data, f"row {row}: {name} was written as it is"
+
+
+def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
+    """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none."""
+    start = int(record[f"{name}_ptr"])
+    return file_bytes[start : start + int(record[f"{name}_bytes"])].tobytes()
+
+
+def num_left_out(records: np.ndarray) -> int:
+    """Number of rows that have no mask and therefore no pixels."""
+    return int((~has_mask(records)).sum())
+
+
+def has_mask(records: np.ndarray) -> np.ndarray:
+    """Return bool (N,): rows that can be trained on, i.e. whose status says that there is a mask."""
+    return np.isin(records["status"], [status for status in Status if status.has_mask])
+
+
+def _sync_and_hash(path: Path) -> tuple[str, int]:
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, file.tell()
+
+
+def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str, num_bytes: int) -> None:
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "sha256": digest,
+        "num_bytes": num_bytes,
+        "num_rows": store.num_rows,
+        "store_id": store.store_id,
+        "dataset": store.dataset,
+        "split": store.split,
+        "settings": asdict(settings),
+    }
+    path = sidecar_path(out)
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("w") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    folder = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

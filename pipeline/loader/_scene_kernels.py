@@ -1,0 +1,189 @@
+"""The fused decoder of one row: check and decode its blobs once, draw all views, cut, resize and flip every one."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs
+from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
+from pipeline.views._crop_kernels import BBOX, CENTROID, Donors, PlanCode, draw_row, measure
+
+# What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
+OK, BAD_RECORD, IMAGE_CHANGED, MASK_CHANGED, IMAGE_BROKEN, MASK_BROKEN = range(6)
+DONOR_CHANGED, DONOR_BROKEN = 6, 7
+PROBLEMS = {
+    BAD_RECORD: "its record points outside the file",
+    IMAGE_CHANGED: "the bytes of its image are not those that were written",
+    MASK_CHANGED: "the bytes of its mask are not those that were written",
+    IMAGE_BROKEN: "its image cannot be decoded",
+    MASK_BROKEN: "its mask does not fit its image",
+    DONOR_CHANGED: "the bytes of its background are not those that were written",
+    DONOR_BROKEN: "its background cannot be decoded",
+}
+
+
+class Scratch(NamedTuple):
+    """Memory of one thread, bounded by the largest image of the file."""
+
+    pixels: np.ndarray  # uint8 flat, decoded image or background
+    words: np.ndarray  # uint64 flat, mask
+    first_y: np.ndarray  # int64 (S,), filter tables
+    weight_y: np.ndarray  # float32 (S, taps)
+    first_x: np.ndarray
+    weight_x: np.ndarray
+    row: np.ndarray  # float32 flat, one filtered row
+    line: np.ndarray  # uint8 flat, one output row
+
+
+class Slot(NamedTuple):
+    """Where a batch goes: one flat buffer, section after section, each contiguous over the batch."""
+
+    flat: np.ndarray  # uint8
+    batch_size: int
+    side: np.ndarray  # int64 (V,), side of the view in pixels
+    image: np.ndarray  # int64 (V,), start of the section, in bytes per row of the batch
+    mask: np.ndarray  # int64 (V,)
+    donor: np.ndarray  # int64 (V,), -1 = none
+
+
+def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
+    """Allocate for images up to height x width pixels and views of the given sides."""
+    longest, side = max(height, width), int(sides.max())
+    taps = max(max_taps(longest, int(each)) for each in sides)
+    return Scratch(
+        pixels=np.empty(CHANNELS * height * width, np.uint8),
+        words=np.empty(height * ((width + 63) // 64), np.uint64),
+        first_y=np.empty(side, np.int64),
+        weight_y=np.empty((side, taps), np.float32),
+        first_x=np.empty(side, np.int64),
+        weight_x=np.empty((side, taps), np.float32),
+        row=np.empty(CHANNELS * (longest + taps) + VECTOR, np.float32),
+        line=np.empty(CHANNELS * side + VECTOR, np.uint8),
+    )
+
+
+@njit(nogil=True, cache=True)
+def _blob(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> np.ndarray:
+    return file_bytes[np.int64(start) : np.int64(start) + np.int64(size)]
+
+
+@njit(nogil=True, cache=True)
+def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> bool:
+    return np.int64(start) % 8 == 0 and 0 <= np.int64(start) <= file_bytes.size - np.int64(size)
+
+
+@njit(nogil=True, cache=True)
+def _crop(pixels, height, width, top, left, box_height, box_width, is_flipped, slot, start, side, position, scratch):
+    """Cut one box of decoded pixels into row `position` of the section that starts at `start` bytes per row."""
+    size = CHANNELS * side * side
+    begin = slot.batch_size * start + position * size
+    crop_pixels(
+        pixels[: CHANNELS * height * width].reshape(height, CHANNELS * width),
+        top,
+        left,
+        box_height,
+        box_width,
+        is_flipped,
+        slot.flat[begin : begin + size].reshape(side, CHANNELS * side),
+        (scratch.first_y, scratch.weight_y),
+        (scratch.first_x, scratch.weight_x),
+        scratch.row,
+        scratch.line,
+    )
+
+
+@njit(nogil=True, cache=True)
+def _crop_mask(words, record, slot, view, position, scratch):
+    side = slot.side[view]
+    num_bytes = (side + 7) // 8
+    begin = slot.batch_size * slot.mask[view] + position * side * num_bytes
+    out = slot.flat[begin : begin + side * num_bytes].reshape(side, num_bytes)
+    box = (record["top"], record["left"], record["height"], record["width"])
+    crop_mask(words, box[0], box[1], box[2], box[3], record["is_flipped"] != 0, out, scratch.first_x)
+
+
+@njit(nogil=True, cache=True)
+def _fill_image_and_mask(position, scene, file_bytes, record_V, slot, seed, epoch, specs, plan, donors, scratch):
+    """Everything of a row but donors; returns a problem or OK."""
+    if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"]):
+        return BAD_RECORD
+    if not _is_inside(file_bytes, scene["mask_ptr"], scene["mask_bytes"]):
+        return BAD_RECORD
+    height, width = np.int64(scene["height"]), np.int64(scene["width"])
+    image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
+    runs = _blob(file_bytes, scene["mask_ptr"], scene["mask_bytes"])
+    if checksum(image) != scene["image_checksum"]:
+        return IMAGE_CHANGED
+    if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
+        return MASK_CHANGED
+    num_words = (width + 63) // 64
+    flat_words = scratch.words[: height * num_words]
+    if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), flat_words):
+        return MASK_BROKEN
+    if decode_jpeg(image, height, width, scratch.pixels) != 0:
+        return IMAGE_BROKEN
+    words = flat_words.reshape(height, num_words)
+    is_located = plan.proposal == CENTROID or plan.fallback == BBOX
+    foreground = measure(words, height, width, is_located)
+    draw_row(record_V, seed, epoch, np.int64(scene["row"]), foreground, specs, plan, donors)
+    for view in range(record_V.size):
+        record = record_V[view]
+        top, left = np.int64(record["top"]), np.int64(record["left"])
+        box_height, box_width = np.int64(record["height"]), np.int64(record["width"])
+        is_flipped = record["is_flipped"] != 0
+        _crop(
+            scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
+            slot, slot.image[view], slot.side[view], position, scratch,
+        )  # fmt: skip
+        _crop_mask(words, record, slot, view, position, scratch)
+    return OK
+
+
+@njit(nogil=True, cache=True)
+def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
+    """Decode the background of a view's donor and cut it; returns a problem or OK."""
+    scene = scenes[record["donor_row"]]
+    start, size = scene["background_ptr"], scene["background_bytes"]
+    if not _is_inside(file_bytes, start, size):
+        return BAD_RECORD
+    background = _blob(file_bytes, start, size)
+    if checksum(background) != scene["background_checksum"]:
+        return DONOR_CHANGED
+    height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
+    if decode_jpeg(background, height, width, scratch.pixels) != 0:
+        return DONOR_BROKEN
+    top, left = np.int64(record["donor_top"]), np.int64(record["donor_left"])
+    box_height, box_width = np.int64(record["donor_height"]), np.int64(record["donor_width"])
+    is_flipped = record["donor_is_flipped"] != 0
+    _crop(
+        scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
+        slot, slot.donor[view], slot.side[view], position, scratch,
+    )  # fmt: skip
+    return OK
+
+
+@njit(nogil=True, cache=True)
+def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoch, specs, plan, donors, scratch):
+    """Fill positions first .. last - 1 of a batch.
+
+    rows: int64 (B,), row of each position. scenes: (N,) of SCENE_DTYPE. file_bytes: uint8, the mapped file.
+    record_BV: (B, V) of VIEW_DTYPE, written. slot: where pixels and masks go. The rest as in `draw_row`.
+    Returns: (0, -1), or the first problem and the row it is about (for the donor codes the donor's).
+    """
+    for position in range(first, last):
+        row = rows[position]
+        record_V = record_BV[position]
+        problem = _fill_image_and_mask(
+            position, scenes[row], file_bytes, record_V, slot, seed, epoch, specs, plan, donors, scratch
+        )
+        if problem != OK:
+            return problem, row
+        for view in range(record_V.size):
+            record = record_V[view]
+            if not record["has_background"] or record["donor_row"] < 0:
+                continue
+            problem = _fill_donor(position, view, record, scenes, file_bytes, slot, scratch)
+            if problem != OK:
+                return problem, np.int64(record["donor_row"])
+    return OK, np.int64(-1)

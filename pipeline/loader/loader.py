@@ -1,0 +1,338 @@
+"""The loader of training: FFCV's Loader with the fused decoder, and FFCV's known defects mended at this edge.
+
+What is changed: no loop over the table of allocations at start (our records hold sizes); order, sharding and draws come
+from `random_streams`, so they depend on nothing but (seed, epoch, row, view); an error in the producing thread reaches
+the consumer instead of stopping it for ever; leaving an epoch early ends its thread; a slot of the ring is written again
+only after the batches promised in `batch.py` were taken and, on CUDA, their copies are done.
+"""
+
+import os
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.build.export_beton import has_mask, read_blob, read_sidecar
+from pipeline.build.ffcv_names import (
+    ALLOC_TABLE_TYPE,
+    Compiler,
+    EpochIterator,
+    Graph,
+    MemoryContext,
+    MemoryManager,
+    PipelineSpec,
+    Reader,
+    TraversalOrder,
+)
+from pipeline.build.ffcv_names import Loader as FfcvLoader
+from pipeline.build.scene import FIELD_NAME, SceneField
+from pipeline.loader.batch import Batch, ViewBatch
+from pipeline.loader.scene_field import SceneDecoder
+from pipeline.views.random_streams import row_order
+from pipeline.views.view_plan import ViewPlan
+from stores.errors import UserError
+
+
+def epoch_rows(
+    rows: np.ndarray, *, seed: int, epoch: int, rank: int, world_size: int, drop_last: bool
+) -> np.ndarray:
+    """Return the rows one rank visits in an epoch, in order; ranks share no row.
+
+    Rank r takes every world_size-th row of the common order, so that batch k of all ranks together is batch k of one
+    process with a batch world_size times as large. With drop_last all ranks get equally many rows.
+
+    Args: rows: int64 (N,), the rows to visit. seed, epoch: the key of the order. rank, world_size: the share.
+    Returns: int64.
+    """
+    order = rows[row_order(seed, epoch, len(rows))]
+    if drop_last:
+        order = order[: len(order) // world_size * world_size]
+    return order[rank::world_size]
+
+
+class Loader:
+    """Batches of views of a .beton file."""
+
+    def __init__(
+        self,
+        beton: Path,
+        plan: ViewPlan,
+        *,
+        batch_size: int,
+        seed: int,
+        num_threads: int = 0,
+        batches_ahead: int = 3,
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = True,
+        rows: np.ndarray | None = None,
+    ) -> None:
+        """Open a file for one plan.
+
+        Args: beton: written by `export_beton`. plan: the views. batch_size: rows per batch of this rank.
+            seed: of order and draws. num_threads: threads that decode, 0 = one per core. batches_ahead: batches
+            prepared in advance, and further batches taken before one becomes invalid. rank, world_size: this process's
+            share of the rows. drop_last: leave out a last batch that is not full. rows: int64, visit only these.
+        Raises: UserError where the file is incomplete, a setting is out of range, or fewer rows than a batch are left.
+        """
+        self._beton = Path(beton)
+        self.sidecar = read_sidecar(self._beton)
+        _check(batch_size, batches_ahead, rank, world_size, num_threads)
+        self.plan, self.batch_size, self.seed = plan, batch_size, seed
+        self._rank, self._world_size, self._drop_last = rank, world_size, drop_last
+        reader = _FileReader(str(self._beton), {FIELD_NAME: SceneField})
+        self._records = np.ascontiguousarray(reader.metadata["f0"])
+        self._file = np.memmap(self._beton, np.uint8, mode="r")
+        trainable = np.flatnonzero(has_mask(self._records)).astype(np.int64)
+        self.num_left_out = len(self._records) - len(trainable)
+        self._rows = trainable if rows is None else _subset(np.asarray(rows), trainable, len(self._records))
+        self._decoder = SceneDecoder(
+            plan, self._records, self.key, seed=seed, num_threads=num_threads or os.cpu_count() or 1
+        )
+        self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
+        if not self.num_batches:
+            self.close()
+            raise UserError(
+                f"{len(self._rows)} rows over {world_size} processes do not fill one batch of {batch_size}; "
+                "choose a smaller batch size"
+            )
+
+    @property
+    def num_rows(self) -> int:
+        """Rows visited per epoch by all ranks together; rows without a mask are left out (`num_left_out`)."""
+        return len(self._rows)
+
+    @property
+    def store_id(self) -> str:
+        """Identity of the store the file was exported from."""
+        return self.sidecar["store_id"]
+
+    @property
+    def num_batches(self) -> int:
+        """Batches per epoch of this rank."""
+        total, left = divmod(self._num_rows_of_rank(), self.batch_size)
+        return total if self._drop_last else total + (left > 0)
+
+    def key(self, row: int) -> str:
+        """Path of a row's image relative to its data set."""
+        return read_blob(self._file, self._records[row], "key").decode()
+
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch, from first_batch on; close the iterator (or leave the loop) to end early.
+
+        Raises: CorruptStore at the batch that holds a bad record, naming its row and key.
+        """
+        order = epoch_rows(
+            self._rows,
+            seed=self.seed,
+            epoch=epoch,
+            rank=self._rank,
+            world_size=self._world_size,
+            drop_last=self._drop_last,
+        )
+        first = first_batch * self.batch_size
+        iterator = _SceneIterator(self._ffcv, order[first : self.num_batches * self.batch_size], epoch)
+        try:
+            for step, (rows, flat_BN) in enumerate(iterator, first_batch):
+                yield self._batch(rows, flat_BN, epoch, step)
+        finally:
+            iterator.close()
+
+    def close(self) -> None:
+        """End the threads. Epochs still running stop with an error."""
+        self._decoder.close()
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _num_rows_of_rank(self) -> int:
+        total = len(self._rows)
+        if self._drop_last:
+            return total // self._world_size
+        return len(range(self._rank, total, self._world_size))
+
+    def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, step: int) -> Batch:
+        """Cut a flat buffer into tensors, without a copy."""
+        layout, num = self._decoder.layout, len(rows)
+        flat = torch.from_numpy(flat_BN.reshape(-1))
+        record_BV = self._decoder.records_of(flat_BN.reshape(-1), num)
+
+        def section(start: int, *shape: int) -> torch.Tensor:
+            size = int(np.prod(shape))
+            return flat[num * start : num * (start + size)].view(num, *shape)
+
+        views = []
+        for view, side in enumerate(layout.side):
+            donor = layout.donor[view]
+            views.append(
+                ViewBatch(
+                    image_BHWC=section(layout.image[view], side, side, 3),
+                    mask_BHP=section(layout.mask[view], side, (side + 7) // 8),
+                    donor_BHWC=None if donor < 0 else section(donor, side, side, 3),
+                    record_B=record_BV[:, view],
+                )
+            )
+        return Batch(
+            views=tuple(views),
+            row_B=torch.from_numpy(rows.astype(np.int64)),
+            label_B=torch.from_numpy(self._records["label"][rows].astype(np.int64)),
+            epoch=epoch,
+            step=step,
+        )
+
+
+def _check(batch_size: int, batches_ahead: int, rank: int, world_size: int, num_threads: int) -> None:
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
+    if batches_ahead < 1:
+        raise UserError(f"batches_ahead is {batches_ahead}; it must be at least 1")
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank is {rank} of {world_size}; allowed: 0 to world_size - 1")
+    if num_threads < 0:
+        raise UserError(f"num_threads is {num_threads}; give a positive number, or 0 for one per core")
+
+
+def _subset(rows: np.ndarray, trainable: np.ndarray, num_rows: int) -> np.ndarray:
+    if rows.size and not (0 <= rows.min() and rows.max() < num_rows):
+        raise UserError(f"rows {rows.min()} .. {rows.max()} are asked for; the file has rows 0 .. {num_rows - 1}")
+    return np.intersect1d(rows, trainable).astype(np.int64)
+
+
+# --- FFCV's classes with our changes ---------------------------------------------------------------------------------
+
+
+class _FileReader(Reader):
+    """Without the table of allocations: FFCV would loop over it in Python."""
+
+    def read_allocation_table(self) -> None:
+        self.alloc_table = np.empty(0, dtype=ALLOC_TABLE_TYPE)
+
+
+class _MappedFile(MemoryManager, MemoryContext):
+    """The file as the page cache holds it; manager and context in one, because there is nothing to schedule."""
+
+    def __init__(self, file_bytes: np.ndarray) -> None:
+        self._file_bytes = file_bytes
+
+    @property
+    def state(self) -> tuple[np.ndarray]:
+        return (self._file_bytes,)
+
+    @property
+    def state_type(self) -> None:
+        return None
+
+    def compile_reader(self) -> None:
+        return None
+
+    def schedule_epoch(self, batches: Any) -> "_MappedFile":
+        return self
+
+    def __enter__(self) -> "_MappedFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+class _OrderOfEpoch(TraversalOrder):
+    """FFCV asks for an order in places; batches really come in the order handed to `_SceneIterator`."""
+
+    def sample_order(self, epoch: int) -> np.ndarray:
+        return self.indices
+
+
+class _SceneLoader(FfcvLoader):
+    """FFCV's Loader put together without its constructor, which sets torch's threads and loops over allocations."""
+
+    def __init__(
+        self, reader: Reader, decoder: SceneDecoder, file_bytes: np.ndarray, batch_size: int, batches_ahead: int
+    ) -> None:
+        self.reader, self.batch_size, self.seed = reader, batch_size, 0
+        self.prepared_ahead = batches_ahead
+        # FFCV keeps batches_ahead + 2 slots. A batch is prepared when the one `prepared_ahead` before it is taken, and
+        # stays valid until as many more are taken: twice as many slots.
+        self.batches_ahead = 2 * batches_ahead - 2
+        self.num_workers, self.drop_last, self.distributed, self.recompile = 1, False, False, False
+        self.indices = np.arange(reader.num_samples, dtype=np.int64)
+        self.memory_manager = _MappedFile(file_bytes)
+        self.traversal_order = _OrderOfEpoch(self)
+        self.field_name_to_f_ix = {FIELD_NAME: 0}
+        self.pipeline_specs = {FIELD_NAME: PipelineSpec(FIELD_NAME, decoder=decoder)}
+        self.graph = Graph(self.pipeline_specs, reader.handlers, self.field_name_to_f_ix, reader.metadata, None)
+        Compiler.set_enabled(False)  # our decoder is Python that calls cached kernels: nothing to compile
+        try:
+            self.generate_code()
+        finally:
+            Compiler.set_enabled(True)
+
+
+class _SceneIterator(EpochIterator):
+    """FFCV's producing thread, with errors that arrive, slots that are not written too early, and an end."""
+
+    def __init__(self, loader: _SceneLoader, order: np.ndarray, epoch: int) -> None:
+        self._epoch = epoch
+        self._to_prepare = threading.Semaphore(loader.prepared_ahead)
+        self._copied: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._num_prepared_unasked = loader.prepared_ahead
+        super().__init__(loader, order)
+
+    def run(self) -> None:
+        """Prepare batch after batch; put (rows, buffer), at last None, or the error that ended it."""
+        self.storage_state = (*self.storage_state, self._epoch, self.terminate_event)
+        num_slots = self.loader.batches_ahead + 2
+        try:
+            for number, rows in enumerate(self.iter_ixes):
+                self._to_prepare.acquire()
+                if self.terminate_event.is_set():
+                    return
+                self._wait_for_copies(number)
+                (flat_BN,) = self.run_pipeline(number, rows, number % num_slots, None)
+                self.output_queue.put((rows, flat_BN))
+            self.output_queue.put(None)
+        except BaseException as error:  # handed to the consumer, who raises it
+            self.output_queue.put(error)
+
+    def _wait_for_copies(self, number: int) -> None:
+        """Wait until the device has read what the slot held (one event per batch taken)."""
+        if number >= self._num_prepared_unasked:
+            event = self._copied.get()
+            if event is not None:
+                event.synchronize()
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        result = self.output_queue.get()
+        if result is None:
+            raise StopIteration
+        if isinstance(result, BaseException):
+            raise result
+        # Whatever was taken before has been handed to the device by now, or is not needed any more.
+        self._copied.put(_event_of_this_stream())
+        self._to_prepare.release()
+        return result
+
+    def close(self) -> None:
+        """End the thread and let go of the buffers."""
+        self.terminate_event.set()
+        self._to_prepare.release()
+        if self.is_alive():
+            self.join()
+        self.memory_allocations = None
+
+    def __del__(self) -> None:
+        """FFCV would call close here; an iterator is closed by the generator that made it."""
+
+
+def _event_of_this_stream() -> Any:
+    if not torch.cuda.is_initialized():
+        return None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream())
+    return event

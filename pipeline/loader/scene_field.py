@@ -1,0 +1,139 @@
+"""FFCV's side of reading a scene: the fused decoder as an FFCV operation, on a pool of threads.
+
+FFCV would compile a decoder at every start and run it with numba's own threads, which can neither report a bad record
+nor be left early. Ours is a plain Python function that hands small groups of rows to threads, each of which spends its
+time in one nogil kernel that comes from numba's cache.
+"""
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.build.ffcv_names import AllocationQuery, Operation, State
+from pipeline.build.scene import SCENE_DTYPE, SceneField
+from pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
+from pipeline.views import crops
+from pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
+from stores.errors import CorruptStore
+
+__all__ = ["SceneDecoder", "SceneField", "ViewLayout", "view_layout"]
+
+# Groups per thread and batch: enough to even out slow images, few enough for the interpreter to keep out of the way.
+GROUPS_PER_THREAD = 4
+
+
+@dataclass(frozen=True)
+class ViewLayout:
+    """Sections of a batch's flat buffer; starts and sizes in bytes per row of the batch.
+
+    Section after section, each contiguous over the batch, so that a view can be sent to a device in one copy.
+    image, mask: start per view. donor: start per view, -1 where the view gets none. row_bytes: all together.
+    """
+
+    side: tuple[int, ...]
+    image: tuple[int, ...]
+    mask: tuple[int, ...]
+    donor: tuple[int, ...]
+    row_bytes: int
+
+
+def view_layout(plan: ViewPlan) -> ViewLayout:
+    """Lay out the records, then image, mask and donor of each view."""
+    needs_donor, _ = crops.background_needs(plan)
+    at = len(plan.views) * VIEW_DTYPE.itemsize
+    image, mask, donor = [], [], []
+    for view in plan.views:
+        pixels = 3 * view.size_px**2
+        image.append(at)
+        mask.append(at + pixels)
+        at += pixels + view.size_px * ((view.size_px + 7) // 8)
+        donor.append(at if needs_donor and view.is_global else -1)
+        at += pixels if donor[-1] >= 0 else 0
+    return ViewLayout(tuple(view.size_px for view in plan.views), tuple(image), tuple(mask), tuple(donor), at)
+
+
+class SceneDecoder(Operation):
+    """All views of a batch from the records of its rows; first and only operation of FFCV's pipeline."""
+
+    def __init__(
+        self, plan: ViewPlan, records: np.ndarray, key_of: Callable[[int], str], *, seed: int, num_threads: int
+    ) -> None:
+        """Prepare for one plan and one file.
+
+        Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
+            num_threads: threads that decode.
+        """
+        super().__init__()
+        self.plan, self.layout = plan, view_layout(plan)
+        self.specs = crops.view_specs(plan)
+        self.records, self.key_of, self.seed = records, key_of, seed
+        lends = np.flatnonzero(records["background_bytes"])
+        self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
+        self._num_threads = num_threads
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
+        self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
+        height = int(max(records["height"].max(initial=1), records["background_height"].max(initial=1)))
+        width = int(max(records["width"].max(initial=1), records["background_width"].max(initial=1)))
+        for _ in range(num_threads):
+            self._scratch.put(make_scratch(height, width, self.specs["size_px"]))
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
+        """FFCV: one flat uint8 row per sample."""
+        shape, dtype = (self.layout.row_bytes,), np.dtype("u1")
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
+
+    def generate_code(self) -> Callable:
+        """FFCV: the function that fills a batch."""
+        return self._decode
+
+    def _decode(self, rows: np.ndarray, flat_BN: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
+        """Fill one batch. storage_state: (mapped file, epoch, event that calls the work off)."""
+        file_bytes, epoch, called_off = storage_state
+        flat, num = flat_BN.reshape(-1), len(rows)
+        record_BV = self.records_of(flat, num)
+        starts = (self.layout.side, self.layout.image, self.layout.mask, self.layout.donor)
+        slot = Slot(flat, num, *(np.array(values, dtype=np.int64) for values in starts))
+        plan = crops.epoch_code(self.plan, epoch)
+        group = max(1, -(-num // (GROUPS_PER_THREAD * self._num_threads)))
+        firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for first in range(0, num, group):
+            firsts.put(first)
+        arguments = (rows, self.records, file_bytes, record_BV, slot, self.seed, epoch, self.specs, plan, self.donors)
+        failed = threading.Event()
+
+        def work() -> tuple[int, int]:
+            scratch = self._scratch.get()
+            try:
+                while not (failed.is_set() or called_off.is_set()):
+                    first = firsts.get_nowait()
+                    problem, row = fill_rows(first, min(first + group, num), *arguments, scratch)
+                    if problem != OK:
+                        failed.set()
+                        return problem, row
+            except queue.Empty:
+                return OK, -1
+            finally:
+                self._scratch.put(scratch)
+            return OK, -1
+
+        outcomes = [future.result() for future in [self._pool.submit(work) for _ in range(self._num_threads)]]
+        for problem, row in outcomes:
+            if problem != OK:
+                raise CorruptStore(f"row {row}, {self.key_of(row)}: {PROBLEMS[problem]}; export the .beton again")
+        return flat_BN
+
+    def records_of(self, flat: np.ndarray, batch_size: int) -> np.ndarray:
+        """The record section of a flat buffer, (B, V) of VIEW_DTYPE."""
+        num_bytes = batch_size * len(self.plan.views) * VIEW_DTYPE.itemsize
+        return flat[:num_bytes].view(VIEW_DTYPE).reshape(batch_size, len(self.plan.views))
+
+
+assert SCENE_DTYPE.itemsize % 8 == 0, "records are read at their natural alignment"
