@@ -352,10 +352,11 @@ def _staged(path: Path, name: str, files: dict[str, bytes]) -> Iterator[Path]:
         for folder in sorted(folders):
             folder.mkdir(parents=True, exist_ok=True)
         for file, data in files.items():
-            _write_durably(stage / file, data)
+            _write(stage / file, data)
         folders |= {parent for folder in folders for parent in folder.parents if stage in parent.parents}
-        for folder in folders:
-            _fsync(folder)
+        # After all is written, not file by file: the first call then flushes what the others ask for.
+        for name in (*(stage / file for file in files), *folders):
+            _fsync(name)
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -377,15 +378,12 @@ def _publish(path: Path, name: str, files: dict[str, bytes], place: Path, source
     _fsync(place.parent)
 
 
-def _write_durably(file: Path, data: bytes) -> None:
-    with open(file, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
+def _write(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
 
 
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _fsync(name: Path) -> None:
+    handle = os.open(name, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
