@@ -27,6 +27,15 @@ STEPS_PER_EPOCH = 4
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small lose more to waiting threads than they gain, above all on a busy machine."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 def possible_runs() -> Iterator[tuple[str, str]]:
     for method in trainer.methods.NAMES:
         for background in pipeline.views.backgrounds.NAMES:

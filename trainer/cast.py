@@ -58,7 +58,7 @@ def attention(
     Returns: attention_loss: scalar, 0 when no row is left. rows_without_foreground: scalar, share of rows left out.
     """
     cam_Bhw = grad_cam(importance(similarity_B, pooled_BD), map_BDhw)
-    loss_B = attention_loss(cam_Bhw, attention_target(query_mask_B1HW, tuple(map_BDhw.shape[2:])))
+    loss_B = attention_loss(cam_Bhw, attention_target(query_mask_B1HW, map_BDhw.shape[2:]))
     is_used_B = (query_mask_B1HW.flatten(1).amax(dim=1) > 0) & (key_mask_B1HW.flatten(1).amax(dim=1) > 0)
     weight_B = is_used_B.to(loss_B.dtype)
     return {

@@ -14,6 +14,8 @@ before the ReLU (which then does nothing) and takes one cosine over the whole ba
 the ReLU comes first and each image has its own cosine.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -39,13 +41,13 @@ def grad_cam(importance_BD: torch.Tensor, map_BDhw: torch.Tensor) -> torch.Tenso
     return torch.relu(torch.einsum("bd,bdhw->bhw", importance_BD, map_BDhw))
 
 
-def attention_target(mask_B1HW: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
+def attention_target(mask_B1HW: torch.Tensor, grid_hw: Sequence[int]) -> torch.Tensor:
     """Return M_q on the feature grid: the share of foreground in each cell, so small objects never vanish.
 
     Args: mask_B1HW: float (B, 1, H, W), 1 = foreground. grid_hw: rows and columns of the feature map.
     Returns: float32 (B, h, w) in [0, 1].
     """
-    return functional.adaptive_avg_pool2d(mask_B1HW.float(), grid_hw).squeeze(1)
+    return functional.adaptive_avg_pool2d(mask_B1HW.float(), (grid_hw[0], grid_hw[1])).squeeze(1)
 
 
 def attention_loss(cam_Bhw: torch.Tensor, target_Bhw: torch.Tensor) -> torch.Tensor:

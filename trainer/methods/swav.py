@@ -151,6 +151,7 @@ class Method(nn.Module):
             batch_size = len(score_BK)
             if self.queues and epoch >= self.settings.queue_start_epoch:
                 queue = self.queues[index]
+                assert isinstance(queue, KeyQueue)
                 if queue.is_full():
                     score_BK = torch.cat([queue.keys_KD @ self.prototypes.weight.T, score_BK])
                 queue.enqueue(embedding_VBD[index])

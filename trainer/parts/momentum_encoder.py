@@ -10,12 +10,15 @@ He et al. 2020, "Momentum contrast", Eq. 2; Grill et al. 2020, "Bootstrap your o
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+_Network = TypeVar("_Network", bound=nn.Module)
 
-def frozen_copy(online: nn.Module) -> nn.Module:
+
+def frozen_copy(online: _Network) -> _Network:
     """Return a copy of a network whose parameters take no gradient."""
     target = copy.deepcopy(online)
     target.requires_grad_(False)

@@ -4,10 +4,14 @@ Shuffle-BN (He et al. 2020, "Momentum contrast", section 3.3) needs queries and 
 the statistics of a group tell the network which key belongs to which query. Groups are consecutive runs of rows.
 """
 
+from typing import TypeVar
+
 import torch
 from torch import nn
 
 from stores.errors import UserError
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -28,7 +32,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return torch.cat([super().forward(first), *rest])
 
 
-def split_batch_norms(network: nn.Module, group_size: int) -> nn.Module:
+def split_batch_norms(network: _Network, group_size: int) -> _Network:
     """Replace every BatchNorm2d of a network, in place, by one that works in groups; weights and names stay.
 
     Args: network: any module. group_size: rows of a group; 0 = leave the network as it is. Returns: the network.

@@ -59,7 +59,7 @@ class Lars(torch.optim.Optimizer):
         super().__init__(groups, {"lr": lr, "momentum": momentum, "trust": trust})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
@@ -68,7 +68,8 @@ class Lars(torch.optim.Optimizer):
                 self._step_group(group, weights)
 
     def _step_group(self, group: dict, weights: list[torch.Tensor]) -> None:
-        gradients = torch._foreach_add([weight.grad for weight in weights], weights, alpha=group["weight_decay"])
+        raw = [weight.grad for weight in weights if weight.grad is not None]
+        gradients = torch._foreach_add(raw, weights, alpha=group["weight_decay"])
         if group["is_adapted"]:
             weight_norm = torch.stack(torch._foreach_norm(weights))
             gradient_norm = torch.stack(torch._foreach_norm(gradients))

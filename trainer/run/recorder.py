@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 def crop_statistics(batch: Batch) -> dict[str, float]:
     """Return, per view, the mean number of crop proposals, and the shares of fallbacks, of crops without any of their
     image's foreground, and of altered backgrounds."""
-    statistics = {}
+    statistics: dict[str, float] = {}
     for index, view in enumerate(batch.views):
         record_B = view.record_B
         columns = {

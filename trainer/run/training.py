@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,9 +25,20 @@ from trainer.run.settings import RunSettings, method_module
 class BatchSource(Protocol):
     """What is needed of a loader."""
 
-    store_id: str
-    num_rows: int
-    num_batches: int
+    @property
+    def store_id(self) -> str:
+        """Identity of the store."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that are trained on."""
+        ...
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of an epoch."""
+        ...
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         """Yield an epoch's batches from `first_batch` on."""
@@ -161,9 +172,9 @@ def _run(training: Training, loader: BatchSource, out: Path, bar: tqdm, recorder
 
 def _on_device(views: Views) -> Views:
     """Give images the memory format that convolutions are fastest with."""
-    if views.images[0].is_cuda:
-        views.images = [image.contiguous(memory_format=torch.channels_last) for image in views.images]
-    return views
+    if not views.images[0].is_cuda:
+        return views
+    return replace(views, images=[image.contiguous(memory_format=torch.channels_last) for image in views.images])
 
 
 def _save_when_due(training: Training, out: Path, recorder: Recorder) -> None:
