@@ -1,0 +1,60 @@
+"""The page's style sheet: one column on a phone, light and dark after the reader's own setting."""
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de;
+  --accent: #0b5fa5; --raw: #a5c4de; --good: #116329; --bad: #a40e26; --v0: #b57600; --v1: #0072b2; --v2: #00795a;
+  --v3: #a8558a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #a3adb8; --paper: #0d1117; --card: #161b22;
+  --line: #30363d; --accent: #6cb6ff; --raw: #2f5579; --good: #5fd27f; --bad: #ff8f8f; --v0: #e69f00;
+  --v1: #4db2f0; --v2: #2fc79b;
+  --v3: #dd9ac2; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; }
+h2 { font-size: 1.25rem; margin: 2.6rem 0 .6rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: .95rem; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+p { max-width: 46rem; margin: .4rem 0; }
+p.note, figcaption, .facts { color: var(--soft); font-size: .875rem; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
+  overflow-x: auto;
+  font: .85rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
+code { font: .875em ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
+a { color: var(--accent); }
+nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; list-style: none; margin: .8rem 0 0; padding: 0; }
+dl.headline { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .6rem;
+  margin: 1.2rem 0 0; }
+dl.headline div { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; }
+dl.headline dt { color: var(--soft); font-size: .8rem; } dl.headline dd { margin: 0; font-size: 1.3rem;
+  font-weight: 600; }
+dl.headline small { font-size: .8rem; font-weight: 400; color: var(--soft); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+.charts figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: .7rem .7rem .3rem; }
+.charts figcaption { color: var(--ink); font-weight: 600; }
+svg { display: block; width: 100%; height: auto; }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg .tick { stroke: var(--soft); }
+svg .axis { fill: var(--soft); font-size: 12px; font-family: inherit; }
+svg polyline { fill: none; stroke-linejoin: round; } svg .raw { stroke: var(--raw); stroke-width: 1.2; }
+svg .smooth { stroke: var(--accent); stroke-width: 2.2; } svg circle.raw, svg circle.smooth { fill: var(--accent);
+  stroke: none; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .925rem; }
+th, td { text-align: left; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line);
+  vertical-align: middle; }
+td.n, th.n { text-align: right; } thead th { color: var(--soft); font-weight: 600; font-size: .85rem; }
+tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
+.better { color: var(--good); } .worse { color: var(--bad); }
+.exhibit { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem;
+  margin: 0 0 1rem; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .7rem;
+  align-items: start; }
+.strip figure { margin: 0; } .strip img { display: block; width: 100%; height: auto; border-radius: 4px;
+  background: var(--line); }
+.strip .view img { border: 3px solid var(--edge); } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
+.strip .view b { color: var(--edge); } .strip .small { max-width: 5.5rem; }
+.v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
+  .local { --edge: var(--soft); }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.5rem; }
+td.value { overflow-wrap: anywhere; }
+"""
