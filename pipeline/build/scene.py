@@ -68,7 +68,7 @@ class Scene:
 def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: int, jpeg_quality: int) -> Scene:
     """Gather one row from its store and its image file.
 
-    The file's bytes are kept where FFCV can decode them as they are (baseline, upright, grey or three components,
+    The file's bytes are kept where the loader can decode them as they are (baseline, upright, grey or three components,
     sides within the limit); otherwise the image is decoded, shrunk to the limit and encoded again.
 
     Args: store, index: the row's mask and its image. row: which. max_side_px: longest side kept.
@@ -138,18 +138,23 @@ def jpeg_quality_in_range(quality: int) -> int:
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
-    """Whether FFCV's decoder gives upright RGB: baseline, 8 bits, grey or three components, not rotated."""
+    """Whether the loader's decoder gives upright RGB: baseline, 8 bits, grey or three components, not rotated."""
     header = jpeg_header(data)
     return header is not None and header.is_baseline and header.num_components in (1, 3) and header.orientation == 1
 
 
 def _checked_size(jpeg: bytes) -> tuple[int, int] | None:
-    """Return (height, width) of a JPEG that FFCV's decoder decodes without complaint, else None."""
+    """Return (height, width) of a JPEG that the loader's decoder decodes without complaint, else None."""
     header = jpeg_header(jpeg)
     if header is None:
         return None
     pixels = np.empty(3 * header.height * header.width, dtype=np.uint8)
-    status = kernels.decode_jpeg(np.frombuffer(jpeg, dtype=np.uint8), header.height, header.width, pixels)
+    decoder = kernels.open_decoder()
+    try:
+        data = np.frombuffer(jpeg, dtype=np.uint8)
+        status = kernels.decode_jpeg(decoder, data, header.height, header.width, pixels)
+    finally:
+        kernels.close_decoder(decoder)
     return (header.height, header.width) if status == 0 else None
 
 
@@ -170,9 +175,7 @@ def resize_mask(packed: np.ndarray, size: tuple[int, int], new_size: tuple[int, 
     """
     if size == new_size:
         return packed
-    rows, columns = (
-        ((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(size, new_size, strict=True)
-    )
+    rows, columns = (((2 * np.arange(new) + 1) * old) // (2 * new) for old, new in zip(size, new_size, strict=True))
     return pack_rows(np.ascontiguousarray(unpack_rows(packed, size[1])[rows][:, columns]))
 
 

@@ -21,7 +21,7 @@ VECTOR = 4
 @njit(nogil=True, cache=True)
 def max_taps(longest_box_side: int, out_side: int) -> int:
     """Upper bound of the source pixels that one output pixel draws on."""
-    return int(math.ceil(max(longest_box_side / out_side, 1.0))) * 2 + 1
+    return math.ceil(max(longest_box_side / out_side, 1.0)) * 2 + 1
 
 
 @njit(nogil=True, cache=True)

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs
+from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, open_decoder
 from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
-from pipeline.views._crop_kernels import BBOX, CENTROID, Donors, PlanCode, draw_row, measure
+from pipeline.views._crop_kernels import BBOX, CENTROID, draw_row, measure
 
 # What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
 OK, BAD_RECORD, IMAGE_CHANGED, MASK_CHANGED, IMAGE_BROKEN, MASK_BROKEN = range(6)
@@ -26,6 +26,7 @@ PROBLEMS = {
 class Scratch(NamedTuple):
     """Memory of one thread, bounded by the largest image of the file."""
 
+    decoder: int  # of JPEGs
     pixels: np.ndarray  # uint8 flat, decoded image or background
     words: np.ndarray  # uint64 flat, mask
     first_y: np.ndarray  # int64 (S,), filter tables
@@ -48,10 +49,11 @@ class Slot(NamedTuple):
 
 
 def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
-    """Allocate for images up to height x width pixels and views of the given sides."""
+    """Allocate for images up to height x width pixels and views of the given sides; free its decoder at the end."""
     longest, side = max(height, width), int(sides.max())
     taps = max(max_taps(longest, int(each)) for each in sides)
     return Scratch(
+        decoder=open_decoder(),
         pixels=np.empty(CHANNELS * height * width, np.uint8),
         words=np.empty(height * ((width + 63) // 64), np.uint64),
         first_y=np.empty(side, np.int64),
@@ -121,7 +123,7 @@ def _fill_image_and_mask(position, scene, file_bytes, record_V, slot, seed, epoc
     flat_words = scratch.words[: height * num_words]
     if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), flat_words):
         return MASK_BROKEN
-    if decode_jpeg(image, height, width, scratch.pixels) != 0:
+    if decode_jpeg(scratch.decoder, image, height, width, scratch.pixels) != 0:
         return IMAGE_BROKEN
     words = flat_words.reshape(height, num_words)
     is_located = plan.proposal == CENTROID or plan.fallback == BBOX
@@ -151,7 +153,7 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     if checksum(background) != scene["background_checksum"]:
         return DONOR_CHANGED
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    if decode_jpeg(background, height, width, scratch.pixels) != 0:
+    if decode_jpeg(scratch.decoder, background, height, width, scratch.pixels) != 0:
         return DONOR_BROKEN
     top, left = np.int64(record["donor_top"]), np.int64(record["donor_left"])
     box_height, box_width = np.int64(record["donor_height"]), np.int64(record["donor_width"])

@@ -2,8 +2,8 @@
 
 What is changed: no loop over the table of allocations at start (our records hold sizes); order, sharding and draws come
 from `random_streams`, so they depend on nothing but (seed, epoch, row, view); an error in the producing thread reaches
-the consumer instead of stopping it for ever; leaving an epoch early ends its thread; a slot of the ring is written again
-only after the batches promised in `batch.py` were taken and, on CUDA, their copies are done.
+the consumer instead of stopping it for ever; leaving an epoch early ends its thread; a slot of the ring is written
+again only after the batches promised in `batch.py` were taken and, on CUDA, their copies are done.
 """
 
 import os
@@ -31,27 +31,10 @@ from pipeline.build.ffcv_names import (
 from pipeline.build.ffcv_names import Loader as FfcvLoader
 from pipeline.build.scene import FIELD_NAME, SceneField
 from pipeline.loader.batch import Batch, ViewBatch
+from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from pipeline.loader.scene_field import SceneDecoder
-from pipeline.views.random_streams import row_order
 from pipeline.views.view_plan import ViewPlan
 from stores.errors import UserError
-
-
-def epoch_rows(
-    rows: np.ndarray, *, seed: int, epoch: int, rank: int, world_size: int, drop_last: bool
-) -> np.ndarray:
-    """Return the rows one rank visits in an epoch, in order; ranks share no row.
-
-    Rank r takes every world_size-th row of the common order, so that batch k of all ranks together is batch k of one
-    process with a batch world_size times as large. With drop_last all ranks get equally many rows.
-
-    Args: rows: int64 (N,), the rows to visit. seed, epoch: the key of the order. rank, world_size: the share.
-    Returns: int64.
-    """
-    order = rows[row_order(seed, epoch, len(rows))]
-    if drop_last:
-        order = order[: len(order) // world_size * world_size]
-    return order[rank::world_size]
 
 
 class Loader:
@@ -81,25 +64,25 @@ class Loader:
         """
         self._beton = Path(beton)
         self.sidecar = read_sidecar(self._beton)
-        _check(batch_size, batches_ahead, rank, world_size, num_threads)
+        if batches_ahead < 1 or num_threads < 0:
+            raise UserError(
+                f"batches_ahead is {batches_ahead}, num_threads {num_threads}; allowed: from 1 and from 0 on"
+            )
+        self._share = check_share(batch_size, rank, world_size, drop_last)
         self.plan, self.batch_size, self.seed = plan, batch_size, seed
-        self._rank, self._world_size, self._drop_last = rank, world_size, drop_last
         reader = _FileReader(str(self._beton), {FIELD_NAME: SceneField})
         self._records = np.ascontiguousarray(reader.metadata["f0"])
         self._file = np.memmap(self._beton, np.uint8, mode="r")
         trainable = np.flatnonzero(has_mask(self._records)).astype(np.int64)
         self.num_left_out = len(self._records) - len(trainable)
-        self._rows = trainable if rows is None else _subset(np.asarray(rows), trainable, len(self._records))
+        self._rows = trainable if rows is None else subset(rows, trainable, len(self._records))
         self._decoder = SceneDecoder(
             plan, self._records, self.key, seed=seed, num_threads=num_threads or os.cpu_count() or 1
         )
         self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
         if not self.num_batches:
             self.close()
-            raise UserError(
-                f"{len(self._rows)} rows over {world_size} processes do not fill one batch of {batch_size}; "
-                "choose a smaller batch size"
-            )
+            raise UserError(too_few_rows(len(self._rows), self._share, batch_size))
 
     @property
     def num_rows(self) -> int:
@@ -114,8 +97,7 @@ class Loader:
     @property
     def num_batches(self) -> int:
         """Batches per epoch of this rank."""
-        total, left = divmod(self._num_rows_of_rank(), self.batch_size)
-        return total if self._drop_last else total + (left > 0)
+        return num_batches(len(self._rows), self._share, self.batch_size)
 
     def key(self, row: int) -> str:
         """Path of a row's image relative to its data set."""
@@ -126,18 +108,12 @@ class Loader:
 
         Raises: CorruptStore at the batch that holds a bad record, naming its row and key.
         """
-        order = epoch_rows(
-            self._rows,
-            seed=self.seed,
-            epoch=epoch,
-            rank=self._rank,
-            world_size=self._world_size,
-            drop_last=self._drop_last,
-        )
+        order = epoch_rows(self._rows, self._share, seed=self.seed, epoch=epoch)
         first = first_batch * self.batch_size
         iterator = _SceneIterator(self._ffcv, order[first : self.num_batches * self.batch_size], epoch)
         try:
-            for step, (rows, flat_BN) in enumerate(iterator, first_batch):
+            first_step = epoch * self.num_batches + first_batch
+            for step, (rows, flat_BN) in enumerate(iterator, first_step):
                 yield self._batch(rows, flat_BN, epoch, step)
         finally:
             iterator.close()
@@ -151,12 +127,6 @@ class Loader:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _num_rows_of_rank(self) -> int:
-        total = len(self._rows)
-        if self._drop_last:
-            return total // self._world_size
-        return len(range(self._rank, total, self._world_size))
 
     def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, step: int) -> Batch:
         """Cut a flat buffer into tensors, without a copy."""
@@ -186,23 +156,6 @@ class Loader:
             epoch=epoch,
             step=step,
         )
-
-
-def _check(batch_size: int, batches_ahead: int, rank: int, world_size: int, num_threads: int) -> None:
-    if batch_size < 1:
-        raise UserError(f"batch_size is {batch_size}; it must be at least 1")
-    if batches_ahead < 1:
-        raise UserError(f"batches_ahead is {batches_ahead}; it must be at least 1")
-    if not 0 <= rank < world_size:
-        raise UserError(f"rank is {rank} of {world_size}; allowed: 0 to world_size - 1")
-    if num_threads < 0:
-        raise UserError(f"num_threads is {num_threads}; give a positive number, or 0 for one per core")
-
-
-def _subset(rows: np.ndarray, trainable: np.ndarray, num_rows: int) -> np.ndarray:
-    if rows.size and not (0 <= rows.min() and rows.max() < num_rows):
-        raise UserError(f"rows {rows.min()} .. {rows.max()} are asked for; the file has rows 0 .. {num_rows - 1}")
-    return np.intersect1d(rows, trainable).astype(np.int64)
 
 
 # --- FFCV's classes with our changes ---------------------------------------------------------------------------------
@@ -283,6 +236,11 @@ class _SceneIterator(EpochIterator):
         self._copied: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._num_prepared_unasked = loader.prepared_ahead
         super().__init__(loader, order)
+
+    def start(self) -> None:
+        """Start the thread; its queue has no bound of its own, so that putting the end never waits for a consumer."""
+        self.output_queue = queue.SimpleQueue()
+        super().start()
 
     def run(self) -> None:
         """Prepare batch after batch; put (rows, buffer), at last None, or the error that ended it."""

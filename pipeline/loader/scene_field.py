@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pipeline.build._scene_kernels import close_decoder
 from pipeline.build.ffcv_names import AllocationQuery, Operation, State
 from pipeline.build.scene import SCENE_DTYPE, SceneField
 from pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
@@ -82,8 +83,10 @@ class SceneDecoder(Operation):
             self._scratch.put(make_scratch(height, width, self.specs["size_px"]))
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and free their memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+        while not self._scratch.empty():
+            close_decoder(self._scratch.get().decoder)
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         """FFCV: one flat uint8 row per sample."""

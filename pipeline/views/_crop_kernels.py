@@ -179,7 +179,7 @@ def _position(u: float, side: int, box_side: int, centre: float, proposal: int) 
     if proposal == CENTROID:
         low, high = 0.5 * box_side, side - 0.5 * box_side
         middle = truncated_normal(u, centre + 0.5, float(side), low, high)
-        return min(max(int(math.floor(middle - 0.5 * box_side + 0.5)), 0), side - box_side)
+        return min(max(math.floor(middle - 0.5 * box_side + 0.5), 0), side - box_side)
     return int(u * (side - box_side + 1))
 
 
@@ -192,8 +192,8 @@ def propose(stream: Stream, draw: int, foreground: Foreground, spec: np.void, pr
     area = height * width * (spec["scale_low"] + u_area * (spec["scale_high"] - spec["scale_low"]))
     log_low, log_high = math.log(spec["aspect_low"]), math.log(spec["aspect_high"])
     aspect = math.exp(log_low + u_aspect * (log_high - log_low))
-    box_width = int(math.floor(math.sqrt(area * aspect) + 0.5))
-    box_height = int(math.floor(math.sqrt(area / aspect) + 0.5))
+    box_width = math.floor(math.sqrt(area * aspect) + 0.5)
+    box_height = math.floor(math.sqrt(area / aspect) + 0.5)
     if not (0 < box_width <= width and 0 < box_height <= height):
         return Box(0, 0, 0, 0)
     u_top = _uniform(stream, draw + 2)
@@ -208,9 +208,9 @@ def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -
     """The whole image, its longer side cut around the centre until the aspect ratio is in range (torchvision)."""
     box_height, box_width = height, width
     if width / height < aspect_low:
-        box_height = min(max(int(math.floor(width / aspect_low + 0.5)), 1), height)
+        box_height = min(max(math.floor(width / aspect_low + 0.5), 1), height)
     elif width / height > aspect_high:
-        box_width = min(max(int(math.floor(height * aspect_high + 0.5)), 1), width)
+        box_width = min(max(math.floor(height * aspect_high + 0.5), 1), width)
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
@@ -236,10 +236,10 @@ def grown_box(stream: Stream, draw: int, foreground: Foreground, spec: np.void) 
     right = inner.left + inner.width + int(_uniform(stream, draw + 3) * (room_right + 1))
     height, width = bottom - top, right - left
     if width / height < spec["aspect_low"]:
-        trimmed = min(max(int(math.floor(width / spec["aspect_low"] + 0.5)), 1), height)
+        trimmed = min(max(math.floor(width / spec["aspect_low"] + 0.5), 1), height)
         top, height = _trim(top, height, trimmed, inner.top, inner.height), trimmed
     elif width / height > spec["aspect_high"]:
-        trimmed = min(max(int(math.floor(height * spec["aspect_high"] + 0.5)), 1), width)
+        trimmed = min(max(math.floor(height * spec["aspect_high"] + 0.5), 1), width)
         left, width = _trim(left, width, trimmed, inner.left, inner.width), trimmed
     return Box(top, left, height, width)
 

@@ -198,9 +198,7 @@ def draw_box(
     )
 
 
-def draw_views(
-    plan: ViewPlan, mask: Foreground, row_donors: Donors, *, seed: int, epoch: int, row: int
-) -> np.ndarray:
+def draw_views(plan: ViewPlan, mask: Foreground, row_donors: Donors, *, seed: int, epoch: int, row: int) -> np.ndarray:
     """Draw everything about all views of one row.
 
     Args: plan: the views. mask: the image's foreground. row_donors: rows that lend backgrounds.
