@@ -187,7 +187,7 @@ def _cut(rng: np.random.Generator, image_HWC: np.ndarray, side_px: int) -> np.nd
     cut_HWC = cv2.resize(
         image_HWC[top : top + side, left : left + side], (side_px, side_px), interpolation=cv2.INTER_AREA
     )
-    cut_HWC = np.rot90(cut_HWC, rng.integers(4))
+    cut_HWC = np.rot90(cut_HWC, int(rng.integers(4)))
     return (cut_HWC[:, ::-1] if rng.integers(2) else cut_HWC).astype(np.float64)
 
 

@@ -92,9 +92,9 @@ def open_index(dataset: str, *, root: Path | None, split: str = "train") -> Data
             raise UserError(f"{given!r} is no name of a {what}: letters, digits, '.', '_' and '-' only")
     folder = _dataset_folder(dataset, root)
     if dataset == "sample":
-        from stores import sample_dataset  # draws images: scikit-image and OpenCV, which no other data set needs
+        from stores.sample_dataset import draw_if_absent  # needs scikit-image and OpenCV, as no other data set does
 
-        sample_dataset.draw_if_absent(folder)
+        draw_if_absent(folder)
     index = {"imagenet": _imagenet, "coco": _coco, "sample": _sample}.get(dataset, _folder)(dataset, folder, split)
     if not len(index):
         raise UserError(f"no image found in {index.root}; {_expectation(dataset, split)}")

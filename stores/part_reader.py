@@ -127,8 +127,8 @@ class Part:
         """File, offsets and checksums of a blob; memory views, because their entries are plain numbers."""
         blob = schema.Blob(name)
         file = self.path / chunk_path(name)
-        offsets = memoryview(self._array(blob.offsets, "<i8", (self.num_rows + 1,)))
-        checksums = memoryview(self._array(blob.crc32c, "<u4", (self.num_rows,)))
+        offsets = self._array(blob.offsets, "<i8", (self.num_rows + 1,)).data
+        checksums = self._array(blob.crc32c, "<u4", (self.num_rows,)).data
         if offsets[-1] and len(self._map_blob(file)) != offsets[-1]:
             raise CorruptStore(f"{file} has {len(self._map_blob(file))} bytes where its offsets end at {offsets[-1]}")
         self._blobs[name] = (file, offsets, checksums)

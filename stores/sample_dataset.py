@@ -18,6 +18,7 @@ import os
 import shutil
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -129,8 +130,12 @@ def _variants(root: Path, settings: SampleSettings, number: int) -> dict[str, np
     for code, name in enumerate(background_variants.NAMES):
         rng = np.random.default_rng([settings.seed, len(SPLITS) + code, number])
         donor = _donor(rng, name, number, settings.num_val)
-        made[name] = make_variant(name, image_HWC, mask_HW, lambda of=donor: tiled_background(*_read_val(root, of)))
+        made[name] = make_variant(name, image_HWC, mask_HW, partial(_lent_background, root, donor))
     return made
+
+
+def _lent_background(root: Path, number: int) -> np.ndarray:
+    return tiled_background(*_read_val(root, number))
 
 
 def _donor(rng: np.random.Generator, variant: str, number: int, num_val: int) -> int:

@@ -59,10 +59,12 @@ class Blob:
 
     @property
     def offsets(self) -> str:
+        """Name of the array of offsets."""
         return f"{self.name}_offsets"
 
     @property
     def crc32c(self) -> str:
+        """Name of the array of checksums."""
         return f"{self.name}_crc32c"
 
 

@@ -128,7 +128,7 @@ def _check_row(part: Part, at: int) -> Iterator[str]:
     if background and jpeg_header(background) is None:
         yield "its background is no JPEG"
     code = int(part.column("status")[at])
-    if code not in iter(Status):
+    if code not in [int(status) for status in Status]:
         yield f"its status {code} is unknown"
     elif Status(code).has_mask != bool(part.blob("mask", at)):
         yield f"its status is {Status(code).label}, and its mask has {len(part.blob('mask', at))} bytes"

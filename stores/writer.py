@@ -355,8 +355,8 @@ def _staged(path: Path, name: str, files: dict[str, bytes]) -> Iterator[Path]:
             _write(stage / file, data)
         folders |= {parent for folder in folders for parent in folder.parents if stage in parent.parents}
         # After all is written, not file by file: the first call then flushes what the others ask for.
-        for name in (*(stage / file for file in files), *folders):
-            _fsync(name)
+        for path_written in (*(stage / file for file in files), *folders):
+            _fsync(path_written)
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -1,11 +1,14 @@
 """A small store made by hand, for tests that need one without building it."""
 
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
 
 from stores.image_codec import encode_jpeg, sha256
 from stores.mask_codec import pack_rows
+from stores.reader import Store
 from stores.schema import Status
 from stores.writer import StoreRow, finish, missing_parts, open_for_build, write_part
 
@@ -65,3 +68,19 @@ def small_store(path: Path) -> Path:
 def tree(path: Path) -> dict[str, bytes]:
     """Every file below a folder: path -> content."""
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def digest_of_all(store: Store, queue: Queue | None = None) -> str:
+    """Read every mask and background; the digest, also put into a queue."""
+    rows = [row for row in range(len(store)) if row not in (3, 8)]
+    digest = sha256(b"".join(store.mask(row).tobytes() + store.background_jpeg(row) for row in rows)).hex()
+    if queue is not None:
+        queue.put(digest)
+    return digest
+
+
+def race(path: Path, barrier: Barrier, queue: Queue) -> None:
+    """Build the store together with others that wait at the same barrier."""
+    barrier.wait()
+    write_parts(path)
+    queue.put(finish(path))

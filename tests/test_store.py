@@ -23,7 +23,18 @@ from stores.reader import describe, open_store
 from stores.schema import BLOBS, COLUMNS, NOT_BUILT, Status
 from stores.verify import verify
 from stores.writer import finish, missing_parts, open_for_build, part_rows_for, write_part
-from tests.small_store import IDENTITY, NUM_ROWS, PART_ROWS, mask_of, row_of, small_store, tree, write_parts
+from tests.small_store import (
+    IDENTITY,
+    NUM_ROWS,
+    PART_ROWS,
+    digest_of_all,
+    mask_of,
+    race,
+    row_of,
+    small_store,
+    tree,
+    write_parts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -324,14 +335,6 @@ def test_a_part_removed_for_repair_is_built_again(copy: Path, path: Path) -> Non
 # ----------------------------------------------------------------------------------------- processes, threads, racing
 
 
-def digest_of_all(store, queue=None) -> str:
-    rows = [row for row in range(len(store)) if row not in (3, 8)]
-    digest = sha256(b"".join(store.mask(row).tobytes() + store.background_jpeg(row) for row in rows)).hex()
-    if queue is not None:
-        queue.put(digest)
-    return digest
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_other_processes_read_a_store_opened_here(method: str, path: Path) -> None:
@@ -373,12 +376,6 @@ def test_more_parts_than_open_files(path: Path, monkeypatch: pytest.MonkeyPatch)
     store = open_store(path)
     assert store._map_blob.cache_info().maxsize == 16
     assert store._map_blob.__wrapped__ is map_file
-
-
-def race(path: Path, barrier, queue) -> None:
-    barrier.wait()
-    write_parts(path)
-    queue.put(finish(path))
 
 
 def test_racing_builders_agree(path: Path, tmp_path: Path) -> None:

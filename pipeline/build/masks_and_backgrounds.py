@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.build.tiled_background import FILLS, encode_background, parameters
 from saliency.binarise import DEFAULT_THRESHOLD, binarise
-from saliency.detector import Detector, MaskError, open_detector
+from saliency.detector import MASKS_PREFIX, Detector, MaskError, open_detector
 from stores import engines, schema
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
@@ -199,44 +199,55 @@ def _check(settings: BuildSettings) -> None:
 def _build_row(spec: BuildSpec, detector: Detector, row: int) -> StoreRow:
     """One image to one row; what cannot be read or has no mask becomes a status with its reason."""
     index = spec.index
-    start = functools.partial(StoreRow, row=row, key=index.keys[row], label=int(index.labels[row]))
-    failed = functools.partial(start, status=Status.DECODE_ERROR, height=0, width=0, mask_packed=None)
+    base = StoreRow(
+        row=row,
+        key=index.keys[row],
+        label=int(index.labels[row]),
+        height=0,
+        width=0,
+        status=Status.DECODE_ERROR,
+        mask_packed=None,
+    )
     try:
         data = index.read(row)
     except OSError as error:
-        return failed(message=f"cannot be read: {error.strerror}")
+        return replace(base, message=f"cannot be read: {error.strerror}")
     if len(data) != index.sizes_bytes[row]:
         raise UserError(
             f"{index.path(row)} has {len(data)} bytes where the index has {index.sizes_bytes[row]}: the data set "
             "changed while its store was built. Build a new store with another --out once it is settled."
         )
-    source = {"source_sha256": sha256(data), "source_bytes": len(data)}
+    base = replace(base, source_sha256=sha256(data), source_bytes=len(data))
     try:
         image_HWC = decode_rgb(data)
     except ImageError as error:
-        return failed(message=str(error), **source)
-    size = {"height": image_HWC.shape[0], "width": image_HWC.shape[1]}
+        return replace(base, message=str(error))
+    base = replace(base, height=image_HWC.shape[0], width=image_HWC.shape[1])
     try:
-        saliency_HW = detector(image_HWC, index.keys[row])
+        saliency_HW = detector(image_HWC, base.key)
     except MaskError as error:
-        return start(status=Status.MASK_ERROR, message=str(error), mask_packed=None, **size, **source)
+        return replace(base, status=Status.MASK_ERROR, message=_without_folder(str(error), spec.detector))
     except Exception as error:
-        error.add_note(f"while finding the foreground of row {row} ({index.keys[row]})")
+        error.add_note(f"while finding the foreground of row {row} ({base.key})")
         raise
-    assert saliency_HW.shape == image_HWC.shape[:2], f"{index.keys[row]}: map of {saliency_HW.shape}"
-    return start(**_content(image_HWC, saliency_HW, spec.settings), **size, **source)
+    assert saliency_HW.shape == image_HWC.shape[:2], f"{base.key}: map of {saliency_HW.shape}"
+    return _with_content(base, image_HWC, saliency_HW, spec.settings)
 
 
-def _content(image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> dict:
-    """The fields of a row that its pixels decide."""
+def _without_folder(message: str, detector: str | Detector) -> str:
+    """A store is the same wherever its masks lay: no message in it may hold the path of their folder."""
+    if not (isinstance(detector, str) and detector.startswith(MASKS_PREFIX)):
+        return message
+    return message.replace(str(Path(detector.removeprefix(MASKS_PREFIX))), "the mask folder")
+
+
+def _with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> StoreRow:
+    """Add what the pixels decide."""
     mask_HW, status = binarise(saliency_HW, settings.threshold)
     soft_HW = np.rint(np.clip(saliency_HW, 0, 1) * 255).astype(np.uint8) if settings.keeps_soft_maps else None
     background_jpeg = encode_background(
         image_HWC, mask_HW, settings.fill, settings.background_max_side_px, settings.background_quality
     )
-    return {
-        "status": status,
-        "mask_packed": pack_rows(mask_HW),
-        "saliency_HW": soft_HW,
-        "background_jpeg": background_jpeg,
-    }
+    return replace(
+        base, status=status, mask_packed=pack_rows(mask_HW), saliency_HW=soft_HW, background_jpeg=background_jpeg
+    )

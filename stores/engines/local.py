@@ -91,9 +91,9 @@ def run(
     state = _Run(run_part, spec, progress, deque(parts))
     try:
         while _staff(state, num_workers):
-            pipes = {worker.pipe: worker for worker in state.workers}
-            for pipe in wait(list(pipes)):
-                _hear(state, pipes[pipe])
+            talking = wait([worker.pipe for worker in state.workers])
+            for worker in [worker for worker in state.workers if worker.pipe in talking]:
+                _hear(state, worker)
     finally:
         _end(state.workers)
     if state.errors:
