@@ -22,6 +22,8 @@ top1,62.5,knn,smoke,0,abc,def
 bg_gap,4.0,knn,smoke,0,abc,def
 top1,50.0,knn-untrained,smoke,0,abc,def
 bg_gap,6.5,knn-untrained,smoke,0,abc,def
+only_bg_t_top1,40.0,knn,smoke,0,abc,def
+only_bg_t_top1,30.0,knn-untrained,smoke,0,abc,def
 """
 
 
@@ -123,6 +125,7 @@ def test_scores_stand_beside_the_untrained_backbone(run: Path) -> None:
     (run / "results.csv").write_text(RESULTS)
     html = page.render(page.load(run), [], "nothing to show")
     assert re.search(r"top-1 on val.*?62\.50.*?50\.00.*?class=\"better\">\+12\.50", html)
+    assert re.search(r"only_bg_t.*?class=\"\">\+10\.00", html), "seeing more in a background is no merit"
     assert re.search(r"BG-Gap.*?4\.00.*?6\.50.*?class=\"better\">-2\.50", html), "a smaller gap is better"
 
 

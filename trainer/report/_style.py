@@ -52,9 +52,11 @@ tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: a
 .strip figure { margin: 0; } .strip img { display: block; width: 100%; height: auto; border-radius: 4px;
   background: var(--line); }
 .strip .view img { border: 3px solid var(--edge); } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
-.strip .view b { color: var(--edge); } .strip .small { max-width: 5.5rem; }
+.strip .view b { color: var(--edge); }
+.strip.small { grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin-top: .7rem; }
 .v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
   .local { --edge: var(--soft); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.5rem; }
 td.value { overflow-wrap: anywhere; }
+@media (max-width: 30rem) { table { font-size: .82rem; } th, td { padding-right: .55rem; } td img { height: 2.4rem; } }
 """

@@ -14,12 +14,16 @@ _SMOOTHING_FRACTION = 0.04
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """One quantity over the run: steps (N,) and values (N,), float; name and unit are shown."""
+    """One quantity over the run: steps (N,) and values (N,), float; name and unit are shown.
+
+    is_noisy: whether a smoothed line is laid over the values.
+    """
 
     name: str
     unit: str
     steps: np.ndarray
     values: np.ndarray
+    is_noisy: bool = True
 
 
 def chart(curve: Curve) -> str:
@@ -43,7 +47,7 @@ def chart(curve: Curve) -> str:
     def y_px(value: np.ndarray) -> np.ndarray:
         return HEIGHT_PX - _BOTTOM_PX - (value - y_low) / (y_high - y_low) * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
 
-    smooth = smoothed(values)
+    smooth = smoothed(values) if curve.is_noisy else values
     unit = f" {curve.unit}" if curve.unit else ""
     gaps = int((~is_finite).sum())
     alternative = (

@@ -28,17 +28,22 @@ def exhibit_html(exhibit: Exhibit, background: str) -> str:
     else:
         picture = pictures.thumbnail(exhibit.background_HWC)
         figures.append(_figure(picture, f"tiled background of {exhibit.key}", "tiled background"))
+    local_figures: list[str] = []
     for number, view in enumerate(exhibit.views):
-        kind = f"view v{number % len(pictures.VIEW_COLOURS)}" if view.is_global else "view small local"
+        kind = f"view v{number % len(pictures.VIEW_COLOURS)}" if view.is_global else "view local"
         text = f"<b>{escape(view.name)}</b><br>{'<br>'.join(_view_facts(view, background))}"
         alternative = f"{view.name} of {exhibit.key}"
-        figures.append(_figure(pictures.thumbnail(view.image_HWC), alternative, text, kind))
+        strip = figures if view.is_global else local_figures
+        strip.append(_figure(pictures.thumbnail(view.image_HWC), alternative, text, kind))
     if exhibit.negative_HWC is not None:
         picture = pictures.thumbnail(exhibit.negative_HWC)
         is_matched = exhibit.views[0].record["is_negative_matched"]
         text = f"<b>extra negative</b><br>{'with the background of the query' if is_matched else 'a plain other image'}"
         figures.append(_figure(picture, f"extra negative of {exhibit.key}", text, "view local"))
-    return f'<article class="exhibit"><h3>{key}</h3><div class="strip">{"".join(figures)}</div></article>'
+    strips = f'<div class="strip">{"".join(figures)}</div>'
+    if local_figures:
+        strips += f'<div class="strip small">{"".join(local_figures)}</div>'
+    return f'<article class="exhibit"><h3>{key}</h3>{strips}</article>'
 
 
 def _figure(image_HWC: np.ndarray, alternative: str, caption_html: str, kind: str = "") -> str:

@@ -24,8 +24,8 @@ from trainer.run import run_folder
 from trainer.run.settings import RunSettings, method_module, to_json
 
 _NO_CHART = ("step", "epoch")
-_UNITS = {"images_per_s": "images/s"}
-_TITLES = {"loss": "loss", "lr": "learning rate", "images_per_s": "images per second"}
+_UNITS = {"images_per_s": "images/s", "waited_s": "s"}
+_TITLES = {"loss": "loss", "lr": "learning rate", "images_per_s": "images per second", "waited_s": "wait for data"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def _curves_section(metrics: list[dict[str, Any]]) -> str:
         return "<p>The run has no recorded step yet.</p>"
     is_wanted = [name for name in metrics[-1] if name not in _NO_CHART and not name.startswith("view")]
     # The total first, then its parts, then learning rate and speed.
-    order = {"loss": 0, "lr": 2, "images_per_s": 3}
+    order = {"loss": 0, "lr": 2, "images_per_s": 3, "waited_s": 4}
     charts = []
     for name in sorted(is_wanted, key=lambda name: order.get(name, 1)):
         recorded = [record for record in metrics if isinstance(record.get(name), int | float)]
@@ -190,6 +190,7 @@ def _curves_section(metrics: list[dict[str, Any]]) -> str:
             unit=_UNITS.get(name, ""),
             steps=np.array([record["step"] for record in recorded], dtype=np.float64),
             values=np.array([record[name] for record in recorded], dtype=np.float64),
+            is_noisy=name != "lr",
         )
         charts.append(f"<figure><figcaption>{escape(curve.name)}</figcaption>{curves.chart(curve)}</figure>")
     return (

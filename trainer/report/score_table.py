@@ -20,6 +20,8 @@ _WORDS = {
 }
 # A picture is asked for by what the metric's images are.
 _VAL = ("top1", "top5")
+# Images without their foreground: a higher score there says how much the background gives away, not that it is better.
+_NEITHER_BETTER = ("no_fg_top1", "only_bg_b_top1", "only_bg_t_top1")
 
 
 def scores_section(folder: Path) -> str:
@@ -58,7 +60,7 @@ def _row(metric: str, value: float, baseline: float | None, summary: dict[str, A
     else:
         shown = f"{value:.2f}"
         beside = "-" if baseline is None else f"{baseline:.2f}"
-        gain = "" if baseline is None else _gain(value - baseline, is_lower_better=metric == "bg_gap")
+        gain = "" if baseline is None else _gain(metric, value - baseline)
     name = _WORDS.get(metric, f"{metric.removesuffix('_top1')}: top-1, %")
     return (
         f'<tr><td>{_picture(metric, summary)}</td><th scope="row">{escape(name)}</th><td class="n">{shown}</td>'
@@ -66,9 +68,10 @@ def _row(metric: str, value: float, baseline: float | None, summary: dict[str, A
     )
 
 
-def _gain(difference: float, *, is_lower_better: bool) -> str:
-    is_better = difference < 0 if is_lower_better else difference > 0
-    kind = "" if abs(difference) < 0.005 else "better" if is_better else "worse"
+def _gain(metric: str, difference: float) -> str:
+    is_better = difference < 0 if metric == "bg_gap" else difference > 0
+    is_plain = metric in _NEITHER_BETTER or abs(difference) < 0.005
+    kind = "" if is_plain else "better" if is_better else "worse"
     return f'<span class="{kind}">{difference:+.2f}</span>'
 
 
