@@ -33,7 +33,7 @@ TABLES = {
     "drn_d_54": DrnTable(blocks=(3, 4, 6, 3), is_bottleneck=True),
     "drn_d_105": DrnTable(blocks=(3, 4, 23, 3), is_bottleneck=True),
     # Ours: the same code, narrow and shallow enough to train on a CPU within a minute.
-    "drn_d_tiny": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 16, 24, 32, 48, 64, 64, 64), is_bottleneck=False),
+    "drn_d_tiny": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 8, 16, 32, 48, 64, 64, 64), is_bottleneck=False),
 }
 
 
@@ -179,6 +179,7 @@ class DrnSegmenter(nn.Module):
         self.backbone = Drn(architecture)
         self.head = nn.Conv2d(self.backbone.out_channels, 2, 1)
         nn.init.normal_(self.head.weight, 0, head_init_std)
+        assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
         kernel = bilinear_kernel(STRIDE_PX)
         self.register_buffer("upsampling_CHW", kernel.expand(2, 1, *kernel.shape).contiguous(), persistent=False)

@@ -122,11 +122,10 @@ def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
         UserError: a file is damaged, made by another version, or the weights are not those of detector.json.
     """
     try:
-        content = json.loads((run / DETECTOR_FILE).read_bytes())
+        content: dict[str, Any] = json.loads((run / DETECTOR_FILE).read_bytes())
         expected_sha256 = content.pop("weights_sha256")
-        description = DetectorDescription(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
-        )
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        description = DetectorDescription(**values)
         tensors = load_file(run / WEIGHTS_FILE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         known = ", ".join(field.name for field in fields(DetectorDescription))

@@ -25,5 +25,6 @@ def normalise_images(images_BHWC: np.ndarray, mean_RGB: tuple[float, ...], std_R
         mean_RGB: of the channels, [0, 1].
         std_RGB: of the channels.
     """
-    normalised_BHWC = (images_BHWC.astype(np.float32) / 255 - np.float32(mean_RGB)) / np.float32(std_RGB)
+    mean, std = np.array(mean_RGB, np.float32), np.array(std_RGB, np.float32)
+    normalised_BHWC = (images_BHWC.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(normalised_BHWC.transpose(0, 3, 1, 2))
