@@ -195,6 +195,8 @@ def _write(store: Store, index: DatasetIndex, path: Path, settings: BetonSetting
     os.setsid()  # so that the parent can end it together with FFCV's worker
     import ffcv.writer
 
+    # FFCV's worker would otherwise be started as this process was, and import everything once more.
+    multiprocessing.set_start_method("fork", force=True)
     ffcv.writer.tqdm = _no_bar  # the parent shows progress, in rows
     threading.Thread(target=_watch_worker, args=(reply,), daemon=True).start()
     writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
@@ -233,7 +235,9 @@ def _write_watched(
     store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, timeout_s: float
 ) -> None:
     """Run the writing process; end it and raise when a row fails, a worker dies or nothing moves."""
-    context = multiprocessing.get_context("spawn")
+    # Not a fork of this process, which has threads; of a server that has only imported this module.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=_write, args=(store, index, path, settings, threads, send), name="beton-writer")
     process.start()
