@@ -171,7 +171,9 @@ class _Scenes:
         try:
             scene = future.result()
         except Exception as error:  # FFCV would wait for ever; the parent raises this again
-            self._reply.send(("failed", row, error if isinstance(error, UserError) else RuntimeError(repr(error))))
+            self._reply.send(
+                ("failed", error if isinstance(error, UserError) else RuntimeError(f"row {row}: {error!r}"))
+            )
             raise
         self._reply.send(("row", row))
         return (scene,)
@@ -265,22 +267,23 @@ def _follow(receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: f
             if time.monotonic() - moved > timeout_s:
                 _fail(f"the writer has not moved for {timeout_s:.0f} s after row {last}")
             continue
-        try:
-            kind, value, *rest = receive.recv()
-        except EOFError:
-            _fail(f"the writer died after row {last}")
         moved = time.monotonic()
-        if kind == "done":
-            return
-        if kind == "memory":
-            memory_name.append(value)
-        elif kind == "row":
-            last = value
-            bar.update()
-        elif kind == "failed":
-            raise rest[0]
-        elif kind == "died":
-            _fail(f"FFCV's worker died (exit code {value}) after row {last}")
+        try:
+            kind, value = receive.recv()
+        except EOFError:
+            kind, value = "died", "unknown"
+        match kind:
+            case "done":
+                return
+            case "memory":
+                memory_name.append(value)
+            case "row":
+                last = value
+                bar.update()
+            case "failed":
+                raise value
+            case _:
+                _fail(f"FFCV's worker died (exit code {value}) after row {last}")
 
 
 def _fail(what: str) -> NoReturn:

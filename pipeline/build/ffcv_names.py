@@ -1,8 +1,8 @@
 """Everything we take from FFCV, imported without its side effects.
 
-Importing FFCV sets the number of threads of torch and numba to 1 for the whole process; both are put back. It also fills
-a numba dictionary, which numba compiles anew in every process for five seconds; FFCV only ever reads it from Python, so
-it gets a plain one.
+Importing FFCV sets the number of threads of torch and numba to 1 for the whole process; both are put back. It also
+fills a numba dictionary, which numba compiles anew in every process for five seconds; FFCV only ever reads it from
+Python, so it gets a plain one.
 """
 
 import numba
@@ -13,9 +13,9 @@ _num_torch_threads, _num_numba_threads = torch.get_num_threads(), numba.get_num_
 _typed_dict, numba.typed.Dict = numba.typed.Dict, dict
 
 from ffcv.fields.base import ARG_TYPE, Field  # noqa: E402
+from ffcv.libffcv import lib  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
 from ffcv.loader.loader import Loader  # noqa: E402
-from ffcv.libffcv import lib  # noqa: E402
 from ffcv.memory_managers.base import MemoryContext, MemoryManager  # noqa: E402
 from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
 from ffcv.pipeline.compiler import Compiler  # noqa: E402

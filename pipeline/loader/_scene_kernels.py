@@ -5,9 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
+from pipeline.build import _scene_kernels as blob_kernels
 from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, open_decoder
+from pipeline.loader import _resize_kernels
 from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
+from pipeline.views import _crop_kernels, random_streams, view_plan
 from pipeline.views._crop_kernels import BBOX, CENTROID, draw_row, measure
+from pipeline.views.kernel_cache import follow_sources
 
 # What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
 OK, BAD_RECORD, IMAGE_CHANGED, MASK_CHANGED, IMAGE_BROKEN, MASK_BROKEN = range(6)
@@ -189,3 +193,6 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
             if problem != OK:
                 return problem, np.int64(record["donor_row"])
     return OK, np.int64(-1)
+
+
+follow_sources(__name__, blob_kernels, _resize_kernels, _crop_kernels, random_streams, view_plan)

@@ -11,6 +11,8 @@ import numpy as np
 from numba import njit
 
 from pipeline.views import random_streams as streams
+from pipeline.views import view_plan
+from pipeline.views.kernel_cache import follow_sources
 from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, MAX_CROP_TRIES
 
 CENTROID = CROP_PROPOSALS.index("centroid")
@@ -406,6 +408,7 @@ def draw_view(
 ) -> Box:
     """Draw everything about one view into its record; returns its box."""
     box, tries, is_fallback, count = draw_box(stream, foreground, spec, plan.proposal, plan.fallback, pair)
+    record["padding"][:] = 0
     record["top"] = box.top
     record["left"] = box.left
     record["height"] = box.height
@@ -438,3 +441,6 @@ def draw_row(
         box = draw_view(record_V[view], Stream(seed, epoch, row, view), foreground, spec_V[view], plan, pair, donors)
         if view == 0:
             first = box
+
+
+follow_sources(__name__, streams, view_plan)
