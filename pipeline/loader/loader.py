@@ -239,12 +239,12 @@ class _SceneIterator(EpochIterator):
 
     def start(self) -> None:
         """Start the thread; its queue has no bound of its own, so that putting the end never waits for a consumer."""
-        self.output_queue = queue.SimpleQueue()
+        self.output_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         super().start()
 
     def run(self) -> None:
         """Prepare batch after batch; put (rows, buffer), at last None, or the error that ended it."""
-        self.storage_state = (*self.storage_state, self._epoch, self.terminate_event)
+        self.storage_state: tuple = (*self.memory_context.state, self._epoch, self.terminate_event)
         num_slots = self.loader.batches_ahead + 2
         try:
             for number, rows in enumerate(self.iter_ixes):

@@ -53,7 +53,7 @@ class Foreground(NamedTuple):
     words: np.ndarray  # uint64 (H, ceil(W / 64))
     height: int
     width: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuple has a method of that name
     box: Box
     centre_y: float
     centre_x: float
