@@ -133,10 +133,14 @@ class MaskFolder:
             MaskError: no map, or an unreadable one.
         """
         path = self._path(key)
+        # No message holds the folder's path: it becomes part of a store, which is the same wherever its masks lay.
+        name = path.relative_to(self.folder).as_posix()
         try:
             return decode_grey(path.read_bytes())
-        except (OSError, ImageError) as error:
-            raise MaskError(f"{key}: the map {path} cannot be read: {error}") from error
+        except OSError as error:
+            raise MaskError(f"{key}: the map {name} cannot be read: {error.strerror}") from error
+        except ImageError as error:
+            raise MaskError(f"{key}: the map {name} cannot be read: {error}") from error
 
     def _path(self, key: str) -> Path:
         pure = PurePosixPath(key)
@@ -146,7 +150,9 @@ class MaskFolder:
         for path in (nested, flat):
             if path.is_file():
                 return path
-        raise MaskError(f"{key}: no map {nested.relative_to(self.folder)} or {flat.name} in {self.folder}")
+        raise MaskError(
+            f"{key}: no {nested.relative_to(self.folder).as_posix()} or {flat.name} in the folder of masks"
+        )
 
     def _refuse_zero_one(self) -> None:
         """Masks saved as 0 and 1 would read as nearly black maps; say so before the first image."""

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from pipeline.build.tiled_background import FILLS, encode_background, parameters
 from saliency.binarise import DEFAULT_THRESHOLD, binarise
-from saliency.detector import MASKS_PREFIX, Detector, MaskError, open_detector
+from saliency.detector import Detector, MaskError, open_detector
 from stores import engines, schema
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
@@ -226,19 +226,12 @@ def _build_row(spec: BuildSpec, detector: Detector, row: int) -> StoreRow:
     try:
         saliency_HW = detector(image_HWC, base.key)
     except MaskError as error:
-        return replace(base, status=Status.MASK_ERROR, message=_without_folder(str(error), spec.detector))
+        return replace(base, status=Status.MASK_ERROR, message=str(error))
     except Exception as error:
         error.add_note(f"while finding the foreground of row {row} ({base.key})")
         raise
     assert saliency_HW.shape == image_HWC.shape[:2], f"{base.key}: map of {saliency_HW.shape}"
     return _with_content(base, image_HWC, saliency_HW, spec.settings)
-
-
-def _without_folder(message: str, detector: str | Detector) -> str:
-    """A store is the same wherever its masks lay: no message in it may hold the path of their folder."""
-    if not (isinstance(detector, str) and detector.startswith(MASKS_PREFIX)):
-        return message
-    return message.replace(str(Path(detector.removeprefix(MASKS_PREFIX))), "the mask folder")
 
 
 def _with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> StoreRow:
