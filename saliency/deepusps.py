@@ -11,6 +11,7 @@ Shapes: B images, H rows, W columns (H = W = working size).
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -153,8 +154,19 @@ def train(
             pseudo_labels.compute_classical_maps(file, index, settings.methods, num_workers or os.cpu_count() or 1)
             _require_images(file, index)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            Training(run, file, settings, seed, initial, device).run_to_end()
+            with _torch_threads(settings.cpu_threads):
+                Training(run, file, settings, seed, initial, device).run_to_end()
         return _summary(run, file, index)
+
+
+@contextmanager
+def _torch_threads(num_threads: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _initial_weights(path: Path | str | None) -> dict[str, Tensor]:

@@ -59,6 +59,8 @@ class DeepUspsSettings:
     # of every pseudo-label but the classical maps (code)
     learning_rate_power: float = 0.9
     # polynomial decay per epoch: lr * (1 - epoch / epochs)^power (code)
+    cpu_threads: int | None = None
+    # of torch while training on a CPU; None = torch's own choice. Part of the settings because it can change last bits
     crf: bool = True
     # whether a dense CRF sharpens the predictions that enter the moving average (code)
     crf_at_test: bool = True
@@ -103,6 +105,7 @@ PRESETS = {
         stage2_batch_size=8,
         # the paper's 4 favours recall, which a network this small turns into masks that are too large
         stage2_beta_squared=1.0,
+        cpu_threads=1,  # layers this small only lose by more, fourfold on a busy machine
         crf=False,
         crf_at_test=False,
     ),

@@ -150,9 +150,7 @@ class MaskFolder:
         for path in (nested, flat):
             if path.is_file():
                 return path
-        raise MaskError(
-            f"{key}: no {nested.relative_to(self.folder).as_posix()} or {flat.name} in the folder of masks"
-        )
+        raise MaskError(f"{key}: no {nested.relative_to(self.folder).as_posix()} or {flat.name} in the folder of masks")
 
     def _refuse_zero_one(self) -> None:
         """Masks saved as 0 and 1 would read as nearly black maps; say so before the first image."""

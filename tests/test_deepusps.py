@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +32,6 @@ SETTINGS = replace(
     stage2_epochs=3,
     stage2_batch_size=4,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks this small only lose by threads, and much on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def draw_images(folder: Path, num_images: int = 10) -> DatasetIndex:
@@ -130,11 +120,9 @@ def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finis
     run = tmp_path / "run"
     program = (
         "from pathlib import Path\n"
-        "import torch\n"
         "from saliency.deepusps import train\n"
         "from stores.dataset_index import open_index\n"
         "from tests.test_deepusps import SETTINGS\n"
-        "torch.set_num_threads(1)\n"
         f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, settings=SETTINGS, num_workers=1)\n"
     )
     root = Path(deepusps.__file__).parents[1]
