@@ -242,7 +242,12 @@ def store_export(store: Path, format_name: str, root: Path | None, out: Path | N
 @click.option("--dataset", type=click.Choice(DATASETS), default="imagenet", show_default=True)
 @click.option("--store", type=path_type, default=None, help="STORE.zarr or FILE.beton. Default: that of --dataset.")
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
-@click.option("--recipe", type=click.Choice(trainer.recipes.NAMES), default=None, help="Default: the method's own.")
+@click.option(
+    "--recipe",
+    type=click.Choice(trainer.recipes.NAMES),
+    default=None,
+    help="Default: the paper's (no GPU: smoke).",
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 def pretrain_command(
@@ -269,8 +274,11 @@ def pretrain_command(
         out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
         say_default("run", out, "the default of --out")
 
-    from trainer.run.loop import pretrain
+    from trainer.run.loop import default_recipe, pretrain
 
+    if recipe is None:
+        recipe, why = default_recipe(method)
+        say_default("recipe", recipe, why)
     print_json(
         pretrain(
             method=method,

@@ -57,7 +57,7 @@ class StoppingLoader(MemoryLoader):
 def run(settings: RunSettings, out: Path, *, resume: bool = False, stop_at: tuple[int, int] | None = None) -> dict:
     loader = StoppingLoader(settings.plan, num_rows=NUM_ROWS, batch_size=settings.batch_size)
     loader.stop_at = stop_at
-    return train(settings, loader, out, recipe="smoke", resume=resume, device=CPU)
+    return train(settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, device=CPU)
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Pretraining from the command line's words to a run folder; what can fail early fails before anything is built."""
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.loader.loader import Loader
 from stores.errors import UserError
 from stores.reader import open_store
 from trainer.run.checks import check
+from trainer.run.run_folder import Origin
 from trainer.run.settings import RunSettings, apply_overrides, method_module
 from trainer.run.training import train
 
@@ -23,21 +25,24 @@ def pretrain(
     with_cast: bool,
     store: Path,
     out: Path,
-    recipe: str | None = None,
-    overrides: Iterable[str] = (),
+    recipe: str,
+    overrides: Sequence[str] = (),
     resume: bool = False,
 ) -> dict[str, Any]:
     """Pretrain a backbone on a store.
 
     Args: method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
         store: STORE.zarr with its .beton beside it, or the .beton. out: the run's folder. recipe: a file of
-        trainer/recipes, None = the method's own. overrides: name=value changes of the recipe's settings. resume: go on
+        trainer/recipes. overrides: name=value changes of the recipe's settings. resume: go on
         with the run in `out`, or start it where there is none.
     Returns: summary of the run. Raises: UserError: anything given is wrong.
     """
-    recipe = recipe or method_module(method).DEFAULT_RECIPE
+    words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
+    words += ["--store", str(store), "--recipe", recipe, *(f"--set={setting}" for setting in overrides)]
+    command = shlex.join(["python", "cli.py", *words, "--out", str(out)])
     settings = resolve_settings(recipe, method, background, with_cast, overrides)
     beton = find_beton(Path(store))
+    origin = Origin(recipe=recipe, beton=str(beton.absolute()), command=command)
     loader = Loader(
         beton,
         settings.plan,
@@ -48,13 +53,24 @@ def pretrain(
     try:
         _check_same_store(Path(store), beton, loader.store_id)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(settings, loader, Path(out), recipe=recipe, resume=resume, device=device)
+        return train(settings, loader, Path(out), origin=origin, resume=resume, device=device)
     finally:
         loader.close()
 
 
+def default_recipe(method: str) -> tuple[str, str]:
+    """Return the recipe taken when none was named, and why: the paper's on a GPU, a small one without.
+
+    Args: method: a file of trainer/methods.
+    """
+    paper = method_module(method).DEFAULT_RECIPE
+    if torch.cuda.is_available():
+        return paper, "the method's own"
+    return "smoke", f"no GPU here; with one it would be {paper}"
+
+
 def resolve_settings(
-    recipe: str, method: str, background: str, with_cast: bool, overrides: Iterable[str]
+    recipe: str, method: str, background: str, with_cast: bool, overrides: Sequence[str]
 ) -> RunSettings:
     """Return a recipe's settings with the user's changes, checked.
 

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,23 @@ RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def open_folder(folder: Path, settings: RunSettings, *, recipe: str, store_id: str, resume: bool) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a run comes from; kept in run.json."""
+
+    # Name of the recipe that the settings come from.
+    recipe: str
+    # File that the batches come from, so that a page about the run can show them; "" = from memory.
+    beton: str = ""
+    # Command line that starts the same run; "" = it was not started by one.
+    command: str = ""
+
+
+def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id: str, resume: bool) -> None:
     """Create a run's folder, or check that this run may go on in it.
 
-    Args: recipe: name of the recipe the settings come from. store_id: identity of the store trained on. resume: whether
-        the user asked to continue.
+    Args: origin: for the records. store_id: identity of the store trained on. resume: whether the user asked to
+        continue.
     Raises: UserError: the folder is in use and resume is false; it is no run; settings or store differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +50,7 @@ def open_folder(folder: Path, settings: RunSettings, *, recipe: str, store_id: s
         raise UserError(f"{folder} is not empty; add --resume to go on with the run in it, or name another --out")
     # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
     if found <= {"run.json", ".run.json.partial", ".settings.json.partial"}:
-        write_json(folder / "run.json", _provenance(recipe, store_id, settings.seed))
+        write_json(folder / "run.json", _provenance(origin, store_id, settings.seed))
     else:
         _check_same_run(folder, settings, store_id)
     write_json(folder / "settings.json", to_json(settings))
@@ -140,10 +153,10 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({error}); it was changed by hand or damaged") from error
 
 
-def _provenance(recipe: str, store_id: str, seed: int) -> dict[str, Any]:
+def _provenance(origin: Origin, store_id: str, seed: int) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "numba")}
     return {
-        "recipe": recipe,
+        **asdict(origin),
         "seed": seed,
         "store_id": store_id,
         "commit": _commit(),

@@ -18,6 +18,7 @@ from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import checkpoint, run_folder
 from trainer.run.optimisers import build_optimiser, peak_lr, set_lr
 from trainer.run.recorder import Recorder, crop_statistics
+from trainer.run.run_folder import Origin
 from trainer.run.schedules import lr_fraction
 from trainer.run.settings import RunSettings, method_module
 
@@ -104,11 +105,17 @@ def take_step(training: Training, views: Views) -> tuple[dict[str, Tensor], floa
 
 
 def train(
-    settings: RunSettings, loader: BatchSource, out: Path, *, recipe: str, resume: bool, device: torch.device
+    settings: RunSettings,
+    loader: BatchSource,
+    out: Path,
+    *,
+    origin: run_folder.Origin,
+    resume: bool,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train from the run's latest checkpoint, or from the start, to the end.
 
-    Args: loader: batches of settings.plan. out: the run's folder. recipe: its name, for the records.
+    Args: loader: batches of settings.plan. out: the run's folder. origin: for the records.
     Returns: a summary for the command line.
     Raises: UserError: the folder cannot take this run; the store is too small; a loss is not finite.
     """
@@ -117,7 +124,7 @@ def train(
             f"batch_size={settings.batch_size} is more than the store's {loader.num_rows} rows; "
             f"set batch_size to {loader.num_rows} or less"
         )
-    run_folder.open_folder(out, settings, recipe=recipe, store_id=loader.store_id, resume=resume)
+    run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume)
     last = checkpoint.latest(out)
     num_steps = loader.num_batches * settings.epochs
     if last is not None and checkpoint.step_of(last) >= num_steps:
