@@ -109,7 +109,7 @@ def train(
     loader: BatchSource,
     out: Path,
     *,
-    origin: run_folder.Origin,
+    origin: Origin,
     resume: bool,
     device: torch.device,
 ) -> dict[str, Any]:
