@@ -80,7 +80,7 @@ def saliency_group() -> None:
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @click.option("--root", type=path_type, default=None, help="Where --dataset lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
-@click.option("--preset", default=None, help="Size of the procedure. Default: paper.")
+@click.option("--preset", default=None, help="Size of the procedure: tiny or paper. Default: tiny.")
 @click.option("--seed", default=0, show_default=True)
 def saliency_train(
     dataset: str | None, images: Path | None, root: Path | None, out: Path, preset: str | None, seed: int
@@ -96,7 +96,7 @@ def saliency_train(
         say_default("dataset", dataset, "the default of saliency train")
     if preset is None:
         preset = DEFAULT_PRESET
-        say_default("preset", preset, "the default; tiny is for a CPU")
+        say_default("preset", preset, "the default of --preset")
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     say_default("detector run", out, "use it with: build-store --detector")
     print_json(train(index, out, preset=preset, seed=seed))
