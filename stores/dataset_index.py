@@ -90,7 +90,7 @@ def open_index(dataset: str, *, root: Path | None, split: str = "train") -> Data
     for given, what in ((dataset, "data set"), (split, "split")):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", given):
             raise UserError(f"{given!r} is no name of a {what}: letters, digits, '.', '_' and '-' only")
-    folder = _dataset_folder(dataset, root)
+    folder = _dataset_folder(dataset, root, split)
     if dataset == "sample":
         from stores.sample_dataset import draw_if_absent  # needs scikit-image and OpenCV, as no other data set does
 
@@ -101,7 +101,7 @@ def open_index(dataset: str, *, root: Path | None, split: str = "train") -> Data
     return index
 
 
-def _dataset_folder(dataset: str, root: Path | None) -> Path:
+def _dataset_folder(dataset: str, root: Path | None, split: str) -> Path:
     if root is not None:
         return Path(root)
     data = os.environ.get(ROOT_VARIABLE)
@@ -109,10 +109,7 @@ def _dataset_folder(dataset: str, root: Path | None) -> Path:
         return Path(data) / dataset
     if dataset == "sample":
         return SAMPLE_ROOT
-    raise UserError(
-        f"no folder given for data set {dataset!r}: pass --root FOLDER, or set {ROOT_VARIABLE} to the folder that "
-        f"holds {dataset}/ ({ROOT_VARIABLE}/{dataset})"
-    )
+    raise UserError(f"no folder was given for data set {dataset!r}; {_expectation(dataset, split)}")
 
 
 def _expectation(dataset: str, split: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 import cli
 
@@ -74,12 +75,20 @@ def timed(call) -> float:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
-def test_mistakes_get_one_clear_error(words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "BACKDROP_DATA"}
-    result = subprocess.run(
-        [sys.executable, str(ROOT / "cli.py"), *words], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
+def test_mistakes_get_one_clear_error(
+    words: tuple[str, ...], said: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BACKDROP_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 2, result.output
+    assert isinstance(result.exception, SystemExit), "anything else would be printed as a traceback"
     for word in said:
         assert word in result.stderr, result.stderr
+
+
+def test_a_mistake_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
+    result = run("store", "info", "missing.zarr", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: ")
+    assert "Traceback" not in result.stderr

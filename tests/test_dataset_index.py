@@ -145,7 +145,7 @@ def test_missing_and_empty_folders_name_both_ways_out(
     assert str(root) in message
     assert ("no image found" if make else "does not exist") in message
     monkeypatch.delenv("BACKDROP_DATA", raising=False)
-    with pytest.raises(UserError, match=rf"--root FOLDER, or set BACKDROP_DATA.*BACKDROP_DATA/{dataset}"):
+    with pytest.raises(UserError, match=rf"no folder .*--root, or set BACKDROP_DATA.*BACKDROP_DATA/{dataset}"):
         open_index(dataset, root=None)
 
 

@@ -120,7 +120,7 @@ def test_differences_name_each_changed_setting() -> None:
         ("views.scale=0.5,0.2", "rising"),
         ("views.flip_probability=2", r"\[0, 1\]"),
         ("crop_fallback=corner", "center"),
-        ("algorithm.head=cnn", "mlp, linear"),
+        ("algorithm.head=cnn", "mlp, linear, bn_mlp"),
         ("algorithm.temperature=0", "above 0"),
         ("epochs=0", "1 or more"),
         ("seed=-1", "0 or more"),

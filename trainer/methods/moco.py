@@ -16,7 +16,7 @@ from stores.errors import UserError
 from trainer import cast
 from trainer.losses.info_nce import info_nce, similarities
 from trainer.parts.backbones import Backbone
-from trainer.parts.heads import linear_head, mlp_head
+from trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from trainer.parts.key_queue import KeyQueue, check_queue
 from trainer.parts.momentum_encoder import frozen_copy, update_momentum
 from trainer.parts.split_batch_norm import check_groups, split_batch_norms
@@ -29,6 +29,7 @@ HAS_CAST = True
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
 # Draw number of the key shuffle, one stream per step; beyond every number of pipeline.views.random_streams.
 _KEY_SHUFFLE = 3_000
+_HEADS = ("mlp", "linear", "bn_mlp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,8 @@ class Settings:
     temperature: float = 0.2
     # m of the key encoder, constant.
     momentum: float = 0.999
-    # mlp (v2) or linear (v1, CAST as released).
+    # mlp (v2), linear (v1, CAST as released), or bn_mlp: mlp with BatchNorm, whose embeddings are spread out from the
+    # first step on, which runs of a few hundred steps need.
     head: str = "mlp"
     # Images normalised together, keys shuffled against queries (8 GPUs of 32 images in the paper; 32 of 32 in Ryali);
     # a batch that is smaller is one group. 0 = one group, no shuffle.
@@ -67,8 +69,8 @@ def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
     check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
     check_groups(settings.shuffle_bn_group, batch_size, "algorithm.shuffle_bn_group")
-    if settings.head not in ("mlp", "linear"):
-        raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: mlp, linear")
+    if settings.head not in _HEADS:
+        raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: {', '.join(_HEADS)}")
     if settings.temperature <= 0 or not 0 <= settings.momentum <= 1:
         raise UserError(
             f"algorithm.temperature={settings.temperature} must be above 0 and "
@@ -90,11 +92,7 @@ class Method(nn.Module):
         self.seed = seed
         num_features = backbone.num_features
         self.backbone = split_batch_norms(backbone, settings.shuffle_bn_group)
-        self.head: nn.Module = (
-            mlp_head(num_features, num_features, settings.embedding_dim)
-            if settings.head == "mlp"
-            else linear_head(num_features, settings.embedding_dim)
-        )
+        self.head = _build_head(settings, num_features)
         self.key_backbone = frozen_copy(self.backbone)
         self.key_head = frozen_copy(self.head)
         generator = torch.Generator().manual_seed(seed)
@@ -166,3 +164,11 @@ class Method(nn.Module):
 
     def _encode_key(self, images: Tensor) -> Tensor:
         return functional.normalize(self.key_head(self.key_backbone(images)), dim=1)
+
+
+def _build_head(settings: Settings, num_features: int) -> nn.Module:
+    if settings.head == "linear":
+        return linear_head(num_features, settings.embedding_dim)
+    if settings.head == "bn_mlp":
+        return batch_norm_head(num_features, num_features, settings.embedding_dim, output_bias=True)
+    return mlp_head(num_features, num_features, settings.embedding_dim)

@@ -4,11 +4,17 @@ Shapes: B batch, C channels, H W rows and columns of the image, h w of the featu
 Weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it is.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
-import torchvision
 from torch import nn
 
 from stores.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
@@ -22,7 +28,7 @@ class Backbone(nn.Module):
 
     autocast_dtype: torch.dtype | None = None
 
-    def __init__(self, network: torchvision.models.ResNet, *, cifar_stem: bool) -> None:
+    def __init__(self, network: ResNet, *, cifar_stem: bool) -> None:
         super().__init__()
         self.num_features: int = network.fc.in_features
         self.conv1: nn.Module = network.conv1
@@ -68,4 +74,6 @@ def build_backbone(name: str, *, cifar_stem: bool = False) -> Backbone:
     """
     if name not in NAMES:
         raise UserError(f"unknown backbone {name!r}; allowed: {', '.join(NAMES)}")
+    import torchvision  # here: it takes as long to import as torch, and a mistake in the settings need not wait
+
     return Backbone(torchvision.models.get_model(name, weights=None), cifar_stem=cifar_stem)
