@@ -93,7 +93,7 @@ def find_beton(store: Path) -> Path:
         raise UserError(f"--store {store} is neither a .zarr store nor a .beton file; give one of those")
     if not store.exists() and store.suffix == ".zarr":
         raise UserError(
-            f"there is no store at {store}; make it: python cli.py build-store --dataset imagenet --out {store}"
+            f"there is no store at {store}; make it: python cli.py build-store --dataset NAME --out {store}"
         )
     beton = store.with_suffix(".beton")
     if not beton.exists():
