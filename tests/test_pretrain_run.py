@@ -233,7 +233,7 @@ def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "no
         ({"recipe": "moco_v3"}, "moco_v2_220"),
         ({"recipe": "byol_300"}, "is for method 'byol'"),
         ({"overrides": ["background.probability=1.5"]}, r"must be in \[0, 1\]"),
-        ({"overrides": ["algorithm.queue_size=100"]}, "queue_size=64"),
+        ({"overrides": ["algorithm.queue_size=100"]}, "multiple of batch_size=32"),
         ({"overrides": ["batch_size=48"]}, "multiple"),
         ({"overrides": ["backbone=resnet19"]}, "resnet18"),
     ],

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -178,6 +179,7 @@ def _failure(state: _Run) -> str:
 def _start(run_part: RunPart, spec: object) -> _Worker:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs, run_part, spec), daemon=True)
+    resource_tracker.ensure_running()  # here: started by the first worker, it would unblock the signal blocked below
     # Ctrl-C reaches every process of the terminal; a worker inherits the blocked signal, and is ended by the parent.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
