@@ -5,8 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from ffcv.fields import IntField, RGBImageField
+from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+from ffcv.loader import Loader, OrderOption
+from ffcv.pipeline import PipelineSpec
+from ffcv.transforms import RandomHorizontalFlip, ToTensor
+from ffcv.writer import DatasetWriter
 
-from pipeline.loader.loader import quiet_ffcv
 from tests.bench.photographs import JPEG_QUALITY
 
 
@@ -25,33 +30,24 @@ class Photographs:
 
 def ffcv_epoch(paths: list[Path], folder: Path, sizes_px: tuple[int, ...], batch_size: int) -> Callable[[], int]:
     """Return a function that loads one epoch of random resized crops with FFCV and counts the images."""
-    with quiet_ffcv():
-        from ffcv.fields import IntField, RGBImageField
-        from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
-        from ffcv.loader import Loader, OrderOption
-        from ffcv.pipeline import PipelineSpec
-        from ffcv.transforms import RandomHorizontalFlip, ToTensor
-        from ffcv.writer import DatasetWriter
-
-        beton = folder / f"peer-{len(sizes_px)}.beton"
-        fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY), "label": IntField()}
-        DatasetWriter(str(beton), fields, num_workers=1).from_indexed_dataset(Photographs(paths))
-        scales = {224: (0.2, 1.0), 96: (0.05, 0.14)}
-        pipelines = {
-            f"view_{number}": PipelineSpec(
-                "image",
-                decoder=RandomResizedCropRGBImageDecoder((size_px, size_px), scale=scales[size_px]),
-                transforms=[RandomHorizontalFlip(), ToTensor()],
-            )
-            for number, size_px in enumerate(sizes_px)
-        }
-        loader = Loader(
-            str(beton), batch_size, num_workers=1, order=OrderOption.RANDOM, seed=0, drop_last=True,
-            pipelines={**pipelines, "image": None, "label": None},
-        )  # fmt: skip
+    beton = folder / f"peer-{len(sizes_px)}.beton"
+    fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY), "label": IntField()}
+    DatasetWriter(str(beton), fields, num_workers=1).from_indexed_dataset(Photographs(paths))
+    scales = {224: (0.2, 1.0), 96: (0.05, 0.14)}
+    pipelines = {
+        f"view_{number}": PipelineSpec(
+            "image",
+            decoder=RandomResizedCropRGBImageDecoder((size_px, size_px), scale=scales[size_px]),
+            transforms=[RandomHorizontalFlip(), ToTensor()],
+        )
+        for number, size_px in enumerate(sizes_px)
+    }
+    loader = Loader(
+        str(beton), batch_size, num_workers=1, order=OrderOption.RANDOM, seed=0, drop_last=True,
+        pipelines={**pipelines, "image": None, "label": None},
+    )  # fmt: skip
 
     def epoch() -> int:
-        with quiet_ffcv():
-            return sum(len(batch[0]) for batch in loader)
+        return sum(len(batch[0]) for batch in loader)
 
     return epoch
