@@ -13,6 +13,7 @@ import stores.engines
 import trainer.evaluation
 import trainer.methods
 import trainer.recipes
+from stores.disk_errors import disk_errors
 from stores.errors import UserError
 
 # Torch's threads sleep between two operations instead of spinning: on a machine that others use too, spinning made a
@@ -103,7 +104,8 @@ def saliency_train(
         say_default("preset", preset, "the default of --preset")
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     say_default("detector run", out, "use it with: build-store --detector")
-    print_json(train(index, out, preset=preset, seed=seed))
+    with disk_errors(out):
+        print_json(train(index, out, preset=preset, seed=seed))
 
 
 @saliency_group.command("predict")
@@ -114,7 +116,8 @@ def saliency_predict(images: Path, detector: str, out: Path) -> None:
     """Write a soft saliency map for every image; the same command resumes."""
     from saliency.inference import predict_folder
 
-    print_json(predict_folder(images, detector, out))
+    with disk_errors(out):
+        print_json(predict_folder(images, detector, out))
 
 
 @saliency_group.command("evaluate")
@@ -283,8 +286,8 @@ def pretrain_command(
     if recipe is None:
         recipe, why = default_recipe(method)
         say_default("recipe", recipe, why)
-    print_json(
-        pretrain(
+    with disk_errors(out):
+        summary = pretrain(
             method=method,
             background=bg,
             with_cast=with_cast,
@@ -294,7 +297,7 @@ def pretrain_command(
             overrides=list(overrides),
             resume=resume,
         )
-    )
+    print_json(summary)
 
 
 @main.command("evaluate")
@@ -309,7 +312,8 @@ def evaluate_command(task: str, run: Path | None, weights: Path | None, data: st
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
     from trainer.evaluation._evaluate import evaluate_run
 
-    print_json(evaluate_run(task, run or weights, data), json_path)
+    with disk_errors(run or Path.cwd()):
+        print_json(evaluate_run(task, run or weights, data), json_path)
 
 
 @main.command("report")
@@ -318,7 +322,8 @@ def report_command(run: Path) -> None:
     """Write a page about a run: curves, gallery, scores."""
     from trainer.report.page import write_report
 
-    click.echo(f"page: {write_report(run)}")
+    with disk_errors(run):
+        click.echo(f"page: {write_report(run)}")
 
 
 # -------------------------------------------------------------------------------------------------------------- demo

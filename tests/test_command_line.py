@@ -1,5 +1,6 @@
 """The command line as a newcomer meets it: fast help, clear mistakes, no traceback."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 import cli
 
@@ -92,3 +94,28 @@ def test_a_mistake_ends_the_process_without_a_traceback(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("Error: ")
     assert "Traceback" not in result.stderr
+
+
+def test_a_full_disk_and_a_place_that_is_no_folder_are_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "file").write_text("in the way")
+    words = ["saliency", "predict", "--images", "images", "--out", "file/below"]
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 2, result.output
+    assert "file/below" in result.stderr
+    assert "can be written" in result.stderr
+
+    def full(path: Path, content: bytes) -> None:
+        if path.suffix == ".png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        path.write_bytes(content)
+
+    monkeypatch.setattr("saliency.inference.write_aside", full)
+    result = CliRunner().invoke(cli.main, [*words[:-1], "out"])
+    assert result.exit_code == 2, result.output
+    assert "full" in result.stderr
+    assert "same command" in result.stderr

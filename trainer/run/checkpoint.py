@@ -11,7 +11,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import nn
 
 from stores.errors import UserError
@@ -132,7 +132,10 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     """Write aside, sync, rename: a checkpoint is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside, metadata)
+    # Through memory, not with `save_file`: a full disk is then an OSError like any other, which says so to the user.
+    aside.write_bytes(
+        serialised({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    )
     run_folder.sync(aside)
     os.replace(aside, path)
     run_folder.sync(path.parent)
