@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, Reader
-from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, encode_runs, jpeg_quality_in_range, scene_of_row
+from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, jpeg_quality_in_range, scene_blobs, scene_of_row
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
 from stores.errors import CorruptStore, UserError
@@ -340,13 +340,7 @@ def _check_written(path: Path, store: Store, index: DatasetIndex, settings: Beto
     chosen = np.random.default_rng(0).permutation(store.num_rows)[:CHECKED_ROWS]
     for row in chosen:
         scene = scene_of_row(store, index, int(row), **asdict(settings))
-        expected = {
-            "image": scene.image_jpeg,
-            "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
-            "background": scene.background_jpeg,
-            "key": scene.key.encode(),
-        }
-        for name, data in expected.items():
+        for name, data in scene_blobs(scene).items():
             assert read_blob(blobs, records[row], name) == data, f"row {row}: {name} was written as it is"
 
 

@@ -207,6 +207,16 @@ def checksum(data: bytes) -> int:
     return int(kernels.checksum(aligned))
 
 
+def scene_blobs(scene: Scene) -> dict[str, bytes]:
+    """Return the bytes of each of BLOBS as they stand in the file; b"" where the row has none."""
+    return {
+        "image": scene.image_jpeg,
+        "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
+        "background": scene.background_jpeg,
+        "key": scene.key.encode(),
+    }
+
+
 class SceneField(Field):
     """FFCV's field of one scene: four blobs per sample, their sizes and checksums in the record."""
 
@@ -233,13 +243,7 @@ class SceneField(Field):
         destination[0] = 0
         for name in ("row", "label", "status", "height", "width", "background_height", "background_width"):
             destination[name] = getattr(scene, name)
-        blobs = {
-            "image": scene.image_jpeg,
-            "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
-            "background": scene.background_jpeg,
-            "key": scene.key.encode(),
-        }
-        for name, data in blobs.items():
+        for name, data in scene_blobs(scene).items():
             if not data:
                 continue
             padded = -len(data) % ALIGNMENT_BYTES + len(data)
