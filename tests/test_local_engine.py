@@ -76,6 +76,8 @@ def test_workers_end_with_their_parent(ending: signal.Signals, tmp_path: Path) -
         cwd=Path(__file__).resolve().parents[1],
         start_new_session=True,
         stderr=subprocess.PIPE,
+        # Where the tests run in the background of a shell, Ctrl-C is ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(lambda: (tmp_path / "running").exists())
     if ending == signal.SIGINT:  # as a terminal does: to the whole group
