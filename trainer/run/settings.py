@@ -4,19 +4,17 @@ Each part's own settings are in that part's file: views in `pipeline/views/view_
 `trainer/methods/<method>.py`, CAST's in `trainer/cast.py`.
 """
 
-import ast
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
 import trainer.methods
 from pipeline.views.view_plan import Background, View, ViewPlan
 from stores.errors import UserError
+from stores.setting_overrides import split_override, with_override
 from trainer.cast import Settings as CastSettings
 from trainer.run import optimisers, schedules
 
@@ -91,92 +89,13 @@ def apply_overrides(settings: RunSettings, overrides: typing.Iterable[str]) -> R
     Raises: UserError: a text without "=", an unknown name, a value of another type.
     """
     for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"{override!r} is no setting; write name=value, as in epochs=10")
+        path, text = split_override(override)
         if path in ("method", "algorithm", "background.name", "cast"):
             raise UserError(f"{path} cannot be set here; it is chosen by --method, --bg and --cast")
-        settings = _with_value(settings, path.split("."), text, path, settings)
+        if path.startswith("cast.") and settings.cast is None:
+            raise UserError(f"{path} is no setting of this run: CAST is off; add --cast")
+        settings = with_override(settings, path, text, fixed=("method", "background.name", "cast"))
     return settings
-
-
-def _with_value(record: Any, path: list[str], text: str, full_path: str, settings: RunSettings) -> Any:
-    """Return the record (a dataclass or a tuple of them) with the value at a path replaced."""
-    name, *rest = path
-    if isinstance(record, tuple):
-        if not name.isdecimal():
-            return tuple(_with_value(item, path, text, full_path, settings) for item in record)
-        if int(name) >= len(record):
-            raise UserError(f"{full_path}: there are {len(record)} views, counted from 0")
-        changed = _with_value(record[int(name)], rest or [""], text, full_path, settings)
-        return (*record[: int(name)], changed, *record[int(name) + 1 :])
-    if name not in {field.name for field in fields(record)}:
-        raise _unknown(full_path, settings)
-    current = getattr(record, name)
-    if _is_section(current):
-        if not rest:
-            raise UserError(f"{full_path} is a section; set one of: {', '.join(_paths(current, full_path + '.'))}")
-        return replace(record, **{name: _with_value(current, rest, text, full_path, settings)})
-    if rest:
-        raise _unknown(full_path, settings)
-    return replace(record, **{name: _parse(text, typing.get_type_hints(type(record))[name], full_path)})
-
-
-def _is_section(value: object) -> bool:
-    return is_dataclass(value) or (isinstance(value, tuple) and bool(value) and is_dataclass(value[0]))
-
-
-def _paths(record: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the path of every single setting; those of views once, without their index."""
-    if isinstance(record, tuple):
-        record = record[0]
-    for field in fields(record):
-        value = getattr(record, field.name)
-        if _is_section(value):
-            yield from _paths(value, f"{prefix}{field.name}.")
-        elif value is not None:
-            yield prefix + field.name
-
-
-def _unknown(path: str, settings: RunSettings) -> UserError:
-    allowed = [name for name in _paths(settings) if name not in ("method", "background.name")]
-    near = difflib.get_close_matches(path, allowed, n=1, cutoff=0.6) or [
-        name for name in allowed if name.split(".")[-1] == path.split(".")[-1]
-    ]
-    suggestion = f" Did you mean {near[0]}?" if near else ""
-    if path.startswith("cast.") and settings.cast is None:
-        suggestion = " CAST is off; add --cast."
-    return UserError(f"unknown setting {path!r}.{suggestion} Allowed: {', '.join(allowed)}")
-
-
-def _parse(text: str, kind: Any, path: str) -> Any:
-    """Read a value of a field's type: bool, int, float, str or a tuple of them."""
-    try:
-        return _convert(text, kind)
-    except (ValueError, SyntaxError) as error:
-        name = kind.__name__ if isinstance(kind, type) else str(kind)
-        example = {bool: "true or false", int: "10", float: "0.2"}.get(kind, "0.2,1.0")
-        raise UserError(f"{path}={text!r} is no {name}; write it like {example}") from error
-
-
-def _convert(text: str, kind: Any) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        words = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
-        if text.lower() not in words:
-            raise ValueError(text)
-        return words[text.lower()]
-    if kind in (int, float):
-        value = kind(text)
-        if value != value:
-            raise ValueError(text)
-        return value
-    kinds = typing.get_args(kind)
-    parts = text.strip("()[] ").split(",")
-    if len(parts) != len(kinds):
-        raise ValueError(text)
-    return tuple(item_kind(ast.literal_eval(part.strip())) for part, item_kind in zip(parts, kinds, strict=True))
 
 
 # -------------------------------------------------------------------------------------------------------------- JSON
