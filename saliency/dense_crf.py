@@ -127,7 +127,8 @@ def _spatial_lattice(height: int, width: int, sigma_px: float) -> _permutohedral
 
 
 def _build(image_HWC: np.ndarray, sigma_px: float, sigma_levels: float) -> _permutohedral.Lattice:
-    scales = feature_scales(*image_HWC.shape, sigma_px, sigma_levels)
+    height, width, num_channels = image_HWC.shape
+    scales = feature_scales(height, width, num_channels, sigma_px, sigma_levels)
     return _permutohedral.build(image_HWC, scales.columns_W, scales.rows_H, scales.levels, scales.units)
 
 
