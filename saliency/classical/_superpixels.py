@@ -6,6 +6,10 @@ Shapes: N superpixels, H rows, W columns. Label images are int32 (H, W) with val
 import numpy as np
 from skimage.segmentation import slic
 
+from saliency.classical import _slic_kernels
+
+SLIC_ITERATIONS = 10
+
 
 def slic_labels(image_HWC: np.ndarray, num_superpixels: int, compactness: float) -> np.ndarray:
     """Cut an image into about `num_superpixels` connected regions of like colour.
@@ -29,6 +33,39 @@ def slic_labels(image_HWC: np.ndarray, num_superpixels: int, compactness: float)
     # scikit-image may merge labels away while it enforces connectivity, so the labels are counted anew.
     _, dense = np.unique(labels_HW, return_inverse=True)
     return dense.reshape(height, width).astype(np.int32)
+
+
+def fast_slic_labels(lab_HWC: np.ndarray, num_superpixels: int, compactness: float) -> np.ndarray:
+    """SLIC for detectors that cut an image many times: about seven times as fast as scikit-image's, its own borders.
+
+    Takes Lab as it is (scikit-image stretches the colours to the full range first); pieces below a quarter of the
+    mean size join a neighbour, as in the authors' code. As in scikit-image, a centre searches +- 2 S (paper: +- S)
+    and starts on a regular grid without the paper's move to the lowest gradient nearby.
+
+    Args:
+        lab_HWC: float32 CIE Lab.
+        num_superpixels: how many regions to aim for, >= 1; no region is planned below 4 pixels.
+        compactness: m of the paper: weight of position against Lab colour.
+
+    Returns:
+        labels_HW: int32, 0..N-1 without gaps, each region 4-connected.
+
+    Source: Achanta et al., SLIC Superpixels, PAMI 2012, Algorithm 1, Eq. 3.
+    """
+    height, width = lab_HWC.shape[:2]
+    step_px = max(np.sqrt(height * width / num_superpixels), 2.0)
+    num_rows, num_columns = max(1, round(height / step_px)), max(1, round(width / step_px))
+    rows = np.arange(height) * num_rows // height
+    labels_HW = (rows[:, None] * num_columns + np.arange(width) * num_columns // width).astype(np.int32)
+    lab_CHW = np.ascontiguousarray(np.moveaxis(lab_HWC, 2, 0), np.float32)
+    centre = np.empty((num_rows * num_columns, 5), np.float32)
+    _slic_kernels.move_centres(lab_CHW, labels_HW, centre)
+    for _ in range(SLIC_ITERATIONS):
+        _slic_kernels.assign_pixels(lab_CHW, centre, step_px, 1 / compactness**2, labels_HW)
+        _slic_kernels.move_centres(lab_CHW, labels_HW, centre)
+    connected_HW = np.empty_like(labels_HW)
+    _slic_kernels.connect(labels_HW, int(step_px * step_px) // 4, connected_HW)
+    return connected_HW
 
 
 def mean_per_superpixel(values_HWC: np.ndarray, labels_HW: np.ndarray) -> np.ndarray:
