@@ -85,13 +85,27 @@ def saliency_group() -> None:
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @click.option("--root", type=path_type, default=None, help="Where --dataset lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
-@click.option("--preset", default=None, help="Size of the procedure: tiny or paper. Default: tiny.")
+@click.option("--preset", default=None, help="Size of the procedure: paper, small or tiny. Default: by the hardware.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one setting of the preset.")
+@click.option("--source", "sources", multiple=True, metavar="DETECTOR", help="One more source of pseudo-labels.")
+@click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --set backbone=drn_d_105.")
+@click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
 @click.option("--seed", default=0, show_default=True)
 def saliency_train(
-    dataset: str | None, images: Path | None, root: Path | None, out: Path, preset: str | None, seed: int
+    dataset: str | None,
+    images: Path | None,
+    root: Path | None,
+    out: Path,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    sources: tuple[str, ...],
+    backbone_weights: Path | None,
+    validation: Path | None,
+    seed: int,
 ) -> None:
-    """Train DeepUSPS2 without labels; the same command resumes."""
-    from saliency.deepusps import DEFAULT_PRESET, train
+    """Train DeepUSPS2 without labels; the same command resumes. Several GPUs: torchrun --nproc-per-node N cli.py ..."""
+    from saliency.deepusps import default_preset, train
+    from saliency.deepusps_settings import choose_settings
     from stores.dataset_index import open_index
 
     if dataset and images:
@@ -100,36 +114,45 @@ def saliency_train(
         dataset = "msra-b"
         say_default("dataset", dataset, "the default of saliency train")
     if preset is None:
-        preset = DEFAULT_PRESET
-        say_default("preset", preset, "the default of --preset")
+        preset, why = default_preset()
+        say_default("preset", preset, why)
+    settings = choose_settings(preset, overrides, sources)
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     say_default("detector run", out, "use it with: build-store --detector")
     with disk_errors(out):
-        print_json(train(index, out, preset=preset, seed=seed))
+        summary = train(index, out, settings, seed=seed, backbone_weights=backbone_weights, validation=validation)
+    if summary is not None:
+        print_json(summary)
 
 
 @saliency_group.command("predict")
 @click.option("--images", type=path_type, required=True, help="Folder of images, searched recursively.")
 @click.option("--detector", default="rbd", show_default=True, help=DETECTOR_HELP)
 @click.option("--out", type=path_type, required=True, help="Folder for the 8-bit PNG maps.")
-def saliency_predict(images: Path, detector: str, out: Path) -> None:
+@click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
+def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
     """Write a soft saliency map for every image; the same command resumes."""
     from saliency.inference import predict_folder
 
     with disk_errors(out):
-        print_json(predict_folder(images, detector, out))
+        print_json(predict_folder(images, detector, out, threshold=threshold))
 
 
 @saliency_group.command("evaluate")
 @click.option("--images", type=path_type, required=True, help="Folder of images.")
 @click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", default="rbd", show_default=True, help=DETECTOR_HELP)
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, help=DETECTOR_HELP)
+@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
 @click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
-def saliency_evaluate(images: Path, masks: Path, detector: str, json_path: Path | None) -> None:
-    """Measure a detector against true masks: F in four protocols, MAE, IoU."""
-    from saliency.metrics import evaluate_folder
+def saliency_evaluate(
+    images: Path, masks: Path, detectors: tuple[str, ...], size: int | None, json_path: Path | None
+) -> None:
+    """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
+    from saliency.metrics import evaluate_folder, table
 
-    print_json(evaluate_folder(images, masks, detector), json_path)
+    scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
+    click.echo(table(scores), err=True)
+    print_json(scores[detectors[0]] if len(detectors) == 1 else scores, json_path)
 
 
 # ------------------------------------------------------------------------------------------------------------ stores

@@ -33,12 +33,12 @@ class Detector(Protocol):
         ...
 
 
-def open_detector(name: str, *, device: str = "cpu") -> Detector:
+def open_detector(name: str, *, device: str | None = None) -> Detector:
     """Find a detector by its name.
 
     Args:
         name: a classical detector ("rbd"), the run folder of `saliency train`, or "masks:DIR".
-        device: torch device on which a trained detector runs; the others ignore it.
+        device: torch device on which a trained detector runs, None = the GPU where there is one; the others ignore it.
 
     Raises:
         UserError: there is no such detector, or the run folder is not finished or damaged.

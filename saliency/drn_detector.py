@@ -2,9 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from importlib import import_module
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,17 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn import functional
 
 from saliency.atomic_write import write_aside
-from saliency.deepusps_settings import has_dense_crf
+from saliency.dense_crf import CrfSettings, refine
+from saliency.dense_crf_torch import refine_batch
 from saliency.detector import DETECTOR_FILE
-from saliency.drn import TABLES, DrnSegmenter
-from saliency.preprocessing import normalise_images, squash
+from saliency.drn import TABLES, DrnSegmenter, normalise_images
+from saliency.preprocessing import squash
 from stores.errors import UserError
 
-ALGORITHM_VERSION = 1  # raised by every change of the code below, or of drn.py, that can change a map
+ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
 WEIGHTS_FILE = "detector.safetensors"
 
 
@@ -42,8 +46,10 @@ class DetectorDescription:
     # subtracted after scaling to [0, 1]
     std_RGB: tuple[float, float, float]
     # divided by
-    crf: bool = False
-    # whether a dense CRF sharpens the map
+    crf: CrfSettings | None = None
+    # the dense CRF that sharpens the map; None = none
+    crf_size_px: int
+    # side of the square it works at
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -76,25 +82,50 @@ class DrnDetector:
             "weights_sha256": weights_sha256(model.state_dict()),
         }
 
-    @torch.inference_mode()
     def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
-        """Soft map of an image at its own size; `key` is not used.
+        """Soft map float32 (H, W) in [0, 1] of one uint8 RGB image at its own size; `key` is not used."""
+        return self.maps([image_HWC])[0]
+
+    @torch.inference_mode()
+    def maps(self, images_HWC: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Soft maps of several images, each at its own size.
+
+        All are squashed to one size, so any images make a batch. A GPU computes in bfloat16, its CRF in float32.
 
         Args:
-            image_HWC: uint8 RGB.
-            key: of the image in its data set.
+            images_HWC: uint8 RGB, of any sizes, at least one.
 
         Returns:
-            saliency_HW: float32 in [0, 1].
+            float32 (H, W) in [0, 1], one per image.
         """
         description = self._description
-        small_HWC = squash(image_HWC, description.working_size_px)
-        batch_1CHW = normalise_images(small_HWC[None], description.mean_RGB, description.std_RGB)
-        small_HW = self._model.foreground(torch.from_numpy(batch_1CHW).to(self._device))[0].float().cpu().numpy()
-        if description.crf:
-            small_HW = import_module("saliency.dense_crf").refine(small_HWC, small_HW)
-        height, width = image_HWC.shape[:2]
-        return np.clip(cv2.resize(small_HW, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+        squashed_BHWC = torch.from_numpy(np.stack([squash(image, description.working_size_px) for image in images_HWC]))
+        batch_BCHW = normalise_images(squashed_BHWC.to(self._device), description.mean_RGB, description.std_RGB)
+        is_gpu = batch_BCHW.is_cuda
+        with torch.autocast("cuda" if is_gpu else "cpu", torch.bfloat16, enabled=is_gpu):
+            logits_BCHW = self._model(batch_BCHW).float()
+        foreground_BHW = logits_BCHW.softmax(dim=1)[:, 0]
+        if description.crf is not None:
+            foreground_BHW = self._sharpened(images_HWC, foreground_BHW, description.crf)
+        return [
+            _resized(map_HW, *image_HWC.shape[:2])
+            for map_HW, image_HWC in zip(foreground_BHW.cpu().numpy(), images_HWC, strict=True)
+        ]
+
+    def _sharpened(self, images_HWC: Sequence[np.ndarray], foreground_BHW: Tensor, crf: CrfSettings) -> Tensor:
+        side_px = self._description.crf_size_px
+        if foreground_BHW.shape[-1] != side_px:
+            foreground_BHW = functional.interpolate(foreground_BHW[:, None], (side_px, side_px), mode="bilinear")[:, 0]
+        squashed_HWC = [squash(image_HWC, side_px) for image_HWC in images_HWC]
+        if foreground_BHW.is_cuda:
+            return refine_batch(torch.from_numpy(np.stack(squashed_HWC)).to(self._device), foreground_BHW, crf)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the CRF's kernels hold no lock of Python's
+            maps_HW = pool.map(refine, squashed_HWC, foreground_BHW.numpy(), repeat(crf))
+            return torch.from_numpy(np.stack(list(maps_HW)))
+
+
+def _resized(map_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.clip(cv2.resize(map_HW, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
 
 
 def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescription) -> None:
@@ -111,12 +142,12 @@ def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescripti
     write_aside(run / DETECTOR_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
+def load_detector(run: Path, *, device: str | None = None) -> DrnDetector:
     """Open the trained detector of a run folder.
 
     Args:
         run: the run folder, with detector.json.
-        device: torch device.
+        device: torch device; None = the GPU where there is one.
 
     Raises:
         UserError: a file is damaged, made by another version, or the weights are not those of detector.json.
@@ -125,6 +156,7 @@ def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
         content: dict[str, Any] = json.loads((run / DETECTOR_FILE).read_bytes())
         expected_sha256 = content.pop("weights_sha256")
         values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        values["crf"] = CrfSettings(**content["crf"]) if content["crf"] else None
         description = DetectorDescription(**values)
         tensors = load_file(run / WEIGHTS_FILE)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -139,8 +171,6 @@ def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
             f"{description.algorithm_version}; this version runs {', '.join(TABLES)} at version {ALGORITHM_VERSION}: "
             "train it again, or use the version of the project that made it"
         )
-    if description.crf and not has_dense_crf():
-        raise UserError(f"the detector in {run} ends in a dense CRF, which this version of the project does not have")
     if weights_sha256(tensors) != expected_sha256:
         raise UserError(f"{run / WEIGHTS_FILE} is not the file that {DETECTOR_FILE} describes: take a fresh copy")
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move
@@ -149,4 +179,4 @@ def load_detector(run: Path, *, device: str = "cpu") -> DrnDetector:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"the weights in {run} do not fit {description.architecture}: {error}") from error
-    return DrnDetector(model, description, device)
+    return DrnDetector(model, description, device or ("cuda" if torch.cuda.is_available() else "cpu"))

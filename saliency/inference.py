@@ -1,4 +1,4 @@
-"""Soft maps of a folder of images, written as 8-bit PNG files."""
+"""Maps of a folder of images, written as 8-bit PNG files."""
 
 import json
 from pathlib import Path, PurePosixPath
@@ -9,19 +9,25 @@ import numpy as np
 from tqdm import tqdm
 
 from saliency.atomic_write import write_aside
-from saliency.detector import Detector, MaskError, open_detector
+from saliency.binarise import binarise
+from saliency.detector import open_detector
+from saliency.find_maps import found_maps
 from saliency.metrics import to_8_bit
 from stores.dataset_index import DatasetIndex, open_index
-from stores.errors import ImageError, UserError
-from stores.image_codec import decode_rgb
+from stores.errors import UserError
 
 IDENTITY_FILE = "made-by.json"
 
 
 def predict_folder(
-    images_dir: Path | str, detector_name: str, out_dir: Path | str, *, device: str = "cpu"
+    images_dir: Path | str,
+    detector_name: str,
+    out_dir: Path | str,
+    *,
+    threshold: float | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """Write the soft map of every image of a folder: `a/b.jpg` gives `a/b.png`, 8 bit, at the image's own size.
+    """Write the map of every image of a folder: `a/b.jpg` gives `a/b.png`, 8 bit, at the image's own size.
 
     Maps that are there already are left alone, so that the same call finishes what an interrupted one began. Images
     that cannot be read are reported on the terminal and in the summary, and have no map.
@@ -30,35 +36,41 @@ def predict_folder(
         images_dir: images, any tree.
         detector_name: as `open_detector` takes it.
         out_dir: where the maps go; holds made-by.json with the detector's identity besides.
-        device: torch device of a trained detector.
+        threshold: write masks instead of soft maps: 255 where saliency is greater, else 0; [0, 1).
+        device: torch device of a trained detector; None = the GPU where there is one.
 
     Returns:
         JSON-able: num_written (by this call), num_skipped (there already), problems (key -> why it has no map).
 
     Raises:
-        UserError: `out_dir` cannot be written or holds another detector's maps, two images would share a map, there
-            are no images, or the detector is unknown.
+        UserError: `out_dir` cannot be written or holds other maps, two images would share a map, there are no images,
+            or the detector or the threshold is not one.
     """
+    if threshold is not None:
+        binarise(np.zeros((1, 1)), threshold)  # refuses what is no threshold before any work is done
     index, out = open_index("folder", root=Path(images_dir)), Path(out_dir)
     names = _map_names(index)
     detector = open_detector(detector_name, device=device)
-    _claim(out, detector)
+    _claim(out, {"detector": detector.identity, "threshold": threshold})
     todo = [row for row in range(len(index)) if not (out / names[row]).is_file()]
     problems: dict[str, str] = {}
-    for row in tqdm(todo, desc=f"maps by {detector.identity['name']}", unit="img"):
-        key = index.keys[row]
-        try:
-            saliency_HW = detector(decode_rgb(index.read(row)), key)
-        except (OSError, ImageError, MaskError) as error:
-            problems[key] = str(error)
-            tqdm.write(f"warning: no map of {key}: {error}")
+    title = f"maps by {detector.identity['name']}"
+    for found in tqdm(found_maps(index, todo, detector), total=len(todo), desc=title, unit="img"):
+        if found.map_HW is None:
+            problems[index.keys[found.row]] = found.problem
+            tqdm.write(f"warning: no map of {index.keys[found.row]}: {found.problem}")
             continue
-        (out / names[row]).parent.mkdir(parents=True, exist_ok=True)
-        write_aside(out / names[row], encode_png(to_8_bit(saliency_HW)))
+        path = out / names[found.row]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aside(path, encode_png(_as_8_bit(found.map_HW, threshold)))
     if problems:
         print(f"warning: {len(problems)} of {len(index)} images have no map; their keys are above")
     num_skipped = len(index) - len(todo)
     return {"num_written": len(todo) - len(problems), "num_skipped": num_skipped, "problems": problems}
+
+
+def _as_8_bit(saliency_HW: np.ndarray, threshold: float | None) -> np.ndarray:
+    return to_8_bit(saliency_HW) if threshold is None else 255 * binarise(saliency_HW, threshold)[0]
 
 
 def encode_png(grey_HW: np.ndarray) -> bytes:
@@ -82,9 +94,9 @@ def _map_names(index: DatasetIndex) -> list[str]:
     return list(key_of)
 
 
-def _claim(out: Path, detector: Detector) -> None:
-    """Make the folder this detector's, or refuse it when it is another's."""
-    identity = json.loads(json.dumps(detector.identity))
+def _claim(out: Path, maker: dict[str, Any]) -> None:
+    """Make the folder this detector's and threshold's, or refuse it when it is another's."""
+    identity = json.loads(json.dumps(maker))
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not (out / IDENTITY_FILE).is_file():
@@ -94,6 +106,6 @@ def _claim(out: Path, detector: Detector) -> None:
         raise UserError(f"{out} cannot take the maps ({error}): give a folder that can be written") from error
     if made_by != identity:
         raise UserError(
-            f"{out} holds maps of another detector ({json.dumps(made_by)}; now {json.dumps(identity)}): "
+            f"{out} holds maps of another detector or threshold ({json.dumps(made_by)}; now {json.dumps(identity)}): "
             "give another folder, or empty this one"
         )

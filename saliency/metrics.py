@@ -10,17 +10,19 @@ Published F-measures differ by up to 0.07 on the same maps by protocol alone, so
 Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 everywhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
-from saliency.detector import MaskError, MaskFolder, open_detector
+from saliency.detector import Detector, MaskError, MaskFolder, open_detector
+from saliency.find_maps import found_maps
 from stores.dataset_index import open_index
-from stores.errors import ImageError, UserError
-from stores.image_codec import decode_rgb
+from stores.errors import UserError
 
 BETA_SQUARED = 0.3
 NUM_THRESHOLDS = 256
@@ -183,41 +185,77 @@ def summarise(scores: list[ImageScores]) -> dict[str, Any]:
     return result
 
 
+# Columns of the table and the scores they show.
+COLUMNS = {
+    "MAE": "mae",
+    "F(.5)": "f_fixed",
+    "F(adaptive)": "f_adaptive",
+    "F(adaptive, of means)": "f_adaptive_of_means",
+    "max F": "f_max",
+    "IoU": "iou",
+}
+
+
+def table(scores_by_detector: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores of several detectors as a text table, one row each.
+
+    Args:
+        scores_by_detector: name -> scores of `summarise`.
+    """
+    width = max(len(name) for name in ("detector", *scores_by_detector))
+    lines = [f"{'detector':{width}s}  " + "  ".join(COLUMNS)]
+    for name, scores in scores_by_detector.items():
+        values = [("-" if scores[key] is None else f"{scores[key]:.4f}") for key in COLUMNS.values()]
+        cells = [f"{value:>{len(title)}s}" for title, value in zip(COLUMNS, values, strict=True)]
+        lines.append(f"{name:{width}s}  " + "  ".join(cells))
+    return "\n".join(lines)
+
+
 def evaluate_folder(
     images_dir: Path | str,
     masks_dir: Path | str,
-    detector_name: str,
+    detector: str | Detector,
     *,
-    device: str = "cpu",
+    size_px: int | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
-    """Score a detector against true masks, at native resolution on maps rounded to 8 bits.
+    """Score a detector against true masks, on maps rounded to 8 bits.
 
     Args:
         images_dir: images, any tree.
         masks_dir: true masks as 8-bit PNG under the same keys or stems; foreground is what is greater than 127.
-        detector_name: as `open_detector` takes it; "masks:DIR" scores maps made elsewhere.
-        device: torch device of a trained detector.
+        detector: as `open_detector` takes it ("masks:DIR" scores maps made elsewhere), or a detector itself.
+        size_px: score at squares of this side, maps resized bilinearly and masks to the nearest pixel; DeepUSPS and
+            Ryali et al. do so at 432. None = at native resolution.
+        device: torch device of a trained detector; None = the GPU where there is one.
 
     Returns:
-        JSON-able: the scores of `summarise` and the detector's identity.
+        JSON-able: the scores of `summarise`, size_px and the detector's identity.
 
     Raises:
         UserError: an image, a true mask or a map is missing, unreadable or of another size (a score over part of a
             set would not be comparable), or there are no images.
     """
     index = open_index("folder", root=Path(images_dir))
-    truths, detector = MaskFolder(Path(masks_dir)), open_detector(detector_name, device=device)
+    truths = MaskFolder(Path(masks_dir))
+    if isinstance(detector, str):
+        detector = open_detector(detector, device=device)
     scores = []
-    for row in tqdm(range(len(index)), desc="evaluate", unit="img"):
-        key = index.keys[row]
-        try:
-            image_HWC = decode_rgb(index.read(row))
-        except (OSError, ImageError) as error:
-            raise UserError(f"{key}: {error}; every image of {images_dir} must be readable to be scored") from error
+    found_of_all = found_maps(index, range(len(index)), detector)
+    for found in tqdm(found_of_all, total=len(index), desc="evaluate", unit="img"):
+        key = index.keys[found.row]
+        if found.map_HW is None:
+            raise UserError(f"{found.problem} ({key}); every image of {images_dir} must have a map to be scored")
         truth_HW = truths.grey(key) > 127
-        if truth_HW.shape != image_HWC.shape[:2]:
-            raise MaskError(
-                f"{key}: its true mask is {truth_HW.shape}, the image {image_HWC.shape[:2]} (rows, columns)"
-            )
-        scores.append(score_image(to_8_bit(detector(image_HWC, key)), truth_HW))
-    return {**summarise(scores), "detector": detector.identity}
+        if truth_HW.shape != found.map_HW.shape:
+            raise MaskError(f"{key}: its true mask is {truth_HW.shape}, the image {found.map_HW.shape} (rows, columns)")
+        scores.append(_score_at(found.map_HW, truth_HW, size_px))
+    return {**summarise(scores), "size_px": size_px, "detector": detector.identity}
+
+
+def _score_at(map_HW: np.ndarray, truth_HW: np.ndarray, size_px: int | None) -> ImageScores:
+    if size_px is not None:
+        size = (size_px, size_px)
+        map_HW = cv2.resize(map_HW, size, interpolation=cv2.INTER_LINEAR)
+        truth_HW = cv2.resize(truth_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return score_image(to_8_bit(map_HW), truth_HW)

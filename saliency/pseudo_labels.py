@@ -1,4 +1,4 @@
-"""Images, classical maps and refined maps of one training, in one HDF5 file of the run folder.
+"""Images, first labels and refined maps of one training, in one HDF5 file of the run folder.
 
 All arrays are allocated when the file is made; after that only array contents are overwritten, never the file's
 structure, so that a process killed at any moment leaves a file that opens. What counts as done is said by `status`
@@ -7,21 +7,21 @@ structure, so that a process killed at any moment leaves a file that opens. What
 | array               | dtype, shape          | content                                                         |
 |---------------------|-----------------------|-----------------------------------------------------------------|
 | `rows`              | int64 (N,)            | row of each image in the data set's index                       |
-| `status`            | uint8 (N,)            | 0 to do, 1 there, 2 the image cannot be decoded                 |
+| `status`            | uint8 (N,)            | 0 to do, 1 there, 2 cannot be used                           |
 | `images`            | uint8 (N, S, S, 3)    | RGB, squashed                                                   |
-| `classical/<name>`  | uint8 (N, S, S)       | 255 = foreground                                                |
+| `classical/<name>`  | uint8 (N, S, S)       | first labels, 255 = foreground                                  |
 | `refined/<name>`    | uint8 (N, S, S)       | moving average of the last finished round                       |
 | `moving_average`    | float32 (2, N, S, S)  | of the round in progress: an epoch reads one slot, writes other |
 
 N images, S working size in pixels.
 """
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,6 +31,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from saliency.detector import Detector, MaskError, open_detector
 from saliency.preprocessing import squash
 from stores.dataset_index import DatasetIndex
 from stores.errors import ImageError, UserError
@@ -47,7 +48,7 @@ def create(path: Path, rows: np.ndarray, methods: Sequence[str], side_px: int) -
     Args:
         path: of the file.
         rows: int64 (N,), of the index.
-        methods: names of classical detectors.
+        methods: array names of the detectors that give the first labels.
         side_px: working size.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -109,49 +110,53 @@ class SquashedImage:
     # empty when all is well
 
 
-def squashed_image(path: Path, methods: Sequence[str], side_px: int) -> SquashedImage:
-    """Decode an image and find its classical maps at its own size; squash image (bicubic) and maps (nearest).
+@functools.cache
+def _opened(name: str) -> Detector:
+    """A worker opens each detector once."""
+    return open_detector(name)
+
+
+def squashed_image(path: Path, key: str, detectors: Sequence[str], side_px: int) -> SquashedImage:
+    """Decode an image and find its first labels at its own size; squash image (bicubic) and maps (nearest).
 
     Args:
         path: of the image.
-        methods: names of classical detectors.
+        key: of the image in its data set.
+        detectors: as `open_detector` takes them.
         side_px: working size.
     """
     try:
         image_HWC = decode_rgb(path.read_bytes())
-    except (OSError, ImageError) as error:
+        found_HW = [_opened(detector)(image_HWC, key) for detector in detectors]
+    except (OSError, ImageError, MaskError) as error:
         return SquashedImage(problem=str(error))
-    maps_HW = []
-    for method in methods:
-        saliency_HW = import_module(f"saliency.classical.{method}").saliency(image_HWC)
-        small_HW = cv2.resize(saliency_HW, (side_px, side_px), interpolation=cv2.INTER_NEAREST_EXACT)
-        maps_HW.append(np.round(small_HW * 255).astype(np.uint8))
-    return SquashedImage(image_HWC=squash(image_HWC, side_px), maps_HW=tuple(maps_HW))
+    size = (side_px, side_px)
+    small_HW = [cv2.resize(saliency_HW, size, interpolation=cv2.INTER_NEAREST_EXACT) for saliency_HW in found_HW]
+    maps_HW = tuple(np.round(map_HW * 255).astype(np.uint8) for map_HW in small_HW)
+    return SquashedImage(image_HWC=squash(image_HWC, side_px), maps_HW=maps_HW)
 
 
-def compute_classical_maps(file: h5py.File, index: DatasetIndex, methods: Sequence[str], num_workers: int) -> None:
-    """Fill in images and classical maps where they are not there yet; warns of images that cannot be decoded.
+def compute_first_labels(file: h5py.File, index: DatasetIndex, sources: Mapping[str, str], num_workers: int) -> None:
+    """Fill in images and first labels where they are not there yet; warns of images that cannot be used.
 
     Args:
         file: of `open_labels`.
         index: of the data set that `rows` refers to.
-        methods: names of classical detectors.
+        sources: array name -> detector as `open_detector` takes it.
         num_workers: processes; 1 = this one.
     """
-    side_px = file["images"].shape[1]
     todo = np.flatnonzero(file["status"][:] == TO_DO)
-    paths = [index.path(row) for row in file["rows"][:][todo]]
-    results = _squash_all(paths, methods, side_px, num_workers)
+    rows = file["rows"][:][todo]
+    results = _squash_all(index, rows, list(sources.values()), file["images"].shape[1], num_workers)
     pending: list[tuple[int, int]] = []
-    for place, path, result in zip(todo, tqdm(paths, desc="classical maps", unit="img"), results, strict=True):
+    for place, row, result in zip(todo, tqdm(rows, desc="first labels", unit="img"), results, strict=True):
         if result.image_HWC is None:
-            key = index.keys[file["rows"][place]]
-            tqdm.write(f"warning: {key} is left out: {result.problem} ({path})")
+            tqdm.write(f"warning: {index.keys[row]} is left out: {result.problem} ({index.path(row)})")
             pending.append((int(place), UNREADABLE))
         else:
             file["images"][place] = result.image_HWC
-            for method, map_HW in zip(methods, result.maps_HW, strict=True):
-                file[f"classical/{method}"][place] = map_HW
+            for name, map_HW in zip(sources, result.maps_HW, strict=True):
+                file[f"classical/{name}"][place] = map_HW
             pending.append((int(place), THERE))
         if len(pending) == IMAGES_PER_FLUSH:
             _mark(file, pending)
@@ -159,15 +164,17 @@ def compute_classical_maps(file: h5py.File, index: DatasetIndex, methods: Sequen
 
 
 def _squash_all(
-    paths: Sequence[Path], methods: Sequence[str], side_px: int, num_workers: int
+    index: DatasetIndex, rows: np.ndarray, detectors: Sequence[str], side_px: int, num_workers: int
 ) -> Iterator[SquashedImage]:
-    """Results in the order of `paths`; the number of processes changes nothing but the time."""
+    """Results in the order of `rows`; the number of processes changes nothing but the time."""
+    paths, keys = [index.path(row) for row in rows], [index.keys[row] for row in rows]
+    arguments = (paths, keys, repeat(detectors), repeat(side_px))
     if num_workers <= 1 or len(paths) < 2 * num_workers:
-        yield from map(squashed_image, paths, repeat(methods), repeat(side_px))
+        yield from map(squashed_image, *arguments)
         return
     # spawn, not fork: this process may run torch's threads, which a fork would copy in mid-step
     with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(squashed_image, paths, repeat(methods), repeat(side_px), chunksize=4)
+        yield from pool.map(squashed_image, *arguments, chunksize=4)
 
 
 def _mark(file: h5py.File, pending: list[tuple[int, int]]) -> None:
@@ -199,11 +206,11 @@ def unreadable_keys(file: h5py.File, index: DatasetIndex) -> list[str]:
 
 
 def mean_map_value(file: h5py.File, method: str) -> float:
-    """Mean saliency of a classical method over all usable images, [0, 1].
+    """Mean saliency of a first label over all usable images, [0, 1].
 
     Args:
         file: of `open_labels`.
-        method: name of a classical detector.
+        method: array name.
     """
     maps = file[f"classical/{method}"]
     return float(np.mean([maps[place].mean() for place in usable(file)]) / 255)
@@ -235,7 +242,7 @@ def finish_round(file: h5py.File, method: str, num_epochs: int, decay: float) ->
 
     Args:
         file: of `open_labels`.
-        method: name of a classical detector.
+        method: array name.
         num_epochs: that the round had.
         decay: alpha of the paper, [0, 1).
     """

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from saliency import deepusps, pseudo_labels, training_state
-from saliency.deepusps import decayed, phases, train
-from saliency.deepusps_settings import PRESETS, DeepUspsSettings
+from saliency.deepusps import train
+from saliency.deepusps_settings import PRESETS, DeepUspsSettings, check, choose_settings
 from saliency.detector import open_detector
 from saliency.drn_detector import load_detector
+from saliency.phases import decayed, phases
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import UserError
 from stores.image_codec import encode_jpeg
@@ -24,9 +25,16 @@ from stores.image_codec import encode_jpeg
 SETTINGS = replace(
     PRESETS["tiny"],
     working_size_px=32,
+    methods=("rbd", "mc"),
+    first_thresholds=(0.25, None),
     max_images=None,
-    rounds=2,
+    flip=True,
+    scales=(0.75, 1.0),
+    crf_in_training=True,
+    crf_at_test=True,
+    crf_test_size_px=48,
     stage1_epochs=2,
+    averaged_epochs=1,
     stage1_learning_rates=(2e-3, 1e-3),
     stage1_batch_size=4,
     stage2_epochs=3,
@@ -55,7 +63,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> DatasetIndex:
 def finished(index: DatasetIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of an uninterrupted training."""
     run = tmp_path_factory.mktemp("runs") / "whole"
-    train(index, run, settings=SETTINGS, num_workers=1)
+    train(index, run, SETTINGS, num_workers=1)
     return run
 
 
@@ -72,11 +80,9 @@ def test_a_finished_run_is_a_detector(finished: Path) -> None:
         "training.jsonl",
     }
     records = [json.loads(line) for line in (finished / "training.jsonl").read_text().splitlines()]
-    assert [(r["stage"], r["round"], r["epoch"]) for r in records] == [
-        *((1, 1, e) for e in range(2)),
-        *((1, 2, e) for e in range(2)),
-        *((2, 1, e) for e in range(3)),
-    ]
+    rounds = [(1, method, round_, e) for method in ("rbd", "mc") for round_ in (1, 2) for e in range(2)]
+    expected = [*rounds, *((2, None, 1, e) for e in range(3))]
+    assert [(r["stage"], r["method"], r["round"], r["epoch"]) for r in records] == expected
     detector = open_detector(str(finished))
     saliency_HW = detector(np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8), "key")
     assert saliency_HW.shape == (50, 70)
@@ -90,7 +96,7 @@ class Stopped(Exception):
     """Stands for whatever ends a process."""
 
 
-@pytest.mark.parametrize("num_epochs", [1, 2, 3, 5])
+@pytest.mark.parametrize("num_epochs", [1, 2, 3, 6, 9])
 def test_an_interrupted_training_gives_the_same_weights(
     index: DatasetIndex, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_epochs: int
 ) -> None:
@@ -105,13 +111,13 @@ def test_an_interrupted_training_gives_the_same_weights(
 
     monkeypatch.setattr(training_state, "save_state", save_and_stop)
     with pytest.raises(Stopped):
-        train(index, run, settings=SETTINGS, num_workers=1)
+        train(index, run, SETTINGS, num_workers=1)
     monkeypatch.setattr(training_state, "save_state", original)
     with pseudo_labels.open_labels(run / pseudo_labels.FILE) as file:
         # what the interrupted epoch had already written must not matter
         epoch = training_state.load_state(run)[0].num_epochs
         file["moving_average"][(epoch + 1) % 2] = 77
-    train(index, run, settings=SETTINGS, num_workers=1)
+    train(index, run, SETTINGS, num_workers=1)
     assert weights(run) == weights(finished)
     assert (run / "training.jsonl").read_text() == (finished / "training.jsonl").read_text()
 
@@ -123,7 +129,7 @@ def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finis
         "from saliency.deepusps import train\n"
         "from stores.dataset_index import open_index\n"
         "from tests.test_deepusps import SETTINGS\n"
-        f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, settings=SETTINGS, num_workers=1)\n"
+        f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, SETTINGS, num_workers=1)\n"
     )
     root = Path(deepusps.__file__).parents[1]
     process = subprocess.Popen([sys.executable, "-c", program], cwd=root, stderr=subprocess.DEVNULL)
@@ -136,20 +142,20 @@ def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finis
         process.wait()
     assert (run / "training.jsonl").is_file()
     assert not (run / "detector.json").is_file()
-    train(index, run, settings=SETTINGS, num_workers=1)
+    train(index, run, SETTINGS, num_workers=1)
     assert weights(run) == weights(finished)
 
 
 def test_running_a_finished_training_again_changes_nothing(index: DatasetIndex, finished: Path) -> None:
     before = (finished / "detector.safetensors").stat().st_mtime_ns
-    summary = train(index, finished, settings=SETTINGS)
+    summary = train(index, finished, SETTINGS)
     assert summary["num_images"] == 10
     assert (finished / "detector.safetensors").stat().st_mtime_ns == before
 
 
 def test_other_settings_are_refused_by_name(index: DatasetIndex, finished: Path) -> None:
     with pytest.raises(UserError, match=r"seed is 0 there, 3 now; settings\.stage2_epochs is 3 there, 9 now"):
-        train(index, finished, settings=replace(SETTINGS, stage2_epochs=9), seed=3)
+        train(index, finished, replace(SETTINGS, stage2_epochs=9), seed=3)
 
 
 def test_unusable_run_folders_are_refused(index: DatasetIndex, tmp_path: Path) -> None:
@@ -158,30 +164,42 @@ def test_unusable_run_folders_are_refused(index: DatasetIndex, tmp_path: Path) -
     (tmp_path / "other" / "thesis.tex").write_text("x")
     for name, match in (("file", "cannot be a run folder"), ("other", "thesis.tex")):
         with pytest.raises(UserError, match=match):
-            train(index, tmp_path / name, settings=SETTINGS)
+            train(index, tmp_path / name, SETTINGS)
     assert (tmp_path / "other" / "thesis.tex").read_text() == "x"
 
 
-def test_paper_names_everything_that_is_missing(
-    index: DatasetIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("saliency.deepusps_settings.NAMES", ("rbd",))
-    monkeypatch.setattr("saliency.deepusps_settings.has_dense_crf", lambda: False)
-    with pytest.raises(UserError, match=r"'mc'.*'hs'.*'dsr'.*dense CRF"):
-        train(index, tmp_path / "run", preset="paper")
-    assert not (tmp_path / "run").exists()
-
-
 def test_wrong_settings_are_refused() -> None:
-    for wrong in ({"architecture": "resnet"}, {"rounds": 2}, {"first_thresholds": (0.5,)}, {"stage2_batch_size": 0}):
-        with pytest.raises(UserError, match=next(iter(wrong)).replace("rounds", "round")):
-            DeepUspsSettings(**wrong)  # type: ignore[arg-type]
+    for wrong in (
+        {"architecture": "resnet"},
+        {"stage1_learning_rates": ()},
+        {"first_thresholds": (0.5,)},
+        {"stage2_batch_size": 0},
+        {"averaged_epochs": 0},
+        {"scales": (0.001,)},
+        {"methods": ("rbd", "RBD", "mc", "hs")},
+    ):
+        with pytest.raises(UserError, match=next(iter(wrong))):
+            check(DeepUspsSettings(**wrong))  # type: ignore[arg-type]
+
+
+def test_a_preset_is_changed_by_name_and_given_more_sources() -> None:
+    settings = choose_settings("small", ["stage2_epochs=3", "crf.iterations=2", "scales=0.5,1"], ["masks:/some/Maps"])
+    assert (settings.stage2_epochs, settings.crf.iterations, settings.scales) == (3, 2, (0.5, 1.0))
+    assert settings.array_names == ("mc", "hs", "dsr", "rbd", "masks-some-maps")
+    assert settings.first_thresholds[-1] is None
+    both = choose_settings("paper", ["methods=rbd", "first_thresholds=none"])
+    assert (both.methods, both.first_thresholds) == (("rbd",), (None,))
+    for override, match in (("stage2_epoch=3", "Did you mean stage2_epochs"), ("methods=rbd,mc", "first_thresholds")):
+        with pytest.raises(UserError, match=match):
+            choose_settings("paper", [override])
+    with pytest.raises(UserError, match="give one of paper, small, tiny"):
+        choose_settings("large")
 
 
 def test_broken_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     index = draw_images(tmp_path / "images", 5)
     index.path(2).write_bytes(b"\xff\xd8 broken")
-    summary = train(open_index("folder", root=tmp_path / "images"), tmp_path / "run", settings=SETTINGS, num_workers=1)
+    summary = train(open_index("folder", root=tmp_path / "images"), tmp_path / "run", SETTINGS, num_workers=1)
     assert (summary["num_images"], summary["left_out"]) == (4, ["2.jpg"])
     printed = capsys.readouterr().out
     assert "2.jpg is left out" in printed
@@ -189,7 +207,7 @@ def test_broken_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.Captu
     for row in range(5):
         index.path(row).write_bytes(b"broken")
     with pytest.raises(UserError, match="none of the 5"):
-        train(open_index("folder", root=tmp_path / "images"), tmp_path / "run2", settings=SETTINGS, num_workers=1)
+        train(open_index("folder", root=tmp_path / "images"), tmp_path / "run2", SETTINGS, num_workers=1)
 
 
 def test_moving_average_is_the_papers(tmp_path: Path) -> None:
@@ -216,7 +234,7 @@ def test_classical_maps_do_not_depend_on_workers_or_interruption(index: DatasetI
         with pseudo_labels.open_labels(path) as file:
             if num_workers == 2:
                 file["status"][:5] = pseudo_labels.TO_DO
-            pseudo_labels.compute_classical_maps(file, index, ["rbd"], num_workers)
+            pseudo_labels.compute_first_labels(file, index, {"rbd": "rbd"}, num_workers)
             contents.append((file["images"][:], file["classical/rbd"][:]))
     np.testing.assert_array_equal(contents[0][0], contents[1][0])
     np.testing.assert_array_equal(contents[0][1], contents[1][1])
@@ -233,7 +251,7 @@ def test_two_trainings_cannot_share_a_folder(index: DatasetIndex, tmp_path: Path
 
 def test_phases_of_the_paper() -> None:
     settings = DeepUspsSettings()
-    plan = phases(settings, settings.first_thresholds or ())
+    plan = phases(settings, (0.31, 0.36, 0.23, 0.25))
     assert len(plan) == 13
     assert [(p.method, p.round, p.targets, p.thresholds, p.learning_rate) for p in plan[:3]] == [
         ("mc", 1, ("classical/mc",), (0.31,), 6e-6),

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from pipeline.build.tiled_background import FILLS, encode_background, parameters
 from saliency.binarise import DEFAULT_THRESHOLD, binarise
 from saliency.detector import Detector, MaskError, open_detector
+from saliency.find_maps import batch_size, find_maps
 from stores import engines, schema
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
@@ -145,7 +146,7 @@ def run_part(spec: BuildSpec, part: int, rows_done: Callable[[int], None] = lamb
     Args:
         spec: the build.
         part: number of the part.
-        rows_done: called with 1 after every row.
+        rows_done: called with the number of rows done since the last call.
 
     Returns:
         The part's receipt.
@@ -154,10 +155,14 @@ def run_part(spec: BuildSpec, part: int, rows_done: Callable[[int], None] = lamb
         UserError: the disk is full, or an image changed since it was indexed.
     """
     detector = _detector(spec.detector)
-    rows = []
-    for row in rows_of_part(read_attributes(spec.out), part):
-        rows.append(_build_row(spec, detector, row))
-        rows_done(1)
+    numbers = rows_of_part(read_attributes(spec.out), part)
+    rows: list[StoreRow] = []
+    # Batches begin with the part, so that their members, and with them the last bits of a map, never depend on workers.
+    size = batch_size(detector)
+    for start in range(0, len(numbers), size):
+        batch = _build_rows(spec, detector, numbers[start : start + size])
+        rows.extend(batch)
+        rows_done(len(batch))
     return write_part(spec.out, part, rows)
 
 
@@ -196,9 +201,19 @@ def _check(settings: BuildSettings) -> None:
         raise UserError(f"backgrounds of at most {settings.background_max_side_px} px; give 32 or more")
 
 
-def _build_row(spec: BuildSpec, detector: Detector, row: int) -> StoreRow:
-    """One image to one row; what cannot be read or has no mask becomes a status with its reason."""
-    index = spec.index
+def _build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> list[StoreRow]:
+    """Images to rows; what cannot be read or has no mask becomes a status with its reason."""
+    read = [_read_row(spec.index, row) for row in numbers]
+    decoded = [(base.key, image_HWC) for base, image_HWC in read if image_HWC is not None]
+    maps = iter(find_maps(detector, [image_HWC for _, image_HWC in decoded], [key for key, _ in decoded]))
+    return [
+        base if image_HWC is None else _found_row(base, image_HWC, next(maps), spec.settings)
+        for base, image_HWC in read
+    ]
+
+
+def _read_row(index: DatasetIndex, row: int) -> tuple[StoreRow, np.ndarray | None]:
+    """What the file of a row says, and its pixels; without pixels the status is decode-error."""
     base = StoreRow(
         row=row,
         key=index.keys[row],
@@ -211,7 +226,7 @@ def _build_row(spec: BuildSpec, detector: Detector, row: int) -> StoreRow:
     try:
         data = index.read(row)
     except OSError as error:
-        return replace(base, message=f"cannot be read: {error.strerror}")
+        return replace(base, message=f"cannot be read: {error.strerror}"), None
     if len(data) != index.sizes_bytes[row]:
         raise UserError(
             f"{index.path(row)} has {len(data)} bytes where the index has {index.sizes_bytes[row]}: the data set "
@@ -221,17 +236,17 @@ def _build_row(spec: BuildSpec, detector: Detector, row: int) -> StoreRow:
     try:
         image_HWC = decode_rgb(data)
     except ImageError as error:
-        return replace(base, message=str(error))
-    base = replace(base, height=image_HWC.shape[0], width=image_HWC.shape[1])
-    try:
-        saliency_HW = detector(image_HWC, base.key)
-    except MaskError as error:
-        return replace(base, status=Status.MASK_ERROR, message=str(error))
-    except Exception as error:
-        error.add_note(f"while finding the foreground of row {row} ({base.key})")
-        raise
-    assert saliency_HW.shape == image_HWC.shape[:2], f"{base.key}: map of {saliency_HW.shape}"
-    return _with_content(base, image_HWC, saliency_HW, spec.settings)
+        return replace(base, message=str(error)), None
+    return replace(base, height=image_HWC.shape[0], width=image_HWC.shape[1]), image_HWC
+
+
+def _found_row(
+    base: StoreRow, image_HWC: np.ndarray, found: np.ndarray | MaskError, settings: BuildSettings
+) -> StoreRow:
+    if isinstance(found, MaskError):
+        return replace(base, status=Status.MASK_ERROR, message=str(found))
+    assert found.shape == image_HWC.shape[:2], f"{base.key}: map of {found.shape}"
+    return _with_content(base, image_HWC, found, settings)
 
 
 def _with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> StoreRow:
