@@ -8,6 +8,7 @@ mean CIELUV; C_i -> `local_contrast`; H_i -> `location_heuristic`; s-bar_i -> `c
 lambda_l -> `LAYER_CONSISTENCY`; lambda of H_i -> `CENTRE_WEIGHT`; layers from fine to coarse.
 """
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -22,7 +23,8 @@ ALGORITHM_VERSION = 1  # raised by every change that can change a map
 
 # Paper: 3, 17, 33 px at 400 x 300. Ours: 7 in the finest layer. Our over-segmentation keeps more slivers of texture and
 # blurred edges than the authors'; with 7 in place of 3 our maps are closer to theirs (correlation .77, not .74) and to
-# the true masks. Other sizes are scaled by their longest side.
+# the true masks. Other sizes take these times the root of the ratio of longest sides: objects shrink with a picture,
+# noise and texture of the sensor do not (ECSSD halved: closer to the authors' maps than with the ratio or without).
 MIN_SCALES_PX = (7, 17, 33)
 REFERENCE_SIDE_PX = 400
 # The paper leaves the gradient open. Slopes below this (CIELUV units per pixel) are noise or shading and start no
@@ -51,7 +53,7 @@ def saliency(image_HWC: np.ndarray) -> np.ndarray:
 
 def _saliency_at_size(image_HWC: np.ndarray) -> np.ndarray:
     luv_HWC = cv2.cvtColor(image_HWC.astype(np.float32) / 255, cv2.COLOR_RGB2LUV)
-    size_factor = max(image_HWC.shape[:2]) / REFERENCE_SIDE_PX
+    size_factor = math.sqrt(max(image_HWC.shape[:2]) / REFERENCE_SIDE_PX)
     labels_HW = over_segmentation(luv_HWC)
     layers, parents = [], []
     for min_scale_px in MIN_SCALES_PX:
