@@ -27,7 +27,7 @@ from saliency.atomic_write import write_aside
 from saliency.data_parallel import Ranks, joined
 from saliency.deepusps_settings import DeepUspsSettings, check
 from saliency.detector import DETECTOR_FILE, open_detector
-from saliency.drn import DrnSegmenter
+from saliency.drn import Drn, DrnSegmenter
 from saliency.drn_detector import DetectorDescription, DrnDetector, save_detector, weights_sha256
 from saliency.metrics import evaluate_folder
 from saliency.phases import Phase
@@ -84,7 +84,7 @@ def train(
     """
     check(settings)
     run = Path(out)
-    initial = initial_weights(backbone_weights)
+    initial = initial_weights(backbone_weights, settings.architecture)
     with joined(device) as ranks, _torch_threads(settings.cpu_threads):
         if not ranks.is_first:
             _follow(run, settings, seed, initial, ranks)
@@ -176,11 +176,12 @@ def _torch_threads(num_threads: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def initial_weights(path: Path | str | None) -> dict[str, Tensor]:
+def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Tensor]:
     """Weights of a pretrained `Drn`; none for random ones.
 
     Args:
-        path: a run folder of `pretrain --backbone drn_d_...`, or a safetensors file.
+        path: a run folder of `pretrain` with a DRN for its backbone, or a safetensors file.
+        architecture: a name of `saliency.drn.TABLES`, which the weights must fit.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -191,15 +192,21 @@ def initial_weights(path: Path | str | None) -> dict[str, Tensor]:
     if path.is_dir():
         path = path / BACKBONE_FILE
         if not path.is_file():
-            raise UserError(
-                f"{path.parent} holds no {BACKBONE_FILE}: give the folder of a finished `pretrain` run, or a "
-                "safetensors file"
-            )
+            raise UserError(f"{path.parent} holds no {BACKBONE_FILE}: give the folder of a finished `pretrain` run")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            trained = (file.metadata() or {}).get("backbone", "a network of another shape")
     except (OSError, SafetensorError) as error:
         raise UserError(f"backbone weights {path} cannot be read ({error}): give a safetensors file") from error
+    with torch.device("meta"):
+        expected = Drn(architecture).state_dict()
+    if {name: tensor.shape for name, tensor in tensors.items()} != {name: t.shape for name, t in expected.items()}:
+        raise UserError(
+            f"the weights in {path} are of {trained}, the detector's network is {architecture}: give others, or "
+            f"--set architecture=NAME; pretrain makes some with --set backbone={architecture}"
+        )
+    return tensors
 
 
 def _run_identity(

@@ -126,10 +126,7 @@ class Training:
             torch.manual_seed(weights_seed)
             model = DrnSegmenter(self.settings.architecture, self.settings.head_init_std)
         if self.initial:
-            try:
-                model.backbone.load_state_dict(self.initial)
-            except RuntimeError as error:
-                raise UserError(f"the backbone weights do not fit {self.settings.architecture}: {error}") from error
+            model.backbone.load_state_dict(self.initial)
         return model.to(self.ranks.device).train()
 
     def _train_epoch(

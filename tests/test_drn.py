@@ -14,7 +14,12 @@ def num_parameters(model: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("architecture", "total", "backbone"),
-    [("drn_d_22", 16_393_752, 15_880_752), ("drn_d_105", 54_801_304, 54_288_304)],
+    [
+        ("drn_d_22", 16_393_752, 15_880_752),
+        ("drn_d_38", 26_501_912, 25_988_912),
+        ("drn_d_54", 35_809_176, 35_296_176),
+        ("drn_d_105", 54_801_304, 54_288_304),
+    ],
 )
 def test_parameters_are_as_published(architecture: str, total: int, backbone: int) -> None:
     with torch.device("meta"):
@@ -42,7 +47,7 @@ def test_layer_table_of_drn_d_105() -> None:
     assert [type(module) for module in convolutions if module.bias is not None] == []
 
 
-@pytest.mark.parametrize("architecture", ["drn_d_22", "drn_d_105", "drn_d_tiny"])
+@pytest.mark.parametrize("architecture", ["drn_d_22", "drn_d_38", "drn_d_54", "drn_d_105", "drn_d_small", "drn_d_tiny"])
 def test_features_are_an_eighth(architecture: str) -> None:
     with torch.device("meta"):
         features = Drn(architecture)(torch.empty(2, 3, 432, 432))

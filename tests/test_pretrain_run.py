@@ -15,9 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.loader.batch import Batch
+from saliency.deepusps import initial_weights
+from saliency.drn import Drn
 from stores.errors import UserError
 from tests.memory_loader import MemoryLoader
 from tests.tiny_runs import tiny
+from trainer.parts.backbones import build_backbone
 from trainer.run import checkpoint, run_folder
 from trainer.run.loop import find_beton, pretrain
 from trainer.run.settings import RunSettings
@@ -97,6 +100,25 @@ def test_a_stopped_run_ends_as_one_that_was_never_stopped(
     assert_same_end(tmp_path / "whole", tmp_path / "parts")
     assert [step for step, _ in losses(tmp_path / "parts")] == list(range(6))
     assert run(settings, tmp_path / "parts", resume=True)["state"] == "already finished"
+
+
+def test_a_drn_is_pretrained_for_the_detector(tmp_path: Path) -> None:
+    settings = replace(tiny("byol"), backbone="drn_d_22", epochs=1)
+    run(settings, tmp_path / "run")
+    weights = initial_weights(tmp_path / "run", "drn_d_22")
+    trained = checkpoint.load_backbone(tmp_path / "run")
+    network = Drn("drn_d_22").eval()
+    network.load_state_dict(weights)
+    images_BCHW = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network(images_BCHW), trained.forward_map(images_BCHW))
+    assert trained(images_BCHW).shape == (2, 512)
+    with pytest.raises(UserError, match="are of drn_d_22, the detector's network is drn_d_105"):
+        initial_weights(tmp_path / "run", "drn_d_105")
+    with pytest.raises(UserError, match="finished `pretrain` run"):
+        initial_weights(tmp_path, "drn_d_22")
+    with pytest.raises(UserError, match="cifar_stem"):
+        build_backbone("drn_d_22", cifar_stem=True)
 
 
 KILLED_RUN = """

@@ -1,26 +1,25 @@
 """Backbones: an image batch to a feature map and to its spatial mean.
 
 Shapes: B batch, C channels, H W rows and columns of the image, h w of the feature map, D features.
-Weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it is.
+A ResNet's weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it
+is; a DRN's carry those of `saliency.drn.Drn`, so it loads into the saliency network (`saliency train
+--backbone-weights`).
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from saliency.drn import Drn
 from stores.errors import UserError
 
-if TYPE_CHECKING:
-    from torchvision.models import ResNet
-
-NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# The networks of DeepUSPS2's detector (Ryali et al. 2021, A.2): a feature map at 1/8 of the image's size.
+DRNS = ("drn_d_22", "drn_d_38", "drn_d_54", "drn_d_105")
+NAMES = (*RESNETS, *DRNS)
 
 
 class Backbone(nn.Module):
-    """A residual network up to its last feature map.
+    """A network up to its last feature map: layers applied one after the other.
 
     num_features: D. autocast_dtype: number format of the convolutions, None = float32; features leave as float32
     either way, so that heads, similarities and losses are never computed in a short format.
@@ -28,35 +27,22 @@ class Backbone(nn.Module):
 
     autocast_dtype: torch.dtype | None = None
 
-    def __init__(self, network: ResNet, *, cifar_stem: bool) -> None:
+    def __init__(self, layers: dict[str, nn.Module], num_features: int) -> None:
         super().__init__()
-        self.num_features: int = network.fc.in_features
-        self.conv1: nn.Module = network.conv1
-        self.bn1 = network.bn1
-        self.relu = network.relu
-        self.maxpool: nn.Module = network.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            network.layer1,
-            network.layer2,
-            network.layer3,
-            network.layer4,
-        )
-        if cifar_stem:
-            # He et al. 2016, section 4.2: small images keep their resolution at the entrance.
-            self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-            self.maxpool = nn.Identity()
+        self.num_features = num_features
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
     def forward_map(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the last feature map.
 
         Args: image_BCHW: float (B, 3, H, W), normalised. Returns: float32 (B, D, h, w).
         """
-        dtype = self.autocast_dtype
+        dtype, features = self.autocast_dtype, image_BCHW
         with torch.autocast(image_BCHW.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            stem = self.maxpool(self.relu(self.bn1(self.conv1(image_BCHW))))
-            map_BDhw = self.layer4(self.layer3(self.layer2(self.layer1(stem))))
-        return map_BDhw.float()
+            for layer in self.children():
+                features = layer(features)
+        return features.float()
 
     def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the spatial mean of the last feature map.
@@ -74,6 +60,25 @@ def build_backbone(name: str, *, cifar_stem: bool = False) -> Backbone:
     """
     if name not in NAMES:
         raise UserError(f"unknown backbone {name!r}; allowed: {', '.join(NAMES)}")
+    if name in DRNS:
+        if cifar_stem:
+            raise UserError(
+                f"cifar_stem is for {', '.join(RESNETS)}; {name} keeps its resolution at the entrance anyway"
+            )
+        drn = Drn(name)
+        return Backbone({"stages": drn.stages}, drn.out_channels)
+    return _resnet(name, cifar_stem)
+
+
+def _resnet(name: str, cifar_stem: bool) -> Backbone:
     import torchvision  # here: it takes as long to import as torch, and a mistake in the settings need not wait
 
-    return Backbone(torchvision.models.get_model(name, weights=None), cifar_stem=cifar_stem)
+    network = torchvision.models.get_model(name, weights=None)
+    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+    layers = {name: getattr(network, name) for name in names}
+    if cifar_stem:
+        # He et al. 2016, section 4.2: small images keep their resolution at the entrance.
+        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
+        layers["maxpool"] = nn.Identity()
+    return Backbone(layers, network.fc.in_features)

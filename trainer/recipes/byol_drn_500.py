@@ -1,0 +1,23 @@
+"""The backbone of DeepUSPS2: BYOL on a DRN-D-105 (Ryali et al. 2021, A.2), for saliency train --backbone-weights.
+
+Command: python cli.py pretrain --method byol --bg none --dataset imagenet --recipe byol_drn_500
+ImageNet-1k, 500 epochs, base rate 0.3, weight decay 1e-6, key network's momentum 0.99, batch 4096.
+Expected linear top-1: 73.9.
+Cost: 43.3 GMAC an image at 224 px; about 17 days of one H200 at 300 TFLOP/s, by arithmetic.
+"""
+
+from dataclasses import replace
+
+from trainer.recipes import byol_300
+from trainer.recipes._paper import only_for
+from trainer.run.settings import RunSettings
+
+
+def settings(method: str, background: str, with_cast: bool) -> RunSettings:
+    """Return the recipe's settings: those of `byol_300` on the other network, for longer.
+
+    Raises: UserError: another method.
+    """
+    only_for("byol_drn_500", "byol", method)
+    medium = byol_300.settings(method, background, with_cast)
+    return replace(medium, backbone="drn_d_105", epochs=500)
