@@ -202,13 +202,11 @@ def table(scores_by_detector: Mapping[str, Mapping[str, Any]]) -> str:
     Args:
         scores_by_detector: name -> scores of `summarise`.
     """
-    width = max(len(name) for name in ("detector", *scores_by_detector))
-    lines = [f"{'detector':{width}s}  " + "  ".join(COLUMNS)]
+    rows = [["detector", *COLUMNS]]
     for name, scores in scores_by_detector.items():
-        values = [("-" if scores[key] is None else f"{scores[key]:.4f}") for key in COLUMNS.values()]
-        cells = [f"{value:>{len(title)}s}" for title, value in zip(COLUMNS, values, strict=True)]
-        lines.append(f"{name:{width}s}  " + "  ".join(cells))
-    return "\n".join(lines)
+        rows.append([name, *("-" if scores[key] is None else f"{scores[key]:.4f}" for key in COLUMNS.values())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 def evaluate_folder(

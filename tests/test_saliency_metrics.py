@@ -1,5 +1,6 @@
 """The evaluator: hand-computed values, and the known figures of published maps."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from saliency import metrics
 from saliency.detector import MaskError
 from saliency.inference import encode_png
 from stores.errors import UserError
+from tests.golden import make_saliency_metrics
 
 KNOWN = [
     ("ecssd-dev", "hs", 0.2352, 0.7305),
@@ -27,6 +29,13 @@ def test_published_maps_score_as_known(shared_data: Path, dataset: str, maps: st
     scores = metrics.evaluate_folder(folder / "images", folder / "masks", detector)
     assert scores["mae"] == pytest.approx(mae, abs=5e-5)
     assert scores["f_max"] == pytest.approx(f_max, abs=5e-5)
+
+
+def test_scores_are_those_of_pysodmetrics() -> None:
+    golden = json.loads(make_saliency_metrics.FILE.read_text())
+    summary = metrics.summarise([metrics.score_image(*case) for case in make_saliency_metrics.inputs()])
+    assert {name: summary[name] for name in golden} == pytest.approx(golden, abs=1e-12)
+    assert min(golden.values()) > 0.05  # a set on which every score has something to say
 
 
 def test_scores_of_four_pixels_by_hand() -> None:
@@ -104,3 +113,21 @@ def test_an_unreadable_image_is_named(small_set: Path) -> None:
     (small_set / "images" / "b.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"b\.png"):
         metrics.evaluate_folder(small_set / "images", small_set / "masks", "rbd")
+
+
+def test_scores_at_the_papers_size(small_set: Path) -> None:
+    folders = (small_set / "images", small_set / "masks", f"masks:{small_set / 'masks'}")
+    scores = metrics.evaluate_folder(*folders, size_px=432)
+    assert scores["size_px"] == 432
+    assert 0.95 < scores["iou"] < 1
+    # a bilinearly grown map has soft borders where the mask's are hard
+    assert 0 < scores["mae"] < 0.05
+
+
+def test_the_table_has_a_row_per_detector(small_set: Path) -> None:
+    scores = metrics.evaluate_folder(small_set / "images", small_set / "masks", f"masks:{small_set / 'masks'}")
+    lines = metrics.table({"mine": scores, "another": {**scores, "f_max": None}}).splitlines()
+    assert lines[0].split()[:3] == ["detector", "MAE", "F(.5)"]
+    assert lines[1].split() == ["mine", "0.0000", *["1.0000"] * 5]
+    assert lines[2].split()[-2:] == ["-", "1.0000"]
+    assert len({len(line) for line in lines}) == 1
