@@ -121,7 +121,7 @@ def test_scores_at_the_papers_size(small_set: Path) -> None:
     assert scores["size_px"] == 432
     assert 0.95 < scores["iou"] < 1
     # a bilinearly grown map has soft borders where the mask's are hard
-    assert 0 < scores["mae"] < 0.05
+    assert 0 < scores["mae"] < 0.1
 
 
 def test_the_table_has_a_row_per_detector(small_set: Path) -> None:

@@ -1,0 +1,47 @@
+"""What two processes do in `test_data_parallel.py`: gradients of uneven shares, then a whole training.
+
+torchrun --nproc-per-node 2 -m tests.data_parallel_program IMAGES OUT
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from saliency.data_parallel import Ranks, joined
+from saliency.deepusps import train
+from stores.dataset_index import open_index
+from tests.test_deepusps import SETTINGS
+
+BATCH = torch.arange(10.0).reshape(5, 2) / 10
+
+
+def gradient(ranks: Ranks) -> tuple[list[float], list[float]]:
+    """Gradient of the mean of a nonlinear loss over five images, and their outputs as the first rank gets them."""
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(model.weight, 0.3)
+    torch.nn.init.zeros_(model.bias)
+    shared, mine = ranks.wrap(model), ranks.share(len(BATCH))
+    output = shared(ranks.tensor_from_first(BATCH if ranks.is_first else torch.zeros_like(BATCH))[mine])
+    weight = len(BATCH[mine]) * ranks.size / len(BATCH)
+    (output.exp().mean() * weight).backward()
+    assert model.weight.grad is not None
+    return model.weight.grad.flatten().tolist(), ranks.to_first(output.detach(), len(BATCH)).flatten().tolist()
+
+
+def main() -> None:
+    """Both parts; the first rank writes what it found."""
+    images, out = Path(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    with joined("cpu") as ranks:
+        found = gradient(ranks)
+        assert ranks.sum(1.0) == ranks.size
+        if ranks.is_first:
+            out.with_suffix(".json").write_text(json.dumps(found))
+    summary = train(open_index("folder", root=images), out, SETTINGS, device="cpu", num_workers=1)
+    assert (summary is None) != ranks.is_first
+
+
+if __name__ == "__main__":
+    main()
