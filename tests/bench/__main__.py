@@ -1,15 +1,19 @@
 """Run the measurements named on the command line (default: all) and write bench.json.
 
-python -m tests.bench [detectors] [stores] [sampler] [loader] [trainer]
+python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [trainer]
 """
 
 import json
+import os
 import sys
 import tempfile
 from importlib import import_module
 from pathlib import Path
 
-BENCHES = ("detectors", "stores", "sampler", "loader", "trainer")
+# numpy's own threads would wait for each other on the one core that the measurements are given.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+BENCHES = ("detectors", "dense_crf", "stores", "sampler", "loader", "trainer")
 OUT = Path("bench.json")
 
 

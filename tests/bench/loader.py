@@ -1,11 +1,7 @@
 """Images per second of the loader beside FFCV and torchvision, on one core."""
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from pipeline.build.export_beton import export_beton
 from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
@@ -15,7 +11,7 @@ from pipeline.views.view_plan import Background, View, ViewPlan
 from stores.dataset_index import open_index
 from tests.bench.ffcv_peer import ffcv_epoch
 from tests.bench.photographs import write_dataset
-from tests.bench.timing import best_seconds, row
+from tests.bench.timing import best_seconds, one_core, row
 from tests.bench.torchvision_peer import torchvision_epoch
 
 NUM_IMAGES = 512
@@ -27,19 +23,6 @@ PLANS = {
     "two_view": ViewPlan(views=(GLOBAL, GLOBAL), background=BACKGROUND),
     "multicrop": ViewPlan(views=(GLOBAL, GLOBAL, *[LOCAL] * 6), background=BACKGROUND),
 }
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keep this process and its threads on one core, so that both sides are given the same."""
-    allowed, num_threads = os.sched_getaffinity(0), torch.get_num_threads()
-    os.sched_setaffinity(0, {min(allowed)})
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
-        torch.set_num_threads(num_threads)
 
 
 def measure(folder: Path) -> dict[str, dict]:

@@ -1,7 +1,12 @@
 """How measurements are taken: the best of several repetitions, because other work on a machine only ever adds time."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
 
 
 def best_seconds(work: Callable[[], object], *, repetitions: int = 5) -> float:
@@ -18,3 +23,21 @@ def best_seconds(work: Callable[[], object], *, repetitions: int = 5) -> float:
 def row(value: float, unit: str, *, peer: float | None = None, ratio: float | None = None, what: str) -> dict:
     """Return one entry of bench.json; `what` says what each side does."""
     return {"value": value, "unit": unit, "peer": peer, "ratio": ratio, "what": what}
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep this process and all its threads on one core, so that every side is given the same."""
+    allowed, num_threads = os.sched_getaffinity(0), torch.get_num_threads()
+    _stay_on({min(allowed)})
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _stay_on(allowed)
+        torch.set_num_threads(num_threads)
+
+
+def _stay_on(cores: set[int]) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setaffinity(int(thread.name), cores)
