@@ -17,10 +17,10 @@ from skimage.color import rgb2lab
 from saliency.classical._bounded_size import at_bounded_size
 from saliency.classical._superpixels import (
     adjacency,
-    fast_slic_labels,
     mean_per_superpixel,
     normalise,
     pairwise_distance,
+    slic_labels,
     touches_border,
     two_ring,
 )
@@ -55,7 +55,7 @@ def saliency(image_HWC: np.ndarray) -> np.ndarray:
 
 def _saliency_at_size(image_HWC: np.ndarray) -> np.ndarray:
     lab_HWC = rgb2lab((image_HWC / np.float32(255)).astype(np.float32))
-    labels_HW = fast_slic_labels(lab_HWC, NUM_SUPERPIXELS, COMPACTNESS)
+    labels_HW = slic_labels(image_HWC, NUM_SUPERPIXELS, COMPACTNESS)
     return superpixel_saliency(mean_per_superpixel(lab_HWC, labels_HW), labels_HW)[labels_HW]
 
 
