@@ -26,7 +26,7 @@ DATASETS = ("imagenet", "coco", "folder", "sample")
 
 DETECTOR_HELP = (
     f"Finds the foreground: {', '.join(saliency.classical.NAMES)} (no training needed), the folder of a run of "
-    "'saliency train', or masks:DIR (PNG masks made elsewhere)."
+    "'saliency train' (RUN:no-crf and RUN:crf leave out or add the dense CRF), or masks:DIR (PNG masks made elsewhere)."
 )
 
 
@@ -88,7 +88,7 @@ def saliency_group() -> None:
 @click.option("--preset", default=None, help="Size of the procedure: paper, small or tiny. Default: by the hardware.")
 @click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one setting of the preset.")
 @click.option("--source", "sources", multiple=True, metavar="DETECTOR", help="One more source of pseudo-labels.")
-@click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --set backbone=drn_d_105.")
+@click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
 @click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
 @click.option("--seed", default=0, show_default=True)
 def saliency_train(
@@ -278,6 +278,7 @@ def store_export(store: Path, format_name: str, root: Path | None, out: Path | N
     default=None,
     help="Default: the paper's (no GPU: smoke).",
 )
+@click.option("--backbone", default=None, help="resnet18 to 152, drn_d_22 to 105. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 def pretrain_command(
@@ -288,6 +289,7 @@ def pretrain_command(
     store: Path | None,
     out: Path | None,
     recipe: str | None,
+    backbone: str | None,
     overrides: tuple[str, ...],
     resume: bool,
 ) -> None:
@@ -317,7 +319,7 @@ def pretrain_command(
             store=store,
             out=out,
             recipe=recipe,
-            overrides=list(overrides),
+            overrides=[*([f"backbone={backbone}"] if backbone else []), *overrides],
             resume=resume,
         )
     print_json(summary)

@@ -204,7 +204,7 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: t.shape for name, t in expected.items()}:
         raise UserError(
             f"the weights in {path} are of {trained}, the detector's network is {architecture}: give others, or "
-            f"--set architecture=NAME; pretrain makes some with --set backbone={architecture}"
+            f"--set architecture=NAME; pretrain makes some with --backbone {architecture}"
         )
     return tensors
 

@@ -8,14 +8,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from saliency.dense_crf import CrfSettings
+from saliency.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
 from saliency.drn import STRIDE_PX, TABLES
 from saliency.preprocessing import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB
 from stores.errors import UserError
 from stores.setting_overrides import split_override, with_override
-
-# For 432 px.
-CRF_OF_THE_PAPER = CrfSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +67,7 @@ class DeepUspsSettings:
     # whether each image is mirrored at random (ours; the authors augment nothing). Maps are kept unmirrored
     scales: tuple[float, ...] = (1.0,)
     # of the working size, one drawn per batch (ours, likewise). Maps are kept at the working size
-    crf: CrfSettings = CRF_OF_THE_PAPER
+    crf: CrfSettings = DEFAULTS
     # the kernels, wherever a dense CRF is used (code)
     crf_in_training: bool = True
     # whether it sharpens the predictions that enter the moving average (code)
@@ -84,12 +81,7 @@ class DeepUspsSettings:
         """The CRF of the finished detector: the kernels grow with the size it works at."""
         if not self.crf_at_test:
             return None
-        factor = (self.crf_test_size_px or self.working_size_px) / self.working_size_px
-        return replace(
-            self.crf,
-            spatial_sigma_px=self.crf.spatial_sigma_px * factor,
-            bilateral_sigma_px=self.crf.bilateral_sigma_px * factor,
-        )
+        return self.crf.at_scale((self.crf_test_size_px or self.working_size_px) / self.working_size_px)
 
     @property
     def array_names(self) -> tuple[str, ...]:
@@ -115,8 +107,7 @@ PRESETS = {
         stage2_beta_squared=1.0,
         cpu_threads=1,
         flip=True,
-        # the papers' kernels, which are for 432 px
-        crf=CrfSettings(spatial_sigma_px=3.0 * 128 / 432, bilateral_sigma_px=80.0 * 128 / 432),
+        crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),
         crf_test_size_px=432,
     ),
     # The same code within a minute, for demonstrations: one method, one short round, no CRF.

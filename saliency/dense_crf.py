@@ -10,7 +10,7 @@ w2 are the spatial deviation and weight, theta_alpha, theta_beta and w1 the bila
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -60,8 +60,18 @@ class CrfSettings:
         if self.iterations != int(self.iterations):
             raise UserError(f"dense CRF: iterations is {self.iterations}; give a whole number, 1 or more")
 
+    def at_scale(self, factor: float) -> "CrfSettings":
+        """The same kernels on an image that is `factor` times as large: lengths in pixels grow with it."""
+        return replace(
+            self,
+            spatial_sigma_px=self.spatial_sigma_px * factor,
+            bilateral_sigma_px=self.bilateral_sigma_px * factor,
+        )
 
+
+# Those of DeepUSPS, for squares of REFERENCE_SIDE_PX.
 DEFAULTS = CrfSettings()
+REFERENCE_SIDE_PX = 432
 
 
 class FeatureScales(NamedTuple):

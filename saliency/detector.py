@@ -14,6 +14,7 @@ from stores.image_codec import decode_grey
 
 MASKS_PREFIX = "masks:"
 DETECTOR_FILE = "detector.json"
+CRF_ENDINGS = {"crf": True, "no-crf": False}
 
 
 class MaskError(UserError):
@@ -37,7 +38,8 @@ def open_detector(name: str, *, device: str | None = None) -> Detector:
     """Find a detector by its name.
 
     Args:
-        name: a classical detector ("rbd"), the run folder of `saliency train`, or "masks:DIR".
+        name: a classical detector ("rbd"), the run folder of `saliency train` ("RUN:crf" and "RUN:no-crf" end in the
+            dense CRF, or do not, whatever the training's settings say), or "masks:DIR".
         device: torch device on which a trained detector runs, None = the GPU where there is one; the others ignore it.
 
     Raises:
@@ -47,14 +49,15 @@ def open_detector(name: str, *, device: str | None = None) -> Detector:
         return ClassicalDetector(name)
     if name.startswith(MASKS_PREFIX):
         return MaskFolder(Path(name.removeprefix(MASKS_PREFIX)))
-    run = Path(name)
+    folder, _, ending = name.rpartition(":")
+    run = Path(folder if ending in CRF_ENDINGS else name)
     if (run / DETECTOR_FILE).is_file():
         from saliency.drn_detector import load_detector  # torch only where it is needed
 
-        return load_detector(run, device=device)
+        return load_detector(run, device=device, crf=CRF_ENDINGS.get(ending if folder else ""))
     if run.is_dir():
         raise UserError(
-            f"{name} holds no {DETECTOR_FILE}: its training has not finished; run the same `saliency train` again to "
+            f"{run} holds no {DETECTOR_FILE}: its training has not finished; run the same `saliency train` again to "
             "finish it, or name another run folder"
         )
     raise UserError(

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from saliency.atomic_write import write_aside
-from saliency.dense_crf import CrfSettings, refine
+from saliency.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from saliency.dense_crf_torch import refine_batch
 from saliency.detector import DETECTOR_FILE
 from saliency.drn import TABLES, DrnSegmenter, normalise_images
@@ -142,12 +142,13 @@ def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescripti
     write_aside(run / DETECTOR_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def load_detector(run: Path, *, device: str | None = None) -> DrnDetector:
+def load_detector(run: Path, *, device: str | None = None, crf: bool | None = None) -> DrnDetector:
     """Open the trained detector of a run folder.
 
     Args:
         run: the run folder, with detector.json.
         device: torch device; None = the GPU where there is one.
+        crf: whether the maps end in the dense CRF; None = as the training's settings say.
 
     Raises:
         UserError: a file is damaged, made by another version, or the weights are not those of detector.json.
@@ -171,6 +172,9 @@ def load_detector(run: Path, *, device: str | None = None) -> DrnDetector:
             f"{description.algorithm_version}; this version runs {', '.join(TABLES)} at version {ALGORITHM_VERSION}: "
             "train it again, or use the version of the project that made it"
         )
+    if crf is not None and crf != (description.crf is not None):
+        kernels = DEFAULTS.at_scale(description.crf_size_px / REFERENCE_SIDE_PX)
+        description = replace(description, crf=kernels if crf else None)
     if weights_sha256(tensors) != expected_sha256:
         raise UserError(f"{run / WEIGHTS_FILE} is not the file that {DETECTOR_FILE} describes: take a fresh copy")
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move

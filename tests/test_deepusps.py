@@ -17,10 +17,11 @@ from saliency.deepusps import train
 from saliency.deepusps_settings import PRESETS, DeepUspsSettings, check, choose_settings
 from saliency.detector import open_detector
 from saliency.drn_detector import load_detector
+from saliency.inference import encode_png
 from saliency.phases import decayed, phases
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import UserError
-from stores.image_codec import encode_jpeg
+from stores.image_codec import decode_rgb, encode_jpeg
 
 SETTINGS = replace(
     PRESETS["tiny"],
@@ -261,6 +262,52 @@ def test_phases_of_the_paper() -> None:
     assert plan[-1].targets == ("refined/mc", "refined/hs", "refined/dsr", "refined/rbd")
     assert (plan[-1].beta_squared, plan[0].beta_squared, plan[-1].num_epochs) == (4.0, 1.0, 200)
     assert decayed(1e-6, 24, 25, 0.9) == pytest.approx(1e-6 * 0.04**0.9)
+
+
+def test_the_crf_can_be_left_out_or_added(finished: Path, tmp_path: Path) -> None:
+    image_HWC = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
+    with_crf, without = open_detector(str(finished)), open_detector(f"{finished}:no-crf")
+    assert open_detector(f"{finished}:crf").identity == with_crf.identity
+    assert without.identity == {**with_crf.identity, "crf": None}
+    assert np.abs(with_crf(image_HWC, "key") - without(image_HWC, "key")).max() > 0.01
+    for name in ("detector.json", "detector.safetensors"):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    content = json.loads((tmp_path / "detector.json").read_text())
+    (tmp_path / "detector.json").write_text(json.dumps({**content, "crf": None}))
+    assert open_detector(f"{tmp_path}:crf").identity["crf"]["bilateral_sigma_px"] == pytest.approx(80 * 48 / 432)
+    with pytest.raises(UserError, match="no detector"):
+        open_detector(f"{finished}:maybe")
+
+
+def test_maps_of_a_batch_are_those_of_its_images(finished: Path) -> None:
+    detector = load_detector(finished)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((50, 70), (8, 8), (33, 120))]
+    for map_HW, image_HWC in zip(detector.maps(images), images, strict=True):
+        assert map_HW.shape == image_HWC.shape[:2]
+        np.testing.assert_allclose(map_HW, detector(image_HWC, "key"), atol=1e-5)
+
+
+def test_another_seed_gives_another_detector(index: DatasetIndex, finished: Path, tmp_path: Path) -> None:
+    train(index, tmp_path / "run", SETTINGS, seed=1, num_workers=1)
+    assert weights(tmp_path / "run") != weights(finished)
+
+
+def test_every_phase_is_scored_where_asked(index: DatasetIndex, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "set" / "masks").mkdir(parents=True)
+    (tmp_path / "set" / "images").symlink_to(index.root)
+    for row, key in enumerate(index.keys):
+        mask_HW = np.zeros(decode_rgb(index.read(row)).shape[:2], np.uint8)
+        mask_HW[20:50, 20:56] = 255
+        (tmp_path / "set" / "masks" / f"{Path(key).stem}.png").write_bytes(encode_png(mask_HW))
+    train(index, tmp_path / "run", SETTINGS, validation=tmp_path / "set", num_workers=1)
+    records = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert [record["phase"] for record in records] == [
+        *(f"stage 1 {method} round {round_}" for method in ("rbd", "mc") for round_ in (1, 2)),
+        "stage 2",
+    ]
+    assert all(0 <= record["mae"] <= 1 and record["num_images"] == 10 for record in records)
+    assert weights(tmp_path / "run") == weights(finished)  # a report, nothing more
 
 
 def test_a_tampered_detector_is_refused(finished: Path, tmp_path: Path) -> None:
