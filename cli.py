@@ -85,7 +85,7 @@ def saliency_group() -> None:
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @click.option("--root", type=path_type, default=None, help="Where --dataset lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
-@click.option("--preset", default=None, help="Size of the procedure: paper, small or tiny. Default: by the hardware.")
+@click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
 @click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one setting of the preset.")
 @click.option("--source", "sources", multiple=True, metavar="DETECTOR", help="One more source of pseudo-labels.")
 @click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
