@@ -134,13 +134,14 @@ class Training:
     ) -> float:
         """One pass over all images; the mean loss per image."""
         total = 0.0
+        is_flipped_N = self._flips(phase, epoch)
         is_averaged = epoch >= self._first_averaged(phase)
         crf = self.settings.crf if self.settings.crf_in_training else None
         with Refiner(crf, os.cpu_count() or 1) as refiner:
             for batch, scale in self._batches(phase, epoch):
                 images_BHWC, targets_MBHW = self._load(phase, batch)
                 mine = self.ranks.share(len(batch))
-                is_flipped = self._flips(phase, epoch, batch[mine])
+                is_flipped = is_flipped_N[batch[mine]].to(self.ranks.device)
                 loss, foreground_bHW = self._loss(
                     phase, model, images_BHWC[mine], targets_MBHW[:, mine], is_flipped, scale
                 )
@@ -175,10 +176,10 @@ class Training:
         scales = stream(self.seed, SCALES, phase.number, epoch).choice(self.settings.scales, len(batches))
         yield from zip(batches, scales, strict=True)
 
-    def _flips(self, phase: Phase, epoch: int, batch: np.ndarray) -> Tensor:
-        """Which images are mirrored in this epoch: bool (b,); a draw per image, whatever batch it is in."""
+    def _flips(self, phase: Phase, epoch: int) -> Tensor:
+        """Which images are mirrored in this epoch: bool (N,), by place; a draw per image, whatever batch it is in."""
         draws = stream(self.seed, FLIPS, phase.number, epoch).random(int(self.places.max()) + 1)
-        return torch.from_numpy(self.settings.flip & (draws[batch] < 0.5)).to(self.ranks.device)
+        return torch.from_numpy(self.settings.flip & (draws < 0.5))
 
     def _load(self, phase: Phase, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         """A batch on every rank's device: images uint8 (B, H, W, 3), targets uint8 (M, B, H, W)."""
