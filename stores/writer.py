@@ -25,6 +25,7 @@ import numpy as np
 
 from stores import schema
 from stores.disk_errors import disk_errors
+from stores.durable_files import sync
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.mask_codec import encode_mask, encode_saliency, packed_shape
@@ -61,6 +62,17 @@ class StoreRow:
     """b"" = the row cannot lend its background."""
     source_sha256: bytes = bytes(32)
     source_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One row as the bytes of a part: what a `StoreRow` becomes, or what a part of another store holds of it."""
+
+    row: int
+    columns: dict[str, object]
+    """Value of every column of the schema, by name."""
+    blobs: dict[str, bytes]
+    """Bytes of every blob of the schema, by name."""
 
 
 def part_rows_for(num_rows: int) -> int:
@@ -154,7 +166,7 @@ def missing_parts(path: Path) -> list[int]:
     return [part for part in range(num_parts(read_attributes(path))) if schema.part_name(part) not in there]
 
 
-def write_part(path: Path, part: int, rows: Sequence[StoreRow]) -> dict:
+def write_part(path: Path, part: int, rows: Sequence[StoreRow | EncodedRow]) -> dict:
     """Write one part, all rows of it, and make it visible in one step.
 
     Returns:
@@ -163,34 +175,66 @@ def write_part(path: Path, part: int, rows: Sequence[StoreRow]) -> dict:
     Raises:
         UserError: the disk is full or cannot be written; the part is then not there, and building it again resumes.
     """
+    expected = rows_of_part(read_attributes(path), part)
+    assert [row.row for row in rows] == list(expected), f"part {part} must hold rows {expected}, in order"
+    encoded = [encode_row(row) if isinstance(row, StoreRow) else row for row in rows]
+    statuses = [row.columns["status"] for row in encoded]
+    return write_part_files(
+        path, part, part_files(encoded), {status.label: statuses.count(int(status)) for status in Status}
+    )
+
+
+def write_part_files(path: Path, part: int, files: dict[str, bytes], status_counts: dict[str, int]) -> dict:
+    """Write one part from the content of its files; `write_part` for one that is taken from another store as it is.
+
+    Args:
+        path: the store's folder.
+        part: number of the part.
+        files: path below the part -> content, without the receipt.
+        status_counts: rows per status.
+
+    Returns, raises: as `write_part`.
+    """
     attributes = read_attributes(path)
     expected = rows_of_part(attributes, part)
-    assert [row.row for row in rows] == list(expected), f"part {part} must hold rows {expected}, in order"
-    files = part_files(rows)
     receipt = {
         "part": part,
         "first_row": expected.start,
-        "num_rows": len(rows),
+        "num_rows": len(expected),
         "identity_sha256": attributes["identity_sha256"],
-        "status_counts": _status_counts(rows),
+        "status_counts": status_counts,
         "files": {name: {"bytes": len(data), "sha256": sha256(data).hex()} for name, data in sorted(files.items())},
     }
-    files[schema.RECEIPT] = canonical_json(receipt)
     place = path / schema.PARTS / schema.part_name(part)
     with disk_errors(path):
-        _publish(path, schema.part_name(part), files, place)
+        _publish(path, schema.part_name(part), {**files, schema.RECEIPT: canonical_json(receipt)}, place)
     return json.loads((place / schema.RECEIPT).read_bytes())
 
 
-def part_files(rows: Sequence[StoreRow]) -> dict[str, bytes]:
+def encode_row(row: StoreRow) -> EncodedRow:
+    """A row's columns and bytes, the foreground's fraction and box computed from its mask."""
+    fraction, box = _foreground(row)
+    columns = {
+        "height": row.height,
+        "width": row.width,
+        "label": row.label,
+        "status": int(row.status),
+        "foreground_fraction": fraction,
+        "box": box,
+        "source_sha256": list(row.source_sha256),
+        "source_bytes": row.source_bytes,
+    }
+    return EncodedRow(row.row, columns, {blob.name: _payload(blob.name, row) for blob in schema.BLOBS})
+
+
+def part_files(rows: Sequence[EncodedRow]) -> dict[str, bytes]:
     """Every file of a part but its receipt: path below the part -> content."""
     files = {schema.ROOT_METADATA: group_metadata()}
-    columns = _columns(rows)
     for column in schema.COLUMNS:
-        values = np.asarray(columns[column.name], dtype=column.dtype).reshape(len(rows), *column.row_shape)
-        files |= array_files(column.name, values)
+        values = np.asarray([row.columns[column.name] for row in rows], dtype=column.dtype)
+        files |= array_files(column.name, values.reshape(len(rows), *column.row_shape))
     for blob in schema.BLOBS:
-        payloads = [_payload(blob.name, row) for row in rows]
+        payloads = [row.blobs[blob.name] for row in rows]
         offsets = np.cumsum([0, *map(len, payloads)], dtype="<i8")
         checksums = np.array([google_crc32c.value(payload) for payload in payloads], dtype="<u4")
         files |= array_files(blob.name, np.frombuffer(b"".join(payloads), np.uint8))
@@ -266,18 +310,24 @@ def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
     return data, receipt
 
 
-def _columns(rows: Sequence[StoreRow]) -> dict[str, list]:
-    extents = [_foreground(row) for row in rows]
-    return {
-        "height": [row.height for row in rows],
-        "width": [row.width for row in rows],
-        "label": [row.label for row in rows],
-        "status": [int(row.status) for row in rows],
-        "foreground_fraction": [fraction for fraction, _ in extents],
-        "box": [box for _, box in extents],
-        "source_sha256": [list(row.source_sha256) for row in rows],
-        "source_bytes": [row.source_bytes for row in rows],
-    }
+def checked_part_files(path: Path, part: int) -> dict[str, bytes]:
+    """Every file of a part but its receipt: path below the part -> content, after its digest was compared.
+
+    Raises:
+        CorruptStore: a file is missing, or does not match the receipt.
+    """
+    folder = path / schema.PARTS / schema.part_name(part)
+    files = {}
+    for name, stated in read_receipt(path, part)[1]["files"].items():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CorruptStore(f"{folder / schema.RECEIPT} names a file outside its part: {name!r}")
+        try:
+            files[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise CorruptStore(f"{folder / name} cannot be read: {error.strerror}") from error
+        if sha256(files[name]).hex() != stated["sha256"]:
+            raise CorruptStore(f"{folder / name} is damaged: it does not match the part's {schema.RECEIPT}")
+    return files
 
 
 def _foreground(row: StoreRow) -> tuple[float, tuple[int, int, int, int]]:
@@ -311,10 +361,6 @@ def _payload(name: str, row: StoreRow) -> bytes:
         case "saliency":
             return b"" if row.saliency_HW is None else encode_saliency(row.saliency_HW)
     raise AssertionError(name)
-
-
-def _status_counts(rows: Sequence[StoreRow]) -> dict[str, int]:
-    return {status.label: sum(row.status == status for row in rows) for status in Status}
 
 
 def _refuse_foreign(path: Path) -> None:
@@ -356,7 +402,7 @@ def _staged(path: Path, name: str, files: dict[str, bytes]) -> Iterator[Path]:
         folders |= {parent for folder in folders for parent in folder.parents if stage in parent.parents}
         # After all is written, not file by file: the first call then flushes what the others ask for.
         for path_written in (*(stage / file for file in files), *folders):
-            _fsync(path_written)
+            sync(path_written)
         yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -375,16 +421,8 @@ def _publish(path: Path, name: str, files: dict[str, bytes], place: Path, source
         swept = error.errno == errno.ENOENT and place.exists()
         if error.errno not in PLACE_TAKEN and not swept:
             raise
-    _fsync(place.parent)
+    sync(place.parent)
 
 
 def _write(file: Path, data: bytes) -> None:
     file.write_bytes(data)
-
-
-def _fsync(name: Path) -> None:
-    handle = os.open(name, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
