@@ -8,6 +8,16 @@ from stores.schema import Status
 DEFAULT_THRESHOLD = 0.9  # Ryali et al. 2021, appendix A: foreground is what the detector gives more than 0.9
 
 
+def quantise(saliency_HW: np.ndarray) -> np.ndarray:
+    """A soft map, float (H, W) in [0, 1], as a store keeps it: uint8 (H, W), 255 = foreground, rounded to nearest."""
+    return np.rint(np.clip(saliency_HW, 0, 1) * 255).astype(np.uint8)
+
+
+def dequantise(soft_HW: np.ndarray) -> np.ndarray:
+    """The soft map, float32 (H, W) in [0, 1], that an 8-bit one (uint8 (H, W), 255 = foreground) stands for."""
+    return soft_HW.astype(np.float32) / 255
+
+
 def binarise(saliency_HW: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> tuple[np.ndarray, Status]:
     """Cut a soft map at a threshold and say whether the mask is usable.
 

@@ -1,38 +1,24 @@
 """Building a store: every image of a data set through a detector, a threshold and a fill; one part is one task."""
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline.build.run_parts import run_parts
 from pipeline.build.tiled_background import FILLS, encode_background, parameters
-from saliency.binarise import DEFAULT_THRESHOLD, binarise
+from saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
 from saliency.detector import Detector, MaskError, open_detector
 from saliency.find_maps import batch_size, find_maps
-from stores import engines, schema
+from stores import schema
 from stores.dataset_index import DatasetIndex
-from stores.disk_errors import disk_errors
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb, sha256
 from stores.mask_codec import pack_rows
-from stores.provenance import environment, log_event
-from stores.reader import open_store
 from stores.schema import Status
-from stores.writer import (
-    StoreRow,
-    finish,
-    missing_parts,
-    open_for_build,
-    part_rows_for,
-    read_attributes,
-    rows_of_part,
-    write_part,
-)
+from stores.writer import StoreRow, part_rows_for, read_attributes, rows_of_part, write_part
 
 # Raised by hand whenever the same image, map and settings would give another row.
 ALGORITHM_VERSION = 1
@@ -93,40 +79,41 @@ def build_store(
         UserError: settings out of range, no such detector or engine, a place taken by something else or by a store of
             another identity, a full disk, an image changed since it was indexed.
     """
-    if engine not in engines.NAMES:
-        raise UserError(f"no engine {engine!r}; there are {', '.join(engines.NAMES)}")
-    out = Path(out)
-    spec = BuildSpec(index, detector_name, out, settings)
-    open_for_build(out, store_identity(spec), len(index), part_rows_for(len(index)))
-    start = time.monotonic()
-    rows_built = _build_missing_parts(spec, num_workers, engine)
-    store_id = finish(out)
-    seconds = time.monotonic() - start
-    status = open_store(out).status
-    summary = {
-        "store": str(out),
-        "store_id": store_id,
-        "num_rows": len(index),
-        "status": {kind.label: int((status == kind).sum()) for kind in Status},
-        "rows_built": rows_built,
-        "seconds": round(seconds, 3),
-        "rows_per_second": round(rows_built / seconds, 2),
-    }
-    with disk_errors(out):
-        log_event(out, "finished", **summary)
-    return summary
+    spec = BuildSpec(index, detector_name, Path(out), settings)
+    return run_parts(
+        run_part,
+        spec,
+        spec.out,
+        identity=store_identity(spec),
+        num_rows=len(index),
+        part_rows=part_rows_for(len(index)),
+        num_workers=num_workers,
+        engine=engine,
+    )
 
 
 def store_identity(spec: BuildSpec) -> dict:
     """Everything that decides the content of a store; no path, no time, no number of workers."""
-    settings = spec.settings
-    _check(settings)
+    check_settings(spec.settings)  # before the detector is opened, which may take a while
+    return identity_of(spec.index, use_detector(spec.detector).identity, spec.settings)
+
+
+def identity_of(index: DatasetIndex, detector_identity: dict, settings: BuildSettings) -> dict:
+    """The identity of a store of `index` with these settings, whoever found its soft maps.
+
+    Args:
+        index: the data set.
+        detector_identity: of the detector that found, or once found, the soft maps.
+        settings: what else decides the content.
+
+    """
+    mask = {"threshold": float(settings.threshold), "comparator": ">"}
     return {
-        "dataset": spec.index.dataset,
-        "split": spec.index.split,
-        "index_sha256": spec.index.digest,
-        "detector": _detector(spec.detector).identity,
-        "mask": {"threshold": float(settings.threshold), "comparator": ">"},
+        "dataset": index.dataset,
+        "split": index.split,
+        "index_sha256": index.digest,
+        "detector": detector_identity,
+        "mask": {**mask, "cut_from": "8-bit soft map"} if settings.keeps_soft_maps else mask,
         "background": {
             **parameters(settings.fill),
             "max_side_px": settings.background_max_side_px,
@@ -154,30 +141,16 @@ def run_part(spec: BuildSpec, part: int, rows_done: Callable[[int], None] = lamb
     Raises:
         UserError: the disk is full, or an image changed since it was indexed.
     """
-    detector = _detector(spec.detector)
+    detector = use_detector(spec.detector)
     numbers = rows_of_part(read_attributes(spec.out), part)
     rows: list[StoreRow] = []
     # Batches begin with the part, so that their members, and with them the last bits of a map, never depend on workers.
     size = batch_size(detector)
     for start in range(0, len(numbers), size):
-        batch = _build_rows(spec, detector, numbers[start : start + size])
+        batch = build_rows(spec, detector, numbers[start : start + size])
         rows.extend(batch)
         rows_done(len(batch))
     return write_part(spec.out, part, rows)
-
-
-def _build_missing_parts(spec: BuildSpec, num_workers: int, engine: str) -> int:
-    """Run the parts that are not there; how many rows they hold."""
-    missing = missing_parts(spec.out)
-    attributes = read_attributes(spec.out)
-    num_rows = sum(len(rows_of_part(attributes, part)) for part in missing)
-    with disk_errors(spec.out):
-        log_event(spec.out, "started", rows=num_rows, workers=num_workers, engine=engine, **environment())
-    run = import_module(f"stores.engines.{engine}").run
-    done = len(spec.index) - num_rows
-    with tqdm(total=len(spec.index), initial=done, unit="row", desc=spec.out.name, smoothing=0.05) as bar:
-        run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
-    return num_rows
 
 
 @functools.lru_cache(maxsize=1)
@@ -186,11 +159,34 @@ def _opened(name: str) -> Detector:
     return open_detector(name)
 
 
-def _detector(detector: str | Detector) -> Detector:
+def settings_of(identity: dict) -> BuildSettings:
+    """The settings a store was built with, from its identity.
+
+    Raises:
+        UserError: the identity is none of `build-store`.
+    """
+    try:
+        return BuildSettings(
+            threshold=float(identity["mask"]["threshold"]),
+            fill=identity["background"]["fill"],
+            keeps_soft_maps=identity["soft_maps"] is not None,
+            background_max_side_px=int(identity["background"]["max_side_px"]),
+            background_quality=int(identity["background"]["jpeg_quality"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the store's identity has no settings of build-store ({error!r}): it was made otherwise, or by a version "
+            "too old. Build it anew with build-store."
+        ) from error
+
+
+def use_detector(detector: str | Detector) -> Detector:
+    """A detector by its name, opened once in this process; or the one given."""
     return _opened(detector) if isinstance(detector, str) else detector
 
 
-def _check(settings: BuildSettings) -> None:
+def check_settings(settings: BuildSettings) -> None:
+    """Raise UserError where a setting is out of range."""
     if settings.fill not in FILLS:
         raise UserError(f"no background fill {settings.fill!r}; there are {', '.join(FILLS)}")
     if not 0 <= settings.threshold < 1:
@@ -201,9 +197,18 @@ def _check(settings: BuildSettings) -> None:
         raise UserError(f"backgrounds of at most {settings.background_max_side_px} px; give 32 or more")
 
 
-def _build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> list[StoreRow]:
-    """Images to rows; what cannot be read or has no mask becomes a status with its reason."""
-    read = [_read_row(spec.index, row) for row in numbers]
+def build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> list[StoreRow]:
+    """Images to rows; what cannot be read or has no mask becomes a status with its reason.
+
+    Args:
+        spec: the build.
+        detector: that of the build, opened.
+        numbers: of the rows, one batch of the detector.
+
+    Raises:
+        UserError: an image changed since it was indexed.
+    """
+    read = [read_row(spec.index, row) for row in numbers]
     decoded = [(base.key, image_HWC) for base, image_HWC in read if image_HWC is not None]
     maps = iter(find_maps(detector, [image_HWC for _, image_HWC in decoded], [key for key, _ in decoded]))
     return [
@@ -212,8 +217,12 @@ def _build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> 
     ]
 
 
-def _read_row(index: DatasetIndex, row: int) -> tuple[StoreRow, np.ndarray | None]:
-    """What the file of a row says, and its pixels; without pixels the status is decode-error."""
+def read_row(index: DatasetIndex, row: int) -> tuple[StoreRow, np.ndarray | None]:
+    """What the file of a row says, and its pixels (H, W, 3) uint8; without pixels the status is decode-error.
+
+    Raises:
+        UserError: the file changed since it was indexed.
+    """
     base = StoreRow(
         row=row,
         key=index.keys[row],
@@ -246,13 +255,24 @@ def _found_row(
     if isinstance(found, MaskError):
         return replace(base, status=Status.MASK_ERROR, message=str(found))
     assert found.shape == image_HWC.shape[:2], f"{base.key}: map of {found.shape}"
-    return _with_content(base, image_HWC, found, settings)
+    return with_content(base, image_HWC, found, settings)
 
 
-def _with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> StoreRow:
-    """Add what the pixels decide."""
-    mask_HW, status = binarise(saliency_HW, settings.threshold)
-    soft_HW = np.rint(np.clip(saliency_HW, 0, 1) * 255).astype(np.uint8) if settings.keeps_soft_maps else None
+def with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray, settings: BuildSettings) -> StoreRow:
+    """Add what the pixels decide: status, mask, background and, where they are kept, the soft map.
+
+    Where soft maps are kept the mask is cut from the 8-bit map, so that whoever cuts it again at another threshold
+    gets, bit for bit, what a build with that threshold gives. Otherwise it is cut from the map itself. The two differ
+    where the saliency lies within 1/510 of the threshold; at the papers' 0.9, which is 229.5 of 255, only at a tie.
+
+    Args:
+        base: key, label, size and source of the row.
+        image_HWC: uint8 RGB.
+        saliency_HW: float in [0, 1].
+        settings: of the store.
+    """
+    soft_HW = quantise(saliency_HW) if settings.keeps_soft_maps else None
+    mask_HW, status = binarise(saliency_HW if soft_HW is None else dequantise(soft_HW), settings.threshold)
     background_jpeg = encode_background(
         image_HWC, mask_HW, settings.fill, settings.background_max_side_px, settings.background_quality
     )

@@ -1,0 +1,81 @@
+"""One build from begin to end: the store opened, its missing parts given to an engine, the manifest, the log."""
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from tqdm import tqdm
+
+from stores import engines
+from stores.disk_errors import disk_errors
+from stores.errors import UserError
+from stores.provenance import environment, log_event
+from stores.reader import open_store
+from stores.schema import Status
+from stores.writer import finish, missing_parts, open_for_build, read_attributes, rows_of_part
+
+
+def run_parts(
+    run_part: Callable[..., dict],
+    spec: object,
+    out: Path,
+    *,
+    identity: dict,
+    num_rows: int,
+    part_rows: int,
+    num_workers: int,
+    engine: str,
+    **logged: object,
+) -> dict:
+    """Build a store part by part, or go on with one that was begun with the same identity.
+
+    Args:
+        run_part: `run_part(spec, part, rows_done)` computes and commits a part; see `stores.engines`.
+        spec: what it needs, picklable.
+        out: the store's folder; `<out>.build.jsonl` beside it logs the builds.
+        identity: everything that decides the content.
+        num_rows: rows of the finished store.
+        part_rows: rows per part.
+        num_workers: processes.
+        engine: how parts are run, one of `stores.engines.NAMES`.
+        logged: what else the log says of this build.
+
+    Returns:
+        store (path), store_id, num_rows, status (count per status), rows_built (by this call), seconds,
+        rows_per_second.
+
+    Raises:
+        UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
+            what `run_part` raises.
+    """
+    _check_engine(engine)
+    open_for_build(out, identity, num_rows, part_rows)
+    start = time.monotonic()
+    missing, attributes = missing_parts(out), read_attributes(out)
+    rows_built = sum(len(rows_of_part(attributes, part)) for part in missing)
+    with disk_errors(out):
+        log_event(out, "started", rows=rows_built, workers=num_workers, engine=engine, **logged, **environment())
+    run = import_module(f"stores.engines.{engine}").run
+    with tqdm(total=num_rows, initial=num_rows - rows_built, unit="row", desc=out.name, smoothing=0.05) as bar:
+        run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
+    store_id = finish(out)
+    seconds = time.monotonic() - start
+    status = open_store(out).status
+    summary = {
+        "store": str(out),
+        "store_id": store_id,
+        "num_rows": num_rows,
+        "status": {kind.label: int((status == kind).sum()) for kind in Status},
+        "rows_built": rows_built,
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(rows_built / seconds, 2),
+    }
+    with disk_errors(out):
+        log_event(out, "finished", **summary)
+    return summary
+
+
+def _check_engine(engine: str) -> None:
+    if engine not in engines.NAMES:
+        raise UserError(f"no engine {engine!r}; there are {', '.join(engines.NAMES)}")
