@@ -23,7 +23,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saliency import pseudo_labels, training_state
-from saliency.atomic_write import write_aside
 from saliency.data_parallel import Ranks, joined
 from saliency.deepusps_settings import DeepUspsSettings, check
 from saliency.detector import DETECTOR_FILE, open_detector
@@ -34,6 +33,7 @@ from saliency.phases import Phase
 from saliency.random_streams import SUBSET, stream
 from saliency.training import LOG_FILE, Training
 from stores.dataset_index import DatasetIndex
+from stores.durable_files import write_aside
 from stores.errors import UserError
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights

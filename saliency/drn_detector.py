@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
-from saliency.atomic_write import write_aside
 from saliency.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from saliency.dense_crf_torch import refine_batch
 from saliency.detector import DETECTOR_FILE
 from saliency.drn import TABLES, DrnSegmenter, normalise_images
 from saliency.preprocessing import squash
+from stores.durable_files import write_aside
 from stores.errors import UserError
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from saliency.atomic_write import write_aside
 from saliency.binarise import binarise
 from saliency.detector import open_detector
 from saliency.find_maps import found_maps
 from saliency.metrics import to_8_bit
 from stores.dataset_index import DatasetIndex, open_index
+from stores.durable_files import write_aside
 from stores.errors import UserError
 
 IDENTITY_FILE = "made-by.json"

@@ -17,7 +17,6 @@ N images, S working size in pixels.
 """
 
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from tqdm import tqdm
 from saliency.detector import Detector, MaskError, open_detector
 from saliency.preprocessing import squash
 from stores.dataset_index import DatasetIndex
+from stores.durable_files import written_aside
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
 
@@ -51,9 +51,8 @@ def create(path: Path, rows: np.ndarray, methods: Sequence[str], side_px: int) -
         methods: array names of the detectors that give the first labels.
         side_px: working size.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     maps_shape = (len(rows), side_px, side_px)
-    with h5py.File(aside, "w") as file:
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
         file["rows"] = rows.astype(np.int64)
         file["status"] = np.full(len(rows), TO_DO, np.uint8)
         _allocate(file, "images", (*maps_shape, 3), "u1")
@@ -61,9 +60,6 @@ def create(path: Path, rows: np.ndarray, methods: Sequence[str], side_px: int) -
             _allocate(file, f"classical/{method}", maps_shape, "u1")
             _allocate(file, f"refined/{method}", maps_shape, "u1")
         _allocate(file, "moving_average", (2, *maps_shape), "<f4")
-    with aside.open("rb") as written:
-        os.fsync(written.fileno())
-    aside.replace(path)
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: str) -> None:

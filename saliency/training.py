@@ -16,7 +16,6 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from saliency import pseudo_labels, training_state
-from saliency.atomic_write import write_aside
 from saliency.data_parallel import Ranks
 from saliency.deepusps_settings import DeepUspsSettings
 from saliency.drn import STRIDE_PX, DrnSegmenter, normalise_images
@@ -24,6 +23,7 @@ from saliency.losses import mean_f_loss
 from saliency.phases import Phase, decayed, phases
 from saliency.random_streams import FLIPS, ORDER, SCALES, WEIGHTS, stream
 from saliency.refinement import Refiner
+from stores.durable_files import write_aside
 from stores.errors import UserError
 
 LOG_FILE = "training.jsonl"

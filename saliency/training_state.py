@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from saliency.atomic_write import write_aside
+from stores.durable_files import write_aside
 from stores.errors import UserError
 
 FILE = "state.safetensors"

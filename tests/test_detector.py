@@ -96,7 +96,7 @@ def test_predict_writes_maps_names_the_broken_and_resumes(images: Path, tmp_path
     summary = predict_folder(images, "rbd", out)
     assert (summary["num_written"], summary["num_skipped"]) == (1, 1)
     assert (out / "a.png").stat().st_mtime_ns == first
-    assert not list(out.rglob("*.tmp"))
+    assert not list(out.rglob("*.partial"))
 
 
 def test_predict_refuses_what_would_mix_maps(images: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, Reader
 from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, jpeg_quality_in_range, scene_blobs, scene_of_row
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
+from stores.durable_files import PARTIAL, sync, write_aside
 from stores.errors import CorruptStore, UserError
 from stores.reader import Store, open_store
 from stores.schema import Status
@@ -83,7 +84,7 @@ def export_beton(
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         sidecar_path(out).unlink(missing_ok=True)
-        partial = out.with_name(out.name + ".partial")
+        partial = out.with_name(out.name + PARTIAL)
         partial.unlink(missing_ok=True)
         _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
         _check_written(partial, store, index, settings)
@@ -246,7 +247,7 @@ def _write_watched(
     send.close()
     memory_name: list[str] = []
     try:
-        with tqdm(total=store.num_rows, unit="row", desc=path.name.removesuffix(".partial")) as bar:
+        with tqdm(total=store.num_rows, unit="row", desc=path.name.removesuffix(PARTIAL)) as bar:
             _follow(receive, bar, memory_name, timeout_s)
         process.join(timeout_s)
         if process.exitcode != 0:
@@ -361,8 +362,8 @@ def has_mask(records: np.ndarray) -> np.ndarray:
 
 
 def _sync_and_hash(path: Path) -> tuple[str, int]:
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
+    sync(path)
+    with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return digest, file.tell()
 
@@ -379,16 +380,4 @@ def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str
         "split": store.split,
         "settings": asdict(settings),
     }
-    path = sidecar_path(out)
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    folder = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_aside(sidecar_path(out), json.dumps(content, indent=2) + "\n")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stores.durable_files import write_aside, written_aside
 from stores.errors import UserError
 from stores.reader import Store, describe
 from trainer.report import curves
@@ -51,11 +52,10 @@ def write_report(run: Path) -> Path:
     loaded = load(Path(run))
     exhibits, why = _exhibits(loaded)
     page = loaded.folder / "report.html"
-    run_folder.write_aside(page, render(loaded, exhibits, why))
+    write_aside(page, render(loaded, exhibits, why))
     if exhibits:
-        aside = loaded.folder / ".gallery.png.partial"
-        contact_sheet(exhibits).save(aside, "PNG", optimize=True)
-        aside.replace(loaded.folder / "gallery.png")
+        with written_aside(loaded.folder / "gallery.png") as aside:
+            contact_sheet(exhibits).save(aside, "PNG", optimize=True)
     return page
 
 

@@ -5,7 +5,6 @@ is a function of (seed, epoch, row, view), so the position is enough.
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save as serialised
 from torch import nn
 
+from stores.durable_files import write_aside
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import run_folder
@@ -129,16 +129,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write aside, sync, rename: a checkpoint is there whole or not at all."""
+    """Write a checkpoint; it is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
     # Through memory, not with `save_file`: a full disk is then an OSError like any other, which says so to the user.
-    aside.write_bytes(
-        serialised({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    write_aside(
+        path, serialised({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
     )
-    run_folder.sync(aside)
-    os.replace(aside, path)
-    run_folder.sync(path.parent)
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -8,7 +8,6 @@ checkpoints/    see checkpoint.py      results.csv    scores, one row per metric
 import csv
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+from stores.durable_files import PARTIAL, write_aside
 from stores.errors import UserError
 from trainer.run.settings import RunSettings, differences, from_json, to_json
 
@@ -49,7 +49,7 @@ def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id
     if found and not resume:
         raise UserError(f"{folder} is not empty; add --resume to go on with the run in it, or name another --out")
     # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
-    if found <= {"run.json", ".run.json.partial", ".settings.json.partial"}:
+    if {name for name in found if not name.endswith(PARTIAL)} <= {"run.json"}:
         write_json(folder / "run.json", _provenance(origin, store_id, settings.seed))
     else:
         _check_same_run(folder, settings, store_id)
@@ -123,24 +123,6 @@ def add_results(folder: Path, evaluation: str, scores: Iterable[tuple[str, float
 def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     write_aside(path, json.dumps(data, indent=2) + "\n")
-
-
-def write_aside(path: Path, text: str) -> None:
-    """Write a text file aside, sync it, rename it."""
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text)
-    sync(aside)
-    os.replace(aside, path)
-    sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Have a file's or a folder's content on disk before going on."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
