@@ -104,8 +104,7 @@ def identity_of(index: DatasetIndex, detector_identity: dict, settings: BuildSet
     Args:
         index: the data set.
         detector_identity: of the detector that found, or once found, the soft maps.
-        settings: what else decides the content.
-
+        settings: what else decides the content; checked.
     """
     mask = {"threshold": float(settings.threshold), "comparator": ">"}
     return {
