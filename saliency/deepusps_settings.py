@@ -104,7 +104,6 @@ PRESETS = {
         stage2_epochs=30,
         stage2_learning_rate=4e-3,
         stage2_batch_size=8,
-        stage2_beta_squared=1.0,
         cpu_threads=1,
         flip=True,
         crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),

@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 -m tests.data_parallel_program IMAGES OUT
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +15,16 @@ from saliency.deepusps import train
 from stores.dataset_index import open_index
 from tests.test_deepusps import SETTINGS
 
+# One round of one method, without the CRF, which may empty maps of a network this young.
+SHORT = replace(
+    SETTINGS,
+    methods=("rbd",),
+    first_thresholds=(0.25,),
+    stage1_learning_rates=(2e-3,),
+    stage1_epochs=1,
+    stage2_epochs=1,
+    crf_in_training=False,
+)
 BATCH = torch.arange(10.0).reshape(5, 2) / 10
 
 
@@ -39,7 +50,7 @@ def main() -> None:
         assert ranks.sum(1.0) == ranks.size
         if ranks.is_first:
             out.with_suffix(".json").write_text(json.dumps(found))
-    summary = train(open_index("folder", root=images), out, SETTINGS, device="cpu", num_workers=1)
+    summary = train(open_index("folder", root=images), out, SHORT, device="cpu", num_workers=1)
     assert (summary is None) != ranks.is_first
 
 

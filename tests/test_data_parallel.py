@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from saliency import pseudo_labels
 from saliency.data_parallel import Ranks
 from saliency.detector import open_detector
-from tests.data_parallel_program import gradient
-from tests.test_deepusps import SETTINGS, draw_images
+from tests.data_parallel_program import SHORT, gradient
+from tests.test_deepusps import draw_images
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,8 +35,8 @@ def test_two_processes_train_one_detector(tmp_path: Path) -> None:
     together = json.loads((tmp_path / "run.json").read_text())
     assert together[0] == pytest.approx(alone[0], rel=1e-6)
     assert together[1] == pytest.approx(alone[1], rel=1e-6)
-    assert open_detector(str(tmp_path / "run")).identity["architecture"] == SETTINGS.architecture
+    assert open_detector(str(tmp_path / "run")).identity["architecture"] == SHORT.architecture
     with pseudo_labels.open_labels(tmp_path / "run" / pseudo_labels.FILE) as file:
-        for method in SETTINGS.array_names:
+        for method in SHORT.array_names:
             # every image's prediction found its way to the first process
             assert (file[f"refined/{method}"][:].reshape(len(index), -1).max(axis=1) > 0).all()
