@@ -1,4 +1,4 @@
-"""Some rows of a finished store computed anew, the others taken as they are, in a new store: finished ones never change.
+"""Some rows of a finished store computed anew, the others taken as they are; a new store, for that one never changes.
 
 The result has the identity, and byte for byte the content, of a build from scratch with the images as they are now:
 unchanged ones, or some of the chosen rows repaired.

@@ -125,8 +125,8 @@ def _row(spec: RethresholdSpec, row: int) -> StoreRow:
         )
     status = Status(int(columns.column("status")[at]))
     if not status.has_mask:  # what was wrong then is wrong now: the file is the same
-        size = {name: int(columns.column(name)[at]) for name in ("height", "width")}
-        return replace(base, **size, status=status, message=parent.message(row))
+        height, width = int(columns.column("height")[at]), int(columns.column("width")[at])
+        return replace(base, height=height, width=width, status=status, message=parent.message(row))
     soft_HW = parent.saliency(row)
     if image_HWC is None or soft_HW is None or soft_HW.shape != image_HWC.shape[:2]:
         why = base.message or "its soft map is missing, or of another size than the image"
