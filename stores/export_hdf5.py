@@ -22,7 +22,6 @@ from stores import schema
 from stores.disk_errors import disk_errors
 from stores.durable_files import written_aside
 from stores.errors import UserError
-from stores.mask_codec import packed_shape
 from stores.reader import Store, open_store
 from stores.schema import Status
 
@@ -101,8 +100,8 @@ def _write_rows(file: h5py.File, store: Store, progress: Callable[[int], None]) 
 
 
 def _offsets(store: Store) -> np.ndarray:
-    rows, row_bytes = packed_shape(store.height.astype(np.int64), store.width.astype(np.int64))
-    return np.concatenate([[0], np.cumsum(rows * row_bytes * np.isin(store.status, WITH_MASK))])
+    row_bytes = (store.width.astype(np.int64) + 7) // 8
+    return np.concatenate([[0], np.cumsum(store.height * row_bytes * np.isin(store.status, WITH_MASK))])
 
 
 def _is_exported(out: Path, store: Store) -> bool:
