@@ -42,16 +42,23 @@ class Part:
         receipt: content of its `part.json`.
         first_row: number of its first row in the store.
         map_blob: opens a blob's file; the store passes one that keeps the number of open maps down.
+        fetch: called with a file's name before it is opened for the first time, for a part that is kept elsewhere.
     """
 
     def __init__(
-        self, path: Path, receipt: dict, first_row: int, map_blob: Callable[[Path], Mapped] = map_file
+        self,
+        path: Path,
+        receipt: dict,
+        first_row: int,
+        map_blob: Callable[[Path], Mapped] = map_file,
+        fetch: Callable[[str], None] | None = None,
     ) -> None:
         self.path = path
         self.first_row = first_row
         self.num_rows: int = receipt["num_rows"]
         self._files: dict[str, dict] = receipt["files"]
         self._map_blob = map_blob
+        self._fetch = fetch
         self._columns: dict[str, np.ndarray] = {}
         self._blobs: dict[str, tuple[Path, memoryview, memoryview]] = {}
 
@@ -114,6 +121,8 @@ class Part:
     def _array(self, name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
         """A small array, checked against the receipt."""
         file = chunk_path(name, len(shape))
+        if self._fetch:
+            self._fetch(file)
         try:
             data = read_chunk(self.path, name, shape)
         except OSError as error:
@@ -129,6 +138,8 @@ class Part:
         file = self.path / chunk_path(name)
         offsets = self._array(blob.offsets, "<i8", (self.num_rows + 1,)).data
         checksums = self._array(blob.crc32c, "<u4", (self.num_rows,)).data
+        if offsets[-1] and self._fetch:
+            self._fetch(chunk_path(name))
         if offsets[-1] and len(self._map_blob(file)) != offsets[-1]:
             raise CorruptStore(f"{file} has {len(self._map_blob(file))} bytes where its offsets end at {offsets[-1]}")
         self._blobs[name] = (file, offsets, checksums)

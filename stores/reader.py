@@ -7,6 +7,7 @@ A `Store` may be used from several threads and after a fork. Pickled, it is open
 import functools
 import json
 import resource
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from stores.mask_codec import unpack_rows
 from stores.part_reader import Part, map_file
 from stores.schema import NOT_BUILT, Status
 from stores.writer import num_parts, read_attributes, read_receipt, rows_of_part
+from stores.zarr_files import chunk_path
 
 
 def open_store(path: Path | str, *, allow_partial: bool = False) -> "Store":
@@ -57,9 +59,17 @@ def describe(path: Path | str, *, allow_partial: bool = False) -> dict:
 class Store:
     """The rows of a store; made by `open_store`. Arrays over all rows are read-only and read at first use."""
 
-    def __init__(self, path: Path, allow_partial: bool, expected_id: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        allow_partial: bool,
+        expected_id: str | None = None,
+        fetch: Callable[[Sequence[int], str], None] | None = None,
+    ) -> None:
         self.path = path.absolute()
         self._allow_partial = allow_partial
+        # For a store kept elsewhere: called with parts and the name of a file of theirs before it is first opened.
+        self._fetch = fetch
         self._attributes = read_attributes(self.path)
         self.identity: dict = self._attributes["identity"]
         self.schema_version: str = self._attributes["schema_version"]
@@ -75,7 +85,7 @@ class Store:
         self._parts: dict[int, Part] = {}
 
     def __reduce__(self):
-        return Store, (self.path, self._allow_partial, self.store_id)
+        return Store, (self.path, self._allow_partial, self.store_id, self._fetch)
 
     def __len__(self) -> int:
         return self.num_rows
@@ -190,7 +200,8 @@ class Store:
         """
         if part not in self._parts:
             receipt = self._checked_receipt(part)
-            self._parts[part] = Part(self._part_path(part), receipt, part * self.part_rows, self._map_blob)
+            fetch = functools.partial(self._fetch, [part]) if self._fetch else None
+            self._parts[part] = Part(self._part_path(part), receipt, part * self.part_rows, self._map_blob, fetch)
         return self._parts[part]
 
     def _place(self, row: int) -> tuple[Part, int]:
@@ -207,6 +218,8 @@ class Store:
         if not self.has_part(part):
             raise UserError(f"{self.path}: {schema.part_name(part)} is not built yet")
         file = self._part_path(part) / schema.RECEIPT
+        if self._fetch:
+            self._fetch([part], schema.RECEIPT)
         data, receipt = read_receipt(self.path, part)
         if self._manifest and sha256(data).hex() != self._manifest["parts"][part]["receipt_sha256"]:
             raise CorruptStore(f"{file} does not match {schema.MANIFEST}")
@@ -217,6 +230,8 @@ class Store:
     def _column(self, name: str, absent: int) -> np.ndarray:
         column = next(column for column in schema.COLUMNS if column.name == name)
         values = np.full((self.num_rows, *column.row_shape), absent, column.dtype)
+        if self._fetch:
+            self._fetch(range(self.num_parts), chunk_path(name, values.ndim))
         for part in range(self.num_parts):
             if self.has_part(part):
                 rows = rows_of_part(self._attributes, part)
@@ -241,7 +256,7 @@ def _read_manifest(path: Path, attributes: dict, allow_partial: bool) -> tuple[d
         same = all(manifest[name] == value for name, value in attributes.items())
         same = same and len(manifest["parts"]) == num_parts(attributes)
         same = same and all("receipt_sha256" in part for part in manifest["parts"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStore(f"{file} is damaged ({type(error).__name__})") from error
     if not same:
         raise CorruptStore(f"{file} does not match {path / schema.ROOT_METADATA}: one of them is damaged")

@@ -136,7 +136,7 @@ def read_attributes(path: Path) -> dict:
         raise UserError(
             f"{path} is not a store: it has no {schema.ROOT_METADATA}. Give the folder of a store."
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{root_file} is damaged, or no metadata of a store ({type(error).__name__})") from error
     ours = schema.SCHEMA_VERSION.partition(".")[0]
     if name != schema.SCHEMA_NAME or version.partition(".")[0] != ours:
@@ -303,7 +303,7 @@ def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
         sound = receipt["part"] == part and all({"bytes", "sha256"} <= of.keys() for of in receipt["files"].values())
         sound = sound and receipt["status_counts"].keys() <= {status.label for status in Status}
         sound = sound and isinstance(receipt["num_rows"], int)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{file} is missing or damaged ({type(error).__name__})") from error
     if not sound:
         raise CorruptStore(f"{file} is damaged")
