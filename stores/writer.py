@@ -259,7 +259,7 @@ def finish(path: Path) -> str:
     with disk_errors(path):
         if not target.exists() or target.read_bytes() != manifest:
             _publish(path, "manifest", {schema.MANIFEST: manifest}, target, source=schema.MANIFEST)
-        shutil.rmtree(_staging_folder(path), ignore_errors=True)
+        shutil.rmtree(staging_folder(path), ignore_errors=True)
     return sha256(manifest).hex()
 
 
@@ -385,14 +385,15 @@ def _refuse_other_identity(path: Path, attributes: dict) -> None:
         )
 
 
-def _staging_folder(path: Path) -> Path:
+def staging_folder(path: Path) -> Path:
+    """Where parts of a store are written before they are moved into place: beside it."""
     return path.parent / f"{path.name}.staging"
 
 
 @contextmanager
 def _staged(path: Path, name: str, files: dict[str, bytes]) -> Iterator[Path]:
     """Write files durably to a folder of their own beside the store; whatever is left there goes at the end."""
-    stage = _staging_folder(path) / f"{name}-{uuid.uuid4().hex}"
+    stage = staging_folder(path) / f"{name}-{uuid.uuid4().hex}"
     try:
         folders = {(stage / file).parent for file in files} | {stage}
         for folder in sorted(folders):
