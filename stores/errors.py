@@ -1,4 +1,4 @@
-"""Errors a user can cause: one class to catch at the command line, two that name the kind of data at fault."""
+"""Errors a user can cause: one class to catch at the command line, the others name what is at fault."""
 
 
 class UserError(Exception):
@@ -11,3 +11,19 @@ class CorruptStore(UserError):
 
 class ImageError(UserError):
     """An image file that cannot be decoded; the message is the reason."""
+
+
+class PartsFailed(UserError):
+    """Some parts of a store could not be computed; all others are done.
+
+    Args:
+        message: for the user.
+        reasons: number of a part -> why it failed.
+    """
+
+    def __init__(self, message: str, reasons: dict[int, str]) -> None:
+        super().__init__(message)
+        self.reasons = reasons
+
+    def __reduce__(self):
+        return PartsFailed, (str(self), self.reasons)

@@ -1,6 +1,7 @@
 """The local engine: every part once, whatever happens to its workers."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from stores.engines.local import PartsFailed, run
-from stores.errors import UserError
+from stores.engines.local import run
+from stores.errors import PartsFailed, UserError
 from tests.misbehaving_parts import run_part
 
 
@@ -38,6 +39,7 @@ def test_parts_that_always_fail_are_named_after_the_others_are_done(tmp_path: Pa
     with pytest.raises(PartsFailed) as caught:
         run(run_part, tmp_path, [2, 3, 10, 11], num_workers=2, progress=bar)
     message = str(caught.value)
+    assert set(pickle.loads(pickle.dumps(caught.value)).reasons) == {2, 3}
     assert "2 of 4 parts failed 3 times; the others are done" in message
     assert "part 2: signal 9 ended its worker (out of memory?)" in message
     assert "ValueError: a bug in part 3" in message

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from stores import engines
 from stores.disk_errors import disk_errors
-from stores.errors import UserError
+from stores.errors import PartsFailed, UserError
 from stores.provenance import environment, log_event
 from stores.reader import open_store
 from stores.schema import Status
@@ -58,7 +58,12 @@ def run_parts(
         log_event(out, "started", rows=rows_built, workers=num_workers, engine=engine, **logged, **environment())
     run = import_module(f"stores.engines.{engine}").run
     with tqdm(total=num_rows, initial=num_rows - rows_built, unit="row", desc=out.name, smoothing=0.05) as bar:
-        run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
+        try:
+            run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
+        except PartsFailed as failure:
+            with disk_errors(out):
+                log_event(out, "failed", parts=failure.reasons)
+            raise
     store_id = finish(out)
     seconds = time.monotonic() - start
     status = open_store(out).status

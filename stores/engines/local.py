@@ -18,7 +18,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from stores.errors import UserError
+from stores.errors import PartsFailed, UserError
 
 MAX_ATTEMPTS = 3
 ONE_THREAD = (
@@ -33,10 +33,6 @@ ONE_THREAD = (
 
 # run_part(spec, part, rows_done) computes and commits one part, calls rows_done(n) as it goes, and returns the receipt.
 RunPart = Callable[[object, int, Callable[[int], None]], dict]
-
-
-class PartsFailed(UserError):
-    """Some parts could not be computed in `MAX_ATTEMPTS` attempts; all others are done."""
 
 
 @dataclass(eq=False)
@@ -98,7 +94,7 @@ def run(
     finally:
         _end(state.workers)
     if state.errors:
-        raise PartsFailed(_failure(state))
+        raise PartsFailed(_failure(state), state.errors)
     return [state.receipts[part] for part in parts]
 
 
@@ -148,7 +144,7 @@ def _bury(state: _Run, worker: _Worker) -> None:
         return
     state.failed_starts += 1
     if state.failed_starts >= MAX_ATTEMPTS:
-        raise PartsFailed(f"no worker can be started ({how} before its first part); its error stands above")
+        raise UserError(f"no worker can be started ({how} before its first part); its error stands above")
 
 
 def _failed(state: _Run, worker: _Worker, how: str) -> None:
