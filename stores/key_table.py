@@ -1,7 +1,7 @@
-"""Many keys as one block of bytes: a million of them in 50 MB of memory and 5 MB of a pickle.
+"""Many keys as one block of bytes: ImageNet's 1.28 million in 51 MB of memory and 5 MB of a pickle.
 
-A builder sends the index of its data set to every worker. As a tuple of strings, ImageNet's keys are 50 MB to send and
-150 MB in each worker.
+A builder sends the index of its data set to every worker. As a tuple of strings these keys are 44 MB to send, and
+110 MB in each worker.
 """
 
 from collections.abc import Iterable, Sequence

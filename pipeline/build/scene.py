@@ -91,7 +91,7 @@ def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: in
             "restore the file, or build the store again"
         )
     full_size = int(store.height[row]), int(store.width[row])
-    image_jpeg, size = _training_jpeg(data, full_size, max_side_px, jpeg_quality)
+    image_jpeg, size = training_jpeg(data, full_size, max_side_px, jpeg_quality)
     if image_jpeg is None:
         raise CorruptStore(f"row {row}, {key}: the store says {full_size} pixels, the image file has {size}")
     background_jpeg = store.background_jpeg(row)
@@ -113,10 +113,15 @@ def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: in
     )
 
 
-def _training_jpeg(
+def training_jpeg(
     data: bytes, full_size: tuple[int, int], max_side_px: int, quality: int
 ) -> tuple[bytes | None, tuple[int, int]]:
-    """Return (JPEG bytes, (height, width)) within the limit; None and the image's size where it is not full_size."""
+    """Bring an image file into the form of a scene; its bytes stay as they are where the loader can decode them.
+
+    Args: data: of the image file. full_size: (height, width) that its pixels should have. max_side_px: longest side
+        kept. quality: of images that are encoded again.
+    Returns: (JPEG bytes, (height, width)) within the limit; None and the image's size where it is not full_size.
+    """
     if max(full_size) <= max_side_px and len(data) <= MAX_VERBATIM_BYTES and _is_plain_jpeg(data):
         size = _checked_size(data)
         if size == full_size:
