@@ -1,0 +1,98 @@
+"""A published store, read object by object, each checked before it is used; and files made whole before they appear."""
+
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from stores import schema
+from stores.durable_files import sync
+from stores.errors import CorruptStore, UserError
+from stores.image_codec import sha256
+from stores.object_storage import ObjectStorage
+from stores.untrusted import (
+    MAX_MANIFEST_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_RECEIPT_BYTES,
+    check_manifest,
+    check_receipt,
+    read_json,
+)
+
+# Names the store whose publishing was begun at an address; gone when it is finished.
+CLAIM = "PUBLISHING.json"
+MAX_CLAIM_BYTES = 1 << 12
+ROOT_FILES = (schema.ROOT_METADATA, f"{schema.PARTS}/{schema.ROOT_METADATA}")
+
+
+def read_published(storage: ObjectStorage) -> tuple[bytes, dict]:
+    """The manifest of a published store, its bytes and its checked content.
+
+    Raises:
+        UserError: there is none, or one of a schema that this version cannot read.
+        CorruptStore: it is damaged, or claims the impossible.
+    """
+    data = storage.read(schema.MANIFEST, MAX_MANIFEST_BYTES)
+    if data is None:
+        begun = storage.read(CLAIM, MAX_CLAIM_BYTES) is not None
+        why = "its publishing was begun and not finished: give 'store publish' again" if begun else "correct the URL"
+        raise UserError(f"there is no store at {storage.url} (no {schema.MANIFEST}); {why}")
+    return data, check_manifest(data, f"{schema.MANIFEST} at {storage.url}")
+
+
+def fetch_file(storage: ObjectStorage, part: int, file: str, stated: dict, folder: Path, partial: Path) -> None:
+    """Fetch one file of a part, check it, and move it into place; of several that race any wins.
+
+    Args:
+        file: its name, below the part, from a receipt that was checked.
+        stated: its "bytes" and "sha256" there.
+        folder: the part's folder; folders below it are made.
+        partial: a folder on the same disk for what is not whole yet.
+
+    Raises:
+        UserError: there is no room for it; and as `ObjectStorage.download`.
+        OSError: the disk cannot be written.
+    """
+    free = shutil.disk_usage(partial).free
+    if stated["bytes"] > free:
+        raise UserError(f"{object_name(part, file)} of {storage.url} has {stated['bytes']} bytes, the disk {free} free")
+    for parent in reversed(Path(file).parents):
+        (folder / parent).mkdir(exist_ok=True)
+    aside = partial / uuid.uuid4().hex
+    try:
+        storage.download(object_name(part, file), aside, stated["bytes"], stated["sha256"])
+        os.replace(aside, folder / file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_durably(data: bytes, place: Path, partial: Path) -> None:
+    """Write a small file aside in `partial`, make it durable, and move it to `place`."""
+    aside = partial / uuid.uuid4().hex
+    aside.write_bytes(data)
+    sync(aside)
+    os.replace(aside, place)
+
+
+def fetch_metadata(storage: ObjectStorage, name: str, digest: str) -> bytes:
+    """A group's `zarr.json` of a published store, checked. Raises CorruptStore."""
+    data = storage.read(name, MAX_METADATA_BYTES)
+    what = f"{name} at {storage.url}"
+    if data is None or sha256(data).hex() != digest:
+        raise CorruptStore(f"{what} is {'missing' if data is None else 'damaged: its digest is another'}")
+    read_json(data, what)
+    return data
+
+
+def fetch_receipt(storage: ObjectStorage, manifest: dict, part: int) -> tuple[bytes, dict]:
+    """A part's receipt of a published store, its bytes and its checked content. Raises CorruptStore."""
+    name = object_name(part, schema.RECEIPT)
+    data = storage.read(name, MAX_RECEIPT_BYTES)
+    if data is None:
+        raise CorruptStore(f"{name} is missing at {storage.url}")
+    return data, check_receipt(data, manifest, part, f"{name} at {storage.url}")
+
+
+def object_name(part: int, file: str) -> str:
+    """Name of the object that holds a part's file."""
+    return f"{schema.PARTS}/{schema.part_name(part)}/{file}"
