@@ -520,7 +520,8 @@ def test_the_forger_alone_is_not_noticed(published: Path, tmp_path: Path) -> Non
 def test_names_that_lead_elsewhere(published: Path, sound: Path) -> None:
     for name in (
         "../evil", "/tmp/evil", "..\\evil", "C:\\evil", "height/c/../../../../evil", "height//c/0", "./height/c/0",
-        "evil.pkl", "height/c/0/..", "part.json", "height/c", "", "\x00", "height/c/0\n", "%2e%2e/evil", "~/evil", "label/c/0/0",
+        "evil.pkl", "height/c/0/..", "part.json", "height/c", "", "\x00", "height/c/0\n",
+        "%2e%2e/evil", "~/evil", "label/c/0/0",
     ):  # fmt: skip
         stated = {name: {"bytes": 1, "sha256": sha256(b"x").hex()}}
         forge(published, lambda receipt, stated=stated: receipt["files"].update(stated))
