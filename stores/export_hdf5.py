@@ -27,7 +27,7 @@ from stores.schema import Status
 
 FORMAT = "backdrop-hdf5"
 FORMAT_VERSION = 1
-# One random mask costs the unpacking of one chunk or two: 1 to 2 ms.
+# A random mask costs the unpacking of one chunk or two.
 CHUNK_BYTES = 64 << 10
 GZIP_LEVEL = 4
 HOW_TO_READ = (

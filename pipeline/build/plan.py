@@ -1,5 +1,6 @@
 """What a build will take, before it is begun: parts, bytes, time; from a few rows run through the code of the build."""
 
+import math
 import pickle
 import time
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def plan_store(
         "rows_sampled": len(sampled),
         "status": measured["status"],
         "store_bytes": int(num_parts * measured["part_bytes"] + len(index) * row_bytes.mean()),
-        "beton_bytes": int(measured["beton_row_bytes"] * len(index)),
+        "beton_bytes": measured["beton_bytes"],
         "bytes_error_fraction": _error_fraction(row_bytes),
         "seconds_per_row": seconds_per_row,
         "seconds_error_fraction": _error_fraction(row_seconds),
@@ -145,7 +146,7 @@ def measure(spec: SampleSpec, part: int, rows_done: Callable[[int], None] = lamb
         "row_seconds": seconds,
         "row_bytes": row_bytes,
         "part_bytes": sum(map(len, part_files(encoded).values())) - sum(row_bytes),
-        "beton_row_bytes": _beton_row_bytes(spec.build.index, rows),
+        "beton_bytes": _beton_bytes(spec.build.index, rows),
         "status": {status.label: sum(row.status == status for row in rows) for status in schema.Status},
         "memory_bytes": memory_bytes,
     }
@@ -167,10 +168,10 @@ def _row_bytes(row: EncodedRow) -> int:
     return columns + places + sum(map(len, row.blobs.values()))
 
 
-def _beton_row_bytes(index: DatasetIndex, rows: list[StoreRow]) -> float:
-    """Mean bytes of a row in a .beton of the usual settings."""
+def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
+    """Size of the whole .beton of the usual settings: pages of records, pages of blobs, the table of allocations."""
     # Here, after the memory was measured: FFCV brings torch, which the workers of a build need not have.
-    from pipeline.build.export_beton import BetonSettings
+    from pipeline.build.export_beton import BetonSettings, page_bytes
     from pipeline.build.scene import ALIGNMENT_BYTES, BLOBS, SCENE_DTYPE, encode_runs, resize_mask, training_jpeg
 
     settings, num_bytes = BetonSettings(), []
@@ -182,7 +183,9 @@ def _beton_row_bytes(index: DatasetIndex, rows: list[StoreRow]) -> float:
             runs = encode_runs(resize_mask(row.mask_packed, size, new_size), new_size[1])
             blobs += [len(jpeg or b""), runs.nbytes, len(row.background_jpeg)]
         num_bytes.append(sum(-(-blob // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for blob in blobs))
-    return float(np.mean(num_bytes)) + SCENE_DTYPE.itemsize + len(BLOBS) * ALLOCATION_BYTES
+    page = page_bytes(settings)
+    pages = math.ceil(SCENE_DTYPE.itemsize * len(index) / page) + math.ceil(np.mean(num_bytes) * len(index) / page)
+    return pages * page + len(BLOBS) * ALLOCATION_BYTES * len(index)
 
 
 def _error_fraction(values: np.ndarray) -> float:
