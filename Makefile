@@ -20,8 +20,9 @@ help:
 demo: $(READY)
 	$(BIN)/python cli.py demo
 
+# Files side by side: half of the time on two cores. More processes than four gain nothing and need memory for torch.
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow
