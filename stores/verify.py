@@ -1,18 +1,23 @@
 """Checking a store: every file it should have, their sizes, and in full their digests and every row's content."""
 
+import functools
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from stores import schema
 from stores.errors import CorruptStore
 from stores.image_codec import jpeg_header, sha256
 from stores.mask_codec import unpack_rows
-from stores.part_reader import Part
-from stores.reader import Store, open_store
+from stores.part_reader import Part, map_file
+from stores.provenance import differing_fields, identity_digest
+from stores.reader import open_store
 from stores.schema import Status
 from stores.writer import manifest_bytes, num_parts, read_attributes, read_receipt, rows_of_part
 
@@ -36,7 +41,8 @@ def verify(path: Path | str, *, full: bool = True, allow_partial: bool = False) 
     Args:
         path: the store's folder.
         full: also compare the SHA-256 of every file with the receipts, and check the CRC, decode the mask and compare
-            the columns of every row. Otherwise only which files are there, and their sizes.
+            the columns of every row. Otherwise only which files are there, their sizes, and the receipts against the
+            manifest.
         allow_partial: accept a store that is half built, and check the parts that are there.
 
     Returns:
@@ -48,76 +54,122 @@ def verify(path: Path | str, *, full: bool = True, allow_partial: bool = False) 
     path = Path(path)
     try:
         attributes = read_attributes(path)
-        store = open_store(path, allow_partial=allow_partial)
     except CorruptStore as error:
         return [Problem(None, None, str(error))]
-    problems = list(_check_root(path, store))
-    for part in range(num_parts(attributes)):
+    problems = list(_check_root(path, attributes, allow_partial))
+    is_complete = (path / schema.MANIFEST).exists()
+    for part in tqdm(range(num_parts(attributes)), unit="part", desc=path.name, disable=not full):
         if (path / schema.PARTS / schema.part_name(part)).is_dir():
-            problems += _check_part(store, attributes, part, full)
-        elif store.is_complete:
+            problems += _check_part(path, attributes, part, full)
+        elif is_complete:
             problems.append(Problem(part, None, "the part is missing"))
     return problems
 
 
-def _check_root(path: Path, store: Store) -> Iterator[Problem]:
-    if store.is_complete:
-        try:
-            if manifest_bytes(path) != (path / schema.MANIFEST).read_bytes():
-                yield Problem(None, None, f"{schema.MANIFEST} does not match the metadata and receipts of the store")
-        except (CorruptStore, OSError) as error:
-            yield Problem(None, None, f"{schema.MANIFEST} cannot be checked: {error}")
-    parts = {schema.part_name(part) for part in range(store.num_parts)} | {schema.ROOT_METADATA}
-    expected = {schema.ROOT_METADATA, schema.PARTS} | ({schema.MANIFEST} if store.is_complete else set())
-    for folder, names in ((path, expected), (path / schema.PARTS, parts)):
+def _check_root(path: Path, attributes: dict, allow_partial: bool) -> Iterator[Problem]:
+    if identity_digest(attributes["identity"]) != attributes["identity_sha256"]:
+        yield Problem(None, None, f"{schema.ROOT_METADATA}: the identity does not have the digest beside it")
+    try:
+        if open_store(path, allow_partial=allow_partial).is_complete:
+            yield from _check_manifest(path)
+    except (CorruptStore, OSError) as error:
+        yield Problem(None, None, str(error))
+    parts = {schema.part_name(part) for part in range(num_parts(attributes))} | {schema.ROOT_METADATA}
+    for folder, names in ((path, {schema.ROOT_METADATA, schema.PARTS, schema.MANIFEST}), (path / schema.PARTS, parts)):
         for name in sorted(set(os.listdir(folder)) - names):
             yield Problem(None, None, f"{(folder / name).relative_to(path)} does not belong to the store")
 
 
-def _check_part(store: Store, attributes: dict, part: int, full: bool) -> list[Problem]:
+def _check_manifest(path: Path) -> Iterator[Problem]:
+    """Compare a manifest that can be read with what it must hold; receipts that cannot be are left to their parts."""
+    data = (path / schema.MANIFEST).read_bytes()
+    manifest = json.loads(data)
+    sound = True
+    for part, stated in enumerate(manifest["parts"]):
+        try:
+            receipt = read_receipt(path, part)[0]
+        except CorruptStore:  # said with all else that is wrong in the part
+            sound = False
+            continue
+        if sha256(receipt).hex() != stated["receipt_sha256"]:
+            yield Problem(part, None, f"{schema.RECEIPT} does not match {schema.MANIFEST}: one of them was changed")
+    expected = manifest_bytes(path) if sound else data
+    if expected != data:
+        lines = differing_fields(_without_parts(manifest), _without_parts(json.loads(expected)))
+        what = "; ".join(lines) or "its list of parts, or the way it is written"
+        yield Problem(None, None, f"{schema.MANIFEST} does not match the metadata and receipts of the store: {what}")
+
+
+def _without_parts(manifest: dict) -> dict:
+    return {name: value for name, value in manifest.items() if name != "parts"}
+
+
+def _check_part(path: Path, attributes: dict, part: int, full: bool) -> list[Problem]:
     try:
-        receipt = read_receipt(store.path, part)[1]
+        receipt = read_receipt(path, part)[1]
     except CorruptStore as error:
         return [Problem(part, None, str(error))]
-    rows = rows_of_part(attributes, part)
+    folder, rows = path / schema.PARTS / schema.part_name(part), rows_of_part(attributes, part)
     problems = []
-    if (receipt["num_rows"], receipt.get("identity_sha256")) != (len(rows), attributes["identity_sha256"]):
+    stated = receipt["num_rows"], receipt.get("first_row"), receipt.get("identity_sha256")
+    if stated != (len(rows), rows.start, attributes["identity_sha256"]):
         problems.append(Problem(part, None, f"{schema.RECEIPT} is of another store, or damaged"))
-    problems += _check_files(store.path / schema.PARTS / schema.part_name(part), part, receipt, full)
-    return problems + (_check_rows(store, rows, part) if full else [])
+    problems += _check_files(folder, part, receipt, full)
+    if full and receipt["num_rows"] == len(rows):
+        problems += _check_rows(Part(folder, receipt, rows.start, functools.cache(map_file)), part, receipt)
+    return problems
 
 
 def _check_files(folder: Path, part: int, receipt: dict, full: bool) -> Iterator[Problem]:
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
-    for name in sorted(there - receipt["files"].keys() - {schema.RECEIPT}):
+    names = receipt["files"].keys() | {schema.RECEIPT}
+    expected = names | {parent.as_posix() for name in names for parent in Path(name).parents}
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*")}
+    for name in sorted(there - expected):
         yield Problem(part, None, f"{name} does not belong to the part")
     for name, stated in receipt["files"].items():
         if name not in there:
             yield Problem(part, None, f"{name} is missing")
             continue
-        size = (folder / name).stat().st_size
-        if size != stated["bytes"]:
-            yield Problem(part, None, f"{name} has {size} bytes, its receipt says {stated['bytes']}")
-        elif full and sha256((folder / name).read_bytes()).hex() != stated["sha256"]:
-            yield Problem(part, None, f"{name} does not match the SHA-256 of its receipt")
+        try:
+            wrong = _wrong_with(folder / name, stated, full)
+        except OSError as error:
+            wrong = f"cannot be read: {error.strerror}"
+        if wrong:
+            yield Problem(part, None, f"{name} {wrong}")
 
 
-def _check_rows(store: Store, rows: range, number: int) -> list[Problem]:
+def _wrong_with(file: Path, stated: dict, full: bool) -> str:
+    """What is wrong with a file, compared with its receipt; "" for nothing."""
+    num_bytes = file.stat().st_size
+    if num_bytes != stated["bytes"]:
+        return f"has {num_bytes} bytes, its receipt says {stated['bytes']}"
+    if full:
+        with file.open("rb") as opened:
+            if hashlib.file_digest(opened, "sha256").hexdigest() != stated["sha256"]:
+                return "does not match the SHA-256 of its receipt"
+    return ""
+
+
+def _check_rows(part: Part, number: int, receipt: dict) -> list[Problem]:
     """Read every field of every row as a user would."""
     try:
-        part = store.part(number)
         for column in schema.COLUMNS:
             part.column(column.name)
     except CorruptStore as error:
         return [Problem(number, None, str(error))]
     problems = []
-    for at, row in enumerate(rows):
+    codes = part.column("status").tolist()
+    if receipt["status_counts"] != {status.label: codes.count(status) for status in Status}:
+        problems.append(Problem(number, None, f"{schema.RECEIPT} miscounts the rows of each status"))
+    for at in range(part.num_rows):
+        row, sound = part.first_row + at, True
         for blob in schema.BLOBS:
             try:
                 part.blob(blob.name, at)
             except CorruptStore as error:
+                sound = False
                 problems.append(Problem(number, row, str(error)))
-        if not problems or problems[-1].row != row:
+        if sound:
             problems += [Problem(number, row, f"{part.text('key', at)}: {what}") for what in _check_row(part, at)]
     return problems
 
@@ -141,8 +193,13 @@ def _check_row(part: Part, at: int) -> Iterator[str]:
 
 
 def _check_mask(mask_HW: np.ndarray, part: Part, at: int) -> Iterator[str]:
-    if not np.isclose(mask_HW.mean(dtype=np.float64), part.column("foreground_fraction")[at], atol=1e-6):
+    num_foreground, code = int(mask_HW.sum()), int(part.column("status")[at])
+    if (num_foreground == 0) != (code == Status.NO_FOREGROUND):
+        yield f"its status is {Status(code).label}, and its mask has {num_foreground} foreground pixels"
+    elif code == Status.ALL_FOREGROUND and num_foreground < mask_HW.size:
+        yield f"its status is {Status(code).label}, and its mask has {mask_HW.size - num_foreground} background pixels"
+    if not np.isclose(num_foreground / max(1, mask_HW.size), part.column("foreground_fraction")[at], atol=1e-6):
         yield "its foreground fraction does not match its mask"
     top, left, height, width = (int(edge) for edge in part.column("box")[at])
-    if int(mask_HW[top : top + height, left : left + width].sum()) != int(mask_HW.sum()):
+    if int(mask_HW[top : top + height, left : left + width].sum()) != num_foreground:
         yield "its box does not hold its mask"

@@ -306,7 +306,7 @@ def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{file} is missing or damaged ({type(error).__name__})") from error
     if not sound:
-        raise CorruptStore(f"{file} is damaged")
+        raise CorruptStore(f"{file} is damaged, or of another part")
     return data, receipt
 
 

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,7 @@ def test_one_flipped_bit_anywhere_is_found(name: str, copy: Path) -> None:
         found = verify(copy)
         assert found, f"{name}: bit in byte {at}"
         if "part-00001" in name:
+            assert 1 in {problem.part for problem in found}, found
             assert all(problem.part in (1, None) for problem in found), found
         data[at] ^= 4
         (copy / name).write_bytes(data)
@@ -323,6 +325,84 @@ def test_quick_verification_sees_sizes_and_strangers(copy: Path) -> None:
         "stranger does not belong to the store",
     ):
         assert expected in text
+
+
+def test_swapped_parts_are_named(copy: Path) -> None:
+    for source, place in (("part-00000", "aside"), ("part-00001", "part-00000"), ("aside", "part-00001")):
+        (copy / "parts" / source).rename(copy / "parts" / place)
+    for full in (True, False):
+        assert {problem.part for problem in verify(copy, full=full)} == {0, 1}
+        assert "damaged, or of another part" in str(verify(copy, full=full)[0])
+    with pytest.raises(CorruptStore, match="part-00000"):
+        open_store(copy).mask(0)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part", "what"),
+    [
+        ('"ok":8', '"ok":9', None, "totals.status.ok: 9 here, 8 there"),
+        ('"rows":4', '"rows":5', None, "its list of parts"),
+        ('"identity":', '"identity" :', None, "the way it is written"),
+        ('"mask_polarity":"1', '"mask_polarity":"0', None, "does not match"),
+        ('"num_rows":11', '"num_rows":12', None, "does not match"),
+        (
+            '"name":"part-00001","receipt_sha256":"',
+            '"name":"part-00001","receipt_sha256":"0',
+            1,
+            "part.json does not match",
+        ),
+    ],
+)
+@pytest.mark.parametrize("full", [True, False])
+def test_a_manifest_edited_by_hand_is_found(
+    old: str, new: str, part: int | None, what: str, full: bool, copy: Path
+) -> None:
+    manifest = copy / "MANIFEST.json"
+    assert manifest.read_text().count(old) >= 1
+    manifest.write_text(manifest.read_text().replace(old, new, 1))
+    found = verify(copy, full=full)
+    assert part in {problem.part for problem in found}
+    assert what in "\n".join(map(str, found))
+
+
+def test_an_identity_edited_everywhere_is_found_by_its_digest(copy: Path) -> None:
+    for file in (copy / "zarr.json", copy / "MANIFEST.json"):
+        file.write_text(file.read_text().replace('"threshold":"0.9"', '"threshold":"0.5"'))
+    assert "the identity does not have the digest" in str(verify(copy, full=False)[0])
+
+
+def test_a_damaged_manifest_does_not_hide_damaged_parts(copy: Path) -> None:
+    (copy / "MANIFEST.json").write_bytes((copy / "MANIFEST.json").read_bytes()[:-30])
+    (copy / "parts/part-00001/part.json").unlink()
+    (copy / "parts/part-00002/mask/c/0").write_bytes(b"short")
+    assert {problem.part for problem in verify(copy, full=False)} == {None, 1, 2}
+
+
+def test_a_receipt_edited_in_a_half_built_store_is_found(copy: Path) -> None:
+    (copy / "MANIFEST.json").unlink()
+    receipt = copy / "parts/part-00001/part.json"
+    for old, new, what in (('"ok":3', '"ok":4', "miscounts"), ('"first_row":4', '"first_row":0', "of another store")):
+        text = receipt.read_text()
+        receipt.write_text(text.replace(old, new))
+        assert [problem.part for problem in verify(copy, allow_partial=True)] == [1]
+        assert what in str(verify(copy, allow_partial=True)[0])
+        receipt.write_text(text)
+
+
+def test_an_extra_folder_is_found(copy: Path) -> None:
+    (copy / "parts/part-00001/mask/d").mkdir()
+    assert [str(problem) for problem in verify(copy, full=False)] == ["part-00001: mask/d does not belong to the part"]
+
+
+def test_rows_that_contradict_themselves_are_found(tmp_path: Path) -> None:
+    rows = [row_of(row) for row in range(4)]
+    rows[0] = replace(rows[0], mask_packed=np.zeros_like(rows[0].mask_packed))
+    rows[1] = replace(rows[1], status=Status.NO_FOREGROUND)
+    rows[2] = replace(rows[2], status=Status.ALL_FOREGROUND)
+    open_for_build(tmp_path / "s", IDENTITY, 4, 4)
+    write_part(tmp_path / "s", 0, rows)
+    finish(tmp_path / "s")
+    assert [problem.row for problem in verify(tmp_path / "s")] == [0, 1, 2]
 
 
 def test_a_part_removed_for_repair_is_built_again(copy: Path, path: Path) -> None:
