@@ -268,4 +268,4 @@ class TestStoreModel(StoreModel.TestCase):
 class TestManyHistories(StoreModel.TestCase):
     """Many long ones."""
 
-    settings = settings(max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=QUIET)
+    settings = settings(max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=QUIET)
