@@ -77,7 +77,8 @@ def plan_store(
     part_rows = part_rows_for(len(index))
     rows_left, parts_left = _left(build, part_rows)
     sampled = sampled_rows(len(index), num_sampled)
-    measured = run(measure, SampleSpec(build, sampled), [0], num_workers=num_workers, progress=lambda num_rows: None)[0]
+    run_part: Callable[..., dict] = measure
+    measured = run(run_part, SampleSpec(build, sampled), [0], num_workers=num_workers, progress=lambda rows: None)[0]
     num_parts = -(-len(index) // part_rows)
     row_bytes, row_seconds = np.array(measured["row_bytes"]), np.array(measured["row_seconds"])
     seconds_per_row = float(row_seconds.mean())
