@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -23,6 +24,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 ARTIFACTS = Path("artifacts")
 DETECTOR_RUN = ARTIFACTS / "detector"
 DATASETS = ("imagenet", "coco", "folder", "sample")
+
+# Formats of masks alone: their file in stores/, and what takes the place of ".zarr" in the store's name.
+MASK_EXPORTS = {
+    "hdf5": ("export_hdf5", ".h5"),
+    "png": ("export_png", ".masks"),
+    "coco-rle": ("export_coco_rle", ".coco.json"),
+}
 
 DETECTOR_HELP = (
     f"Finds the foreground: {', '.join(saliency.classical.NAMES)} (no training needed), the folder of a run of "
@@ -172,6 +180,8 @@ def saliency_evaluate(
 @click.option("--workers", type=int, default=None, help="Processes. Default: one per core.")
 @click.option("--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True)
 @click.option("--beton/--no-beton", default=True, show_default=True, help="Also export the .beton the loader reads.")
+@click.option("--from", "parent", type=path_type, default=None, help="Cut the soft maps of this store at --threshold.")
+@click.option("--plan", is_flag=True, help="Only estimate parts, bytes and time, from a measured sample.")
 def build_store_command(
     dataset: str,
     root: Path | None,
@@ -184,24 +194,44 @@ def build_store_command(
     workers: int | None,
     engine: str,
     beton: bool,
+    parent: Path | None,
+    plan: bool,
 ) -> None:
     """Find and store the mask and the background of every image; the same command resumes."""
     from pipeline.build.export_beton import export_beton
     from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+    from pipeline.build.plan import plan_store
+    from pipeline.build.rethreshold import rethreshold_store
     from stores.dataset_index import open_index
 
+    if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
+        raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
     index = open_index(dataset, root=root, split=split)
-    if detector is None:
-        detector = str(DETECTOR_RUN) if (DETECTOR_RUN / "detector.json").exists() else "rbd"
-        say_default("detector", detector, "trained by saliency train" if detector != "rbd" else "none was trained yet")
     if out is None:
         out = store_path_of(dataset, split)
         say_default("store", out, "the default of --out")
-    given = {"threshold": threshold, "fill": fill, "keeps_soft_maps": soft_maps}
-    settings = BuildSettings(**{name: value for name, value in given.items() if value is not None})
-    print_json(build_store(index, detector, out, settings, num_workers=workers or os.cpu_count() or 1, engine=engine))
+    processes = workers or os.cpu_count() or 1
+    if parent is not None and threshold is not None:
+        print_json(rethreshold_store(parent, index, out, threshold=threshold, num_workers=processes, engine=engine))
+    else:
+        detector = detector or default_detector()
+        given = {"threshold": threshold, "fill": fill, "keeps_soft_maps": soft_maps}
+        settings = BuildSettings(**{name: value for name, value in given.items() if value is not None})
+        if plan:
+            print_json(plan_store(index, detector, out, settings))
+            return
+        print_json(build_store(index, detector, out, settings, num_workers=processes, engine=engine))
     if beton:
         click.echo(f"beton: {export_beton(out, index, out.with_suffix('.beton'))}")
+
+
+def default_detector() -> str:
+    """Return the detector taken when none was named, and print it."""
+    if (DETECTOR_RUN / "detector.json").exists():
+        say_default("detector", DETECTOR_RUN, "trained by saliency train")
+        return str(DETECTOR_RUN)
+    say_default("detector", "rbd", "none was trained yet")
+    return "rbd"
 
 
 def store_path_of(dataset: str, split: str) -> Path:
@@ -242,22 +272,135 @@ def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
     sys.exit(1 if problems else 0)
 
 
+@store_group.command("status")
+@click.argument("store", type=path_type)
+def store_status(store: Path) -> None:
+    """Print what of a store is built, what is missing or failed, and how long the rest takes."""
+    from stores.build_status import status
+
+    print_json(status(store))
+
+
+@store_group.command("diff")
+@click.argument("a", type=path_type)
+@click.argument("b", type=path_type)
+def store_diff(a: Path, b: Path) -> None:
+    """Print what differs between two stores; exit code 1 when anything does."""
+    from stores.diff import diff
+
+    differences = diff(a, b)
+    print_json(differences)
+    sys.exit(0 if differences["equal"] else 1)
+
+
+@store_group.command("merge")
+@click.argument("sources", type=path_type, nargs=-1, required=True)
+@click.option("--out", type=path_type, required=True, help="The new store; the same command resumes.")
+def store_merge(sources: tuple[Path, ...], out: Path) -> None:
+    """Join stores of one identity, each with some of the parts, into one."""
+    from stores.merge import merge
+
+    click.echo(f"{out}: store {merge(sources, out)}")
+
+
+@store_group.command("recompute")
+@click.argument("store", type=path_type)
+@click.option("--where", default=None, metavar="CONDITION", help="The rows: status=decode-error, say.")
+@click.option("--rows", default=None, metavar="NUMBERS", help="The rows by number, instead: 1,5-9.")
+@click.option("--detector", default=None, help="The one that built the store. " + DETECTOR_HELP)
+@click.option("--root", type=path_type, default=None, help="Where the images lie. Default: BACKDROP_DATA/<dataset>.")
+@click.option("--out", type=path_type, required=True, help="The new store: a finished one never changes.")
+@click.option("--workers", type=int, default=None, help="Processes. Default: one per core.")
+@click.option("--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True)
+def store_recompute(
+    store: Path,
+    where: str | None,
+    rows: str | None,
+    detector: str | None,
+    root: Path | None,
+    out: Path,
+    workers: int | None,
+    engine: str,
+) -> None:
+    """Build a new store with some rows computed anew and all others as they are; the same command resumes."""
+    from pipeline.build.recompute import parse_rows, recompute_store, rows_where
+    from stores.dataset_index import open_index
+    from stores.reader import open_store
+
+    if (where is None) == (rows is None):
+        raise UserError("give either --where CONDITION or --rows NUMBERS.")
+    opened = open_store(store)
+    chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
+    index = open_index(opened.dataset, root=root, split=opened.split)
+    processes = workers or os.cpu_count() or 1
+    detector = detector or default_detector()
+    print_json(recompute_store(store, index, detector, out, chosen, num_workers=processes, engine=engine))
+
+
+@store_group.command("publish")
+@click.argument("store", type=path_type)
+@click.argument("url")
+def store_publish(store: Path, url: str) -> None:
+    """Copy a finished store to s3://bucket/prefix or file:///folder; the same command resumes.
+
+    Credentials come from the usual AWS environment variables or profile, and are never written anywhere.
+    """
+    from stores.remote import publish
+
+    print_json(publish(store, url))
+
+
+@store_group.command("pull")
+@click.argument("url")
+@click.option("--out", type=path_type, required=True, help="The store's folder here.")
+def store_pull(url: str, out: Path) -> None:
+    """Copy a published store here, every file checked; the same command resumes."""
+    from stores.remote import pull
+
+    print_json(pull(url, out))
+
+
+@store_group.command("gc")
+@click.argument("store", type=path_type)
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("--min-age", type=float, default=None, metavar="SECONDS", help="Younger leftovers stay. Default: 3600.")
+def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
+    """Remove what killed builds left beside a store."""
+    from stores.gc import gc
+
+    given = {} if min_age is None else {"min_age_s": min_age}
+    print_json(gc(store, dry_run=dry_run, **given))
+
+
 @store_group.command("export")
 @click.argument("store", type=path_type)
-@click.option("--format", "format_name", type=click.Choice(["beton"]), default="beton", show_default=True)
-@click.option("--root", type=path_type, default=None, help="Where the images lie. Default: BACKDROP_DATA/<dataset>.")
+@click.option(
+    "--format", "format_name", type=click.Choice(["beton", *MASK_EXPORTS]), default="beton", show_default=True
+)
+@click.option("--root", type=path_type, default=None, help="beton: the images. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=None, help="Default: beside the store.")
-@click.option("--max-side-px", type=int, default=None, help="Larger images are scaled down. Default: 512.")
+@click.option("--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512.")
 def store_export(store: Path, format_name: str, root: Path | None, out: Path | None, max_side_px: int | None) -> None:
-    """Write a store and its images into one .beton, the file that the loader reads."""
+    """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
     from pipeline.build.export_beton import export_beton
     from stores.dataset_index import open_index
     from stores.reader import open_store
 
     opened = open_store(store)
-    index = open_index(opened.dataset, root=root, split=opened.split)
-    given = {} if max_side_px is None else {"max_side_px": max_side_px}
-    click.echo(f"{format_name}: {export_beton(store, index, out or store.with_suffix('.beton'), **given)}")
+    if format_name in MASK_EXPORTS:
+        if root is not None or max_side_px is not None:
+            raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
+        from tqdm import tqdm
+
+        module, suffix = MASK_EXPORTS[format_name]
+        with tqdm(total=opened.num_rows, unit="row", desc=format_name) as bar:
+            export = import_module(f"stores.{module}").export
+            written = export(store, out or store.with_suffix(suffix), progress=bar.update)
+    else:
+        index = open_index(opened.dataset, root=root, split=opened.split)
+        given = {} if max_side_px is None else {"max_side_px": max_side_px}
+        written = export_beton(store, index, out or store.with_suffix(".beton"), **given)
+    click.echo(f"{format_name}: {written}")
 
 
 # ----------------------------------------------------------------------------------------------------------- trainer
