@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ from stores.published import (
 from stores.reader import Store, open_store
 from stores.untrusted import HEX_DIGEST, MAX_MANIFEST_BYTES, check_receipt, check_rows
 from stores.verify import verify
-from stores.writer import manifest_bytes, read_receipt
+from stores.writer import manifest_bytes, read_receipt, staging_folder
 
 
 def publish(store: Path, url: str, *, progress: bool = True) -> dict:
@@ -105,7 +106,7 @@ def pull(url: str, out: Path, *, progress: bool = True) -> dict:
     store_id = sha256(data).hex()
     if _is_there(out, store_id):
         return {"url": storage.url, "out": str(out), "store_id": store_id, "objects": 0, "bytes": 0}
-    staging = out.parent / f"{out.name}.staging" / f"pull-{store_id}"
+    staging = staging_folder(out) / f"pull-{store_id}"
     with disk_errors(out):
         try:
             (staging / "store" / schema.PARTS).mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def pull(url: str, out: Path, *, progress: bool = True) -> dict:
     if not _is_there(out, store_id):
         raise UserError(f"{out} was taken by something else meanwhile; give another --out")
     shutil.rmtree(staging, ignore_errors=True)
-    if staging.parent.exists() and not any(staging.parent.iterdir()):
+    with suppress(OSError):  # gone already, or others still work in it
         staging.parent.rmdir()
     return {"url": storage.url, "out": str(out), "store_id": store_id, "objects": objects, "bytes": num_bytes}
 

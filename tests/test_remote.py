@@ -34,7 +34,7 @@ from stores.s3_profile import settings_of_profile
 from stores.verify import verify
 from stores.writer import finish, missing_parts, open_for_build, write_part
 from tests.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Cable, S3Server, environment
-from tests.small_store import IDENTITY, NUM_ROWS, PART_ROWS, row_of, small_store, tree
+from tests.small_store import IDENTITY, row_of, tree
 
 FEW_RETRIES = {
     "max_retries": 1,
@@ -43,20 +43,27 @@ FEW_RETRIES = {
 }
 
 
+NUM_ROWS, PART_ROWS = 8, 4
+
+
+def two_parts(path: Path, identity: dict) -> Path:
+    """A store of two parts: 98 files."""
+    open_for_build(path, identity, NUM_ROWS, PART_ROWS)
+    for part in missing_parts(path):
+        write_part(path, part, [row_of(row) for row in range(part * PART_ROWS, (part + 1) * PART_ROWS)])
+    finish(path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_store(tmp_path_factory.mktemp("store") / "toy.zarr")
+    return two_parts(tmp_path_factory.mktemp("store") / "toy.zarr", IDENTITY)
 
 
 @pytest.fixture(scope="module")
 def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same rows under another identity: all files have the same sizes."""
-    path = tmp_path_factory.mktemp("other") / "toy.zarr"
-    open_for_build(path, {**IDENTITY, "threshold": 0.8}, NUM_ROWS, PART_ROWS)
-    for part in missing_parts(path):
-        write_part(path, part, [row_of(row) for row in range(part * PART_ROWS, min((part + 1) * PART_ROWS, NUM_ROWS))])
-    finish(path)
-    return path
+    return two_parts(tmp_path_factory.mktemp("other") / "toy.zarr", {**IDENTITY, "threshold": 0.8})
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +122,9 @@ def test_a_store_comes_back_as_it_was_sent(url: str, store: Path, tmp_path: Path
     assert not (tmp_path / "back.zarr.staging").exists()
     assert verify(tmp_path / "back.zarr") == []
     assert ObjectStorage(url).sizes().keys() == files.keys()
+    for content in tree(tmp_path).values():
+        assert ACCESS_KEY.encode() not in content
+        assert SECRET_KEY.encode() not in content
 
 
 def test_zarr_alone_reads_a_published_store(store: Path, tmp_path: Path) -> None:
@@ -185,7 +195,7 @@ def test_nothing_there(url: str, s3: str, store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "after_bytes", [40_000, *(pytest.param(after, marks=pytest.mark.slow) for after in (3_000, 20_000, 60_000, 90_000))]
+    "after_bytes", [30_000, *(pytest.param(after, marks=pytest.mark.slow) for after in (3_000, 20_000, 45_000, 60_000))]
 )
 def test_a_killed_publishing_shows_nothing_and_resumes(
     after_bytes: int, cable: Cable, s3: str, store: Path, tmp_path: Path
@@ -202,7 +212,7 @@ def test_a_killed_publishing_shows_nothing_and_resumes(
     assert_resumes(s3, store, tmp_path)
 
 
-@pytest.mark.parametrize("after_bytes", [5_000, pytest.param(90_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after_bytes", [5_000, pytest.param(60_000, marks=pytest.mark.slow)])
 def test_a_network_cut_while_publishing(after_bytes: int, cable: Cable, s3: str, store: Path, tmp_path: Path) -> None:
     cable.cut_after(after_bytes)
     with pytest.raises(UserError, match="give the same command again, it resumes"):
@@ -228,7 +238,7 @@ def assert_resumes(url: str, store: Path, tmp_path: Path) -> None:
 def test_a_network_cut_while_pulling(cable: Cable, s3: str, store: Path, tmp_path: Path) -> None:
     send(store, s3)
     objects = []
-    for after_bytes in (40_000, 60_000):
+    for after_bytes in (25_000, 40_000):
         cable.cut_after(after_bytes)
         with pytest.raises(UserError, match="give the same command again, it resumes"):
             fetch(s3, tmp_path / "out")
@@ -250,7 +260,7 @@ def test_a_killed_pull_leaves_nothing_in_sight_and_resumes(cable: Cable, s3: str
     out = tmp_path / "out"
     program = f"from pathlib import Path; from stores.remote import pull; pull({s3!r}, Path({str(out)!r}))"
     child = subprocess.Popen([sys.executable, "-c", f"input(); {program}"], stdin=subprocess.PIPE)
-    cable.cut_after(60_000, child.kill)
+    cable.cut_after(40_000, child.kill)
     child.communicate(b"\n")
     cable.repair()
     assert child.returncode == -9
@@ -261,15 +271,15 @@ def test_a_killed_pull_leaves_nothing_in_sight_and_resumes(cable: Cable, s3: str
 
 
 def test_objects_of_another_store_are_never_taken_for_ours(
-    url: str, store: Path, other_store: Path, tmp_path: Path
+    s3: str, store: Path, other_store: Path, tmp_path: Path
 ) -> None:
     """Somebody else's parts lie there with the same names and sizes, the claim was deleted by hand."""
-    send(other_store, url)
-    storage = ObjectStorage(url)
+    send(other_store, s3)
+    storage = ObjectStorage(s3)
     storage.delete(schema.MANIFEST)
     storage.put("parts/part-00001/height/c/0", bytes(16))
-    send(store, url)
-    fetch(url, tmp_path / "out")
+    send(store, s3)
+    fetch(s3, tmp_path / "out")
     assert tree(tmp_path / "out") == tree(store)
 
 
@@ -304,16 +314,14 @@ def test_of_two_publishers_of_two_stores_one_wins(s3: str, store: Path, other_st
         except UserError as error:
             return str(error)
 
-    both = (store, other_store)
-    for number in range(2):
-        address, barrier = f"{s3}-{number}", threading.Barrier(2)
-        with ThreadPoolExecutor(2) as pool:
-            answers = list(pool.map(attempt, both, (address, address), (barrier, barrier)))
-        winner = next(store for store, answer in zip(both, answers, strict=True) if answer == id_of(store))
-        refusal = next(answer for answer in answers if answer != id_of(winner))
-        assert all(id_of(store) in refusal for store in both)
-        fetch(address, tmp_path / f"out{number}")
-        assert tree(tmp_path / f"out{number}") == tree(winner)
+    both, barrier = (store, other_store), threading.Barrier(2)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(attempt, both, (s3, s3), (barrier, barrier)))
+    winner = next(store for store, answer in zip(both, answers, strict=True) if answer == id_of(store))
+    refusal = next(answer for answer in answers if answer != id_of(winner))
+    assert all(id_of(store) in refusal for store in both)
+    fetch(s3, tmp_path / "out")
+    assert tree(tmp_path / "out") == tree(winner)
 
 
 def test_publishers_and_pulls_of_one_store_may_race(url: str, store: Path, tmp_path: Path) -> None:
@@ -356,7 +364,7 @@ def test_storage_without_conditional_creates(
 # -------------------------------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("file", ["mask/c/0", "height/c/0", "label/zarr.json", "part.json"])
+@pytest.mark.parametrize("file", ["mask/c/0", "part.json"])
 def test_a_damaged_local_file_is_not_published(file: str, store: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(store, tmp_path / "copy"))
     url = f"file://{tmp_path}/public"
@@ -383,7 +391,7 @@ def test_a_damaged_object_is_named_and_nothing_appears(store: Path, tmp_path: Pa
         "parts/part-00001/mask/c/0",
         "parts/part-00000/box/c/0/0",
         "parts/part-00000/key/zarr.json",
-        "parts/part-00002/part.json",
+        "parts/part-00001/part.json",
         "parts/zarr.json",
         "zarr.json",
     ):
@@ -739,14 +747,6 @@ def test_no_message_holds_a_credential(
         assert not any(secret in message for secret in (ACCESS_KEY, SECRET_KEY, "hunter22", "somebody"))
     assert "403 Forbidden (SignatureDoesNotMatch): credentials are missing, wrong" in messages[0]
     assert "must hold no credentials" in messages[3]
-
-
-def test_no_credential_is_written(s3: str, store: Path, tmp_path: Path, server: S3Server) -> None:
-    send(store, s3)
-    fetch(s3, tmp_path / "out")
-    for content in tree(tmp_path).values():
-        assert ACCESS_KEY.encode() not in content
-        assert SECRET_KEY.encode() not in content
 
 
 def test_text_without_credentials() -> None:
