@@ -85,8 +85,12 @@ class DeepUspsSettings:
 
     @property
     def array_names(self) -> tuple[str, ...]:
-        """One name per method, made of letters, digits and hyphens, for the arrays of the pseudo-label file."""
-        return tuple(re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-") for method in self.methods)
+        """One name per method, of letters, digits and hyphens, for the arrays of the pseudo-label file.
+
+        Of a path only the last part: "masks:/data/token-cut" is "masks-token-cut".
+        """
+        names = [re.sub(r":(.*/)?|.*/", "-", method.lower()) for method in self.methods]
+        return tuple(re.sub(r"[^a-z0-9]+", "-", name).strip("-") for name in names)
 
 
 PRESETS = {
