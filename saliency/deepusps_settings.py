@@ -89,7 +89,8 @@ class DeepUspsSettings:
 
         Of a path only the last part: "masks:/data/token-cut" is "masks-token-cut".
         """
-        names = [re.sub(r":(.*/)?|.*/", "-", method.lower()) for method in self.methods]
+        parts = [method.lower().rpartition(":") for method in self.methods]
+        names = [f"{kind}-{path.rstrip('/').rpartition('/')[2]}" for kind, _, path in parts]
         return tuple(re.sub(r"[^a-z0-9]+", "-", name).strip("-") for name in names)
 
 

@@ -22,11 +22,12 @@ from pipeline.build.tiled_background import encode_background
 from saliency.detector import open_detector
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import UserError
+from stores.gc import gc
 from stores.image_codec import decode_rgb, sha256
 from stores.reader import describe, open_store
 from stores.schema import Status
 from stores.verify import verify
-from stores.writer import missing_parts
+from stores.writer import missing_parts, staging_folder
 from tests.small_store import tree
 
 NUM_IMAGES = 100
@@ -233,7 +234,8 @@ from stores.dataset_index import open_index
 if __name__ == "__main__":
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     index = open_index("folder", root=data / "images")
-    build_store(index, f"masks:{data / 'masks'}", out, BuildSettings(), num_workers=2)
+    num_workers = int(sys.argv[3]) if len(sys.argv) > 3 else 2
+    build_store(index, f"masks:{data / 'masks'}", out, BuildSettings(), num_workers=num_workers)
 """
 
 
@@ -278,9 +280,63 @@ def test_killed_builds_end_in_the_same_bytes(data: Path, built: Path, tmp_path: 
     assert not (tmp_path / "killed.zarr.staging").exists()
 
 
+class Builder:
+    """A process that builds the store, in a group of its own; even ones do without workers."""
+
+    def __init__(self, number: int, script: Path, data: Path, out: Path) -> None:
+        self._command = [sys.executable, str(script), str(data), str(out), str(2 * (number % 2))]
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(
+            self._command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def kill(self, with_workers: bool) -> bool:
+        """Kill it, and its workers or not; whether it was still at work."""
+        if with_workers:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        return self.process.wait() == -signal.SIGKILL
+
+
+def race_under_fire(data: Path, folder: Path, rng: random.Random, max_kills: int) -> tuple[Path, int]:
+    """Two builders of one store, one or the other killed at random moments and started again, until it is finished."""
+    script, out, num_kills = folder / "build.py", folder / "raced.zarr", 0
+    script.write_text(SCRIPT)
+    builders = [Builder(number, script, data, out) for number in range(2)]
+    while any(builder.process.poll() is None for builder in builders):
+        before, deadline = num_files(folder), time.monotonic() + 60
+        while num_files(folder) == before and any(builder.process.poll() is None for builder in builders):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.15))
+        victim = rng.choice(builders)
+        if num_kills < max_kills and victim.kill(with_workers=rng.random() < 0.5):
+            num_kills += 1
+            victim.start()
+        assert not (out / "MANIFEST.json").exists() or verify(out, full=False) == []
+    assert all(builder.process.returncode in (0, -signal.SIGKILL) for builder in builders)
+    return out, num_kills
+
+
 @pytest.mark.slow
-def test_ten_killed_builds_end_in_the_same_bytes(data: Path, built: Path, tmp_path: Path) -> None:
-    assert tree(killed_builds(data, tmp_path, 10)) == tree(built)
+@pytest.mark.timeout(3600)
+def test_two_racing_builders_killed_fifty_times_lose_nothing(data: Path, built: Path, tmp_path: Path) -> None:
+    expected, rng, num_kills, num_stores = tree(built), random.Random(0), 0, 0
+    while num_kills < 50:
+        folder = tmp_path / str(num_stores)
+        folder.mkdir()
+        out, kills = race_under_fire(data, folder, rng, max_kills=min(10, 50 - num_kills))
+        build(data, out)  # resumes where all were killed at last; changes nothing where one came through
+        assert tree(out) == expected
+        assert verify(out) == []
+        gc(out, min_age_s=0)
+        assert not staging_folder(out).exists()
+        num_kills, num_stores = num_kills + kills, num_stores + 1
+    print(f"{num_kills} kills over {num_stores} stores")
 
 
 @pytest.mark.slow
