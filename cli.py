@@ -372,6 +372,18 @@ def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
     print_json(gc(store, dry_run=dry_run, **given))
 
 
+@store_group.command("card")
+@click.argument("store", type=path_type)
+@click.option("--out", type=path_type, default=None, help="Default: <store>.croissant.json beside it.")
+@click.option("--about", multiple=True, metavar="NAME=VALUE", help="What no store knows: license, url ...")
+def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
+    """Write a Croissant card of a finished store: files with digests, fields, where it comes from."""
+    from stores.card import write_card
+    from stores.setting_overrides import split_override
+
+    click.echo(f"card: {write_card(store, out, dict(split_override(text) for text in about))}")
+
+
 @store_group.command("export")
 @click.argument("store", type=path_type)
 @click.option(

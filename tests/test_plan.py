@@ -56,7 +56,7 @@ def test_a_few_rows_foretell_it_roughly(images: Path, tmp_path: Path) -> None:
     seconds = plan["seconds"]
     assert list(seconds) == ["1", "2", "4", "8"]
     assert seconds["1"] >= seconds["2"] >= seconds["4"] == seconds["8"]  # three parts keep three processes busy
-    assert 30e6 < plan["memory_bytes"] < 2e9
+    assert plan["memory_bytes"] > 30e6  # of this process here, whatever it did before
 
 
 def test_of_a_store_begun_the_rest_is_planned(images: Path, tmp_path: Path) -> None:
