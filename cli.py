@@ -212,7 +212,7 @@ def build_store_command(
         say_default("store", out, "the default of --out")
     processes = workers or os.cpu_count() or 1
     if parent is not None and threshold is not None:
-        print_json(rethreshold_store(parent, index, out, threshold=threshold, num_workers=processes, engine=engine))
+        summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=processes, engine=engine)
     else:
         detector = detector or default_detector()
         given = {"threshold": threshold, "fill": fill, "keeps_soft_maps": soft_maps}
@@ -220,8 +220,11 @@ def build_store_command(
         if plan:
             print_json(plan_store(index, detector, out, settings))
             return
-        print_json(build_store(index, detector, out, settings, num_workers=processes, engine=engine))
-    if beton:
+        summary = build_store(index, detector, out, settings, num_workers=processes, engine=engine)
+    print_json(summary)
+    if summary["store_id"] is None:
+        click.echo("this process's share is done; the last one to end finishes the store, and exports it")
+    elif beton:
         click.echo(f"beton: {export_beton(out, index, out.with_suffix('.beton'))}")
 
 

@@ -70,7 +70,9 @@ def index_of(root: Path) -> DatasetIndex:
     return open_index("folder", root=root)
 
 
-def build(root: Path, out: Path, *, detector: FormulaDetector | None = None, **settings: object) -> dict:
+def build(
+    root: Path, out: Path, *, detector: FormulaDetector | None = None, engine: str = "local", **settings: object
+) -> dict:
     """Build a store of them in this process, with soft maps."""
     chosen = BuildSettings(**{"keeps_soft_maps": True, **settings})
-    return build_store(index_of(root), detector or FormulaDetector(), out, chosen, num_workers=0)
+    return build_store(index_of(root), detector or FormulaDetector(), out, chosen, num_workers=0, engine=engine)

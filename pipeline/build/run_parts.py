@@ -42,8 +42,8 @@ def run_parts(
         logged: what else the log says of this build.
 
     Returns:
-        store (path), store_id, num_rows, status (count per status), rows_built (by this call), seconds,
-        rows_per_second.
+        store (path), store_id (None while other processes of the rank engine still build), num_rows, status (count
+        per status), rows_built (by this call), seconds, rows_per_second.
 
     Raises:
         UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
@@ -53,20 +53,22 @@ def run_parts(
     open_for_build(out, identity, num_rows, part_rows)
     start = time.monotonic()
     missing, attributes = missing_parts(out), read_attributes(out)
-    rows_built = sum(len(rows_of_part(attributes, part)) for part in missing)
+    rows_missing = sum(len(rows_of_part(attributes, part)) for part in missing)
     with disk_errors(out):
-        log_event(out, "started", rows=rows_built, workers=num_workers, engine=engine, **logged, **environment())
+        log_event(out, "started", rows=rows_missing, workers=num_workers, engine=engine, **logged, **environment())
     run = import_module(f"stores.engines.{engine}").run
-    with tqdm(total=num_rows, initial=num_rows - rows_built, unit="row", desc=out.name, smoothing=0.05) as bar:
+    with tqdm(total=num_rows, initial=num_rows - rows_missing, unit="row", desc=out.name, smoothing=0.05) as bar:
         try:
-            run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
+            receipts = run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
         except PartsFailed as failure:
             with disk_errors(out):
                 log_event(out, "failed", parts=failure.reasons)
             raise
-    store_id = finish(out)
+    rows_built = sum(receipt["num_rows"] for receipt in receipts)
+    # Where others build other parts, the last of them finds nothing missing; two that do write the same manifest.
+    store_id = None if missing_parts(out) else finish(out)
     seconds = time.monotonic() - start
-    status = open_store(out).status
+    status = open_store(out, allow_partial=True).status
     summary = {
         "store": str(out),
         "store_id": store_id,
@@ -77,7 +79,7 @@ def run_parts(
         "rows_per_second": round(rows_built / seconds, 2),
     }
     with disk_errors(out):
-        log_event(out, "finished", **summary)
+        log_event(out, "finished" if store_id else "share done", **summary)
     return summary
 
 

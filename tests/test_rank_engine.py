@@ -1,0 +1,66 @@
+"""Processes that a scheduler started: their shares make one store, the one that a single machine builds."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import stores.writer
+from stores.engines import rank
+from stores.errors import UserError
+from stores.reader import open_store
+from tests.small_images import PART_ROWS, build, index_of, make_images
+from tests.small_store import tree
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several parts of a few rows; a power cut is not what these tests are about."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+
+
+def be(monkeypatch: pytest.MonkeyPatch, number: int, size: int) -> None:
+    monkeypatch.setenv("RANK", str(number))
+    monkeypatch.setenv("WORLD_SIZE", str(size))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_ranks_build_the_store_of_one(
+    order: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "images")
+    whole = build(images, tmp_path / "whole" / "s")
+    summaries = []
+    for number in order:
+        be(monkeypatch, number, 2)
+        summaries.append(build(images, tmp_path / "shared" / "s", engine="rank"))
+    assert [summary["store_id"] for summary in summaries] == [None, whole["store_id"]]
+    assert sum(summary["rows_built"] for summary in summaries) == len(index_of(images))
+    assert min(summary["rows_built"] for summary in summaries) > 0
+    assert tree(tmp_path / "shared" / "s") == tree(tmp_path / "whole" / "s")
+
+
+def test_what_a_lost_rank_leaves_is_done_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = make_images(tmp_path / "images")
+    be(monkeypatch, 1, 2)
+    assert build(images, tmp_path / "s", engine="rank")["store_id"] is None
+    with pytest.raises(UserError, match="half built"):
+        open_store(tmp_path / "s")
+    assert build(images, tmp_path / "s")["store_id"] == open_store(tmp_path / "s").store_id
+
+
+def test_the_place_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="set RANK and WORLD_SIZE"):
+        rank.place()
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "5")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    assert rank.place() == (2, 3)
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "8")
+    with pytest.raises(UserError, match="process 3 of 3"):
+        rank.place()
+    be(monkeypatch, 0, 4)
+    assert rank.place() == (0, 4)
