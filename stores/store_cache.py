@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,12 +141,9 @@ def _manifest(folder: Path) -> dict:
 def _locked(file: Path) -> Iterator[None]:
     """Hold a lock that goes with this process, however it ends; without one where the file system has none."""
     with open(file, "ab") as handle:
-        try:
+        with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            yield
-        else:
-            yield
+        yield
 
 
 def _main(url: str, cache_dir: str, store_id: str, parts: str, file: str | None = None) -> None:
