@@ -1,11 +1,16 @@
 """A few tiny images in two classes with soft maps made by a formula: real builds in a tenth of a second."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+import stores.writer
 from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from stores.dataset_index import DatasetIndex, open_index
 
@@ -76,3 +81,12 @@ def build(
     """Build a store of them in this process, with soft maps."""
     chosen = BuildSettings(**{"keeps_soft_maps": True, **settings})
     return build_store(index_of(root), detector or FormulaDetector(), out, chosen, num_workers=0, engine=engine)
+
+
+@contextmanager
+def parts_of_few_rows() -> Iterator[None]:
+    """Several parts of a few rows; a power cut is not what these tests are about."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", lambda descriptor: None)
+        patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+        yield

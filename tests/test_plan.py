@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-import stores.writer
 from pipeline.build.masks_and_backgrounds import BuildSettings
 from pipeline.build.plan import plan_store, sampled_rows
 from stores.errors import UserError
 from stores.schema import MANIFEST
 from stores.writer import missing_parts
-from tests.small_images import NUM_IMAGES, PART_ROWS, FormulaDetector, build, index_of, make_images
+from tests.small_images import NUM_IMAGES, PART_ROWS, FormulaDetector, build, index_of, make_images, parts_of_few_rows
 from tests.small_store import tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -23,10 +22,7 @@ SETTINGS = BuildSettings(keeps_soft_maps=True)
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts():
-    """Several parts of a few rows; a power cut is not what these tests are about."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "fsync", lambda descriptor: None)
-        patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+    with parts_of_few_rows():
         yield
 
 

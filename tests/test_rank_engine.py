@@ -1,23 +1,21 @@
 """Processes that a scheduler started: their shares make one store, the one that a single machine builds."""
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-import stores.writer
 from stores.engines import rank
 from stores.errors import UserError
 from stores.reader import open_store
-from tests.small_images import PART_ROWS, build, index_of, make_images
+from tests.small_images import build, index_of, make_images, parts_of_few_rows
 from tests.small_store import tree
 
 
 @pytest.fixture(autouse=True)
-def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several parts of a few rows; a power cut is not what these tests are about."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-    monkeypatch.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+def small_parts() -> Iterator[None]:
+    with parts_of_few_rows():
+        yield
 
 
 def be(monkeypatch: pytest.MonkeyPatch, number: int, size: int) -> None:

@@ -1,7 +1,6 @@
 """Chosen rows computed anew: the bytes a fresh build gives, everything else taken as it was."""
 
 import itertools
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -27,6 +26,7 @@ from tests.small_images import (
     index_of,
     key_of,
     make_images,
+    parts_of_few_rows,
     repair,
 )
 from tests.small_store import small_store, tree
@@ -34,10 +34,7 @@ from tests.small_store import small_store, tree
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts():
-    """Several parts of a few rows; a power cut is not what these tests are about."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "fsync", lambda descriptor: None)
-        patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+    with parts_of_few_rows():
         yield
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import stores.writer
 from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from pipeline.build.rethreshold import rethreshold_store
 from saliency.binarise import dequantise, quantise
@@ -19,7 +18,16 @@ from stores.reader import open_store
 from stores.schema import Status
 from stores.verify import verify
 from stores.writer import missing_parts
-from tests.small_images import PART_ROWS, UNREADABLE, FormulaDetector, build, index_of, key_of, make_images, repair
+from tests.small_images import (
+    UNREADABLE,
+    FormulaDetector,
+    build,
+    index_of,
+    key_of,
+    make_images,
+    parts_of_few_rows,
+    repair,
+)
 from tests.small_store import small_store, tree
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -27,10 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="module", autouse=True)
 def small_parts():
-    """Several parts of a few rows; a power cut is not what these tests are about."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(os, "fsync", lambda descriptor: None)
-        patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
+    with parts_of_few_rows():
         yield
 
 
