@@ -12,7 +12,10 @@ mask (status 3 or 4) has no bytes. The file's attributes hold the store's id and
 """
 
 import json
-from collections.abc import Callable
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -56,7 +59,7 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
     opened, out = open_store(store), Path(out)
     if _is_exported(out, opened):
         return out
-    with disk_errors(out):
+    with disk_errors(out), _disk_errors_of_hdf5():
         out.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(out) as aside, h5py.File(aside, "w") as file:
             _write_attributes(file, opened)
@@ -64,6 +67,18 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
                 file.create_dataset(column.name, (len(opened), *column.row_shape), column.dtype)
             _write_rows(file, opened, progress)
     return out
+
+
+@contextmanager
+def _disk_errors_of_hdf5() -> Iterator[None]:
+    """A disk's refusal that HDF5 only meets when it closes a file is a RuntimeError, with the number in its text."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None or getattr(error, "errno", None):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def _write_attributes(file: h5py.File, store: Store) -> None:

@@ -1,6 +1,11 @@
-"""Removing what killed builds, merges and exports left beside a store; never what a live one is at, never a part."""
+"""Removing what killed builds, merges, pulls and exports left beside a store; never what a live one is at, nor a part.
 
+What is alive is told by age alone, which holds for builders on other hosts too: whoever is at work writes often.
+"""
+
+import glob
 import os
+import re
 import shutil
 import stat
 import time
@@ -16,13 +21,18 @@ from stores.writer import PLACE_TAKEN, staging_folder
 # A part is staged and renamed within seconds; an hour is beyond any network file system and any clock that is a little
 # off.
 MIN_AGE_S = 3600.0
+# What takes the place of ".zarr" in the names of exports that lie beside their store.
+EXPORT_SUFFIXES = (".beton", ".h5", ".masks", ".coco.json")
+# What a killed publishing to a folder leaves of a file: its name with a number behind.
+UNFINISHED_OBJECT = re.compile(r".+#\d+")
 
 
 def gc(path: Path | str, *, dry_run: bool = False, min_age_s: float = MIN_AGE_S) -> dict:
     """Remove stages and half-written files that nobody has touched for a while.
 
-    Stages lie in `<store>.staging`; half-written files are those that end in ".partial" beside the store, named after
-    it, or (left by tools that write zarr) within it. Nothing is removed that a reader of the store could see.
+    Stages (of parts, of pulls) lie in `<store>.staging`; half-written files and trees are those that end in ".partial"
+    beside the store, named after it or its exports. Within it lie those of tools that write zarr, and of publishing
+    where `path` is the folder of a file:// URL. Nothing is removed that a reader of the store could see.
 
     Args:
         path: the store's folder; the store itself may be gone, or not begun.
@@ -47,7 +57,7 @@ def gc(path: Path | str, *, dry_run: bool = False, min_age_s: float = MIN_AGE_S)
     found = [_described(leftover, now) for leftover in _leftovers(path)]
     old = [item for item in found if item["age_s"] >= min_age_s]
     if not dry_run:
-        with disk_errors(path):
+        with disk_errors(path, "have the owner of the files give this command"):
             _remove([Path(item["path"]) for item in old])
             if is_unused:
                 _remove_unused(staging)
@@ -63,9 +73,12 @@ def gc(path: Path | str, *, dry_run: bool = False, min_age_s: float = MIN_AGE_S)
 def _leftovers(path: Path) -> Iterator[Path]:
     if staging_folder(path).is_dir():
         yield from sorted(staging_folder(path).iterdir())
-    names = (f".{path.name}*{PARTIAL}", f"{path.name}*{PARTIAL}", f"{path.stem}.beton{PARTIAL}")
-    yield from sorted({file for name in names for file in path.parent.glob(name) if file.is_file()})
-    yield from sorted(file for file in _with_all_within(path) if file.name.endswith(PARTIAL) and file.is_file())
+    beside = (path.name, *(path.stem + suffix for suffix in EXPORT_SUFFIXES))
+    names = [f"{dot}{glob.escape(name)}*{PARTIAL}" for name in beside for dot in ("", ".")]
+    yield from sorted({file for name in names for file in path.parent.glob(name)})
+    for file in sorted(_with_all_within(path)):
+        if (file.name.endswith(PARTIAL) or UNFINISHED_OBJECT.fullmatch(file.name)) and file.is_file():
+            yield file
 
 
 def _described(leftover: Path, now: float) -> dict:

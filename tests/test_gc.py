@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import cli
 from stores.errors import UserError
-from stores.gc import gc
+from stores.gc import EXPORT_SUFFIXES, gc
 from stores.verify import verify
 from stores.writer import missing_parts, staging_folder
 from tests.small_store import small_store, tree, write_parts
@@ -84,3 +85,34 @@ def test_what_is_left_of_a_store_that_never_came_to_be(tmp_path: Path) -> None:
         gc(tmp_path / "s.zarr")
     with pytest.raises(UserError, match="an age of -1"):
         gc(tmp_path / "s.zarr", min_age_s=-1)
+
+
+def test_half_an_export_of_every_format_goes_and_whole_ones_stay(path: Path) -> None:
+    assert {*EXPORT_SUFFIXES} == {".beton", *(suffix for _, suffix in cli.MASK_EXPORTS.values())}
+    exports = [path.with_suffix(suffix) for suffix in EXPORT_SUFFIXES]
+    whole = [leave(export, 7200) for export in exports]
+    aside = [leave(export.with_name(f".{export.name}.1234abcd.partial"), 7200) for export in exports]
+    records = [leave(export.with_name(f".{export.name}.export.json.1234abcd.partial"), 7200) for export in exports]
+    tree_of_masks = leave(path.parent / "toy.masks.partial/a/b.png", 7200).parents[1]
+    os.utime(tree_of_masks, (time.time() - 7200,) * 2)
+    others = [leave(path.parent / name, 7200) for name in ("toy.tar.partial", "toy2.zarr.partial", ".toy.partial")]
+    gone = [*aside, *records, tree_of_masks]
+    assert {item["path"] for item in gc(path)["removed"]} == {str(file) for file in gone}
+    assert not any(file.exists() for file in gone)
+    assert all(file.exists() for file in (*whole, *others))
+
+
+def test_what_a_killed_publishing_leaves_in_a_folder_goes(path: Path) -> None:
+    before = tree(path)
+    leave(path / "parts/part-00001/mask/c/0#1", 7200)
+    leave(path / "MANIFEST.json#12", 10)
+    assert [item["path"] for item in gc(path)["removed"]] == [str(path / "parts/part-00001/mask/c/0#1")]
+    assert gc(path, min_age_s=0)["freed_bytes"] == 5
+    assert tree(path) == before
+
+
+def test_names_that_look_like_patterns(whole: Path, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(whole, tmp_path / "[ab]*.zarr"))
+    mine, other = (leave(tmp_path / f".{name}.card.1.partial", 50) for name in ("[ab]*.zarr", "a-b.zarr"))
+    assert gc(store, min_age_s=0)["freed_bytes"] == 5
+    assert (mine.exists(), other.exists()) == (False, True)

@@ -5,6 +5,8 @@ for ever when a worker of it dies; the file gets its name only after it was read
 (`<name>.beton.json`: sha256, store, settings) last. A .beton without a sidecar is half written.
 """
 
+import errno
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -23,7 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, Reader
+from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, MemoryAllocator, Reader
 from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, jpeg_quality_in_range, scene_blobs, scene_of_row
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
@@ -86,10 +88,16 @@ def export_beton(
         sidecar_path(out).unlink(missing_ok=True)
         partial = out.with_name(out.name + PARTIAL)
         partial.unlink(missing_ok=True)
-        _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
-        _check_written(partial, store, index, settings)
-        digest, num_bytes = _sync_and_hash(partial)
-        partial.replace(out)
+        out.unlink(
+            missing_ok=True
+        )  # half written or damaged, and in the way of the new one on a disk that is nearly full
+        try:
+            _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
+            _check_written(partial, store, index, settings)
+            digest, num_bytes = _sync_and_hash(partial)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
         _write_sidecar(out, store, settings, digest, num_bytes)
     return out
 
@@ -193,14 +201,39 @@ class _Writer(DatasetWriter):
         self.reply.send(("memory", self.metadata_sm.name))
 
 
+class _Pages(MemoryAllocator):
+    """FFCV's pages, which also tell of a page that the disk did not take: FFCV goes on after half a page."""
+
+    def __init__(self, reply: Connection, fname: str, offset_start: int, page_size: int) -> None:
+        super().__init__(fname, offset_start, page_size)
+        self._reply = reply
+
+    def flush_page(self) -> None:
+        try:
+            super().flush_page()
+            if self.my_page >= 0 and self.fp.tell() != self.offset + (self.my_page + 1) * self.page_size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._reply.send(("failed", error))
+            raise
+
+
 def _write(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
     """Body of the writing process."""
+    try:
+        _write_all(store, index, path, settings, threads, reply)
+    except OSError as error:  # the parent raises it again
+        reply.send(("failed", error))
+
+
+def _write_all(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
     os.setsid()  # so that the parent can end it together with FFCV's worker
     import ffcv.writer
 
     # FFCV's worker would otherwise be started as this process was, and import everything once more.
     multiprocessing.set_start_method("fork", force=True)
     ffcv.writer.tqdm = _no_bar  # the parent shows progress, in rows
+    ffcv.writer.MemoryAllocator = functools.partial(_Pages, reply)
     threading.Thread(target=_watch_worker, args=(reply,), daemon=True).start()
     writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
     writer.reply = reply

@@ -16,6 +16,7 @@ from ffcv.fields.base import ARG_TYPE, Field  # noqa: E402
 from ffcv.libffcv import lib  # noqa: E402
 from ffcv.loader.epoch_iterator import EpochIterator  # noqa: E402
 from ffcv.loader.loader import Loader  # noqa: E402
+from ffcv.memory_allocator import MemoryAllocator  # noqa: E402
 from ffcv.memory_managers.base import MemoryContext, MemoryManager  # noqa: E402
 from ffcv.pipeline.allocation_query import AllocationQuery  # noqa: E402
 from ffcv.pipeline.compiler import Compiler  # noqa: E402
@@ -42,6 +43,7 @@ __all__ = [
     "Field",
     "Graph",
     "Loader",
+    "MemoryAllocator",
     "MemoryContext",
     "MemoryManager",
     "Operation",
