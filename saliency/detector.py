@@ -66,6 +66,15 @@ def open_detector(name: str, *, device: str | None = None) -> Detector:
     )
 
 
+def uses_gpu(detector: Detector) -> bool:
+    """Whether a detector runs on a GPU where there is one.
+
+    Args:
+        detector: of `open_detector`.
+    """
+    return getattr(detector, "uses_gpu", False)
+
+
 class ClassicalDetector:
     """A learning-free detector of `saliency/classical`.
 

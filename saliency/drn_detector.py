@@ -75,6 +75,8 @@ class DrnDetector:
         device: torch device of the model.
     """
 
+    uses_gpu = True  # where there is one, which need not be where it was asked
+
     def __init__(self, model: DrnSegmenter, description: DetectorDescription, device: str) -> None:
         self._model, self._description, self._device = model.to(device).eval(), description, device
         self.identity: dict[str, Any] = {

@@ -10,7 +10,7 @@ import numpy as np
 from pipeline.build.run_parts import run_parts
 from pipeline.build.tiled_background import FILLS, encode_background, parameters
 from saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
-from saliency.detector import Detector, MaskError, open_detector
+from saliency.detector import Detector, MaskError, open_detector, uses_gpu
 from saliency.find_maps import batch_size, find_maps
 from stores import schema
 from stores.dataset_index import DatasetIndex
@@ -56,7 +56,7 @@ def build_store(
     out: Path,
     settings: BuildSettings,
     *,
-    num_workers: int,
+    num_workers: int | None,
     engine: str = "local",
 ) -> dict:
     """Build a store, or go on with one that was begun with the same data set, detector and settings.
@@ -68,7 +68,7 @@ def build_store(
         detector_name: as `saliency.detector.open_detector` takes it; or a picklable detector itself.
         out: the store's folder; `<out>.build.jsonl` beside it logs the builds.
         settings: what else decides the content.
-        num_workers: processes.
+        num_workers: processes; None = as many as the engine finds fit.
         engine: how parts are run, one of `stores.engines.NAMES`.
 
     Returns:
@@ -89,6 +89,7 @@ def build_store(
         part_rows=part_rows_for(len(index)),
         num_workers=num_workers,
         engine=engine,
+        uses_gpu=uses_gpu(use_detector(spec.detector)),
     )
 
 

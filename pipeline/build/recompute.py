@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.build.masks_and_backgrounds import BuildSpec, build_rows, settings_of, store_identity, use_detector
 from pipeline.build.run_parts import run_parts
-from saliency.detector import Detector
+from saliency.detector import Detector, uses_gpu
 from saliency.find_maps import batch_size
 from stores import schema
 from stores.dataset_index import DatasetIndex
@@ -92,7 +92,7 @@ def recompute_store(
     out: Path,
     rows: Sequence[int],
     *,
-    num_workers: int,
+    num_workers: int | None,
     engine: str = "local",
 ) -> dict:
     """Build a store like another one, with chosen rows computed anew, or go on with one that was begun so.
@@ -106,7 +106,7 @@ def recompute_store(
         detector_name: the detector that built it, by name or itself.
         out: the new store's folder.
         rows: those to compute anew.
-        num_workers: processes.
+        num_workers: processes; None = as many as the engine finds fit.
         engine: how parts are run, one of `stores.engines.NAMES`.
 
     Returns:
@@ -136,6 +136,7 @@ def recompute_store(
         part_rows=parent.part_rows,
         num_workers=num_workers,
         engine=engine,
+        uses_gpu=uses_gpu(use_detector(spec.build.detector)),
         from_store=parent.store_id,
         rows_chosen=len(spec.rows),
     )

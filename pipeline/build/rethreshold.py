@@ -46,7 +46,7 @@ def rethreshold_store(
     out: Path,
     *,
     threshold: float,
-    num_workers: int,
+    num_workers: int | None,
     engine: str = "local",
 ) -> dict:
     """Build a store from another one's soft maps, or go on with one that was begun so.
@@ -56,7 +56,7 @@ def rethreshold_store(
         index: the data set it was built from; its images give the backgrounds.
         out: the new store's folder.
         threshold: foreground is where the saliency is greater, [0, 1).
-        num_workers: processes.
+        num_workers: processes; None = as many as the engine finds fit.
         engine: how parts are run, one of `stores.engines.NAMES`.
 
     Returns:

@@ -24,8 +24,9 @@ def run_parts(
     identity: dict,
     num_rows: int,
     part_rows: int,
-    num_workers: int,
+    num_workers: int | None,
     engine: str,
+    uses_gpu: bool = False,
     **logged: object,
 ) -> dict:
     """Build a store part by part, or go on with one that was begun with the same identity.
@@ -37,8 +38,9 @@ def run_parts(
         identity: everything that decides the content.
         num_rows: rows of the finished store.
         part_rows: rows per part.
-        num_workers: processes.
+        num_workers: processes; None = as many as the engine finds fit.
         engine: how parts are run, one of `stores.engines.NAMES`.
+        uses_gpu: whether parts are computed on a GPU where there is one.
         logged: what else the log says of this build.
 
     Returns:
@@ -49,17 +51,16 @@ def run_parts(
         UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
             what `run_part` raises.
     """
-    _check_engine(engine)
+    run = _engine(engine)
     open_for_build(out, identity, num_rows, part_rows)
     start = time.monotonic()
     missing, attributes = missing_parts(out), read_attributes(out)
     rows_missing = sum(len(rows_of_part(attributes, part)) for part in missing)
     with disk_errors(out):
         log_event(out, "started", rows=rows_missing, workers=num_workers, engine=engine, **logged, **environment())
-    run = import_module(f"stores.engines.{engine}").run
     with tqdm(total=num_rows, initial=num_rows - rows_missing, unit="row", desc=out.name, smoothing=0.05) as bar:
         try:
-            receipts = run(run_part, spec, missing, num_workers=num_workers, progress=bar.update)
+            receipts = run(run_part, spec, missing, num_workers=num_workers, progress=bar.update, uses_gpu=uses_gpu)
         except PartsFailed as failure:
             with disk_errors(out):
                 log_event(out, "failed", parts=failure.reasons)
@@ -83,6 +84,8 @@ def run_parts(
     return summary
 
 
-def _check_engine(engine: str) -> None:
+def _engine(engine: str) -> Callable[..., list[dict]]:
+    """Its `run`; before anything is written, because an engine may lack its package."""
     if engine not in engines.NAMES:
         raise UserError(f"no engine {engine!r}; there are {', '.join(engines.NAMES)}")
+    return import_module(f"stores.engines.{engine}").run

@@ -4,18 +4,27 @@ Which one it is, is read from the environment, so that any scheduler will do: RA
 SLURM_ARRAY_TASK_ID with SLURM_ARRAY_TASK_MIN and SLURM_ARRAY_TASK_COUNT (a job array of consecutive numbers). The
 processes tell each other nothing: parts become visible by one rename each, and whoever finds all of them there
 finishes the store. What a lost process leaves is computed by the same command again, on any machine.
+
+Processes of one machine, which torchrun numbers in LOCAL_RANK and LOCAL_WORLD_SIZE, share its GPUs and cores.
 """
 
 import os
 from collections.abc import Callable, Iterable
 
-from stores.engines import local
-from stores.engines.local import RunPart
+from stores.engines._attempts import RunPart
+from stores.engines._devices import num_cores, visible_gpus
+from stores.engines.local import run_on
 from stores.errors import UserError
 
 
 def run(
-    run_part: RunPart, spec: object, parts: Iterable[int], *, num_workers: int, progress: Callable[[int], None]
+    run_part: RunPart,
+    spec: object,
+    parts: Iterable[int],
+    *,
+    num_workers: int | None,
+    progress: Callable[[int], None],
+    uses_gpu: bool = False,
 ) -> list[dict]:
     """Compute this process's share of the parts; arguments, result and errors are those of the local engine.
 
@@ -24,7 +33,20 @@ def run(
     """
     rank, size = place()
     mine = [part for part in parts if part % size == rank]
-    return local.run(run_part, spec, mine, num_workers=num_workers, progress=progress)
+    gpus, num_neighbours = share_of_machine(visible_gpus() if uses_gpu else [])
+    if num_workers is None:
+        num_workers = len(gpus) or max(1, num_cores() // num_neighbours)
+    return run_on(gpus, run_part, spec, mine, num_workers=num_workers, progress=progress)
+
+
+def share_of_machine(gpus: list[str]) -> tuple[list[str], int]:
+    """This process's GPUs among those of its machine, and how many processes share the machine.
+
+    Args:
+        gpus: of the machine.
+    """
+    local_rank, size = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return gpus[local_rank::size] or gpus[local_rank % max(1, len(gpus)) :][:1], size
 
 
 def place() -> tuple[int, int]:

@@ -1,0 +1,20 @@
+"""What there is to compute with: the GPUs and cores that this process may use, often fewer than the machine's."""
+
+import os
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process as CUDA_VISIBLE_DEVICES names them: numbers, or UUIDs where a user wrote those."""
+    import torch  # here: engines that compute nothing on a GPU start without it
+
+    num_gpus = torch.cuda.device_count()  # without touching any; honours CUDA_VISIBLE_DEVICES, UUIDs and all
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(num_gpus)) if named is None else (name.strip() for name in named.split(","))
+    return list(names)[:num_gpus]
+
+
+def num_cores() -> int:
+    """The cores of this process: fewer than the machine's where a scheduler or taskset says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
