@@ -20,7 +20,7 @@ from stores.errors import UserError
 # Torch's threads sleep between two operations instead of spinning: on a machine that others use too, spinning made a
 # training step up to 17 times slower. Read when torch is imported, which the commands do; a user's own value stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Torch's large tensors on a CPU come in huge pages: without, half of the device stage's time there went into page faults.
+# Torch's large tensors on a CPU come in huge pages: without, page faults took half of the device stage's time there.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ARTIFACTS = Path("artifacts")

@@ -23,10 +23,11 @@ def composited(background: ModuleType) -> tuple[torch.Tensor, torch.Tensor, torc
     image_BCHW = torch.rand(4, 3, 7, 9, generator=generator)
     mask_B1HW = torch.rand(4, 1, 7, 9, generator=generator) > 0.4
     donor_DCHW = torch.rand(3, 3, 7, 9, generator=generator) + 2 if background.NEEDS_DONOR else None
-    replacement = background.replacement(donor_DCHW, torch.tensor([2.1, 2.2, 2.3]))
+    level_DCHW = torch.tensor([2.1, 2.2, 2.3])[:, None, None, None].expand(3, 3, 1, 1)
+    replacement = background.replacement(donor_DCHW, level_DCHW)
     if replacement is None:
         return image_BCHW, mask_B1HW, image_BCHW
-    return image_BCHW, mask_B1HW, compositing.composite(image_BCHW, mask_B1HW, replacement, DRAWN)
+    return image_BCHW, mask_B1HW, compositing.composite(image_BCHW.clone(), mask_B1HW, replacement, DRAWN)
 
 
 def test_declares_what_it_needs(background: ModuleType) -> None:

@@ -17,24 +17,31 @@ def unpack_mask(mask_BHP: Tensor, width: int) -> Tensor:
     Args: mask_BHP: uint8 (B, H, ceil(W / 8)), highest bit first, 1 = foreground. width: W in pixels.
     Returns: bool (B, 1, H, W), True = foreground.
     """
+    if mask_BHP.device.type == "cpu":  # twenty times as fast as what works everywhere
+        return torch.from_numpy(np.unpackbits(mask_BHP.numpy(), axis=-1, count=width)).view(torch.bool)[:, None]
+    return unpack_mask_anywhere(mask_BHP, width)
+
+
+def unpack_mask_anywhere(mask_BHP: Tensor, width: int) -> Tensor:
+    """Do what `unpack_mask` does with torch's operations, on any device."""
     shift_8 = torch.arange(7, -1, -1, device=mask_BHP.device, dtype=torch.uint8)
     bits_BHP8 = (mask_BHP[..., None] >> shift_8) & 1
     return bits_BHP8.flatten(start_dim=2)[:, None, :, :width].bool()
 
 
 def composite(image_BCHW: Tensor, mask_B1HW: Tensor, replacement: Tensor, is_drawn_B: np.ndarray) -> Tensor:
-    """Replace the background of the drawn rows.
+    """Replace the background of the drawn rows, in place.
 
     Args:
-        image_BCHW: float (B, 3, H, W).
+        image_BCHW: float (B, 3, H, W), written to.
         mask_B1HW: bool (B, 1, H, W), True = foreground.
         replacement: broadcastable to the drawn rows' (D, 3, H, W), in their order: what stands behind the foreground.
         is_drawn_B: bool (B,) on the host; D of them are True.
-    Returns: a new float (B, 3, H, W); foregrounds and rows not drawn are untouched.
+    Returns: image_BCHW; foregrounds and rows not drawn are untouched.
     """
     rows = torch.from_numpy(np.flatnonzero(is_drawn_B)).to(image_BCHW.device, non_blocking=True)
     drawn_D1HW = mask_B1HW.index_select(0, rows)
-    return on_rows(image_BCHW.clone(), is_drawn_B, lambda rows_DCHW: torch.where(drawn_D1HW, rows_DCHW, replacement))
+    return on_rows(image_BCHW, is_drawn_B, lambda rows_DCHW: torch.where(drawn_D1HW, rows_DCHW, replacement))
 
 
 def negative_sources(negative_source_B: np.ndarray) -> np.ndarray:

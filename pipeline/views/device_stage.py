@@ -1,7 +1,8 @@
 """From a loader's uint8 crops to what a model sees, batched, on the device that trains.
 
-Order: photometrics on [0, 1] floats, then backgrounds (Ryali et al. 2021, section 2.2: after all other augmentations),
-then the extra negative of BG_Swaps, then normalisation.
+Order: photometrics on [0, 1] floats, normalisation, then backgrounds (Ryali et al. 2021, section 2.2: after all other
+augmentations), then the extra negative of BG_Swaps. Backgrounds come last because they only select pixels: normalised
+before or after, the bytes are the same.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.loader.batch import Batch, ViewBatch
-from pipeline.views import backgrounds, compositing, photometric
+from pipeline.views import backgrounds, compositing, photometric, photometric_cpu
 from pipeline.views.view_plan import View, ViewPlan
 from stores.errors import UserError
 
@@ -73,22 +74,32 @@ class DeviceStage:
         masks: list[Tensor] = []
         negative = None
         for view, view_batch in zip(self.plan.views, batch.views, strict=True):
-            plain_BCHW = photometric.augment(self._to_float(view_batch.image_BHWC), view_batch.record_B, view)
+            plain_BCHW = self._augment(view_batch.image_BHWC, view_batch.record_B, view)
             mask_B1HW = compositing.unpack_mask(self._move(view_batch.mask_BHP), plain_BCHW.shape[-1])
-            image_BCHW = self._replace_background(plain_BCHW, mask_B1HW, view_batch, view)
-            if self._background.HAS_NEGATIVE and not images:
-                negative = self._negative(image_BCHW, plain_BCHW, mask_B1HW, view_batch.record_B)
-            images.append(self._normalise(image_BCHW))
+            has_negative = self._background.HAS_NEGATIVE and not images
+            own_BCHW = plain_BCHW.clone() if has_negative else plain_BCHW
+            image_BCHW = self._replace_background(own_BCHW, mask_B1HW, view_batch, view)
+            if has_negative:
+                negative = _negative(image_BCHW, plain_BCHW, mask_B1HW, view_batch.record_B)
+            images.append(image_BCHW)
             masks.append(mask_B1HW.float())
         return Views(
             images=images,
             masks=masks,
-            negative=None if negative is None else self._normalise(negative),
+            negative=negative,
             row_B=self._move(batch.row_B),
             label_B=self._move(batch.label_B),
             epoch=batch.epoch,
             step=batch.step,
         )
+
+    def _augment(self, image_BHWC: Tensor, record_B: np.ndarray, view: View) -> Tensor:
+        """Photometrics and normalisation; float32 (B, 3, H, W) on the device."""
+        if self.device.type == "cpu":
+            mean_3, std_3 = self._mean.view(3).numpy(), self._std.view(3).numpy()
+            return photometric_cpu.augment(image_BHWC, record_B, view, mean_3, std_3, torch.get_num_threads())
+        image_BCHW = self._move(image_BHWC).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
+        return self._normalise(photometric.augment(image_BCHW, record_B, view))
 
     def _replace_background(self, image_BCHW: Tensor, mask_B1HW: Tensor, batch: ViewBatch, view: View) -> Tensor:
         is_drawn_B = batch.record_B["has_background"] != 0
@@ -98,27 +109,23 @@ class DeviceStage:
         donor_DCHW = None
         if self._background.NEEDS_DONOR:
             assert batch.donor_BHWC is not None, "a loader hands over donors to a plan that needs them"
-            chosen = torch.from_numpy(np.flatnonzero(is_drawn_B))
             # A donor takes the photometrics of the view it is pasted into: draws of its own would be as many again
             # for the same distribution.
-            donor_DCHW = photometric.augment(self._to_float(batch.donor_BHWC[chosen]), record_D, view)
-        replacement = self._background.replacement(
-            donor_DCHW, self._move(torch.from_numpy(record_D["background_grey"]))
-        )
+            donor_DCHW = self._augment(batch.donor_BHWC[torch.from_numpy(is_drawn_B)], record_D, view)
+        grey_D111 = self._move(torch.from_numpy(record_D["background_grey"]))[:, None, None, None]
+        replacement = self._background.replacement(donor_DCHW, self._normalise(grey_D111))
         if replacement is None:
             return image_BCHW
         return compositing.composite(image_BCHW, mask_B1HW, replacement, is_drawn_B)
 
-    def _negative(self, query_BCHW: Tensor, plain_BCHW: Tensor, mask_B1HW: Tensor, record_B: np.ndarray) -> Tensor:
-        source_B = compositing.negative_sources(record_B["negative_source"])
-        is_matched_B = record_B["is_negative_matched"] != 0
-        return compositing.extra_negative(query_BCHW, plain_BCHW, mask_B1HW, is_matched_B, source_B)
-
     def _move(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=True)
 
-    def _to_float(self, image_BHWC: Tensor) -> Tensor:
-        return self._move(image_BHWC).permute(0, 3, 1, 2).contiguous().float().div_(255.0)
-
     def _normalise(self, image_BCHW: Tensor) -> Tensor:
         return (image_BCHW - self._mean) / self._std
+
+
+def _negative(query_BCHW: Tensor, plain_BCHW: Tensor, mask_B1HW: Tensor, record_B: np.ndarray) -> Tensor:
+    source_B = compositing.negative_sources(record_B["negative_source"])
+    is_matched_B = record_B["is_negative_matched"] != 0
+    return compositing.extra_negative(query_BCHW, plain_BCHW, mask_B1HW, is_matched_B, source_B)

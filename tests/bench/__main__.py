@@ -10,6 +10,8 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
+import cli  # noqa: F401  it sets for torch what every command runs with, for all sides alike
+
 # numpy's own threads would wait for each other on the one core that the measurements are given.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

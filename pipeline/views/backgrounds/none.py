@@ -6,9 +6,9 @@ NEEDS_DONOR = False
 HAS_NEGATIVE = False
 
 
-def replacement(donor_BCHW: Tensor | None, grey_B: Tensor) -> Tensor | None:
+def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:
     """Return None: backgrounds stay.
 
-    Args: donor_BCHW: ignored, float (B, 3, H, W). grey_B: ignored, float (B,).
+    Args: donor_BCHW: ignored, float (B, 3, H, W). level_BCHW: ignored, float (B, 3, 1, 1).
     """
     return None

@@ -6,9 +6,10 @@ NEEDS_DONOR = False
 HAS_NEGATIVE = False
 
 
-def replacement(donor_BCHW: Tensor | None, grey_B: Tensor) -> Tensor | None:
+def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:
     """Return the grey levels as images.
 
-    Args: donor_BCHW: ignored. grey_B: float (B,) in [0, 1]. Returns: float (B, 1, 1, 1).
+    Args: donor_BCHW: ignored. level_BCHW: float (B, 3, 1, 1), grey levels drawn in [0, 1], normalised.
+    Returns: float (B, 3, 1, 1).
     """
-    return grey_B[:, None, None, None]
+    return level_BCHW

@@ -9,10 +9,10 @@ NEEDS_DONOR = True
 HAS_NEGATIVE = True
 
 
-def replacement(donor_BCHW: Tensor | None, grey_B: Tensor) -> Tensor | None:
+def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:
     """Return the donors' backgrounds, as BG_Random does.
 
-    Args: donor_BCHW: float (B, 3, H, W) in [0, 1], cropped and altered like the views. grey_B: ignored.
+    Args: donor_BCHW: float (B, 3, H, W), cropped, altered and normalised like the views. level_BCHW: ignored.
     Returns: float (B, 3, H, W).
     """
     return donor_BCHW
