@@ -12,13 +12,23 @@ import google_crc32c
 import numpy as np
 
 from stores import schema
+from stores.bounded_files import open_plain
 from stores.errors import CorruptStore, UserError
-from stores.image_codec import sha256
+from stores.image_codec import MAX_PIXELS, sha256
 from stores.mask_codec import decode_mask, decode_saliency
 from stores.schema import Status
 from stores.zarr_files import chunk_path, read_chunk
 
 Mapped = mmap.mmap | bytes
+
+KNOWN_STATUSES = [int(status) for status in Status]
+MAX_ROW_BYTES = {
+    "key": schema.MAX_TEXT_BYTES,
+    "message": schema.MAX_TEXT_BYTES,
+    "background": schema.MAX_BACKGROUND_BYTES,
+    "mask": 2 * MAX_PIXELS,
+    "saliency": 2 * MAX_PIXELS,
+}
 
 
 def map_file(file: Path) -> Mapped:
@@ -28,7 +38,7 @@ def map_file(file: Path) -> Mapped:
         CorruptStore: it is missing or empty.
     """
     try:
-        with open(file, "rb") as handle:
+        with open_plain(file) as handle:
             return mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ)
     except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
         raise CorruptStore(f"{file} cannot be read: {error}") from error
@@ -66,7 +76,11 @@ class Part:
         """A column of the schema, (rows, ...), read-only. Raises CorruptStore."""
         if name not in self._columns:
             column = next(column for column in schema.COLUMNS if column.name == name)
-            self._columns[name] = self._array(name, column.dtype, (self.num_rows, *column.row_shape))
+            values = self._array(name, column.dtype, (self.num_rows, *column.row_shape))
+            if name == "status" and not (known := np.isin(values, KNOWN_STATUSES)).all():
+                at = int(known.argmin())
+                raise CorruptStore(f"{self.path}: row {self.first_row + at}: its status {values[at]} is unknown")
+            self._columns[name] = values
         return self._columns[name]
 
     def blob(self, name: str, at: int) -> bytes:
@@ -123,12 +137,13 @@ class Part:
         file = chunk_path(name, len(shape))
         if self._fetch:
             self._fetch(file)
+        num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
         try:
-            data = read_chunk(self.path, name, shape)
+            data = read_chunk(self.path, name, shape, num_bytes)
         except OSError as error:
             raise CorruptStore(f"{self.path / file} cannot be read: {error.strerror}") from error
         stated = self._files.get(file, {}).get("sha256")
-        if stated != sha256(data).hex() or len(data) != np.dtype(dtype).itemsize * int(np.prod(shape)):
+        if stated != sha256(data).hex() or len(data) != num_bytes:
             raise CorruptStore(f"{self.path / file} is damaged: it does not match the part's {schema.RECEIPT}")
         return np.frombuffer(data, dtype).reshape(shape)
 
@@ -136,7 +151,11 @@ class Part:
         """File, offsets and checksums of a blob; memory views, because their entries are plain numbers."""
         blob = schema.Blob(name)
         file = self.path / chunk_path(name)
-        offsets = self._array(blob.offsets, "<i8", (self.num_rows + 1,)).data
+        stated = self._array(blob.offsets, "<i8", (self.num_rows + 1,))
+        row_bytes = np.diff(stated)
+        if stated[0] != 0 or row_bytes.min() < 0 or row_bytes.max() > MAX_ROW_BYTES[name]:
+            raise CorruptStore(f"{self.path}: {blob.offsets} are no offsets of rows")
+        offsets = stated.data
         checksums = self._array(blob.crc32c, "<u4", (self.num_rows,)).data
         if offsets[-1] and self._fetch:
             self._fetch(chunk_path(name))

@@ -10,14 +10,8 @@ from stores.durable_files import sync
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.object_storage import ObjectStorage
-from stores.untrusted import (
-    MAX_MANIFEST_BYTES,
-    MAX_METADATA_BYTES,
-    MAX_RECEIPT_BYTES,
-    check_manifest,
-    check_receipt,
-    read_json,
-)
+from stores.schema import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES, MAX_RECEIPT_BYTES
+from stores.untrusted import check_manifest, check_receipt, read_json
 
 # Names the store whose publishing was begun at an address; gone when it is finished.
 CLAIM = "PUBLISHING.json"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from stores import schema
+from stores.bounded_files import read_bounded
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.mask_codec import unpack_rows
@@ -250,12 +251,12 @@ def _read_manifest(path: Path, attributes: dict, allow_partial: bool) -> tuple[d
             f"{path} is half built (it has no {schema.MANIFEST}): give the command that builds it again, it resumes; "
             "or open it with --allow-partial"
         )
-    data = file.read_bytes()
+    data = read_bounded(file, schema.MAX_MANIFEST_BYTES)
     try:
         manifest = json.loads(data)
         same = all(manifest[name] == value for name, value in attributes.items())
         same = same and len(manifest["parts"]) == num_parts(attributes)
-        same = same and all("receipt_sha256" in part for part in manifest["parts"])
+        same = same and all(isinstance(part["receipt_sha256"], str) for part in manifest["parts"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStore(f"{file} is damaged ({type(error).__name__})") from error
     if not same:

@@ -38,7 +38,8 @@ from stores.published import (
     write_durably,
 )
 from stores.reader import Store, open_store
-from stores.untrusted import HEX_DIGEST, MAX_MANIFEST_BYTES, check_receipt, check_rows
+from stores.schema import MAX_MANIFEST_BYTES
+from stores.untrusted import HEX_DIGEST, check_receipt, check_rows
 from stores.verify import verify
 from stores.writer import manifest_bytes, read_receipt, staging_folder
 

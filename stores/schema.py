@@ -87,6 +87,15 @@ BLOBS = (
     Blob("saliency"),  # zstd frame of the 8-bit soft map, 255 = foreground; empty unless soft maps were kept
 )
 
+# No store may exceed these: they bound what a damaged or hostile one can make a reader allocate.
+MAX_ROWS = 1 << 33
+MAX_PART_ROWS = 1 << 17
+MAX_MANIFEST_BYTES = 64 << 20  # 400,000 parts
+MAX_RECEIPT_BYTES = 1 << 20
+MAX_METADATA_BYTES = 1 << 20
+MAX_TEXT_BYTES = 1 << 16  # of one row's key or message
+MAX_BACKGROUND_BYTES = 1 << 26  # of one row
+
 ROOT_METADATA = "zarr.json"
 PARTS = "parts"
 RECEIPT = "part.json"

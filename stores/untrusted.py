@@ -18,17 +18,17 @@ from stores.errors import CorruptStore, UserError
 from stores.image_codec import MAX_PIXELS, jpeg_header, sha256
 from stores.mask_codec import packed_shape
 from stores.provenance import canonical_json, identity_digest
-from stores.schema import Status
+from stores.schema import (
+    MAX_BACKGROUND_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_PART_ROWS,
+    MAX_ROWS,
+    MAX_TEXT_BYTES,
+    Status,
+)
 from stores.writer import num_parts, rows_of_part
 from stores.zarr_files import chunk_path
 
-MAX_MANIFEST_BYTES = 64 << 20  # 400,000 parts
-MAX_RECEIPT_BYTES = 1 << 20
-MAX_METADATA_BYTES = 1 << 20
-MAX_ROWS = 1 << 40
-MAX_PART_ROWS = 1 << 17
-MAX_TEXT_BYTES = 1 << 16  # of one row's key or message
-MAX_BACKGROUND_BYTES = 1 << 26  # of one row
 MAX_BACKGROUND_PIXELS = 1 << 26
 ZSTD_HEADER_BYTES = 18
 

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from stores import schema
+from stores.bounded_files import open_plain
 from stores.errors import CorruptStore
 from stores.image_codec import jpeg_header, sha256
 from stores.mask_codec import unpack_rows
@@ -132,21 +133,20 @@ def _check_files(folder: Path, part: int, receipt: dict, full: bool) -> Iterator
             continue
         try:
             wrong = _wrong_with(folder / name, stated, full)
-        except OSError as error:
-            wrong = f"cannot be read: {error.strerror}"
+        except (OSError, CorruptStore) as error:
+            wrong = f"cannot be read: {error.strerror if isinstance(error, OSError) else error}"
         if wrong:
             yield Problem(part, None, f"{name} {wrong}")
 
 
 def _wrong_with(file: Path, stated: dict, full: bool) -> str:
     """What is wrong with a file, compared with its receipt; "" for nothing."""
-    num_bytes = file.stat().st_size
-    if num_bytes != stated["bytes"]:
-        return f"has {num_bytes} bytes, its receipt says {stated['bytes']}"
-    if full:
-        with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != stated["sha256"]:
-                return "does not match the SHA-256 of its receipt"
+    with open_plain(file) as opened:
+        num_bytes = os.fstat(opened.fileno()).st_size
+        if num_bytes != stated["bytes"]:
+            return f"has {num_bytes} bytes, its receipt says {stated['bytes']}"
+        if full and hashlib.file_digest(opened, "sha256").hexdigest() != stated["sha256"]:
+            return "does not match the SHA-256 of its receipt"
     return ""
 
 

@@ -24,6 +24,7 @@ import google_crc32c
 import numpy as np
 
 from stores import schema
+from stores.bounded_files import read_bounded
 from stores.disk_errors import disk_errors
 from stores.durable_files import sync
 from stores.errors import CorruptStore, UserError
@@ -100,7 +101,7 @@ def open_for_build(path: Path, identity: dict, num_rows: int, part_rows: int) ->
             named), or cannot be written.
     """
     assert num_rows >= 1, num_rows
-    assert part_rows >= 1, part_rows
+    assert 1 <= part_rows <= schema.MAX_PART_ROWS, part_rows
     attributes = {
         "schema": schema.SCHEMA_NAME,
         "schema_version": schema.SCHEMA_VERSION,
@@ -129,13 +130,17 @@ def read_attributes(path: Path) -> dict:
     """
     root_file = path / schema.ROOT_METADATA
     try:
-        attributes = json.loads(root_file.read_bytes())["attributes"]
+        attributes = json.loads(read_bounded(root_file, schema.MAX_METADATA_BYTES))["attributes"]
         name, version = attributes["schema"], str(attributes["schema_version"])
-        complete = {"identity", "identity_sha256", "num_rows", "part_rows"} <= attributes.keys()
+        sound = isinstance(attributes["identity"], dict) and isinstance(attributes["identity_sha256"], str)
+        sound = sound and _is_count(attributes["num_rows"], 1, schema.MAX_ROWS)
+        sound = sound and _is_count(attributes["part_rows"], 1, schema.MAX_PART_ROWS)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(
             f"{path} is not a store: it has no {schema.ROOT_METADATA}. Give the folder of a store."
         ) from error
+    except PermissionError as error:
+        raise UserError(f"{root_file} cannot be read ({error.strerror}); have its owner change that") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{root_file} is damaged, or no metadata of a store ({type(error).__name__})") from error
     ours = schema.SCHEMA_VERSION.partition(".")[0]
@@ -144,8 +149,8 @@ def read_attributes(path: Path) -> dict:
             f"{path} has schema {name} {version}; this version reads {schema.SCHEMA_NAME} {ours}.x. "
             "Use the version of Backdrop that wrote it, or build the store anew."
         )
-    if not complete:
-        raise CorruptStore(f"{root_file} lacks fields of a store")
+    if not sound:
+        raise CorruptStore(f"{root_file} is damaged: some of its fields are none of a store")
     return attributes
 
 
@@ -298,16 +303,23 @@ def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
     """
     file = path / schema.PARTS / schema.part_name(part) / schema.RECEIPT
     try:
-        data = file.read_bytes()
+        data = read_bounded(file, schema.MAX_RECEIPT_BYTES)
         receipt = json.loads(data)
-        sound = receipt["part"] == part and all({"bytes", "sha256"} <= of.keys() for of in receipt["files"].values())
-        sound = sound and receipt["status_counts"].keys() <= {status.label for status in Status}
-        sound = sound and isinstance(receipt["num_rows"], int)
+        counts = receipt["status_counts"]
+        sound = receipt["part"] == part and _is_count(receipt["num_rows"], 1, schema.MAX_PART_ROWS)
+        sound = sound and all(_is_count(of["bytes"], 0, 1 << 60) for of in receipt["files"].values())
+        sound = sound and all(isinstance(of["sha256"], str) for of in receipt["files"].values())
+        sound = sound and counts.keys() <= {status.label for status in Status}
+        sound = sound and all(_is_count(count, 0, receipt["num_rows"]) for count in counts.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{file} is missing or damaged ({type(error).__name__})") from error
     if not sound:
         raise CorruptStore(f"{file} is damaged, or of another part")
     return data, receipt
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 def checked_part_files(path: Path, part: int) -> dict[str, bytes]:
@@ -322,7 +334,7 @@ def checked_part_files(path: Path, part: int) -> dict[str, bytes]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CorruptStore(f"{folder / schema.RECEIPT} names a file outside its part: {name!r}")
         try:
-            files[name] = (folder / name).read_bytes()
+            files[name] = read_bounded(folder / name, stated["bytes"])
         except OSError as error:
             raise CorruptStore(f"{folder / name} cannot be read: {error.strerror}") from error
         if sha256(files[name]).hex() != stated["sha256"]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from stores import schema
+from stores.bounded_files import read_bounded
 from stores.provenance import canonical_json
 
 ZARR_NAMES = {"|u1": "uint8", "<i4": "int32", "<u4": "uint32", "<i8": "int64", "<f4": "float32"}
@@ -54,10 +55,11 @@ def array_files(name: str, array: np.ndarray) -> dict[str, bytes]:
     return files
 
 
-def read_chunk(group: Path, name: str, shape: tuple[int, ...]) -> bytes:
-    """The raw bytes of array `name`; empty where the array has no entries.
+def read_chunk(group: Path, name: str, shape: tuple[int, ...], max_bytes: int) -> bytes:
+    """The raw bytes of array `name`, at most as many as `max_bytes`; empty where the array has no entries.
 
     Raises:
         OSError: the file is not there.
+        CorruptStore: it is larger, or no plain file.
     """
-    return (group / chunk_path(name, len(shape))).read_bytes() if 0 not in shape else b""
+    return read_bounded(group / chunk_path(name, len(shape)), max_bytes) if 0 not in shape else b""

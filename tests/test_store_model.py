@@ -1,7 +1,8 @@
-"""Stores against a model: builds, kills, resumes, new thresholds and recomputed rows in any order, beside a dictionary.
+"""Stores against a model: all that teams do with stores, in any order and killed anywhere, beside a dictionary.
 
-The model knows for every store which images and which threshold it stands for, and computes each row's mask from them
-by itself. Whatever happened before, a finished store must be, byte for byte, the one an undisturbed build gives.
+Stores are built, resumed, merged, cut at a new threshold, recomputed in some rows, published, pulled and swept. The
+model knows for every store which images and which threshold it stands for, and computes each row's mask from them by
+itself. Whatever happened before, a finished store must be, byte for byte, the one an undisturbed build gives.
 """
 
 import atexit
@@ -10,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,21 +22,30 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import stores.writer
-from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from pipeline.build.masks_and_backgrounds import BuildSettings, BuildSpec, build_store, run_part, store_identity
 from pipeline.build.recompute import recompute_store
 from pipeline.build.rethreshold import rethreshold_store
 from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
+from stores.gc import gc
 from stores.image_codec import decode_rgb
+from stores.merge import merge
+from stores.object_storage import ObjectStorage
+from stores.published import CLAIM
 from stores.reader import open_store
-from stores.schema import NOT_BUILT, ROOT_METADATA, Status
+from stores.remote import publish, pull
+from stores.schema import MANIFEST, NOT_BUILT, PARTS, ROOT_METADATA, Status, part_name
 from stores.verify import verify
+from stores.writer import open_for_build, part_rows_for, staging_folder
 from tests.small_images import NUM_IMAGES, PART_ROWS, UNREADABLE, FormulaDetector, index_of, make_images, repair
 from tests.small_store import tree
 
-THRESHOLDS = (0.25, 0.8, 0.9)
+THRESHOLDS = (0.25, 0.9)
 VERSIONS = ("damaged", "repaired")  # of the data set
+NUM_PARTS = -(-NUM_IMAGES // PART_ROWS)
 MOST_STORES = 6
+ADDRESSES = ("here", "there")
+numbers = st.integers(0, 9)
 # About the number of files and flushes of a whole store: a kill may come anywhere, or too late.
 kills = st.none() | st.integers(0, 700)
 rows = st.sets(st.integers(0, NUM_IMAGES - 1), min_size=1, max_size=4)
@@ -45,15 +55,32 @@ class Killed(BaseException):
     """What stands for SIGKILL here: nothing catches it, and nothing is tidied up after it."""
 
 
+class Cut(UserError):
+    """What stands for a network that goes away: whoever sends or fetches must give up in good order."""
+
+
 @dataclass
 class ModelStore:
     """What a store must be once it is finished."""
 
     version: str
     threshold: float
-    work: Callable[[Path], dict]
-    """Begins it, or goes on with it."""
+    work: Callable[[Path], int]
+    """Begins it, or goes on with it; how many rows or objects it had to make or fetch."""
     is_finished: bool = False
+
+    @property
+    def content(self) -> tuple[str, float]:
+        """Two stores are to be equal, byte for byte, where this is."""
+        return self.version, self.threshold
+
+
+@dataclass
+class ModelAddress:
+    """What a published store must be."""
+
+    content: tuple[str, float]
+    is_finished: bool
 
 
 @functools.cache
@@ -88,31 +115,53 @@ def undisturbed(version: str, threshold: float) -> dict[str, bytes]:
         return tree(Path(folder) / "s.zarr")
 
 
-def _build(version: str, threshold: float, out: Path) -> dict:
-    chosen = BuildSettings(threshold=threshold, keeps_soft_maps=True)
-    return build_store(images(version)[1], FormulaDetector(), out, chosen, num_workers=0)
+def _spec(version: str, threshold: float, out: Path) -> BuildSpec:
+    return BuildSpec(
+        images(version)[1], FormulaDetector(), out, BuildSettings(threshold=threshold, keeps_soft_maps=True)
+    )
+
+
+def _build(version: str, threshold: float, out: Path) -> int:
+    spec = _spec(version, threshold, out)
+    return build_store(spec.index, spec.detector, out, spec.settings, num_workers=0)["rows_built"]
+
+
+def _build_parts(version: str, threshold: float, parts: set[int], out: Path) -> None:
+    """What one of several machines does."""
+    spec = _spec(version, threshold, out)
+    open_for_build(out, store_identity(spec), NUM_IMAGES, part_rows_for(NUM_IMAGES))
+    for part in parts:
+        run_part(spec, part)
 
 
 @contextmanager
-def killed_after(num_operations: int | None) -> Iterator[None]:
-    """Kill at the n-th file written or flushed; what is staged then stays."""
+def ended_after(num_operations: int | None, error: type[BaseException] = Killed) -> Iterator[None]:
+    """End it at the n-th file written, flushed, sent or fetched; after a kill what is staged stays."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda descriptor: None)
+        patched.setattr(os, "sync", lambda: None)
         if num_operations is not None:
-            left, write, remove = [num_operations], stores.writer._write, shutil.rmtree
+            left = [num_operations]
 
-            def tick() -> None:
-                left[0] -= 1
-                if left[0] < 0:
-                    raise Killed
+            def ticks(function: Callable) -> Callable:
+                def ticking(*arguments: object, **options: object) -> object:
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise error
+                    return function(*arguments, **options)
 
-            def remove_unless_killed(*arguments: object, **options: object) -> None:
-                if left[0] >= 0:
-                    remove(*arguments, **options)
+                return ticking
 
-            patched.setattr(os, "fsync", lambda descriptor: tick())
-            patched.setattr(stores.writer, "_write", lambda file, data: (tick(), write(file, data)))
-            patched.setattr(shutil, "rmtree", remove_unless_killed)
+            def spared(remove: Callable) -> Callable:
+                return lambda *arguments, **options: None if left[0] < 0 else remove(*arguments, **options)
+
+            for name in ("put", "put_file", "create", "delete", "download"):
+                patched.setattr(ObjectStorage, name, ticks(getattr(ObjectStorage, name)))
+            if error is Killed:
+                patched.setattr(os, "fsync", ticks(lambda descriptor: None))
+                patched.setattr(stores.writer, "_write", ticks(stores.writer._write))
+                patched.setattr(shutil, "rmtree", spared(shutil.rmtree))
+                patched.setattr(Path, "unlink", spared(Path.unlink))
         yield
 
 
@@ -125,6 +174,7 @@ class StoreModel(RuleBasedStateMachine):
         self.patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
         self.folder = Path(tempfile.mkdtemp(prefix="backdrop-model-"))
         self.stores: dict[str, ModelStore] = {}
+        self.addresses: dict[str, ModelAddress] = {}
         self.touched: str | None = None
 
     def teardown(self) -> None:
@@ -134,6 +184,8 @@ class StoreModel(RuleBasedStateMachine):
                 self._work(name, None)
             for name in self.stores:
                 self._check(name)
+            for address in self.addresses:
+                self._check_address(address)
             assert not list(self.folder.glob("*.staging"))
         finally:
             self.patched.undo()
@@ -142,21 +194,29 @@ class StoreModel(RuleBasedStateMachine):
     def _path(self, name: str) -> Path:
         return self.folder / name
 
-    def _add(self, version: str, threshold: float, work: Callable[[Path], dict], kill_after: int | None) -> None:
+    def _add(self, content: tuple[str, float], work: Callable[[Path], int], kill_after: int | None) -> str:
         name = f"{len(self.stores)}.zarr"
-        self.stores[name] = ModelStore(version, threshold, work)
+        self.stores[name] = ModelStore(*content, work)
         self._work(name, kill_after)
+        return name
 
-    def _work(self, name: str, kill_after: int | None) -> None:
+    def _work(self, name: str, end_after: int | None, error: type[BaseException] = Killed) -> None:
         store, self.touched = self.stores[name], name
         try:
-            with killed_after(kill_after):
+            with ended_after(end_after, error):
                 store.work(self._path(name))
-        except Killed:
+        except (Killed, Cut):
             # The last flush comes after the manifest has its name: such a kill leaves a finished store.
-            store.is_finished = (self._path(name) / "MANIFEST.json").exists()
+            store.is_finished = (self._path(name) / MANIFEST).exists()
         else:
             store.is_finished = True
+
+    def _url(self, address: str) -> str:
+        return (self.folder / "published" / address).as_uri()
+
+    def _there(self) -> list[str]:
+        """Stores of which there is anything."""
+        return [name for name in self.stores if (self._path(name) / ROOT_METADATA).exists()]
 
     def _chosen(self, number: int, is_finished: bool) -> str:
         names = [name for name, store in self.stores.items() if store.is_finished == is_finished]
@@ -169,54 +229,149 @@ class StoreModel(RuleBasedStateMachine):
     @rule(version=st.sampled_from(VERSIONS), threshold=st.sampled_from(THRESHOLDS), kill_after=kills)
     def build(self, version: str, threshold: float, kill_after: int | None) -> None:
         """Begin a store."""
-        self._add(version, threshold, functools.partial(_build, version, threshold), kill_after)
+        self._add((version, threshold), functools.partial(_build, version, threshold), kill_after)
+
+    @precondition(lambda self: len(self.stores) < MOST_STORES)
+    @rule(
+        version=st.sampled_from(VERSIONS),
+        threshold=st.sampled_from(THRESHOLDS),
+        parts=st.sets(st.integers(0, NUM_PARTS - 1)),
+    )
+    def build_some_parts(self, version: str, threshold: float, parts: set[int]) -> None:
+        """Begin a store on one of several machines."""
+        name = self._add((version, threshold), functools.partial(_build, version, threshold), 0)
+        with ended_after(None):
+            _build_parts(version, threshold, parts, self._path(name))
 
     @precondition(lambda self: self._has(False))
-    @rule(number=st.integers(0, 9), kill_after=kills)
-    def resume(self, number: int, kill_after: int | None) -> None:
+    @rule(number=numbers, end_after=kills, error=st.sampled_from((Killed, Cut)))
+    def resume(self, number: int, end_after: int | None, error: type[BaseException]) -> None:
         """Give the command of an unfinished store again."""
-        self._work(self._chosen(number, False), kill_after)
+        self._work(self._chosen(number, False), end_after, error)
 
     @precondition(lambda self: self._has(True))
-    @rule(number=st.integers(0, 9))
+    @rule(number=numbers)
     def give_the_command_of_a_finished_store_again(self, number: int) -> None:
         """Nothing is built, nothing changes."""
         self.touched = self._chosen(number, True)
-        assert self.stores[self.touched].work(self._path(self.touched))["rows_built"] == 0
+        with ended_after(None):
+            assert self.stores[self.touched].work(self._path(self.touched)) == 0
+
+    @precondition(lambda self: self._there() and len(self.stores) < MOST_STORES)
+    @rule(number=numbers, stranger=st.none() | numbers, kill_after=kills)
+    def merge(self, number: int, stranger: int | None, kill_after: int | None) -> None:
+        """Join all stores, whole or not, that stand for the same; one that stands for something else is refused."""
+        there = self._there()
+        model = self.stores[there[number % len(there)]]
+        names = [name for name in there if self.stores[name].content == model.content]
+        others = [] if stranger is None else [name for name in there if name not in names]
+        names += [others[stranger % len(others)]] if others else []  # type: ignore[operator]
+        parts = {part for part in range(NUM_PARTS) for name in names if self._has_part(name, part)}
+
+        def work(out: Path) -> int:
+            merge([self._path(name) for name in names], out)
+            return 0
+
+        if others or len(parts) < NUM_PARTS:
+            with pytest.raises(UserError, match="not parts of one store" if others else "are in none of the stores"):
+                work(self._path("refused"))
+            assert not self._path("refused").exists()
+            return
+        self._add(model.content, work, kill_after)
+
+    def _has_part(self, name: str, part: int) -> bool:
+        return (self._path(name) / PARTS / part_name(part)).exists()
+
+    @precondition(lambda self: self._has(True))
+    @rule(number=numbers, address=st.sampled_from(ADDRESSES), end_after=kills, error=st.sampled_from((Killed, Cut)))
+    def publish(self, number: int, address: str, end_after: int | None, error: type[BaseException]) -> None:
+        """Publish a finished store, or go on with it; where another one is, or is begun, it is refused."""
+        self.touched = self._chosen(number, True)
+        content, place = self.stores[self.touched].content, self.folder / "published" / address
+        there = self.addresses.get(address)
+        if there is not None and there.content != content:
+            with pytest.raises(UserError, match=r"is taken|holds the store"), ended_after(None):
+                publish(self._path(self.touched), self._url(address), progress=False)
+        else:
+            try:
+                with ended_after(end_after, error):
+                    report = publish(self._path(self.touched), self._url(address), progress=False)
+                if there is not None and there.is_finished:
+                    assert report["objects"] == 0
+                assert not (place / CLAIM).exists()
+            except (Killed, Cut):
+                pass
+            if (place / CLAIM).exists() or (place / MANIFEST).exists():
+                self.addresses[address] = ModelAddress(content, (place / MANIFEST).exists())
+        if address in self.addresses:
+            self._check_address(address)
+
+    @precondition(lambda self: len(self.stores) < MOST_STORES)
+    @rule(address=st.sampled_from(ADDRESSES), end_after=kills, error=st.sampled_from((Killed, Cut)))
+    def pull(self, address: str, end_after: int | None, error: type[BaseException]) -> None:
+        """Fetch a published store; there is none before its publishing is finished."""
+
+        def work(out: Path) -> int:
+            return pull(self._url(address), out, progress=False)["objects"]
+
+        there = self.addresses.get(address)
+        if there is None or not there.is_finished:
+            with pytest.raises(UserError, match="there is no store at"):
+                work(self._path("refused"))
+            assert not self._path("refused").exists()
+            return
+        name = f"{len(self.stores)}.zarr"
+        self.stores[name] = ModelStore(*there.content, work)
+        self._work(name, end_after, error)
+
+    @precondition(lambda self: self.stores)
+    @rule(number=numbers)
+    def sweep(self, number: int) -> None:
+        """Whatever was left behind goes; a later step needs none of it."""
+        self.touched = f"{number % len(self.stores)}.zarr"
+        path = self._path(self.touched)
+        if (path / ROOT_METADATA).exists() or staging_folder(path).exists():
+            gc(path, min_age_s=0)
+            assert not staging_folder(path).exists()
+        for address in self.addresses:
+            with suppress(UserError):  # nothing but a claim is there
+                gc(self.folder / "published" / address, min_age_s=0)
+            self._check_address(address)
 
     @precondition(lambda self: self._has(True) and len(self.stores) < MOST_STORES)
-    @rule(number=st.integers(0, 9), threshold=st.sampled_from(THRESHOLDS), kill_after=kills)
+    @rule(number=numbers, threshold=st.sampled_from(THRESHOLDS), kill_after=kills)
     def rethreshold(self, number: int, threshold: float, kill_after: int | None) -> None:
         """Cut a finished store again."""
         parent = self._chosen(number, True)
         version = self.stores[parent].version
 
-        def work(out: Path) -> dict:
-            index = images(version)[1]
-            return rethreshold_store(self._path(parent), index, out, threshold=threshold, num_workers=0)
+        def work(out: Path) -> int:
+            index, path = images(version)[1], self._path(parent)
+            return rethreshold_store(path, index, out, threshold=threshold, num_workers=0)["rows_built"]
 
-        self._add(version, threshold, work, kill_after)
+        self._add((version, threshold), work, kill_after)
 
     @precondition(lambda self: self._has(True) and len(self.stores) < MOST_STORES)
-    @rule(number=st.integers(0, 9), version=st.sampled_from(VERSIONS), chosen=rows, kill_after=kills)
+    @rule(number=numbers, version=st.sampled_from(VERSIONS), chosen=rows, kill_after=kills)
     def recompute(self, number: int, version: str, chosen: set[int], kill_after: int | None) -> None:
         """Compute rows of a finished store anew, with the images as they are in `version`."""
         parent = self._chosen(number, True)
         old = self.stores[parent]
 
-        def work(out: Path) -> dict:
-            index = images(version)[1]
-            return recompute_store(self._path(parent), index, FormulaDetector(), out, sorted(chosen), num_workers=0)
+        def work(out: Path) -> int:
+            index, path = images(version)[1], self._path(parent)
+            summary = recompute_store(path, index, FormulaDetector(), out, sorted(chosen), num_workers=0)
+            return summary["rows_built"]
 
         if version != old.version and UNREADABLE not in chosen:
             with pytest.raises(UserError, match=f"row {UNREADABLE} .* changed"):
                 work(self._path("refused"))
             assert not self._path("refused").exists()
             return
-        self._add(version, old.threshold, work, kill_after)
+        self._add((version, old.threshold), work, kill_after)
 
     @precondition(lambda self: self._has(False) or self._has(True))
-    @rule(number=st.integers(0, 9), is_finished=st.booleans(), threshold=st.sampled_from(THRESHOLDS))
+    @rule(number=numbers, is_finished=st.booleans(), threshold=st.sampled_from(THRESHOLDS))
     def build_something_else_there(self, number: int, is_finished: bool, threshold: float) -> None:
         """Refused by name, and nothing changes."""
         if not self._has(is_finished):
@@ -239,9 +394,8 @@ class StoreModel(RuleBasedStateMachine):
             assert not model.is_finished
             return
         if model.is_finished:
-            there, expected = tree(path), undisturbed(model.version, model.threshold)
-            # Names, not contents: pytest takes minutes to say how two trees of bytes differ.
-            assert not [file for file in {*there, *expected} if there.get(file) != expected.get(file)]
+            assert differing_files(path, model.content) == []
+            assert verify(path) == []
         else:
             with pytest.raises(UserError, match="half built"):
                 open_store(path)
@@ -255,6 +409,22 @@ class StoreModel(RuleBasedStateMachine):
             else:
                 np.testing.assert_array_equal(store.mask(row), mask_HW)
                 assert (store.status[row] == Status.NO_FOREGROUND) == (not mask_HW.any())
+
+    def _check_address(self, address: str) -> None:
+        """Whole and equal to what was sent, or no store at all."""
+        model, place = self.addresses[address], self.folder / "published" / address
+        assert (place / MANIFEST).exists() == model.is_finished
+        if model.is_finished:
+            assert set(differing_files(place, model.content)) <= {CLAIM}
+        elif (place / ROOT_METADATA).exists():
+            with pytest.raises(UserError, match="half built"):
+                open_store(place)
+
+
+def differing_files(path: Path, content: tuple[str, float]) -> list[str]:
+    """Names, not contents: pytest takes minutes to say how two trees of bytes differ."""
+    there, expected = tree(path), undisturbed(*content)
+    return [file for file in {*there, *expected} if there.get(file) != expected.get(file)]
 
 
 QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much)
