@@ -169,6 +169,17 @@ def saliency_evaluate(
 # ------------------------------------------------------------------------------------------------------------ stores
 
 
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes; with --engine slurm, jobs. Default: one per GPU where the detector uses them, else one per core.",
+)
+engine_option = click.option(
+    "--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True, help="What runs them."
+)
+
+
 @main.command("build-store")
 @click.option("--dataset", type=click.Choice(DATASETS), required=True)
 @click.option("--root", type=path_type, default=None, help="Where the data set lies. Default: BACKDROP_DATA/<dataset>.")
@@ -180,8 +191,8 @@ def saliency_evaluate(
     "--fill", type=click.Choice(["tile", "telea", "ns"]), default=None, help="Background fill. Default: tile."
 )
 @click.option("--soft-maps/--no-soft-maps", default=False, help="Also keep 8-bit soft maps.")
-@click.option("--workers", type=int, default=None, help="Processes. Default: one per core.")
-@click.option("--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True)
+@workers_option
+@engine_option
 @click.option("--beton/--no-beton", default=True, show_default=True, help="Also export the .beton the loader reads.")
 @click.option("--from", "parent", type=path_type, default=None, help="Cut the soft maps of this store at --threshold.")
 @click.option("--plan", is_flag=True, help="Only estimate parts, bytes and time, from a measured sample.")
@@ -213,9 +224,8 @@ def build_store_command(
     if out is None:
         out = store_path_of(dataset, split)
         say_default("store", out, "the default of --out")
-    processes = workers or os.cpu_count() or 1
     if parent is not None and threshold is not None:
-        summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=processes, engine=engine)
+        summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=workers, engine=engine)
     else:
         detector = detector or default_detector()
         given = {"threshold": threshold, "fill": fill, "keeps_soft_maps": soft_maps}
@@ -223,7 +233,7 @@ def build_store_command(
         if plan:
             print_json(plan_store(index, detector, out, settings))
             return
-        summary = build_store(index, detector, out, settings, num_workers=processes, engine=engine)
+        summary = build_store(index, detector, out, settings, num_workers=workers, engine=engine)
     print_json(summary)
     if summary["store_id"] is None:
         click.echo("this process's share is done; the last one to end finishes the store, and exports it")
@@ -316,8 +326,8 @@ def store_merge(sources: tuple[Path, ...], out: Path) -> None:
 @click.option("--detector", default=None, help="The one that built the store. " + DETECTOR_HELP)
 @click.option("--root", type=path_type, default=None, help="Where the images lie. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, required=True, help="The new store: a finished one never changes.")
-@click.option("--workers", type=int, default=None, help="Processes. Default: one per core.")
-@click.option("--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True)
+@workers_option
+@engine_option
 def store_recompute(
     store: Path,
     where: str | None,
@@ -338,9 +348,8 @@ def store_recompute(
     opened = open_store(store)
     chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
     index = open_index(opened.dataset, root=root, split=opened.split)
-    processes = workers or os.cpu_count() or 1
     detector = detector or default_detector()
-    print_json(recompute_store(store, index, detector, out, chosen, num_workers=processes, engine=engine))
+    print_json(recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine))
 
 
 @store_group.command("publish")
