@@ -5,6 +5,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ import trainer.methods
 import trainer.recipes
 from stores.disk_errors import closed_folders, disk_errors
 from stores.errors import UserError
+
+if TYPE_CHECKING:
+    from stores.reader import Store
 
 # Torch's threads sleep between two operations instead of spinning: on a machine that others use too, spinning made a
 # training step up to 17 times slower. Read when torch is imported, which the commands do; a user's own value stays.
@@ -54,9 +58,9 @@ class Commands(click.Group):
             raise mistake from error
 
 
-def say_default(name: str, value: object, why: str) -> None:
+def say_default(name: str, value: object, why: str, *, err: bool = False) -> None:
     """Print a default that was taken, so that nobody has to guess which detector, store or folder was used."""
-    click.echo(f"{name}: {value} ({why})")
+    click.echo(f"{name}: {value} ({why})", err=err)
 
 
 def print_json(summary: object, json_path: Path | None = None) -> None:
@@ -72,6 +76,44 @@ def print_json(summary: object, json_path: Path | None = None) -> None:
 
 
 path_type = click.Path(path_type=Path)
+
+
+class StoreOrUrl(click.ParamType):
+    """A store's folder, as a Path, or the URL of a published one, as a str."""
+
+    name = "store or url"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        """Tell them apart."""
+        return value if "://" in str(value) else Path(value)
+
+
+cache_option = click.option(
+    "--cache",
+    type=path_type,
+    default=None,
+    envvar="BACKDROP_CACHE",
+    show_envvar=True,
+    help="For a URL: the folder that keeps what is fetched. Default: artifacts/cache.",
+)
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """Return the folder that keeps what is read of published stores."""
+    if cache is None:
+        cache = ARTIFACTS / "cache"
+        say_default("cache", cache, "the default of --cache and BACKDROP_CACHE", err=True)
+    return cache
+
+
+def open_for_reading(store: Path | str, cache: Path | None, *, allow_partial: bool = False) -> "Store":
+    """Open a store on this machine, or through the cache one that is published."""
+    from stores.reader import open_store
+    from stores.store_cache import open_published
+
+    if isinstance(store, str):
+        return open_published(store, cache_folder(cache))
+    return open_store(store, allow_partial=allow_partial)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -217,6 +259,7 @@ def build_store_command(
     from pipeline.build.plan import plan_store
     from pipeline.build.rethreshold import rethreshold_store
     from stores.dataset_index import open_index
+    from stores.reader import open_store
 
     if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
         raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
@@ -238,7 +281,7 @@ def build_store_command(
     if summary["store_id"] is None:
         click.echo("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
-        click.echo(f"beton: {export_beton(out, index, out.with_suffix('.beton'))}")
+        click.echo(f"beton: {export_beton(open_store(out), index, out.with_suffix('.beton'))}")
 
 
 def default_detector() -> str:
@@ -264,13 +307,14 @@ allow_partial_option = click.option("--allow-partial", is_flag=True, help="Also 
 
 
 @store_group.command("info")
-@click.argument("store", type=path_type)
+@click.argument("store", type=StoreOrUrl())
 @allow_partial_option
-def store_info(store: Path, allow_partial: bool) -> None:
-    """Print a store's identity and what is in it."""
+@cache_option
+def store_info(store: Path | str, allow_partial: bool, cache: Path | None) -> None:
+    """Print a store's identity and what is in it; of s3://bucket/prefix or file:///folder what the manifest says."""
     from stores.reader import describe
 
-    print_json(describe(store, allow_partial=allow_partial))
+    print_json(describe(open_for_reading(store, cache, allow_partial=allow_partial)))
 
 
 @store_group.command("verify")
@@ -298,13 +342,14 @@ def store_status(store: Path) -> None:
 
 
 @store_group.command("diff")
-@click.argument("a", type=path_type)
-@click.argument("b", type=path_type)
-def store_diff(a: Path, b: Path) -> None:
-    """Print what differs between two stores; exit code 1 when anything does."""
+@click.argument("a", type=StoreOrUrl())
+@click.argument("b", type=StoreOrUrl())
+@cache_option
+def store_diff(a: Path | str, b: Path | str, cache: Path | None) -> None:
+    """Print what differs between two stores, folders or URLs; exit code 1 when anything does."""
     from stores.diff import diff
 
-    differences = diff(a, b)
+    differences = diff(*(open_for_reading(store, cache, allow_partial=True) for store in (a, b)))
     print_json(differences)
     sys.exit(0 if differences["equal"] else 1)
 
@@ -405,20 +450,31 @@ def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
 
 
 @store_group.command("export")
-@click.argument("store", type=path_type)
+@click.argument("store", type=StoreOrUrl())
 @click.option(
     "--format", "format_name", type=click.Choice(["beton", *MASK_EXPORTS]), default="beton", show_default=True
 )
 @click.option("--root", type=path_type, default=None, help="beton: the images. Default: BACKDROP_DATA/<dataset>.")
-@click.option("--out", type=path_type, default=None, help="Default: beside the store.")
+@click.option("--out", type=path_type, default=None, help="Default: beside the store; of a URL the .beton in --cache.")
 @click.option("--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512.")
-def store_export(store: Path, format_name: str, root: Path | None, out: Path | None, max_side_px: int | None) -> None:
+@cache_option
+def store_export(
+    store: Path | str,
+    format_name: str,
+    root: Path | None,
+    out: Path | None,
+    max_side_px: int | None,
+    cache: Path | None,
+) -> None:
     """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
+    from pipeline.build.cached_beton import cached_beton
     from pipeline.build.export_beton import export_beton
     from stores.dataset_index import open_index
-    from stores.reader import open_store
 
-    opened = open_store(store)
+    is_for_cache = isinstance(store, str) and out is None
+    if is_for_cache and (format_name in MASK_EXPORTS or max_side_px is not None):
+        raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
+    opened = open_for_reading(store, cache)
     if format_name in MASK_EXPORTS:
         if root is not None or max_side_px is not None:
             raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
@@ -427,11 +483,13 @@ def store_export(store: Path, format_name: str, root: Path | None, out: Path | N
         module, suffix = MASK_EXPORTS[format_name]
         with tqdm(total=opened.num_rows, unit="row", desc=format_name) as bar:
             export = import_module(f"stores.{module}").export
-            written = export(store, out or store.with_suffix(suffix), progress=bar.update)
+            written = export(opened, out or opened.path.with_suffix(suffix), progress=bar.update)
+    elif is_for_cache:
+        written = cached_beton(opened, root)
     else:
         index = open_index(opened.dataset, root=root, split=opened.split)
         given = {} if max_side_px is None else {"max_side_px": max_side_px}
-        written = export_beton(store, index, out or store.with_suffix(".beton"), **given)
+        written = export_beton(opened, index, out or opened.path.with_suffix(".beton"), **given)
     click.echo(f"{format_name}: {written}")
 
 
@@ -445,7 +503,9 @@ def store_export(store: Path, format_name: str, root: Path | None, out: Path | N
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
 @click.option("--dataset", type=click.Choice(DATASETS), default="imagenet", show_default=True)
-@click.option("--store", type=path_type, default=None, help="STORE.zarr or FILE.beton. Default: that of --dataset.")
+@click.option("--store", type=StoreOrUrl(), help="STORE.zarr, FILE.beton or a URL. Default: that of --dataset.")
+@cache_option
+@click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
 @click.option(
     "--recipe",
@@ -461,7 +521,9 @@ def pretrain_command(
     bg: str,
     with_cast: bool,
     dataset: str,
-    store: Path | None,
+    store: Path | str | None,
+    cache: Path | None,
+    root: Path | None,
     out: Path | None,
     recipe: str | None,
     backbone: str | None,
@@ -477,6 +539,9 @@ def pretrain_command(
                 f"there is no store at {store}. Build it first: python cli.py build-store --dataset {dataset}, "
                 "or name another with --store."
             )
+    is_url = isinstance(store, str)
+    if root is not None and not is_url:
+        raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
     if out is None:
         out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
         say_default("run", out, "the default of --out")
@@ -496,6 +561,8 @@ def pretrain_command(
             recipe=recipe,
             overrides=[*([f"backbone={backbone}"] if backbone else []), *overrides],
             resume=resume,
+            cache=cache_folder(cache) if is_url else None,
+            root=root,
         )
     print_json(summary)
 

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -11,9 +10,8 @@ from tqdm import tqdm
 from stores.mask_codec import decode_mask
 from stores.part_reader import Part
 from stores.provenance import differing_fields
-from stores.reader import Store, open_store
+from stores.reader import Store
 from stores.schema import Status
-from stores.writer import read_receipt
 
 EXAMPLES = 10
 # Compared column by column; those that follow from the mask are left to it.
@@ -33,13 +31,13 @@ class _Changes:
     examples: list[dict] = field(default_factory=list)
 
 
-def diff(a: Path | str, b: Path | str) -> dict:
+def diff(a: Store, b: Store) -> dict:
     """Compare two stores, finished or half built; rows are matched by their keys.
 
     Parts whose receipts state the same digests of the same files are equal, and are not read.
 
     Args:
-        a, b: folders of the stores.
+        a, b: the stores, opened; of published ones only the parts that differ are fetched.
 
     Returns:
         Plain JSON values: `equal`; `identity`, the fields that differ, a line each ("here" is a); `only_in_a` and
@@ -48,23 +46,23 @@ def diff(a: Path | str, b: Path | str) -> dict:
         `parts_not_read`.
 
     Raises:
-        UserError: one of them is no store.
         CorruptStore: bytes of a part that differs are damaged.
     """
-    stores = [open_store(path, allow_partial=True) for path in (a, b)]
-    same = _same_parts(*stores)
-    rows_of_b = {key: (part, at) for part, at, key in _rows(stores[1], same)}
+    for store in (a, b):
+        store.prefetch()
+    same = _same_parts(a, b)
+    rows_of_b = {key: (part, at) for part, at, key in _rows(b, same)}
     only_in_a, changes = [], _Changes()
-    for part, at, key in tqdm(_rows(stores[0], same), unit="row", desc="comparing"):
+    for part, at, key in tqdm(_rows(a, same), unit="row", desc="comparing"):
         other = rows_of_b.pop(key, None)
         if other is None:
             only_in_a.append(key)
         else:
             _compare_row(key, (part, at), other, changes)
-    identity = differing_fields(stores[0].identity, stores[1].identity)
+    identity = differing_fields(a.identity, b.identity)
     return {
-        "a": _name(stores[0]),
-        "b": _name(stores[1]),
+        "a": _name(a),
+        "b": _name(b),
         "equal": not (identity or only_in_a or rows_of_b or changes.rows),
         "identity": identity,
         "only_in_a": _first(only_in_a),
@@ -85,11 +83,7 @@ def _same_parts(a: Store, b: Store) -> set[int]:
     if a.part_rows != b.part_rows:
         return set()
     both = [part for part in range(min(a.num_parts, b.num_parts)) if a.has_part(part) and b.has_part(part)]
-    return {part for part in both if _files(a, part) == _files(b, part)}
-
-
-def _files(store: Store, part: int) -> dict:
-    return read_receipt(store.path, part)[1]["files"]
+    return {part for part in both if a.part(part).files == b.part(part).files}
 
 
 def _rows(store: Store, left_out: set[int]) -> Iterator[tuple[Part, int, str]]:

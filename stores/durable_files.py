@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: written aside, made durable, renamed into place."""
 
+import ctypes
 import os
 import uuid
 from collections.abc import Iterator
@@ -39,6 +40,21 @@ def write_aside(path: Path, content: bytes | str) -> None:
     """
     with written_aside(path) as aside:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def sync_all(folder: Path) -> None:
+    """Have all that was written to the file system of `folder` on disk: one wait, where `sync` waits for each file."""
+    system_call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if system_call is None:  # not Linux
+        os.sync()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if system_call(descriptor):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(folder))
+    finally:
+        os.close(descriptor)
 
 
 def sync(path: Path) -> None:

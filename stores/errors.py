@@ -9,6 +9,10 @@ class CorruptStore(UserError):
     """Bytes of a store do not match what the store says of them."""
 
 
+class StorageUnreachable(UserError):
+    """A shared store's storage gives no answer: the network or the server is down, or its folder is not mounted."""
+
+
 class ImageError(UserError):
     """An image file that cannot be decoded; the message is the reason."""
 

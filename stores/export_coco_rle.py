@@ -16,14 +16,14 @@ from pycocotools import mask as coco_mask
 from stores.disk_errors import disk_errors
 from stores.durable_files import written_aside
 from stores.export_record import is_exported, write_record
-from stores.reader import Store, open_store
+from stores.reader import Store
 from stores.schema import Status
 
 FORMAT_NAME = "coco-rle"
 FOREGROUND_CATEGORY = 1
 
 
-def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
+def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
     """Write the masks of a store as COCO results; a file of the same store that is there already is kept.
 
     Args:
@@ -35,24 +35,24 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
         out.
 
     Raises:
-        UserError: the store is half built, or something else lies at `out`.
+        UserError: something else lies at `out`.
         CorruptStore: the store is damaged.
     """
-    opened, out = open_store(store), Path(out)
-    if is_exported(out, record_path(out), opened, FORMAT_NAME):
+    if is_exported(out, record_path(out), store, FORMAT_NAME):
         return out
-    image_ids, meaning = _image_ids(opened)
+    store.prefetch("status", "height", "width", "key", "message", "mask")
+    image_ids, meaning = _image_ids(store)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         write_record(
-            record_path(out), opened, FORMAT_NAME, image_ids=meaning, categories={FOREGROUND_CATEGORY: "foreground"}
+            record_path(out), store, FORMAT_NAME, image_ids=meaning, categories={FOREGROUND_CATEGORY: "foreground"}
         )
         with written_aside(out) as aside, open(aside, "w", encoding="ascii") as file:
             file.write("[")
             separator = "\n"
             for row, image_id in enumerate(image_ids):
-                if Status(int(opened.status[row])).has_mask:
-                    file.write(separator + json.dumps(_result(opened.mask(row), image_id)))
+                if Status(int(store.status[row])).has_mask:
+                    file.write(separator + json.dumps(_result(store.mask(row), image_id)))
                     separator = ",\n"
                 progress(1)
             file.write("\n]\n")

@@ -25,7 +25,7 @@ from stores import schema
 from stores.disk_errors import disk_errors
 from stores.durable_files import written_aside
 from stores.errors import UserError
-from stores.reader import Store, open_store
+from stores.reader import Store
 from stores.schema import Status
 
 FORMAT = "backdrop-hdf5"
@@ -41,7 +41,7 @@ HOW_TO_READ = (
 WITH_MASK = tuple(int(status) for status in Status if status.has_mask)
 
 
-def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
+def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
     """Write the masks of a store to an HDF5 file; one of the same store that is there already is kept.
 
     Args:
@@ -53,19 +53,19 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
         out.
 
     Raises:
-        UserError: the store is half built, or something else lies at `out`.
+        UserError: something else lies at `out`.
         CorruptStore: the store is damaged.
     """
-    opened, out = open_store(store), Path(out)
-    if _is_exported(out, opened):
+    if _is_exported(out, store):
         return out
+    store.prefetch(*(column.name for column in schema.COLUMNS), "key", "message", "mask")
     with disk_errors(out), _disk_errors_of_hdf5():
         out.parent.mkdir(parents=True, exist_ok=True)
         with written_aside(out) as aside, h5py.File(aside, "w") as file:
-            _write_attributes(file, opened)
+            _write_attributes(file, store)
             for column in schema.COLUMNS:
-                file.create_dataset(column.name, (len(opened), *column.row_shape), column.dtype)
-            _write_rows(file, opened, progress)
+                file.create_dataset(column.name, (len(store), *column.row_shape), column.dtype)
+            _write_rows(file, store, progress)
     return out
 
 

@@ -16,7 +16,7 @@ from stores.disk_errors import disk_errors
 from stores.durable_files import PARTIAL, sync
 from stores.errors import UserError
 from stores.export_record import is_exported, write_record
-from stores.reader import Store, open_store
+from stores.reader import Store
 from stores.schema import Status
 
 FORMAT_NAME = "png"
@@ -25,7 +25,7 @@ RECORD = "export.json"
 PNG_END = b"IEND\xae\x42\x60\x82"
 
 
-def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
+def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
     """Write the masks of a store to a folder of PNG files; one of the same store that is there already is kept.
 
     Args:
@@ -37,13 +37,13 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
         out.
 
     Raises:
-        UserError: the store is half built, two of its keys would share a file or one would lie outside the folder, or
-            something else lies at `out`.
+        UserError: two of its keys would share a file or one would lie outside the folder, or something else lies at
+            `out`.
         CorruptStore: the store is damaged.
     """
-    opened, out = open_store(store), Path(out)
-    names = _file_names(opened)
-    if is_exported(out, out / RECORD, opened, FORMAT_NAME):
+    store.prefetch("status", "height", "width", "key", "message", "mask")
+    names = _file_names(store)
+    if is_exported(out, out / RECORD, store, FORMAT_NAME):
         return out
     partial = out.with_name(out.name + PARTIAL)
     with disk_errors(out):
@@ -51,12 +51,12 @@ def export(store: Path, out: Path, *, progress: Callable[[int], None] = lambda n
         for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while the record was written
             stale.unlink()
         if any(partial.iterdir()):
-            is_exported(partial, partial / RECORD, opened, FORMAT_NAME)  # refuses one of another store
-        write_record(partial / RECORD, opened, FORMAT_NAME, foreground=255)
-        for part in range(opened.num_parts):
-            first = part * opened.part_rows
-            _write_rows(opened, partial, {row: names[row] for row in range(first, first + opened.part(part).num_rows)})
-            progress(opened.part(part).num_rows)
+            is_exported(partial, partial / RECORD, store, FORMAT_NAME)  # refuses one of another store
+        write_record(partial / RECORD, store, FORMAT_NAME, foreground=255)
+        for part in range(store.num_parts):
+            first = part * store.part_rows
+            _write_rows(store, partial, {row: names[row] for row in range(first, first + store.part(part).num_rows)})
+            progress(store.part(part).num_rows)
         for folder, _, _ in os.walk(partial):
             sync(Path(folder))
         partial.rename(out)

@@ -20,8 +20,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
-from stores.durable_files import sync
-from stores.errors import CorruptStore, UserError
+from stores.durable_files import sync_all
+from stores.errors import CorruptStore, StorageUnreachable, UserError
 from stores.s3_profile import SECRETS, settings_of_profile
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class ObjectStorage:
         create_folder: make the folder of a file:// URL.
 
     Raises:
-        UserError: from the constructor, for a URL that is not allowed; from every method, when the storage refuses or
-            cannot be reached.
+        UserError: from the constructor, for a URL that is not allowed; from every method, when the storage refuses.
+        StorageUnreachable: it gives no answer, or a folder is not there.
     """
 
     def __init__(self, url: str, *, create_folder: bool = False) -> None:
@@ -79,7 +79,7 @@ class ObjectStorage:
                 if create_folder:
                     self.folder.mkdir(parents=True, exist_ok=True)
                 if not self.folder.is_dir():
-                    raise UserError(f"there is no store at {self.url}: no such folder; correct the URL")
+                    raise StorageUnreachable(f"there is no store at {self.url}: no such folder; correct the URL")
                 self._store = LocalStore(self.folder)
 
     def put(self, name: str, data: bytes) -> None:
@@ -150,7 +150,7 @@ class ObjectStorage:
         return bytes(data)
 
     def download(self, name: str, file: Path, num_bytes: int, sha256: str) -> None:
-        """Write an object to a new file, durably, in bounded memory, checking it on the way.
+        """Write an object to a new file, in bounded memory, checking it on the way; it is not synced.
 
         Raises:
             CorruptStore: the object is missing, or not of that size and digest.
@@ -162,14 +162,19 @@ class ObjectStorage:
                 if "NoSuchBucket" in str(error):
                     raise
                 raise CorruptStore(f"{name} is missing at {self.url}") from None
-            stream = result.stream(CHUNK_BYTES) if result.meta["size"] == num_bytes else iter([b""])
-            chunks = _checked_chunks(map(bytes, stream), num_bytes, sha256, f"{name} at {self.url}")
+            what = f"{name} at {self.url}"
+            if result.meta["size"] != num_bytes:
+                stream: Iterable[bytes] = [b""]
+            elif num_bytes <= CHUNK_BYTES:
+                stream = [bytes(result.bytes())]
+            else:
+                stream = map(bytes, result.stream(CHUNK_BYTES))
+            chunks = _checked_chunks(stream, num_bytes, sha256, what)
             first = next(chunks, b"")
         with open(file, "xb") as out:
             out.write(first)
             while chunk := self._next(chunks):
                 out.write(chunk)
-        sync(file)
 
     def sizes(self) -> dict[str, int]:
         """List all objects: name -> bytes."""
@@ -199,7 +204,8 @@ class ObjectStorage:
     def make_durable(self) -> None:
         """Wait until all that was put survives a power cut; object storage promises that by itself."""
         if self.folder:
-            os.sync()
+            with self._errors():
+                sync_all(self.folder)
 
     def _attributes(self, data: bytes) -> dict[str, str] | None:
         return None if self.folder else {DIGEST: hashlib.sha256(data).hexdigest()}
@@ -216,7 +222,8 @@ class ObjectStorage:
         try:
             yield
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
-            raise UserError(f"{self.url}: {_reason(error)}") from None
+            is_answer = self.folder is not None or _status(str(error))[:1] in ("3", "4")
+            raise (UserError if is_answer else StorageUnreachable)(f"{self.url}: {_reason(error)}") from None
 
 
 def is_usable() -> bool:

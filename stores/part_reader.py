@@ -5,7 +5,7 @@ CRC-32C at every read: damage is an error that names the row, never another row'
 """
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import google_crc32c
@@ -52,7 +52,7 @@ class Part:
         receipt: content of its `part.json`.
         first_row: number of its first row in the store.
         map_blob: opens a blob's file; the store passes one that keeps the number of open maps down.
-        fetch: called with a file's name before it is opened for the first time, for a part that is kept elsewhere.
+        fetch: called with files' names before they are first opened, for a part that is kept elsewhere.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class Part:
         receipt: dict,
         first_row: int,
         map_blob: Callable[[Path], Mapped] = map_file,
-        fetch: Callable[[str], None] | None = None,
+        fetch: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self.path = path
         self.first_row = first_row
         self.num_rows: int = receipt["num_rows"]
-        self._files: dict[str, dict] = receipt["files"]
+        self.files: dict[str, dict] = receipt["files"]
         self._map_blob = map_blob
         self._fetch = fetch
         self._columns: dict[str, np.ndarray] = {}
@@ -136,13 +136,13 @@ class Part:
         """A small array, checked against the receipt."""
         file = chunk_path(name, len(shape))
         if self._fetch:
-            self._fetch(file)
+            self._fetch([file])
         num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
         try:
             data = read_chunk(self.path, name, shape, num_bytes)
         except OSError as error:
             raise CorruptStore(f"{self.path / file} cannot be read: {error.strerror}") from error
-        stated = self._files.get(file, {}).get("sha256")
+        stated = self.files.get(file, {}).get("sha256")
         if stated != sha256(data).hex() or len(data) != num_bytes:
             raise CorruptStore(f"{self.path / file} is damaged: it does not match the part's {schema.RECEIPT}")
         return np.frombuffer(data, dtype).reshape(shape)
@@ -158,7 +158,7 @@ class Part:
         offsets = stated.data
         checksums = self._array(blob.crc32c, "<u4", (self.num_rows,)).data
         if offsets[-1] and self._fetch:
-            self._fetch(chunk_path(name))
+            self._fetch([chunk_path(name)])
         if offsets[-1] and len(self._map_blob(file)) != offsets[-1]:
             raise CorruptStore(f"{file} has {len(self._map_blob(file))} bytes where its offsets end at {offsets[-1]}")
         self._blobs[name] = (file, offsets, checksums)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from stores import schema
@@ -34,14 +35,25 @@ def read_published(storage: ObjectStorage) -> tuple[bytes, dict]:
     return data, check_manifest(data, f"{schema.MANIFEST} at {storage.url}")
 
 
-def fetch_file(storage: ObjectStorage, part: int, file: str, stated: dict, folder: Path, partial: Path) -> None:
+def fetch_file(
+    storage: ObjectStorage,
+    part: int,
+    file: str,
+    stated: dict,
+    folder: Path,
+    partial: Path,
+    check: Callable[[Path], None] = lambda aside: None,
+) -> None:
     """Fetch one file of a part, check it, and move it into place; of several that race any wins.
+
+    It is not made durable here: for thousands of files that is done once, at the end.
 
     Args:
         file: its name, below the part, from a receipt that was checked.
         stated: its "bytes" and "sha256" there.
         folder: the part's folder; folders below it are made.
         partial: a folder on the same disk for what is not whole yet.
+        check: called with the file before it is moved; what it raises keeps the file out.
 
     Raises:
         UserError: there is no room for it; and as `ObjectStorage.download`.
@@ -50,11 +62,13 @@ def fetch_file(storage: ObjectStorage, part: int, file: str, stated: dict, folde
     free = shutil.disk_usage(partial).free
     if stated["bytes"] > free:
         raise UserError(f"{object_name(part, file)} of {storage.url} has {stated['bytes']} bytes, the disk {free} free")
-    for parent in reversed(Path(file).parents):
+    # One by one, for the part's folder itself may be gone: moved into place by a pull that was faster.
+    for parent in reversed(Path(file).parents[:-1]):
         (folder / parent).mkdir(exist_ok=True)
     aside = partial / uuid.uuid4().hex
     try:
         storage.download(object_name(part, file), aside, stated["bytes"], stated["sha256"])
+        check(aside)
         os.replace(aside, folder / file)
     finally:
         aside.unlink(missing_ok=True)
@@ -63,9 +77,12 @@ def fetch_file(storage: ObjectStorage, part: int, file: str, stated: dict, folde
 def write_durably(data: bytes, place: Path, partial: Path) -> None:
     """Write a small file aside in `partial`, make it durable, and move it to `place`."""
     aside = partial / uuid.uuid4().hex
-    aside.write_bytes(data)
-    sync(aside)
-    os.replace(aside, place)
+    try:
+        aside.write_bytes(data)
+        sync(aside)
+        os.replace(aside, place)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def fetch_metadata(storage: ObjectStorage, name: str, digest: str) -> bytes:

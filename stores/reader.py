@@ -20,7 +20,7 @@ from stores.mask_codec import unpack_rows
 from stores.part_reader import Part, map_file
 from stores.schema import NOT_BUILT, Status
 from stores.writer import num_parts, read_attributes, read_receipt, rows_of_part
-from stores.zarr_files import chunk_path
+from stores.zarr_files import chunk_path, chunks_of
 
 
 def open_store(path: Path | str, *, allow_partial: bool = False) -> "Store":
@@ -38,22 +38,28 @@ def open_store(path: Path | str, *, allow_partial: bool = False) -> "Store":
     return Store(Path(path), allow_partial)
 
 
-def describe(path: Path | str, *, allow_partial: bool = False) -> dict:
-    """What `store info` prints: identity, size, and how many rows have which status."""
-    store = open_store(path, allow_partial=allow_partial)
-    has_mask = np.isin(store.status, [status for status in Status if status.has_mask])
-    return {
+def describe(store: "Store") -> dict:
+    """What `store info` prints: identity, size, rows by status; of a remote store what its manifest says."""
+    about = {
         "path": str(store.path),
         "store_id": store.store_id,
         "complete": store.is_complete,
         "schema_version": store.schema_version,
         "num_rows": store.num_rows,
         "num_parts": store.num_parts,
+    }
+    counts = {name: store.totals[name] for name in ("status", "bytes")} if store.is_remote else _counts(store)
+    return {**about, **counts, "identity": store.identity}
+
+
+def _counts(store: "Store") -> dict:
+    """What can only be said after looking at every part."""
+    has_mask = np.isin(store.status, [status for status in Status if status.has_mask])
+    return {
         "rows_not_built": int((store.status == NOT_BUILT).sum()),
         "status": {status.label: int((store.status == status).sum()) for status in Status},
         "mean_foreground_fraction": float(store.foreground_fraction[has_mask].mean()) if has_mask.any() else None,
         "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
-        "identity": store.identity,
     }
 
 
@@ -65,11 +71,11 @@ class Store:
         path: Path,
         allow_partial: bool,
         expected_id: str | None = None,
-        fetch: Callable[[Sequence[int], str], None] | None = None,
+        fetch: Callable[[Sequence[int], Sequence[str]], None] | None = None,
     ) -> None:
         self.path = path.absolute()
         self._allow_partial = allow_partial
-        # For a store kept elsewhere: called with parts and the name of a file of theirs before it is first opened.
+        # For a store kept elsewhere: called with parts and names of files of theirs before these are first opened.
         self._fetch = fetch
         self._attributes = read_attributes(self.path)
         self.identity: dict = self._attributes["identity"]
@@ -98,6 +104,22 @@ class Store:
     def is_complete(self) -> bool:
         """Whether the store is finished; its `store_id` is None otherwise."""
         return self._manifest is not None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the store lies elsewhere, and what is read of it is fetched first."""
+        return self._fetch is not None
+
+    @property
+    def totals(self) -> dict:
+        """A finished store's `rows`, `bytes` and rows by `status`, as its manifest states them."""
+        assert self._manifest is not None, "a store that is half built has none"
+        return self._manifest["totals"]
+
+    def prefetch(self, *names: str) -> None:
+        """Have the receipts and these columns and blobs of all parts here, many at a time, if the store is remote."""
+        if self._fetch:
+            self._fetch(range(self.num_parts), [schema.RECEIPT, *(file for name in names for file in chunks_of(name))])
 
     @property
     def dataset(self) -> str:
@@ -220,7 +242,7 @@ class Store:
             raise UserError(f"{self.path}: {schema.part_name(part)} is not built yet")
         file = self._part_path(part) / schema.RECEIPT
         if self._fetch:
-            self._fetch([part], schema.RECEIPT)
+            self._fetch([part], [schema.RECEIPT])
         data, receipt = read_receipt(self.path, part)
         if self._manifest and sha256(data).hex() != self._manifest["parts"][part]["receipt_sha256"]:
             raise CorruptStore(f"{file} does not match {schema.MANIFEST}")
@@ -232,7 +254,7 @@ class Store:
         column = next(column for column in schema.COLUMNS if column.name == name)
         values = np.full((self.num_rows, *column.row_shape), absent, column.dtype)
         if self._fetch:
-            self._fetch(range(self.num_parts), chunk_path(name, values.ndim))
+            self._fetch(range(self.num_parts), [chunk_path(name, values.ndim)])
         for part in range(self.num_parts):
             if self.has_part(part):
                 rows = rows_of_part(self._attributes, part)
@@ -257,6 +279,7 @@ def _read_manifest(path: Path, attributes: dict, allow_partial: bool) -> tuple[d
         same = all(manifest[name] == value for name, value in attributes.items())
         same = same and len(manifest["parts"]) == num_parts(attributes)
         same = same and all(isinstance(part["receipt_sha256"], str) for part in manifest["parts"])
+        same = same and isinstance(manifest["totals"], dict)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptStore(f"{file} is damaged ({type(error).__name__})") from error
     if not same:

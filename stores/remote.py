@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from stores import schema
 from stores.disk_errors import disk_errors
-from stores.durable_files import sync
+from stores.durable_files import sync, sync_all
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.object_storage import ObjectStorage, concurrently
@@ -115,8 +115,8 @@ def pull(url: str, out: Path, *, progress: bool = True) -> dict:
             objects, num_bytes = _fetch_all(storage, manifest, staging, progress)
             write_durably(data, staging / "store" / schema.MANIFEST, staging / "partial")
             _put_in_place(staging / "store", out)
-        except FileNotFoundError:
-            # The stage goes when it is renamed: another pull of the same store was faster.
+        except (FileNotFoundError, CorruptStore):
+            # The stage goes when it is renamed, also from under a check: another pull of this store was faster.
             if not _is_there(out, store_id):
                 raise
             objects, num_bytes = 0, 0
@@ -313,8 +313,7 @@ def _put_in_place(stage: Path, out: Path) -> None:
     problems = verify(stage, full=False)
     if problems:
         raise CorruptStore(f"{stage}: {problems[0]}; remove this folder, then pull again")
-    for folder in (stage, *(path for path in stage.rglob("*") if path.is_dir())):
-        sync(folder)
+    sync_all(stage)
     try:
         os.rename(stage, out)
     except OSError as error:

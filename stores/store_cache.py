@@ -6,28 +6,43 @@
     CACHE/<store id>.zarr      the files fetched so far: no whole store, to open it by itself use `stores.remote.pull`
     CACHE/<store id>.partial   files that are not whole yet
     CACHE/<store id>.locks     one file per part: of processes that want the same part one fetches, the others wait
+    CACHE/<digest>.url         which store lay at a URL when it was last looked at
 
-Locks only spare traffic. Where a file system has none, two processes fetch the same file and one rename wins.
+A published store never changes, so what is here is as good as what is there: a store of which all that is read was
+fetched before opens without the network. Locks only spare traffic. Where a file system has none, two processes fetch
+the same file and one rename wins.
 """
 
 import fcntl
 import functools
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from stores import schema
 from stores.disk_errors import disk_errors
-from stores.errors import UserError
+from stores.durable_files import sync
+from stores.errors import StorageUnreachable, UserError
 from stores.image_codec import sha256
 from stores.object_storage import ObjectStorage, concurrently, is_usable
+from stores.provenance import canonical_json
 from stores.published import ROOT_FILES, fetch_file, fetch_metadata, fetch_receipt, read_published, write_durably
 from stores.reader import Store
-from stores.untrusted import check_manifest, check_receipt
+from stores.untrusted import check_blob, check_manifest, check_receipt, check_statuses, needed_for
+from stores.zarr_files import chunk_path
+
+NEXT_STEP = "give another folder with --cache or BACKDROP_CACHE"
+BAR_AFTER_S = 2.0
+
+BLOB_FILES = {chunk_path(blob.name): blob for blob in schema.BLOBS}
+STATUS_FILE = chunk_path("status")
 
 
 def open_published(url: str, cache_dir: Path | str) -> Store:
@@ -38,22 +53,45 @@ def open_published(url: str, cache_dir: Path | str) -> Store:
         cache_dir: a folder of this machine, shared by all processes and stores; it is made.
 
     Returns:
-        A store as `stores.reader.open_store` returns it, which may be pickled and used after a fork.
+        A store as `stores.reader.open_store` returns it, which may be pickled and used after a fork. Where the storage
+        cannot be reached, and the URL was opened with this folder before: that store, after a warning.
 
     Raises:
         UserError: nothing is published there, the storage cannot be reached, or the folder cannot be written.
         CorruptStore: what is published is damaged, or claims the impossible. Reading raises both likewise.
     """
-    storage = ObjectStorage(url)
-    data, manifest = read_published(storage)
-    cached = _CachedStore(url, Path(cache_dir).absolute(), sha256(data).hex())
-    with disk_errors(cached.cache_dir):
+    cache_dir = Path(cache_dir).absolute()
+    try:
+        storage = ObjectStorage(url)
+        data, manifest = read_published(storage)
+    except StorageUnreachable as error:
+        return _open_kept(url, cache_dir, error)
+    cached = _CachedStore(url, cache_dir, sha256(data).hex())
+    with disk_errors(cache_dir, NEXT_STEP):
         for folder in (cached.folder / schema.PARTS, cached.partial, cached.locks):
             folder.mkdir(parents=True, exist_ok=True)
         for name in ROOT_FILES:
-            write_durably(fetch_metadata(storage, name, manifest["files"][name]), cached.folder / name, cached.partial)
-        write_durably(data, cached.folder / schema.MANIFEST, cached.partial)
-    return Store(cached.folder, False, cached.store_id, cached.fetch)
+            cached.keep(cached.folder / name, manifest["files"][name], functools.partial(fetch_metadata, storage, name))
+        cached.keep(cached.folder / schema.MANIFEST, cached.store_id, lambda digest: data)
+        record = canonical_json({"store_id": cached.store_id, "url": storage.url})
+        cached.keep(_record(url, cache_dir), sha256(record).hex(), lambda digest: record)
+    return cached.open()
+
+
+def _open_kept(url: str, cache_dir: Path, error: StorageUnreachable) -> Store:
+    """The store that lay at a URL when it was last looked at."""
+    record = _record(url, cache_dir)
+    if not record.exists():
+        raise error
+    cached = _CachedStore(url, cache_dir, json.loads(record.read_bytes())["store_id"])
+    tqdm.write(
+        f"warning: {error}\nGoing on with what {cache_dir} holds of store {cached.store_id}, which was there last."
+    )
+    return cached.open()
+
+
+def _record(url: str, cache_dir: Path) -> Path:
+    return cache_dir / f"{sha256(url.encode()).hex()}.url"
 
 
 @dataclass(frozen=True)
@@ -76,22 +114,49 @@ class _CachedStore:
     def locks(self) -> Path:
         return self.cache_dir / f"{self.store_id}.locks"
 
-    def fetch(self, parts: Sequence[int], file: str) -> None:
-        """Have a file of these parts here, checked; a file that the receipt does not list stays absent."""
-        missing = [part for part in parts if not (self._part(part) / file).exists()]
-        if missing and is_usable():
-            with disk_errors(self.cache_dir):
-                list(concurrently(functools.partial(self._fetch_one, file), missing))
-        elif missing:
-            self._fetch_in_new_process(missing, file)
+    def open(self) -> Store:
+        return Store(self.folder, False, self.store_id, self.fetch)
 
-    def _fetch_one(self, file: str, part: int) -> None:
+    def keep(self, place: Path, digest: str, content: Callable[[str], bytes]) -> None:
+        """Have a small file of this digest here."""
+        if not place.exists() or sha256(place.read_bytes()).hex() != digest:
+            write_durably(content(digest), place, self.partial)
+
+    def fetch(self, parts: Sequence[int], files: Sequence[str]) -> None:
+        """Have files of these parts here, checked; one that a part's receipt does not list stays absent."""
+        missing = [part for part in parts if any(not (self._part(part) / file).exists() for file in files)]
+        if missing and is_usable():
+            bar = tqdm(total=len(missing), desc=f"fetch {self.url}", unit="part", delay=BAR_AFTER_S)
+            with disk_errors(self.cache_dir, NEXT_STEP), bar:
+                for _ in concurrently(functools.partial(self._fetch_one, files), missing):
+                    bar.update()
+        elif missing:
+            self._fetch_in_new_process(missing, files)
+
+    def _fetch_one(self, files: Sequence[str], part: int) -> None:
         folder = self._part(part)
-        with _locked(self.locks / schema.part_name(part)):
+        with locked(self.locks / schema.part_name(part)):
             folder.mkdir(exist_ok=True)
             receipt = self._receipt(part)
-            if file in receipt["files"] and not (folder / file).exists():
-                fetch_file(_storage(self.url), part, file, receipt["files"][file], folder, self.partial)
+            needed = [file for blob_file in files for file in self._needed(blob_file, receipt)]
+            for file in dict.fromkeys([*needed, *files]):
+                if file in receipt["files"] and not (folder / file).exists():
+                    check = functools.partial(self._check, folder, file, receipt["num_rows"])
+                    fetch_file(_storage(self.url), part, file, receipt["files"][file], folder, self.partial, check)
+
+    @staticmethod
+    def _needed(file: str, receipt: dict) -> list[str]:
+        """The files by which one is checked."""
+        return needed_for(BLOB_FILES[file]) if file in BLOB_FILES and file in receipt["files"] else []
+
+    @staticmethod
+    def _check(folder: Path, file: str, num_rows: int, aside: Path) -> None:
+        """Check and make durable what will be believed as soon as it has its name."""
+        if file in BLOB_FILES:
+            check_blob(folder, BLOB_FILES[file], num_rows, aside)
+        elif file == STATUS_FILE:
+            check_statuses(folder, aside)
+        sync(aside)
 
     def _receipt(self, part: int) -> dict:
         """The part's receipt, from here or from there."""
@@ -104,13 +169,12 @@ class _CachedStore:
 
     def fetch_part(self, part: int) -> None:
         """Have all files of a part here that reading it may need."""
-        self.fetch([part], schema.RECEIPT)
-        files = [file for file in self._receipt(part)["files"] if not file.endswith(schema.ROOT_METADATA)]
-        list(concurrently(functools.partial(self.fetch, [part]), files))
+        self.fetch([part], [schema.RECEIPT])
+        self.fetch([part], [file for file in self._receipt(part)["files"] if not file.endswith(schema.ROOT_METADATA)])
 
-    def _fetch_in_new_process(self, parts: Sequence[int], file: str) -> None:
+    def _fetch_in_new_process(self, parts: Sequence[int], files: Sequence[str]) -> None:
         """After a fork, when this process can make no requests itself; of one part all files, to start but one."""
-        what = [] if len(parts) == 1 else [file]
+        what = [] if len(parts) == 1 else [",".join(files)]
         command = [sys.executable, "-m", "stores.store_cache", self.url, str(self.cache_dir), self.store_id]
         done = subprocess.run(
             [*command, ",".join(map(str, parts)), *what],
@@ -138,7 +202,7 @@ def _manifest(folder: Path) -> dict:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
     """Hold a lock that goes with this process, however it ends; without one where the file system has none."""
     with open(file, "ab") as handle:
         with suppress(OSError):
@@ -146,13 +210,13 @@ def _locked(file: Path) -> Iterator[None]:
         yield
 
 
-def _main(url: str, cache_dir: str, store_id: str, parts: str, file: str | None = None) -> None:
+def _main(url: str, cache_dir: str, store_id: str, parts: str, files: str | None = None) -> None:
     cached, numbers = _CachedStore(url, Path(cache_dir), store_id), [int(part) for part in parts.split(",")]
     try:
-        if file is None:
+        if files is None:
             cached.fetch_part(*numbers)
         else:
-            cached.fetch(numbers, file)
+            cached.fetch(numbers, files.split(","))
     except UserError as error:
         sys.exit(str(error))
 

@@ -87,6 +87,8 @@ def check_manifest(data: bytes, what: str) -> dict:
         expected = {"name": schema.part_name(number), "rows": len(rows_of_part(manifest, number))}
         if not isinstance(part, dict) or {**part, **expected} != part or not _is_digest(part.get("receipt_sha256")):
             raise CorruptStore(f"{what} is damaged: its entry {number} is not that of {expected['name']}")
+    if not _are_status_counts(manifest["totals"].get("status"), manifest["num_rows"]):
+        raise CorruptStore(f"{what} is damaged: its rows by status are not {manifest['num_rows']}")
     return manifest
 
 
@@ -125,20 +127,47 @@ def check_rows(folder: Path, num_rows: int) -> None:
     Raises:
         CorruptStore: a row's size, offset, status, or the header of its mask, soft map or background is out of bounds.
     """
-    where = f"{folder.name} of a store from elsewhere"
+    check_statuses(folder, folder / chunk_path("status"))
+    for blob in schema.BLOBS:
+        check_blob(folder, blob, num_rows, folder / chunk_path(blob.name))
+
+
+def check_statuses(folder: Path, file: Path) -> None:
+    """Check the statuses of the part `folder`, kept in `file`. Raises CorruptStore: one of them is unknown."""
+    if not np.isin(np.fromfile(file, np.uint8), [int(status) for status in Status]).all():
+        raise CorruptStore(f"{_where(folder)}: a row's status is unknown")
+
+
+def check_blob(folder: Path, blob: schema.Blob, num_rows: int, file: Path) -> None:
+    """Check one blob as `check_rows` does.
+
+    Args:
+        folder: a part, with the files that `needed_for` names.
+        blob: which.
+        num_rows: rows of the part.
+        file: the blob's bytes, in the folder or not there yet; there is none where no row has any.
+
+    Raises:
+        CorruptStore: an offset, a row's size or the header of its bytes is out of bounds.
+    """
     heights, widths = (_column(folder, name, num_rows).astype(np.int64) for name in ("height", "width"))
     if min(heights.min(), widths.min()) < 0 or (heights * widths).max() > MAX_PIXELS:
-        raise CorruptStore(f"{where}: a row's height and width are out of bounds")
-    if not np.isin(_column(folder, "status", num_rows), [int(status) for status in Status]).all():
-        raise CorruptStore(f"{where}: a row's status is unknown")
-    for blob in schema.BLOBS:
-        file = folder / chunk_path(blob.name)
-        num_bytes = file.stat().st_size if file.exists() else 0
-        offsets = np.fromfile(folder / chunk_path(blob.offsets), "<i8")
-        if offsets[0] != 0 or offsets[-1] != num_bytes or (np.diff(offsets) < 0).any():
-            raise CorruptStore(f"{where}: {blob.offsets} do not follow one another to the end of {blob.name}")
-        if num_bytes and blob.name in ("mask", "saliency", "background"):
-            _check_headers(file, blob.name, offsets, heights, widths, where)
+        raise CorruptStore(f"{_where(folder)}: a row's height and width are out of bounds")
+    num_bytes = file.stat().st_size if file.exists() else 0
+    offsets = np.fromfile(folder / chunk_path(blob.offsets), "<i8")
+    if offsets[0] != 0 or offsets[-1] != num_bytes or (np.diff(offsets) < 0).any():
+        raise CorruptStore(f"{_where(folder)}: {blob.offsets} do not follow one another to the end of {blob.name}")
+    if num_bytes and blob.name in ("mask", "saliency", "background"):
+        _check_headers(file, blob.name, offsets, heights, widths, _where(folder))
+
+
+def needed_for(blob: schema.Blob) -> list[str]:
+    """The files of a part that `check_blob` reads besides the blob itself."""
+    return [chunk_path(name) for name in ("height", "width", blob.offsets)]
+
+
+def _where(folder: Path) -> str:
+    return f"{folder.name} of a store from elsewhere"
 
 
 def _check_headers(

@@ -47,6 +47,15 @@ def chunk_path(name: str, num_dimensions: int = 1) -> str:
     return "/".join([name, "c", *["0"] * num_dimensions])
 
 
+def chunks_of(name: str) -> list[str]:
+    """Paths below a part's group of the chunks that a column or a blob of the schema is read from."""
+    for column in schema.COLUMNS:
+        if column.name == name:
+            return [chunk_path(name, 1 + len(column.row_shape))]
+    blob = next(blob for blob in schema.BLOBS if blob.name == name)
+    return [chunk_path(array) for array in (blob.offsets, blob.crc32c, blob.name)]
+
+
 def array_files(name: str, array: np.ndarray) -> dict[str, bytes]:
     """The files of one array, path below its group -> content; an empty array has no chunk file."""
     files = {f"{name}/{schema.ROOT_METADATA}": array_metadata(array)}

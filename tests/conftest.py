@@ -1,9 +1,12 @@
 """Fixtures shared by all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.s3_server import S3Server
 
 # As the command line sets it, before any test imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -17,3 +20,11 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real photographs (../shared/data) is not there")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """An S3 server for all tests that want one; each has addresses of its own on it."""
+    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
+    yield server
+    server.stop()

@@ -9,12 +9,19 @@ import time
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 ACCESS_KEY = "AKIATESTONLYNOTAKEY0"
 SECRET_KEY = "a-secret-that-must-appear-nowhere"
 BUCKET = "shared"
 START_SECONDS = 60
+# For `stores.object_storage.RETRY`, where a test is about a network that does not come back.
+FEW_RETRIES = {
+    "max_retries": 1,
+    "retry_timeout": timedelta(seconds=5),
+    "backoff": {"init_backoff": timedelta(milliseconds=20), "max_backoff": timedelta(milliseconds=50), "base": 2},
+}
 
 
 def environment(port: int) -> dict[str, str]:

@@ -110,7 +110,7 @@ def test_every_image_gets_its_status_and_its_reason(data: Path, built: Path) -> 
     assert "not an image" in store.message(row_of(data, 3))
     assert "truncated" in store.message(row_of(data, 4))
     assert (store.height[row_of(data, 4)], store.height[row_of(data, 5)]) == (0, 45)
-    assert describe(built)["status"] == {
+    assert describe(open_store(built))["status"] == {
         "ok": 94, "no-foreground": 1, "all-foreground": 1, "decode-error": 2, "mask-error": 2,
     }  # fmt: skip
 

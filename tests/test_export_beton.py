@@ -25,17 +25,18 @@ MAX_SIDE_PX = 200
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetIndex]:
-    return small_scenes.build(tmp_path_factory.mktemp("scenes"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
+    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
+    return open_store(path), index
 
 
 @pytest.fixture(scope="module")
-def store(built: tuple[Path, DatasetIndex]) -> Store:
-    return open_store(built[0])
+def store(built: tuple[Store, DatasetIndex]) -> Store:
+    return built[0]
 
 
 @pytest.fixture(scope="module")
-def beton(built: tuple[Path, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=MAX_SIDE_PX)
 
 
@@ -115,7 +116,7 @@ def test_masks_shrink_by_nearest_centre() -> None:
 
 
 def test_plain_jpegs_are_kept_byte_for_byte_and_others_encoded_again(
-    built: tuple[Path, DatasetIndex], store: Store
+    built: tuple[Store, DatasetIndex], store: Store
 ) -> None:
     index = built[1]
     encoded_again = {small_scenes.ROTATED, small_scenes.PROGRESSIVE, small_scenes.LARGE, small_scenes.PNG}
@@ -135,7 +136,7 @@ def test_plain_jpegs_are_kept_byte_for_byte_and_others_encoded_again(
     assert made.height <= MAX_SIDE_PX
 
 
-def test_the_file_holds_the_store(beton: Path, built: tuple[Path, DatasetIndex], store: Store) -> None:
+def test_the_file_holds_the_store(beton: Path, built: tuple[Store, DatasetIndex], store: Store) -> None:
     records, file_bytes = read_records(beton), np.fromfile(beton, np.uint8)
     assert len(records) == store.num_rows
     assert (records["row"] == np.arange(store.num_rows)).all()
@@ -156,7 +157,7 @@ def test_the_file_holds_the_store(beton: Path, built: tuple[Path, DatasetIndex],
 
 
 def test_an_export_is_kept_replaced_or_refused(
-    beton: Path, built: tuple[Path, DatasetIndex], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beton: Path, built: tuple[Store, DatasetIndex], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / beton.name
     for path in (beton, export.sidecar_path(beton)):
@@ -189,7 +190,7 @@ def test_incomplete_files_are_not_opened(beton: Path, tmp_path: Path, damage: st
         read_sidecar(copy)
 
 
-def test_a_changed_image_is_named(built: tuple[Path, DatasetIndex], tmp_path: Path) -> None:
+def test_a_changed_image_is_named(built: tuple[Store, DatasetIndex], tmp_path: Path) -> None:
     store, index = built
     images = tmp_path / "images"
     shutil.copytree(index.root, images)
@@ -206,7 +207,7 @@ def test_a_changed_image_is_named(built: tuple[Path, DatasetIndex], tmp_path: Pa
         read_sidecar(out)
 
 
-def test_another_folder_is_refused(built: tuple[Path, DatasetIndex], tmp_path: Path) -> None:
+def test_another_folder_is_refused(built: tuple[Store, DatasetIndex], tmp_path: Path) -> None:
     other = replace(
         built[1], keys=built[1].keys[:-1], labels=built[1].labels[:-1], sizes_bytes=built[1].sizes_bytes[:-1]
     )
@@ -214,13 +215,13 @@ def test_another_folder_is_refused(built: tuple[Path, DatasetIndex], tmp_path: P
         export_beton(built[0], other, tmp_path / "x.beton")
 
 
-def test_a_hung_writer_is_ended(built: tuple[Path, DatasetIndex], tmp_path: Path) -> None:
+def test_a_hung_writer_is_ended(built: tuple[Store, DatasetIndex], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="has not moved"):
         export_beton(*built, tmp_path / "x.beton", timeout_s=0.1)  # no process starts that fast
     assert not (tmp_path / "x.beton").exists()
 
 
 @pytest.mark.parametrize("setting", [{"max_side_px": 8}, {"jpeg_quality": 100}])
-def test_settings_out_of_range_are_refused(built: tuple[Path, DatasetIndex], tmp_path: Path, setting: dict) -> None:
+def test_settings_out_of_range_are_refused(built: tuple[Store, DatasetIndex], tmp_path: Path, setting: dict) -> None:
     with pytest.raises(UserError, match="allowed"):
         export_beton(*built, tmp_path / "x.beton", **setting)

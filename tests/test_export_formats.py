@@ -112,7 +112,7 @@ READERS: dict[str, Callable[[Path, Path], dict[int, np.ndarray]]] = {
 def test_every_mask_comes_back(name: str, store: Path, tmp_path: Path) -> None:
     export, file_name = EXPORTS[name]
     done: list[int] = []
-    out = export(store, tmp_path / "new folder" / file_name, progress=done.append)
+    out = export(open_store(store), tmp_path / "new folder" / file_name, progress=done.append)
     assert out == tmp_path / "new folder" / file_name
     assert sum(done) == NUM_ROWS
     masks = READERS[name](out, store)
@@ -125,23 +125,23 @@ def test_every_mask_comes_back(name: str, store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", EXPORTS)
 def test_an_export_is_kept_and_one_of_another_store_refused(name: str, store: Path, tmp_path: Path) -> None:
     export, file_name = EXPORTS[name]
-    out = export(store, tmp_path / file_name)
+    out = export(open_store(store), tmp_path / file_name)
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    assert export(store, out) == out
+    assert export(open_store(store), out) == out
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before
     other = tmp_path / "other.zarr"
     open_for_build(other, {**IDENTITY, "threshold": 0.1}, 1, 1)
     write_part(other, 0, [row_of(0)])
     finish(other)
     with pytest.raises(UserError, match=r"another store.*give another --out"):
-        export(other, out)
+        export(open_store(other), out)
     stranger = tmp_path / "stranger"
     if name == "png":
         stranger.mkdir()
     else:
         stranger.write_text("mine")
     with pytest.raises(UserError, match="there already"):
-        export(store, stranger)
+        export(open_store(store), stranger)
 
 
 @pytest.mark.parametrize("name", EXPORTS)
@@ -149,20 +149,20 @@ def test_half_built_and_damaged_stores_give_no_export(name: str, store: Path, tm
     export, file_name = EXPORTS[name]
     write_parts(tmp_path / "half", [1])
     with pytest.raises(UserError, match="half built"):
-        export(tmp_path / "half", tmp_path / "out" / file_name)
+        export(open_store(tmp_path / "half"), tmp_path / "out" / file_name)
     damaged = Path(shutil.copytree(store, tmp_path / "damaged"))
     chunk = damaged / "parts/part-00002/mask/c/0"
     data = bytearray(chunk.read_bytes())
     data[-1] ^= 1
     chunk.write_bytes(data)
     with pytest.raises(CorruptStore, match="mask of row 10"):
-        export(damaged, tmp_path / "out" / file_name)
+        export(open_store(damaged), tmp_path / "out" / file_name)
     assert not (tmp_path / "out" / file_name).exists()
 
 
 def test_hdf5_holds_all_columns_and_says_what_it_is(store: Path, tmp_path: Path) -> None:
     opened = open_store(store)
-    with h5py.File(export_hdf5.export(store, tmp_path / "m.h5")) as file:
+    with h5py.File(export_hdf5.export(open_store(store), tmp_path / "m.h5")) as file:
         assert file.attrs["store_id"] == opened.store_id
         assert json.loads(file.attrs["identity"]) == opened.identity
         assert "unpackbits" in file.attrs["how_to_read"]
@@ -175,8 +175,10 @@ def test_hdf5_holds_all_columns_and_says_what_it_is(store: Path, tmp_path: Path)
 
 
 def test_rows_without_a_mask_are_listed(store: Path, tmp_path: Path) -> None:
-    png = json.loads((export_png.export(store, tmp_path / "m") / "export.json").read_text())
-    coco = json.loads(export_coco_rle.record_path(export_coco_rle.export(store, tmp_path / "m.json")).read_text())
+    png = json.loads((export_png.export(open_store(store), tmp_path / "m") / "export.json").read_text())
+    coco = json.loads(
+        export_coco_rle.record_path(export_coco_rle.export(open_store(store), tmp_path / "m.json")).read_text()
+    )
     for record in (png, coco):
         assert record["store_id"] == open_store(store).store_id
         assert record["num_masks"] == NUM_ROWS - 2
@@ -198,10 +200,10 @@ def store_of_keys(path: Path, keys: list[str]) -> Path:
 
 def test_coco_image_ids_are_those_of_the_file_names(tmp_path: Path) -> None:
     store = store_of_keys(tmp_path / "s", [f"{number:012d}.jpg" for number in (9, 25, 139, 581_921, 1_000_000)])
-    out = export_coco_rle.export(store, tmp_path / "m.json")
+    out = export_coco_rle.export(open_store(store), tmp_path / "m.json")
     assert [result["image_id"] for result in json.loads(out.read_text())] == [9, 25, 139, 581_921, 1_000_000]
     twice = store_of_keys(tmp_path / "t", ["a/1.jpg", "b/01.jpg"])
-    out = export_coco_rle.export(twice, tmp_path / "t.json")
+    out = export_coco_rle.export(open_store(twice), tmp_path / "t.json")
     assert [result["image_id"] for result in json.loads(out.read_text())] == [0, 1]
 
 
@@ -218,7 +220,7 @@ def test_runs_of_masks_of_every_kind(shape: tuple[int, int], tmp_path: Path) -> 
     write_part(tmp_path / "s", 0, rows)
     finish(tmp_path / "s")
     for name, (export, file_name) in EXPORTS.items():
-        found = READERS[name](export(tmp_path / "s", tmp_path / file_name), tmp_path / "s")
+        found = READERS[name](export(open_store(tmp_path / "s"), tmp_path / file_name), tmp_path / "s")
         for row, mask_HW in enumerate(masks):
             np.testing.assert_array_equal(found[row], mask_HW)
 
@@ -228,11 +230,11 @@ def test_a_store_without_any_mask(tmp_path: Path) -> None:
     write_part(tmp_path / "s", 0, [replace(row_of(3), row=0)])
     finish(tmp_path / "s")
     for name, (export, file_name) in EXPORTS.items():
-        assert READERS[name](export(tmp_path / "s", tmp_path / file_name), tmp_path / "s") == {}
+        assert READERS[name](export(open_store(tmp_path / "s"), tmp_path / file_name), tmp_path / "s") == {}
 
 
 def test_the_detector_of_mask_folders_reads_the_tree(store: Path, tmp_path: Path) -> None:
-    detector = open_detector(f"masks:{export_png.export(store, tmp_path / 'm')}")
+    detector = open_detector(f"masks:{export_png.export(open_store(store), tmp_path / 'm')}")
     for row in (0, 5, 9):
         image_HWC = np.zeros((*mask_of(row).shape, 3), np.uint8)
         np.testing.assert_array_equal(detector(image_HWC, open_store(store).key(row)), expected(row))
@@ -243,18 +245,18 @@ def test_keys_cannot_leave_the_folder(key: str, tmp_path: Path) -> None:
     store = store_of_keys(tmp_path / "s", ["a.jpg", key])
     before = tree(tmp_path)
     with pytest.raises(UserError, match="which is no file inside a folder"):
-        export_png.export(store, tmp_path / "masks")
+        export_png.export(open_store(store), tmp_path / "masks")
     assert tree(tmp_path) == before
 
 
 def test_keys_that_would_share_a_file_are_named(tmp_path: Path) -> None:
     store = store_of_keys(tmp_path / "s", ["a/x.jpg", "a/x.webp"])
     with pytest.raises(UserError, match=r"a/x.jpg and a/x.webp .* would both be a/x.png"):
-        export_png.export(store, tmp_path / "masks")
+        export_png.export(open_store(store), tmp_path / "masks")
 
 
 def test_a_tree_is_resumed(store: Path, tmp_path: Path) -> None:
-    whole = tree(export_png.export(store, tmp_path / "whole"))
+    whole = tree(export_png.export(open_store(store), tmp_path / "whole"))
     partial = Path(shutil.copytree(tmp_path / "whole", tmp_path / "masks.partial"))
     files = sorted(partial.rglob("*.png"))
     files[0].unlink()
@@ -262,7 +264,7 @@ def test_a_tree_is_resumed(store: Path, tmp_path: Path) -> None:
     files[2].write_bytes(b"")
     (partial / ".export.json.0a.partial").write_bytes(b"{")
     kept = {file.name: file.stat().st_mtime_ns for file in files[3:]}
-    export_png.export(store, tmp_path / "masks")
+    export_png.export(open_store(store), tmp_path / "masks")
     assert tree(tmp_path / "masks") == whole
     now = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "masks").rglob("*.png")}
     assert {name: now[name] for name in kept} == kept
@@ -270,7 +272,7 @@ def test_a_tree_is_resumed(store: Path, tmp_path: Path) -> None:
     (partial / "mine.txt").write_text("x")
     shutil.rmtree(tmp_path / "masks")
     with pytest.raises(UserError, match="there already"):
-        export_png.export(store, tmp_path / "masks")
+        export_png.export(open_store(store), tmp_path / "masks")
 
 
 SCRIPT = """
@@ -278,13 +280,14 @@ import sys, time
 from importlib import import_module
 from pathlib import Path
 import stores.part_reader
+from stores.reader import open_store
 mask_packed = stores.part_reader.Part.mask_packed
 def slow(part, at):
     print("row", flush=True)
     time.sleep(0.1)
     return mask_packed(part, at)
 stores.part_reader.Part.mask_packed = slow
-import_module(sys.argv[1]).export(Path(sys.argv[2]), Path(sys.argv[3]))
+import_module(sys.argv[1]).export(open_store(sys.argv[2]), Path(sys.argv[3]))
 """
 
 
@@ -304,5 +307,5 @@ def test_a_killed_export_leaves_nothing_under_its_name(name: str, store: Path, t
     process.kill()
     process.communicate()
     assert not out.exists()
-    export(store, out)
+    export(open_store(store), out)
     assert sorted(READERS[name](out, store)) == [row for row in range(NUM_ROWS) if row not in WITHOUT_MASK]

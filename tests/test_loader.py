@@ -41,17 +41,18 @@ PLAN = ViewPlan(
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DatasetIndex]:
-    return small_scenes.build(tmp_path_factory.mktemp("scenes"))
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
+    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
+    return open_store(path), index
 
 
 @pytest.fixture(scope="module")
-def store(built: tuple[Path, DatasetIndex]) -> Store:
-    return open_store(built[0])
+def store(built: tuple[Store, DatasetIndex]) -> Store:
+    return built[0]
 
 
 @pytest.fixture(scope="module")
-def beton(built: tuple[Path, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=MAX_SIDE_PX)
 
 
@@ -99,7 +100,7 @@ def assert_same(ours: dict[int, tuple], theirs: dict[int, tuple], grey_levels: i
                 assert np.abs(donor.astype(int) - donor_2).max() <= grey_levels
 
 
-def test_views_equal_the_reference_loader(beton: Path, built: tuple[Path, DatasetIndex], store: Store) -> None:
+def test_views_equal_the_reference_loader(beton: Path, built: tuple[Store, DatasetIndex], store: Store) -> None:
     torch_threads = torch.get_num_threads()
     options = {"batch_size": 4, "seed": 3}
     reference = ReferenceLoader(
@@ -250,9 +251,9 @@ def crop(kernel, image_HWC: np.ndarray, box: tuple[int, ...], side: int, is_flip
     height, width = image_HWC.shape[:2]
     taps = kernels.max_taps(max(height, width), side)
     tables = [(np.empty(side, np.int64), np.empty((side, taps), np.float32)) for _ in range(2)]
-    row, line = np.empty(3 * (width + taps) + 4, np.float32), np.empty(3 * side + 4, np.uint8)
+    rows, lines = np.zeros((2, 3 * (width + taps) + 4), np.float32), np.empty((2, 3 * side + 4), np.uint8)
     out = np.empty((side, 3 * side), np.uint8)
-    kernel(image_HWC.reshape(height, 3 * width), *box, is_flipped, out, *tables, row, line)
+    kernel(image_HWC.reshape(height, 3 * width), *box, is_flipped, out, *tables, rows, lines)
     return out.reshape(side, side, 3)
 
 
@@ -287,6 +288,35 @@ def test_mask_crops_take_the_pixel_under_each_centre(
     mask_HW = (np.random.default_rng(seed).random((height + top, width + left + 5)) < 0.5).astype(np.uint8)
     words = crops.mask_words(np.packbits(mask_HW, axis=1), mask_HW.shape[1])
     out = np.empty((side, (side + 7) // 8), np.uint8)
-    kernels.crop_mask(words, top, left, height, width, is_flipped, out, np.empty(side, np.int64))
+    kernels.crop_mask(words, top, left, height, width, is_flipped, out)
     expected = crop_mask(mask_HW, (top, left, height, width), side, is_flipped)
     assert (np.unpackbits(out, axis=1, count=side) == expected).all()
+
+
+def test_compiled_and_plain_mask_crops_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    masks = [
+        rng.random((9, 150)) < 0.5,
+        np.ones((9, 150)),
+        np.zeros((9, 150)),
+        np.arange(9 * 150).reshape(9, 150) % 40 < 20,
+    ]
+    cases = [
+        (crops.mask_words(np.packbits(mask.astype(np.uint8), axis=1), 150), box, side, is_flipped)
+        for mask in masks
+        for box in ((0, 0, 9, 150), (2, 60, 5, 70), (8, 63, 1, 2), (1, 64, 3, 64))
+        for side in (1, 13, 32)
+        for is_flipped in (False, True)
+    ]
+
+    def results() -> list[np.ndarray]:
+        outs = [np.full((side, (side + 7) // 8), 7, np.uint8) for _, _, side, _ in cases]
+        for (words, box, _, is_flipped), out in zip(cases, outs, strict=True):
+            kernels.crop_mask(words, *box, is_flipped, out)
+        return outs
+
+    compiled = results()
+    for name in ("crop_mask", "_crop_line", "_first_change", "_first_after", "_set_bits"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    for out, plain in zip(compiled, results(), strict=True):
+        assert (out == plain).all()

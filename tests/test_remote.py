@@ -10,7 +10,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 
 import google_crc32c
@@ -33,15 +32,8 @@ from stores.remote import publish, pull
 from stores.s3_profile import settings_of_profile
 from stores.verify import verify
 from stores.writer import finish, missing_parts, open_for_build, write_part
-from tests.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Cable, S3Server, environment
+from tests.s3_server import ACCESS_KEY, BUCKET, FEW_RETRIES, SECRET_KEY, Cable, S3Server, environment
 from tests.small_store import IDENTITY, row_of, tree
-
-FEW_RETRIES = {
-    "max_retries": 1,
-    "retry_timeout": timedelta(seconds=5),
-    "backoff": {"init_backoff": timedelta(milliseconds=20), "max_backoff": timedelta(milliseconds=50), "base": 2},
-}
-
 
 NUM_ROWS, PART_ROWS = 8, 4
 
@@ -64,13 +56,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same rows under another identity: all files have the same sizes."""
     return two_parts(tmp_path_factory.mktemp("other") / "toy.zarr", {**IDENTITY, "threshold": 0.8})
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
-    yield server
-    server.stop()
 
 
 @pytest.fixture

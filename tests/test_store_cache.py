@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,13 +25,6 @@ from tests.small_store import digest_of_all, mask_of, small_store, tree
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_store(tmp_path_factory.mktemp("store") / "toy.zarr")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
-    yield server
-    server.stop()
 
 
 @pytest.fixture

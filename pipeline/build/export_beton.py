@@ -26,12 +26,21 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, MemoryAllocator, Reader
-from pipeline.build.scene import BLOBS, FIELD_NAME, Scene, SceneField, jpeg_quality_in_range, scene_blobs, scene_of_row
+from pipeline.build.scene import (
+    BLOBS,
+    FIELD_NAME,
+    STORE_ARRAYS,
+    Scene,
+    SceneField,
+    jpeg_quality_in_range,
+    scene_blobs,
+    scene_of_row,
+)
 from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
 from stores.durable_files import PARTIAL, sync, write_aside
 from stores.errors import CorruptStore, UserError
-from stores.reader import Store, open_store
+from stores.reader import Store
 from stores.schema import Status
 
 FORMAT = "backdrop-scenes"
@@ -53,7 +62,7 @@ class BetonSettings:
 
 
 def export_beton(
-    store_path: Path,
+    store: Store,
     index: DatasetIndex,
     out: Path,
     *,
@@ -66,7 +75,7 @@ def export_beton(
 
     The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
 
-    Args: store_path: a finished store. index: the images it was built from. out: the .beton file.
+    Args: store: a finished store. index: the images it was built from. out: the .beton file.
         max_side_px, jpeg_quality: see `BetonSettings`. num_threads: rows prepared at once, 0 = one per core.
         timeout_s: longest wait for a single row before the writer counts as hung.
     Returns: out.
@@ -75,14 +84,14 @@ def export_beton(
     settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
     _check(settings)
     out = Path(out)
-    store = open_store(store_path)
     if store.identity.get("index_sha256") != index.digest:
         raise UserError(
             f"the images in {index.root} ({len(index)}) are not those the store {store.path} was built from "
             f"({store.num_rows} rows): names, sizes or classes differ; give the folder of that data set"
         )
-    if _is_written(out, store, settings):
+    if is_written(out, store, settings):
         return out
+    store.prefetch(*STORE_ARRAYS)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         sidecar_path(out).unlink(missing_ok=True)
@@ -136,8 +145,8 @@ def _check(settings: BetonSettings) -> None:
     jpeg_quality_in_range(settings.jpeg_quality)
 
 
-def _is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
-    """Whether out is complete and of this store and these settings; a complete one of others is refused."""
+def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
+    """Whether out is complete and of this store and these settings. Raises: UserError: complete, but of others."""
     if not out.exists() or not sidecar_path(out).exists():
         return False
     try:

@@ -25,6 +25,8 @@ FIELD_NAME = "scene"
 # Larger files are encoded again even when their sides are within the limit: the bytes are metadata, not pixels.
 MAX_VERBATIM_BYTES = 2 << 20
 BLOBS = ("image", "mask", "background", "key")
+# What `scene_of_row` reads of a store.
+STORE_ARRAYS = ("status", "label", "height", "width", "source_sha256", "key", "mask", "background")
 ALIGNMENT_BYTES = 8
 
 SCENE_DTYPE = np.dtype(

@@ -9,6 +9,7 @@ from pipeline.loader.loader import Loader
 from pipeline.views.device_stage import DeviceStage
 from pipeline.views.view_plan import Background, View, ViewPlan
 from stores.dataset_index import open_index
+from stores.reader import open_store
 from tests.bench.ffcv_peer import ffcv_epoch
 from tests.bench.photographs import write_dataset
 from tests.bench.timing import best_seconds, one_core, row
@@ -31,7 +32,7 @@ def measure(folder: Path) -> dict[str, dict]:
     index = open_index("folder", root=folder / "data" / "images")
     store = folder / "s.zarr"
     build_store(index, f"masks:{folder / 'data' / 'masks'}", store, BuildSettings(), num_workers=2)
-    beton = export_beton(store, index, folder / "s.beton")
+    beton = export_beton(open_store(store), index, folder / "s.beton")
     paths = [index.path(number) for number in range(len(index))]
     results = {}
     for name, plan in PLANS.items():

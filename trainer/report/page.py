@@ -253,7 +253,7 @@ def _crops_section(run: Run) -> str:
 def _store_section(run: Run) -> str:
     if run.store is None:
         return f"<p>{escape(run.missing)}</p>"
-    card = describe(run.store.path)
+    card = describe(run.store)
     rows: list[tuple[str, object]] = [(name, card[name]) for name in card if name not in ("identity", "status")]
     rows += [(f"rows {label}", count) for label, count in card["status"].items()]
     return table(rows + list(_flat(card["identity"], "")))

@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.build.export_beton import read_sidecar
 from stores.errors import UserError
 from stores.reader import Store, open_store
+from stores.store_cache import open_published
 
 
 def find_beton(run: Path, provenance: dict[str, Any]) -> Path:
@@ -34,11 +35,12 @@ def find_beton(run: Path, provenance: dict[str, Any]) -> Path:
 
 
 def find_store(beton: Path, provenance: dict[str, Any]) -> Store:
-    """Open the store that a .beton was exported from: the .zarr beside it.
+    """Open the store that a .beton was exported from: the .zarr beside it, or in a cache that of a published one.
 
     Raises: UserError: it is not there, cannot be opened, or is another store.
     """
-    store = open_store(beton.with_suffix(".zarr"))
+    url, beside = provenance.get("store_url"), beton.with_suffix(".zarr")
+    store = open_published(url, beton.parent) if url and beside.is_dir() else open_store(beside)
     if store.store_id != provenance.get("store_id"):
         raise UserError(f"{store.path} is another store ({str(store.store_id)[:12]}) than the run was trained on.")
     return store

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 import trainer.recipes
+from pipeline.build.cached_beton import cached_beton
 from pipeline.loader.loader import Loader
 from stores.errors import UserError
 from stores.reader import open_store
+from stores.store_cache import open_published
 from trainer.run.checks import check
 from trainer.run.run_folder import Origin
 from trainer.run.settings import RunSettings, apply_overrides, method_module
@@ -23,26 +25,31 @@ def pretrain(
     method: str,
     background: str,
     with_cast: bool,
-    store: Path,
+    store: Path | str,
     out: Path,
     recipe: str,
     overrides: Sequence[str] = (),
     resume: bool = False,
+    cache: Path | None = None,
+    root: Path | None = None,
 ) -> dict[str, Any]:
     """Pretrain a backbone on a store.
 
     Args: method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
-        store: STORE.zarr with its .beton beside it, or the .beton. out: the run's folder. recipe: a file of
-        trainer/recipes. overrides: name=value changes of the recipe's settings. resume: go on
-        with the run in `out`, or start it where there is none.
+        store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. out: the
+        run's folder. recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
+        resume: go on with the run in `out`, or start it where there is none. cache: for a URL, the folder that keeps
+        what is fetched and the .beton made of it. root: for a URL, where the images lie, see `open_index`.
     Returns: summary of the run. Raises: UserError: anything given is wrong.
     """
     words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
     words += ["--store", str(store), "--recipe", recipe, *(f"--set={setting}" for setting in overrides)]
+    words += [word for name, given in (("--cache", cache), ("--root", root)) if given for word in (name, str(given))]
     command = shlex.join(["python", "cli.py", *words, "--out", str(out)])
     settings = resolve_settings(recipe, method, background, with_cast, overrides)
-    beton = find_beton(Path(store))
-    origin = Origin(recipe=recipe, beton=str(beton.absolute()), command=command)
+    url = store if isinstance(store, str) else ""
+    beton = _published_beton(url, cache, root) if url else find_beton(Path(store))
+    origin = Origin(recipe=recipe, beton=str(beton.absolute()), store_url=url, command=command)
     loader = Loader(
         beton,
         settings.plan,
@@ -51,7 +58,8 @@ def pretrain(
         num_threads=settings.loader_threads,
     )
     try:
-        _check_same_store(Path(store), beton, loader.store_id)
+        if not url:
+            _check_same_store(Path(store), beton, loader.store_id)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return train(settings, loader, Path(out), origin=origin, resume=resume, device=device)
     finally:
@@ -100,6 +108,12 @@ def find_beton(store: Path) -> Path:
         zarr = store.with_suffix(".zarr")
         raise UserError(f"there is no file {beton}; make it: python cli.py store export {zarr} --format beton")
     return beton
+
+
+def _published_beton(url: str, cache: Path | None, root: Path | None) -> Path:
+    """The beton of a published store, out of the cache."""
+    assert cache is not None, "what is read of a URL is kept somewhere"
+    return cached_beton(open_published(url, cache), root)
 
 
 def _check_same_store(store: Path, beton: Path, beton_store_id: str) -> None:

@@ -33,6 +33,8 @@ class Origin:
     recipe: str
     # File that the batches come from, so that a page about the run can show them; "" = from memory.
     beton: str = ""
+    # Where the store is published that the file was made of; "" = it was made of a store on this machine.
+    store_url: str = ""
     # Command line that starts the same run; "" = it was not started by one.
     command: str = ""
 
