@@ -14,6 +14,7 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 
 CHANNELS = 3
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 # The horizontal pass reads and writes whole vectors of four: one element past the last pixel of a row.
 VECTOR = 4
 
@@ -53,65 +54,96 @@ def fill_taps(box_side: int, out_side: int, is_flipped: bool, first: np.ndarray,
     return taps
 
 
-def weighted_pixel(row, at, weight, offset, num, out, out_at):
-    """Write one output pixel: the sum of weight[offset + k] * row[at + 3 k : at + 3 k + 3], rounded, to out[out_at:].
-
-    row: float32, an element longer than its pixels. weight: float32. out: uint8; a fourth byte is overwritten too.
-    This is the plain form; compiled code gets the same sums, four lanes in one register, from the overload below.
-    """
-    sums = np.zeros(VECTOR, np.float32)
-    for k in range(num):
-        sums += weight[offset + k] * row[at + CHANNELS * k : at + CHANNELS * k + VECTOR]
-    out[out_at : out_at + VECTOR] = (sums + np.float32(0.5)).astype(np.uint8)
+def leading_zeros(word: np.uint64) -> int:
+    """Zeros above the highest set bit of a word that is not 0; the plain form of what the overload compiles to."""
+    return 64 - int(word).bit_length()
 
 
-@overload(weighted_pixel, inline="always")
-def _overload_weighted_pixel(row, at, weight, offset, num, out, out_at):
-    def implementation(row, at, weight, offset, num, out, out_at):
-        _weighted_pixel(row, at, weight, offset, num, out, out_at)
+@overload(leading_zeros, inline="always")
+def _overload_leading_zeros(word):
+    def implementation(word):
+        return _leading_zeros(word)
 
     return implementation
 
 
 @intrinsic
-def _weighted_pixel(typing_context, row, at, weight, offset, num, out, out_at):
-    """`weighted_pixel` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
-    signature = types.void(row, types.int64, weight, types.int64, types.int64, out, types.int64)
-    lanes, bytes4 = ir.VectorType(ir.FloatType(), VECTOR), ir.VectorType(ir.IntType(8), VECTOR)
-    int64 = ir.IntType(64)
+def _leading_zeros(typing_context, word):
+    def generate(context, builder, signature, arguments):
+        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
-    def pointer(context, builder, array_type, array, index):
-        return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+    return types.int64(types.uint64), generate
 
-    def splat(builder, value):
-        single = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR)
-        return builder.shuffle_vector(single, ir.Constant(lanes, ir.Undefined), mask)
+
+def weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+    """Write the same pixel of two output rows: sums of weight[offset + k] * row[at + 3 k : at + 3 k + 3], rounded.
+
+    row_a, row_b: float32, an element longer than their pixels. weight: float32. line_a, line_b: uint8, written at
+    out_at; a fourth byte is overwritten too. Two rows together halve the loads of weights and fill a register of eight.
+    This is the plain form; compiled code gets the same sums from the overload below.
+    """
+    for row, line in ((row_a, line_a), (row_b, line_b)):
+        sums = np.zeros(VECTOR, np.float32)
+        for k in range(num):
+            sums += weight[offset + k] * row[at + CHANNELS * k : at + CHANNELS * k + VECTOR]
+        line[out_at : out_at + VECTOR] = (sums + np.float32(0.5)).astype(np.uint8)
+
+
+@overload(weighted_pixels, inline="always")
+def _overload_weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+    def implementation(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+        _weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at)
+
+    return implementation
+
+
+@intrinsic
+def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+    """`weighted_pixels` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
+    int64 = types.int64
+    signature = types.void(row_a, row_b, int64, weight, int64, int64, line_a, line_b, int64)
+    four, eight = (ir.VectorType(ir.FloatType(), lanes) for lanes in (VECTOR, 2 * VECTOR))
+
+    def pointer(context, builder, place, arguments, index):
+        array = context.make_array(signature.args[place])(context, builder, arguments[place])
+        return builder.gep(array.data, [index])
+
+    def shuffled(builder, a, b, lanes):
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
+
+    def loaded(builder, start):
+        return builder.load(builder.bitcast(start, four.as_pointer()), align=4)
 
     def generate(context, builder, signature, arguments):
-        row, at, weight, offset, num, out, out_at = arguments
-        pixel = pointer(context, builder, signature.args[0], row, at)
-        tap = pointer(context, builder, signature.args[2], weight, offset)
+        at, offset, num, out_at = (arguments[place] for place in (2, 4, 5, 8))
+        tap = pointer(context, builder, 3, arguments, offset)
+        sources = [pointer(context, builder, place, arguments, at) for place in (0, 1)]
         before = builder.block
         loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
         builder.branch(loop)  # there is always at least one tap
         builder.position_at_end(loop)
-        k, sums = builder.phi(int64), builder.phi(lanes)
-        k.add_incoming(ir.Constant(int64, 0), before)
-        sums.add_incoming(ir.Constant(lanes, [0.0] * VECTOR), before)
-        source = builder.gep(pixel, [builder.mul(k, ir.Constant(int64, CHANNELS))])
-        values = builder.load(builder.bitcast(source, lanes.as_pointer()), align=4)
-        factor = splat(builder, builder.load(builder.gep(tap, [k])))
+        k, sums = builder.phi(ir.IntType(64)), builder.phi(eight)
+        k.add_incoming(ir.Constant(ir.IntType(64), 0), before)
+        sums.add_incoming(ir.Constant(eight, [0.0] * 8), before)
+        step = builder.mul(k, ir.Constant(ir.IntType(64), CHANNELS))
+        values = shuffled(builder, *(loaded(builder, builder.gep(source, [step])) for source in sources), range(8))
+        single = builder.insert_element(
+            ir.Constant(eight, ir.Undefined), builder.load(builder.gep(tap, [k])), ir.Constant(ir.IntType(32), 0)
+        )
+        factor = shuffled(builder, single, ir.Constant(eight, ir.Undefined), [0] * 8)
         total = builder.fadd(sums, builder.fmul(factor, values))
-        following = builder.add(k, ir.Constant(int64, 1))
+        following = builder.add(k, ir.Constant(ir.IntType(64), 1))
         k.add_incoming(following, loop)
         sums.add_incoming(total, loop)
         builder.cbranch(builder.icmp_signed("<", following, num), loop, after)
         builder.position_at_end(after)
-        rounded = builder.fadd(total, ir.Constant(lanes, [0.5] * VECTOR))
-        integers = builder.fptosi(rounded, ir.VectorType(ir.IntType(32), VECTOR))
-        target = builder.bitcast(pointer(context, builder, signature.args[5], out, out_at), bytes4.as_pointer())
-        builder.store(builder.trunc(integers, bytes4), target, align=1)
+        rounded = builder.fadd(total, ir.Constant(eight, [0.5] * 8))
+        integers = builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8))
+        levels = builder.trunc(integers, ir.VectorType(ir.IntType(8), 8))
+        for place, lanes in ((6, range(4)), (7, range(4, 8))):
+            target = pointer(context, builder, place, arguments, out_at)
+            half = shuffled(builder, levels, levels, lanes)
+            builder.store(half, builder.bitcast(target, half.type.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return signature, generate
@@ -136,6 +168,13 @@ def _add_two_to_sum(row_a: np.ndarray, row_b: np.ndarray, weight_a: float, weigh
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def _copy(source: np.ndarray, out: np.ndarray) -> None:
+    """out[:] = source[: out.size], which numba would do element by element through views."""
+    for j in range(out.size):
+        out[j] = source[j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> None:
     """total[j] = sum over k of weight[k] * rows[k, j]; rows: uint8 (taps, n), total: float32 (n,)."""
     taps = rows.shape[0]
@@ -151,12 +190,12 @@ def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> N
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def crop_pixels(image, top, left, height, width, is_flipped, out, taps_y, taps_x, row, line):
+def crop_pixels(image, top, left, height, width, is_flipped, out, taps_y, taps_x, rows, lines):
     """Cut a box out of an image, resize it to a square and flip it.
 
     image: uint8 (H, 3 W), the box inside it. out: uint8 (S, 3 S).
-    Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); row: float32 (>= 3 (width + taps) + 4);
-    line: uint8 (>= 3 S + 4).
+    Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); rows: float32
+    (2, >= 3 (width + taps) + 4); lines: uint8 (2, >= 3 S + 4).
     """
     side = out.shape[0]
     first_y, weight_y = taps_y
@@ -164,42 +203,87 @@ def crop_pixels(image, top, left, height, width, is_flipped, out, taps_y, taps_x
     num_y = fill_taps(height, side, False, first_y[:side], weight_y[:side])
     num_x = fill_taps(width, side, is_flipped, first_x[:side], weight_x[:side])
     flat_x, stride_x = weight_x.reshape(-1), weight_x.shape[1]
-    row[CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
-    total = row[: CHANNELS * width]
-    for y in range(side):
-        start = top + first_y[y]
-        num = min(num_y, height - first_y[y])
-        rows = image[start : start + num, CHANNELS * left : CHANNELS * (left + width)]
-        _weighted_rows(rows, weight_y[y], total)
+    rows[:, CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
+    row_a, row_b, line_a, line_b = rows[0], rows[1], lines[0], lines[1]
+    for y in range(0, side, 2):
+        num_rows = min(2, side - y)  # of an odd last one the partner is what the rows before left
+        for k in range(num_rows):
+            start = top + first_y[y + k]
+            num = min(num_y, height - first_y[y + k])
+            sources = image[start : start + num, CHANNELS * left : CHANNELS * (left + width)]
+            _weighted_rows(sources, weight_y[y + k], rows[k, : CHANNELS * width])
         for x in range(side):
-            weighted_pixel(row, CHANNELS * first_x[x], flat_x, x * stride_x, num_x, line, CHANNELS * x)
-        out[y] = line[: CHANNELS * side]
+            at = CHANNELS * first_x[x]
+            weighted_pixels(row_a, row_b, at, flat_x, x * stride_x, num_x, line_a, line_b, CHANNELS * x)
+        for k in range(num_rows):
+            _copy(lines[k], out[y + k])
+
+
+@njit(nogil=True, cache=True)
+def _first_after(column: int, width: int, side: int) -> int:
+    """First output column whose centre lies at or right of a source column's left edge."""
+    return (2 * side * column + width - 1) // (2 * width)
+
+
+@njit(nogil=True, cache=True)
+def _set_bits(line: np.ndarray, start: int, end: int) -> None:
+    """Set bits start .. end - 1 of packed bytes, highest first."""
+    if start >= end:
+        return
+    first, last = start >> 3, (end - 1) >> 3
+    head, tail = np.uint8(0xFF >> (start & 7)), np.uint8((0xFF << (7 - ((end - 1) & 7))) & 0xFF)
+    if first == last:
+        line[first] |= head & tail
+        return
+    line[first] |= head
+    line[first + 1 : last] = np.uint8(0xFF)
+    line[last] |= tail
+
+
+@njit(nogil=True, cache=True)
+def _first_change(words: np.ndarray, column: int, end: int) -> int:
+    """First column after `column` whose bit differs from its, or end."""
+    w = column >> 6
+    is_set = (words[w] >> np.uint64(63 - (column & 63))) & np.uint64(1)
+    flipped = _ALL if is_set else np.uint64(0)
+    rest = (words[w] ^ flipped) & (_ALL >> np.uint64(column & 63))
+    last = (end - 1) >> 6
+    while rest == np.uint64(0) and w < last:
+        w += 1
+        rest = words[w] ^ flipped
+    if rest == np.uint64(0):
+        return end
+    return min((w << 6) + leading_zeros(rest), end)
+
+
+@njit(nogil=True, cache=True)
+def _crop_line(words, left, width, is_flipped, side, line) -> None:
+    """Resize a stretch of one mask row by nearest centre: each run of set bits becomes a run."""
+    line[:] = np.uint8(0)
+    column, end = left, left + width
+    while column < end:
+        change = _first_change(words, column, end)
+        if (words[column >> 6] >> np.uint64(63 - (column & 63))) & np.uint64(1):
+            start, stop = _first_after(column - left, width, side), _first_after(change - left, width, side)
+            if is_flipped:
+                start, stop = side - stop, side - start
+            _set_bits(line, start, stop)
+        column = change
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def crop_mask(words, top, left, height, width, is_flipped, out, column):
+def crop_mask(words, top, left, height, width, is_flipped, out):
     """Cut a box out of a mask, resize it to a square by nearest centre and flip it, from bits to bits.
 
     Output pixel i takes source pixel floor((i + 1/2) * box side / S).
     words: uint64 (H, ceil(W / 64)), leftmost pixel highest. out: uint8 (S, ceil(S / 8)), leftmost pixel highest.
-    column: int64 scratch (>= S,).
     """
-    side, num_bytes = out.shape[0], out.shape[1]
-    for x in range(side):
-        at = side - 1 - x if is_flipped else x
-        column[at] = left + ((2 * x + 1) * width) // (2 * side)
+    side = out.shape[0]
     previous = -1
     for y in range(side):
         source = top + ((2 * y + 1) * height) // (2 * side)
         if source == previous:
             out[y] = out[y - 1]
-            continue
+        else:
+            _crop_line(words[source], left, width, is_flipped, side, out[y])
         previous = source
-        line = words[source]
-        for b in range(num_bytes):
-            byte = np.uint64(0)
-            for x in range(8 * b, min(8 * b + 8, side)):
-                word = line[column[x] >> 6]
-                bit = (word >> np.uint64(63 - (column[x] & 63))) & np.uint64(1)
-                byte |= bit << np.uint64(7 - (x & 7))
-            out[y, b] = byte

@@ -37,8 +37,8 @@ class Scratch(NamedTuple):
     weight_y: np.ndarray  # float32 (S, taps)
     first_x: np.ndarray
     weight_x: np.ndarray
-    row: np.ndarray  # float32 flat, one filtered row
-    line: np.ndarray  # uint8 flat, one output row
+    rows: np.ndarray  # float32 (2, ...), two filtered rows
+    lines: np.ndarray  # uint8 (2, ...), two output rows
 
 
 class Slot(NamedTuple):
@@ -64,8 +64,8 @@ def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
         weight_y=np.empty((side, taps), np.float32),
         first_x=np.empty(side, np.int64),
         weight_x=np.empty((side, taps), np.float32),
-        row=np.empty(CHANNELS * (longest + taps) + VECTOR, np.float32),
-        line=np.empty(CHANNELS * side + VECTOR, np.uint8),
+        rows=np.zeros((2, CHANNELS * (longest + taps) + VECTOR), np.float32),
+        lines=np.empty((2, CHANNELS * side + VECTOR), np.uint8),
     )
 
 
@@ -94,19 +94,19 @@ def _crop(pixels, height, width, top, left, box_height, box_width, is_flipped, s
         slot.flat[begin : begin + size].reshape(side, CHANNELS * side),
         (scratch.first_y, scratch.weight_y),
         (scratch.first_x, scratch.weight_x),
-        scratch.row,
-        scratch.line,
+        scratch.rows,
+        scratch.lines,
     )
 
 
 @njit(nogil=True, cache=True)
-def _crop_mask(words, record, slot, view, position, scratch):
+def _crop_mask(words, record, slot, view, position):
     side = slot.side[view]
     num_bytes = (side + 7) // 8
     begin = slot.batch_size * slot.mask[view] + position * side * num_bytes
     out = slot.flat[begin : begin + side * num_bytes].reshape(side, num_bytes)
     box = (record["top"], record["left"], record["height"], record["width"])
-    crop_mask(words, box[0], box[1], box[2], box[3], record["is_flipped"] != 0, out, scratch.first_x)
+    crop_mask(words, box[0], box[1], box[2], box[3], record["is_flipped"] != 0, out)
 
 
 @njit(nogil=True, cache=True)
@@ -142,7 +142,7 @@ def _fill_image_and_mask(position, scene, file_bytes, record_V, slot, seed, epoc
             scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
             slot, slot.image[view], slot.side[view], position, scratch,
         )  # fmt: skip
-        _crop_mask(words, record, slot, view, position, scratch)
+        _crop_mask(words, record, slot, view, position)
     return OK
 
 
