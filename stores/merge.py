@@ -6,6 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from stores import schema
+from stores.bounded_files import read_bounded
 from stores.disk_errors import disk_errors
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
@@ -122,7 +123,7 @@ def _sources_of_parts(stores: Sequence[Path], attributes: dict) -> dict[int, Pat
 def _receipt_digests(store: Path, attributes: dict) -> dict[int, str]:
     """SHA-256 of the receipt of every part that a store has."""
     manifest = store / schema.MANIFEST
-    if manifest.exists() and manifest.read_bytes() != manifest_bytes(store):
+    if manifest.exists() and read_bounded(manifest, schema.MAX_MANIFEST_BYTES) != manifest_bytes(store):
         raise CorruptStore(f"{manifest} does not match the receipts of its store; 'store verify' names the parts")
     digests, absent = {}, set(missing_parts(store))
     for part in range(num_parts(attributes)):

@@ -262,7 +262,7 @@ def finish(path: Path) -> str:
     manifest = manifest_bytes(path)
     target = path / schema.MANIFEST
     with disk_errors(path):
-        if not target.exists() or target.read_bytes() != manifest:
+        if not target.exists() or read_bounded(target, schema.MAX_MANIFEST_BYTES) != manifest:
             _publish(path, "manifest", {schema.MANIFEST: manifest}, target, source=schema.MANIFEST)
         shutil.rmtree(staging_folder(path), ignore_errors=True)
     return sha256(manifest).hex()
@@ -288,7 +288,7 @@ def manifest_bytes(path: Path) -> bytes:
     return canonical_json(
         {
             **attributes,
-            "files": {name: sha256((path / name).read_bytes()).hex() for name in root_files},
+            "files": {name: sha256(read_bounded(path / name, schema.MAX_METADATA_BYTES)).hex() for name in root_files},
             "parts": parts,
             "totals": {"rows": sum(part["rows"] for part in parts), "bytes": total_bytes, "status": status_counts},
         }
