@@ -1,6 +1,7 @@
 """A few tiny images in two classes with soft maps made by a formula: real builds in a tenth of a second."""
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,20 @@ class BatchFormulaDetector(FormulaDetector):
         return [np.clip(self(image_HWC, "") - shift, 0, 1) for image_HWC in images_HWC]
 
 
+@dataclass(frozen=True)
+class DeadlyDetector(FormulaDetector):
+    """The same, but the first to use it dies in the middle of a part, as if out of memory."""
+
+    died: Path = Path()
+
+    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+        """Die at row 5 unless somebody has: at its second image, in the second of the parts."""
+        if key == key_of(5) and not self.died.exists():
+            self.died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(image_HWC, key)
+
+
 def key_of(row: int) -> str:
     """Key of an image; sorted as its row."""
     return f"{'ab'[row >= NUM_IMAGES // 2]}/{row:03d}.jpg"
@@ -76,11 +91,18 @@ def index_of(root: Path) -> DatasetIndex:
 
 
 def build(
-    root: Path, out: Path, *, detector: FormulaDetector | None = None, engine: str = "local", **settings: object
+    root: Path,
+    out: Path,
+    *,
+    detector: FormulaDetector | None = None,
+    engine: str = "local",
+    num_workers: int = 0,
+    **settings: object,
 ) -> dict:
-    """Build a store of them in this process, with soft maps."""
+    """Build a store of them, in this process unless there are workers, with soft maps."""
     chosen = BuildSettings(**{"keeps_soft_maps": True, **settings})
-    return build_store(index_of(root), detector or FormulaDetector(), out, chosen, num_workers=0, engine=engine)
+    finder = detector or FormulaDetector()
+    return build_store(index_of(root), finder, out, chosen, num_workers=num_workers, engine=engine)
 
 
 @contextmanager

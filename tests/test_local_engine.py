@@ -8,9 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from stores.engines import _devices, local
 from stores.engines.local import run
 from stores.errors import PartsFailed, UserError
 from tests.misbehaving_parts import run_part
@@ -71,10 +73,62 @@ def test_the_environment_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     assert "MKL_NUM_THREADS" not in os.environ
 
 
+def test_each_worker_sees_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-5f"])
+    receipts = run(run_part, tmp_path, [9, 10], num_workers=None, progress=Bar(), uses_gpu=True)
+    gpu_of = {receipt["pid"]: receipt["gpu"] for receipt in receipts}
+    assert sorted(gpu_of.values()) == ["3", "GPU-5f"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert run(run_part, tmp_path, [10], num_workers=1, progress=Bar())[0]["gpu"] == "7"
+
+
+def test_gpus_go_round_and_a_replacement_takes_the_one_that_became_free() -> None:
+    workers = local._Processes(run_part, None, ["0", "1"])
+    taken = []
+    for _ in range(4):
+        taken.append(workers._least_used_gpu())
+        workers.alive.append(local._Worker(None, None, taken[-1]))  # type: ignore[arg-type]
+    assert taken == ["0", "1", "0", "1"]
+    del workers.alive[1]
+    assert workers._least_used_gpu() == "1"
+
+
+@pytest.mark.parametrize(
+    ("named", "seen", "expected"),
+    [(None, 2, ["0", "1"]), ("5, GPU-8a", 2, ["5", "GPU-8a"]), ("1,-1,2", 1, ["1"]), ("", 0, []), (None, 0, [])],
+)
+def test_the_visible_gpus_are_those_the_user_left(
+    named: str | None, seen: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = SimpleNamespace(device_count=lambda: seen)  # CUDA's own count, which ends at the first bad name
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    if named is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert _devices.visible_gpus() == expected
+
+
+def test_cores_are_those_that_slurm_gave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
+    assert _devices.num_cores() == 8
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "3")
+    assert _devices.num_cores() == 3
+
+
+def test_nothing_asks_for_gpus_where_parts_use_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> list[str]:
+        raise AssertionError("torch would be imported")
+
+    monkeypatch.setattr(local, "visible_gpus", fail)
+    assert len(run(run_part, tmp_path, [10], num_workers=None, progress=Bar())) == 1
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(ending: signal.Signals, tmp_path: Path) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-m", "tests.misbehaving_parts", str(tmp_path)],
+        [sys.executable, "-m", "tests.misbehaving_parts", str(tmp_path), "local"],
         cwd=Path(__file__).resolve().parents[1],
         start_new_session=True,
         stderr=subprocess.PIPE,

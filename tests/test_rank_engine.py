@@ -48,6 +48,17 @@ def test_what_a_lost_rank_leaves_is_done_anywhere(tmp_path: Path, monkeypatch: p
     assert build(images, tmp_path / "s")["store_id"] == open_store(tmp_path / "s").store_id
 
 
+def test_neighbours_share_the_gpus_of_their_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert rank.share_of_machine(["0", "1", "2", "3"]) == (["1", "3"], 2)
+    assert rank.share_of_machine(["0"]) == (["0"], 2)
+    assert rank.share_of_machine([]) == ([], 2)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert rank.share_of_machine(["0", "1"]) == (["0", "1"], 1)
+
+
 def test_the_place_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT"):
         monkeypatch.delenv(name, raising=False)

@@ -31,8 +31,12 @@ class Attempts:
         self.failures[part] = self.failures.get(part, 0) + 1
         if self.failures[part] < MAX_ATTEMPTS:
             return True
-        self.errors[part] = how
+        self.give_up(part, how)
         return False
+
+    def give_up(self, part: int, how: str) -> None:
+        """Note that a part failed as often as it may."""
+        self.errors[part] = how
 
     def started(self) -> None:
         """Note that a worker came to life."""

@@ -14,7 +14,6 @@ def visible_gpus() -> list[str]:
 
 
 def num_cores() -> int:
-    """The cores of this process: fewer than the machine's where a scheduler or taskset says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores of this process: fewer than the machine's where Slurm or taskset says so."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not every Slurm confines its jobs

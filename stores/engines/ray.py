@@ -6,6 +6,7 @@ parts use one and the cluster has some; those that find no room wait for it. Act
 replaced here and not by Ray, whose own retries would neither count per part nor take back the progress.
 """
 
+import logging
 import os
 import pickle
 import socket
@@ -78,7 +79,7 @@ def _cluster(num_workers: int | None, uses_gpu: bool, spec_bytes: int) -> Iterat
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     try:
         if address:
-            ray.init(address, logging_level="ERROR")
+            ray.init(address, logging_level=logging.ERROR)
         else:
             gpus = visible_gpus() if uses_gpu else []
             with environment(quiet):
@@ -88,7 +89,7 @@ def _cluster(num_workers: int | None, uses_gpu: bool, spec_bytes: int) -> Iterat
                     num_gpus=len(gpus),
                     include_dashboard=False,
                     object_store_memory=SPARE_OBJECT_STORE_BYTES + 2 * spec_bytes,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                 )
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"RAY_ADDRESS={address}: this cluster cannot be joined" if address else "Ray cannot be started"
@@ -149,7 +150,7 @@ class _Actors:
     needs_gpu: bool
 
     def start(self) -> _Worker:
-        actor = (
+        actor: Any = (
             ray.remote(_Actor)
             .options(
                 num_cpus=1,

@@ -1,0 +1,122 @@
+"""What every engine promises, and the promise above all: a store's bytes do not depend on the engine."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from stores import engines
+from stores.errors import PartsFailed, UserError
+from stores.reader import open_store
+from tests import pretend_slurm
+from tests.misbehaving_parts import run_part
+from tests.small_images import DeadlyDetector, build, index_of, make_images, parts_of_few_rows
+from tests.small_store import tree
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def small_parts() -> Iterator[None]:
+    with parts_of_few_rows():
+        yield
+
+
+@pytest.fixture(scope="module")
+def ray_of_two() -> Iterator[None]:
+    """One Ray for all tests here: it takes seconds to start. The engine joins what the program has started."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patched.setenv("PYTHONPATH", str(REPOSITORY))
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, logging_level=logging.ERROR
+        )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def prepare(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Callable[..., list[dict]]]:
+    """Set up what an engine needs, and return its `run`."""
+
+    def set_up(name: str) -> Callable[..., list[dict]]:
+        if name == "ray":
+            request.getfixturevalue("ray_of_two")
+        module = import_module(f"stores.engines.{name}")
+        if name == "rank":
+            monkeypatch.setenv("RANK", "0")
+            monkeypatch.setenv("WORLD_SIZE", "1")
+        elif name == "slurm":
+            commands = pretend_slurm.install(tmp_path / "commands")
+            monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+            monkeypatch.setattr(module, "JOURNAL_SECONDS", 0.05)
+            monkeypatch.setattr(module, "QUEUE_SECONDS", 0.3)
+            monkeypatch.setattr(module, "MISSED_TIMES", 2)
+            monkeypatch.chdir(tmp_path)
+        return module.run
+
+    return set_up
+
+
+# Ray takes seconds to start each worker: here slowly, in the next test always.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "ray" else []) for name in engines.NAMES]
+)
+def test_what_every_engine_promises(name: str, prepare: Callable, tmp_path: Path) -> None:
+    run = prepare(name)
+    reported: list[int] = []
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(PartsFailed) as caught:
+        run(run_part, tmp_path / "parts", [11, 3, 10], num_workers=2, progress=reported.append)
+    assert set(caught.value.reasons) == {3}
+    assert "1 of 3 parts failed 3 times; the others are done" in str(caught.value)
+    assert "ValueError: a bug in part 3" in str(caught.value)
+    assert len(list(tmp_path.glob("parts/part3.*"))) == 3
+    assert len(list(tmp_path.glob("parts/part10.*"))) == len(list(tmp_path.glob("parts/part11.*"))) == 1
+    assert sum(reported) == 4
+
+    receipts = run(run_part, tmp_path / "parts", [12, 10, 13], num_workers=2, progress=reported.append)
+    assert [receipt["part"] for receipt in receipts] == [12, 10, 13]
+    assert sum(reported) == 4 + 6
+    assert all(set(receipt["threads"]) == {"1"} for receipt in receipts)
+    assert run(run_part, tmp_path, [], num_workers=2, progress=reported.append) == []
+
+    with pytest.raises(UserError, match="the disk is full"):
+        run(run_part, tmp_path / "parts", [4], num_workers=2, progress=reported.append)
+    assert len(list(tmp_path.glob("parts/part4.*"))) == 1
+    with pytest.raises(UserError, match="-1 workers"):
+        run(run_part, tmp_path, [10], num_workers=-1, progress=reported.append)
+
+
+def test_the_bytes_do_not_depend_on_the_engine(
+    prepare: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = make_images(tmp_path / "images")
+    expected = build(images, tmp_path / "expected")["store_id"]
+    ids = {}
+    for num_workers in (1, 2, 3):
+        ids[f"local, {num_workers}"] = build(images, tmp_path / f"local{num_workers}", num_workers=num_workers)
+    for name in ("ray", "slurm"):
+        prepare(name)
+        deadly = DeadlyDetector(died=tmp_path / f"{name}.died")
+        ids[f"{name}, one killed"] = build(images, tmp_path / name, detector=deadly, engine=name, num_workers=2)
+        assert deadly.died.exists()
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        ids["rank, 2"] = build(images, tmp_path / "rank", engine="rank")
+    assert {name: summary["store_id"] for name, summary in ids.items()} == dict.fromkeys(ids, expected)
+    assert {name.split(",")[0] for name in ids} == set(engines.NAMES)
+    for folder in ("local1", "local2", "local3", "ray", "slurm", "rank"):
+        assert tree(tmp_path / folder) == tree(tmp_path / "expected"), folder
+    assert open_store(tmp_path / "ray").store_id == expected
+    assert ids["ray, one killed"]["rows_built"] == len(index_of(images))
+    assert not list(tmp_path.glob("slurm-jobs-*"))
