@@ -67,6 +67,8 @@ def publish(store: Path, url: str, *, progress: bool = True) -> dict:
     assert opened.store_id == sha256(manifest).hex()
     storage = ObjectStorage(url, create_folder=True)
     if _refuse_other_store(storage, opened.store_id):
+        if storage.read(CLAIM, MAX_CLAIM_BYTES) is not None:  # killed, or about to end, after its manifest was put
+            storage.delete(CLAIM)
         return _report(storage, opened.store_id, 0, 0, None)
     is_conditional = _claim(storage, opened.store_id)
     if _refuse_other_store(storage, opened.store_id):  # finished by another between the first look and the claim

@@ -1,5 +1,7 @@
-"""Random reads from a store beside zarr-python and h5py on the same bytes; the tiled background."""
+"""Random reads from a store beside zarr-python and h5py, builds per core, bytes per image, the tiled background."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -7,68 +9,202 @@ import h5py
 import numpy as np
 import zarr
 
+import saliency.classical.rbd as rbd
 from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from pipeline.build.tiled_background import fill_background
-from stores.dataset_index import open_index
+from stores.dataset_index import DatasetIndex, open_index
+from stores.export_hdf5 import CHUNK_BYTES, export
+from stores.image_codec import decode_grey, decode_rgb
 from stores.mask_codec import decode_mask
 from stores.reader import Store, open_store
 from tests.bench.photographs import blob_mask, photograph, write_dataset
-from tests.bench.timing import best_seconds, row
+from tests.bench.timing import best_seconds, one_core, row
 
 NUM_IMAGES = 256
+NUM_DETECTED = 32  # photographs that rbd is run on: it takes a tenth of a second for one
 MICROSECONDS = 1e6
 
 
 def measure(folder: Path) -> dict[str, dict]:
     """Return the lines named `store.*`."""
     write_dataset(folder / "data", NUM_IMAGES)
-    index = open_index("folder", root=folder / "data" / "images")
-    build_store(index, f"masks:{folder / 'data' / 'masks'}", folder / "s.zarr", BuildSettings(), num_workers=2)
-    store = open_store(folder / "s.zarr")
+    write_dataset(folder / "few", NUM_DETECTED)
+    index, few = (open_index("folder", root=folder / name / "images") for name in ("data", "few"))
+    with_masks = build(index, f"masks:{folder / 'data' / 'masks'}", folder / "masks", BuildSettings())
+    with_rbd = build(few, "rbd", folder / "rbd", BuildSettings(keeps_soft_maps=True))
+    store = open_store(folder / "masks" / "0.zarr")
     order = np.random.default_rng(0).permutation(store.num_rows)
+    export(store, folder / "masks.h5")
     return {
-        "store.mask_read_us": mask_reads(store, order),
-        "store.jpeg_read_us": background_reads(store, order, folder),
+        **mask_reads(store, order, folder / "masks.h5"),
+        **background_reads(store, order, folder / "backgrounds.h5"),
+        "store.build_masks_img_per_s": build_rate(
+            with_masks, decoding_alone(folder / "data"),
+            "build-store --detector masks:DIR, 500 x 375, one core; peer: decoding the images and the masks alone",
+        ),
+        "store.build_rbd_img_per_s": build_rate(
+            with_rbd, detector_alone(few),
+            "build-store --detector rbd --soft-maps, 500 x 375, one core; peer: decoding the images and rbd alone",
+        ),
+        **bytes_per_image(open_store(folder / "rbd" / "0.zarr"), few),
         "store.tiled_background_ms": tiled_background(),
-    }
+    }  # fmt: skip
 
 
-def per_read(read, order: np.ndarray) -> float:
+# ---------------------------------------------------------------------------------------------------------------- reads
+
+
+def per_read(read: Callable[[int], object], order: np.ndarray) -> float:
+    """Microseconds of one read."""
     return best_seconds(lambda: [read(int(number)) for number in order]) / len(order) * MICROSECONDS
 
 
-def mask_reads(store: Store, order: np.ndarray) -> dict:
-    """Random masks to packed bits, checksum checked."""
+def mask_reads(store: Store, order: np.ndarray, exported: Path) -> dict[str, dict]:
+    """Random masks to packed bits."""
+    blob_of = by_zarr(store, "mask")
 
-    def by_zarr(number: int) -> np.ndarray:
-        group, at = part_of(store, number)
-        start, stop = group["mask_offsets"][at : at + 2]
-        return decode_mask(group["mask"][start:stop].tobytes(), int(group["height"][at]), int(group["width"][at]))
+    def from_zarr(number: int) -> np.ndarray:
+        return decode_mask(blob_of(number), int(store.height[number]), int(store.width[number]))
 
-    assert (by_zarr(3) == store.mask_packed(3)).all()
-    ours, peer = per_read(store.mask_packed, order), per_read(by_zarr, order[:32])
-    return row(
-        ours, "us", peer=peer, ratio=peer / ours, what="random mask to packed bits; peer: zarr-python, same files"
-    )
+    with h5py.File(exported, "r", rdcc_nbytes=CHUNK_BYTES) as file:  # no set of many images would fit its cache
+        masks, offsets, heights = file["mask"], file["mask_offsets"][:], file["height"][:]
+
+        def from_h5py(number: int) -> np.ndarray:
+            return masks[offsets[number] : offsets[number + 1]].reshape(heights[number], -1)
+
+        for read in (from_zarr, from_h5py):
+            assert (read(3) == store.mask_packed(3)).all()
+        ours, zarr_us = per_read(store.mask_packed, order), per_read(from_zarr, order[:32])
+        h5py_us = per_read(from_h5py, order)
+    what = "random mask to packed bits, 500 x 375, checksum checked"
+    return {
+        "store.mask_read_us": beside(ours, zarr_us, f"{what}; peer: zarr-python, same files, opened before"),
+        "store.mask_read_vs_h5py": beside(ours, h5py_us, f"{what}; peer: h5py, our --format hdf5, one chunk cached"),
+    }  # fmt: skip
 
 
-def part_of(store: Store, number: int) -> tuple[zarr.Group, int]:
-    part, at = divmod(number, store.part_rows)
-    return zarr.open_group(store.path / "parts" / f"part-{part:05d}", mode="r"), at
+def background_reads(store: Store, order: np.ndarray, peer: Path) -> dict[str, dict]:
+    """Random background JPEGs."""
+    blob_of = by_zarr(store, "background")
+    blobs = [store.background_jpeg(number) for number in range(store.num_rows)]
+    offsets = np.cumsum([0, *map(len, blobs)])
+    with h5py.File(peer, "w") as file:
+        file["flat"] = np.frombuffer(b"".join(blobs), np.uint8)
+        vlen = file.create_dataset("vlen", (store.num_rows,), dtype=h5py.vlen_dtype(np.uint8), chunks=(64,))
+        for number, blob in enumerate(blobs):
+            vlen[number] = np.frombuffer(blob, np.uint8)
+    with h5py.File(peer, "r") as file:
+        flat, vlen = file["flat"], file["vlen"]
+
+        def from_flat(number: int) -> bytes:
+            return flat[offsets[number] : offsets[number + 1]].tobytes()
+
+        assert blob_of(3) == from_flat(3) == vlen[3].tobytes() == store.background_jpeg(3)
+        ours, zarr_us = per_read(store.background_jpeg, order), per_read(blob_of, order[:32])
+        flat_us, vlen_us = per_read(from_flat, order), per_read(lambda number: vlen[number], order)
+    what = "random background JPEG, checksum checked"
+    return {
+        "store.jpeg_read_us": beside(ours, vlen_us, f"{what}; peer: h5py, one vlen array, no checksum"),
+        "store.jpeg_read_vs_h5py_flat": beside(ours, flat_us, f"{what}; peer: h5py, flat with offsets, no checksum"),
+        "store.jpeg_read_vs_zarr": beside(ours, zarr_us, f"{what}; peer: zarr-python, same files, opened before"),
+    }
 
 
-def background_reads(store: Store, order: np.ndarray, folder: Path) -> dict:
-    """Random background JPEGs, checksum checked."""
-    with h5py.File(folder / "peer.h5", "w") as file:
-        blobs = file.create_dataset("background", (store.num_rows,), dtype=h5py.vlen_dtype(np.uint8), chunks=(64,))
-        for number in range(store.num_rows):
-            blobs[number] = np.frombuffer(store.background_jpeg(number), np.uint8)
-    with h5py.File(folder / "peer.h5", "r") as file:
-        blobs = file["background"]
-        ours, peer = per_read(store.background_jpeg, order), per_read(lambda number: blobs[number], order)
-    return row(
-        ours, "us", peer=peer, ratio=peer / ours, what="random background JPEG; peer: h5py, one vlen array, no checksum"
-    )
+def by_zarr(store: Store, name: str) -> Callable[[int], bytes]:
+    """Read a row's bytes as somebody with zarr alone would who opened the arrays, and read the offsets, before."""
+    group = zarr.open_group(store.path, mode="r")
+    parts = [group[f"parts/part-{part:05d}"] for part in range(store.num_parts)]
+    arrays = [(part[name], part[f"{name}_offsets"][:]) for part in parts]
+
+    def read(number: int) -> bytes:
+        array, offsets = arrays[number // store.part_rows]
+        at = number % store.part_rows
+        return array[offsets[at] : offsets[at + 1]].tobytes()
+
+    return read
+
+
+def beside(ours_us: float, peer_us: float, what: str) -> dict:
+    """A line whose ratio says how many times faster ours is."""
+    return row(ours_us, "us", peer=peer_us, ratio=peer_us / ours_us, what=what)
+
+
+# --------------------------------------------------------------------------------------------------------------- builds
+
+
+def build(index: DatasetIndex, detector: str, folder: Path, settings: BuildSettings) -> float:
+    """Images per second of one core; leaves the store `0.zarr` in `folder`."""
+    numbers = itertools.count()
+
+    def work() -> None:
+        build_store(index, detector, folder / f"{next(numbers)}.zarr", settings, num_workers=0)
+
+    with one_core():
+        return len(index) / best_seconds(work, repetitions=1)
+
+
+def decoding_alone(data: Path) -> float:
+    """Images per second of one core."""
+    pairs = [(image, data / "masks" / f"{image.stem}.png") for image in sorted((data / "images").iterdir())]
+
+    def work() -> None:
+        for image, mask in pairs:
+            decode_rgb(image.read_bytes())
+            decode_grey(mask.read_bytes())
+
+    with one_core():
+        return len(pairs) / best_seconds(work, repetitions=2)
+
+
+def detector_alone(index: DatasetIndex) -> float:
+    """Images per second of one core."""
+    with one_core():
+        seconds = best_seconds(
+            lambda: [rbd.saliency(decode_rgb(index.read(number))) for number in range(len(index))], repetitions=1
+        )
+    return len(index) / seconds
+
+
+def build_rate(ours: float, peer: float, what: str) -> dict:
+    """A line of images per second; the ratio is the share of the time that is not ours."""
+    return row(ours, "images/s", peer=peer, ratio=ours / peer, what=what)
+
+
+def bytes_per_image(store: Store, index: DatasetIndex) -> dict[str, dict]:
+    """What a row takes on disk, by field."""
+    of = {field: chunk_bytes(store, field) for field in ("mask", "saliency", "background")}
+    total = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()) / store.num_rows
+    masks = png_bytes([store.mask(number) * 255 for number in range(store.num_rows)])
+    maps = png_bytes([store.saliency(number) for number in range(store.num_rows)])
+    photographs = float(index.sizes_bytes.mean())
+    rbd_of = "of rbd on 500 x 375 photographs"
+    return {
+        "store.mask_bytes": size(of["mask"], masks, f"mask {rbd_of}, packed rows and zstd; peer: PNG, 8 bit"),
+        "store.soft_map_bytes": size(of["saliency"], maps, f"8-bit soft map {rbd_of}, zstd; peer: PNG"),
+        "store.background_bytes": size(of["background"], photographs, "JPEG, 256 px; peer: the photograph itself"),
+        "store.other_bytes": row(
+            total - sum(of.values()), "bytes", what=f"keys, columns, checksums, metadata; {store.part_rows} rows a part"
+        ),
+    }  # fmt: skip
+
+
+def chunk_bytes(store: Store, field: str) -> float:
+    """Mean bytes of a row in a blob."""
+    chunks = (store.path / "parts").glob(f"part-*/{field}/c/0")
+    return sum(chunk.stat().st_size for chunk in chunks) / store.num_rows
+
+
+def png_bytes(images: list[np.ndarray]) -> float:
+    """Mean size as PNG files."""
+    return sum(len(cv2.imencode(".png", image)[1]) for image in images) / len(images)
+
+
+def size(ours: float, peer: float, what: str) -> dict:
+    """A line of bytes per image."""
+    return row(ours, "bytes", peer=peer, ratio=peer / ours, what=what)
+
+
+# ----------------------------------------------------------------------------------------------------------- background
 
 
 def tiled_background() -> dict:
