@@ -55,14 +55,16 @@ def close_decoder(decoder: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def decode_jpeg(decoder: int, data: np.ndarray, height: int, width: int, pixels: np.ndarray) -> int:
+def decode_jpeg(decoder: int, data: np.ndarray, height: int, width: int, pixels: np.ndarray, row_bytes: int) -> int:
     """Decode a JPEG of known size to RGB; returns 0, or -1 where libjpeg reports an error or a warning.
 
-    decoder: of `open_decoder`. data: uint8 (N,). pixels: uint8, flat, at least 3 height width long, written row by row.
+    decoder: of `open_decoder`. data: uint8 (N,). pixels: uint8, flat, at least height row_bytes long, written row by
+    row. row_bytes: from the start of one row to that of the next, at least 3 width.
     """
-    assert pixels.size >= 3 * height * width
+    assert row_bytes >= 3 * width
+    assert pixels.size >= row_bytes * height
     return _decompress(
-        np.uintp(decoder), data.ctypes.data, data.size, pixels.ctypes.data, width, 3 * width, height, 0, 0
+        np.uintp(decoder), data.ctypes.data, data.size, pixels.ctypes.data, width, row_bytes, height, 0, 0
     )
 
 

@@ -159,7 +159,7 @@ def _checked_size(jpeg: bytes) -> tuple[int, int] | None:
     decoder = kernels.open_decoder()
     try:
         data = np.frombuffer(jpeg, dtype=np.uint8)
-        status = kernels.decode_jpeg(decoder, data, header.height, header.width, pixels)
+        status = kernels.decode_jpeg(decoder, data, header.height, header.width, pixels, 3 * header.width)
     finally:
         kernels.close_decoder(decoder)
     return (header.height, header.width) if status == 0 else None

@@ -42,14 +42,23 @@ class Scratch(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Where a batch goes: one flat buffer, section after section, each contiguous over the batch."""
+    """Where a batch goes: one flat buffer, section after section, each contiguous over the batch.
+
+    Starts are in bytes per row of the batch. With whole images `image` and `mask` have one entry.
+    """
 
     flat: np.ndarray  # uint8
     batch_size: int
-    side: np.ndarray  # int64 (V,), side of the view in pixels
-    image: np.ndarray  # int64 (V,), start of the section, in bytes per row of the batch
+    image: np.ndarray  # int64 (V,), start of the section
     mask: np.ndarray  # int64 (V,)
     donor: np.ndarray  # int64 (V,), -1 = none
+    side: np.ndarray  # int64 (V,), of the view in pixels
+    is_whole: bool  # whether images are handed over whole, to be cropped on the device
+    height: int  # of the place that each whole image gets, in pixels
+    width: int
+    mask_row_bytes: int
+    donor_height: int
+    donor_width: int
 
 
 def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
@@ -110,29 +119,41 @@ def _crop_mask(words, record, slot, view, position):
 
 
 @njit(nogil=True, cache=True)
-def _fill_image_and_mask(position, scene, file_bytes, record_V, slot, seed, epoch, specs, plan, donors, scratch):
-    """Everything of a row but donors; returns a problem or OK."""
+def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scratch):
+    """Check a row's blobs, expand its mask into scratch.words and draw its views; returns a problem or OK."""
     if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"]):
         return BAD_RECORD
     if not _is_inside(file_bytes, scene["mask_ptr"], scene["mask_bytes"]):
         return BAD_RECORD
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
-    image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
     runs = _blob(file_bytes, scene["mask_ptr"], scene["mask_bytes"])
-    if checksum(image) != scene["image_checksum"]:
+    if checksum(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"])) != scene["image_checksum"]:
         return IMAGE_CHANGED
     if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
         return MASK_CHANGED
-    num_words = (width + 63) // 64
-    flat_words = scratch.words[: height * num_words]
-    if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), flat_words):
+    words = _words(scene, scratch)
+    if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), words.reshape(-1)):
         return MASK_BROKEN
-    if decode_jpeg(scratch.decoder, image, height, width, scratch.pixels) != 0:
-        return IMAGE_BROKEN
-    words = flat_words.reshape(height, num_words)
     is_located = plan.proposal == CENTROID or plan.fallback == BBOX
     foreground = measure(words, height, width, is_located)
     draw_row(record_V, seed, epoch, np.int64(scene["row"]), foreground, specs, plan, donors)
+    return OK
+
+
+@njit(nogil=True, cache=True)
+def _words(scene, scratch):
+    """The mask of a row in its thread's memory, uint64 (H, ceil(W / 64))."""
+    height, num_words = np.int64(scene["height"]), (np.int64(scene["width"]) + 63) // 64
+    return scratch.words[: height * num_words].reshape(height, num_words)
+
+
+@njit(nogil=True, cache=True)
+def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
+    """Decode a row's image, then cut every view out of it and its mask; returns a problem or OK."""
+    height, width = np.int64(scene["height"]), np.int64(scene["width"])
+    image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
+    if decode_jpeg(scratch.decoder, image, height, width, scratch.pixels, 3 * width) != 0:
+        return IMAGE_BROKEN
     for view in range(record_V.size):
         record = record_V[view]
         top, left = np.int64(record["top"]), np.int64(record["left"])
@@ -142,13 +163,13 @@ def _fill_image_and_mask(position, scene, file_bytes, record_V, slot, seed, epoc
             scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
             slot, slot.image[view], slot.side[view], position, scratch,
         )  # fmt: skip
-        _crop_mask(words, record, slot, view, position)
+        _crop_mask(_words(scene, scratch), record, slot, view, position)
     return OK
 
 
 @njit(nogil=True, cache=True)
-def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
-    """Decode the background of a view's donor and cut it; returns a problem or OK."""
+def _decode_donor(record, scenes, file_bytes, scratch, pixels, row_bytes):
+    """Decode the background of a view's donor; row_bytes 0 = rows without a gap; returns a problem or OK."""
     scene = scenes[record["donor_row"]]
     start, size = scene["background_ptr"], scene["background_bytes"]
     if not _is_inside(file_bytes, start, size):
@@ -157,8 +178,18 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     if checksum(background) != scene["background_checksum"]:
         return DONOR_CHANGED
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    if decode_jpeg(scratch.decoder, background, height, width, scratch.pixels) != 0:
-        return DONOR_BROKEN
+    row_bytes = 3 * width if row_bytes == 0 else row_bytes
+    return OK if decode_jpeg(scratch.decoder, background, height, width, pixels, row_bytes) == 0 else DONOR_BROKEN
+
+
+@njit(nogil=True, cache=True)
+def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
+    """Decode the background of a view's donor and cut it; returns a problem or OK."""
+    problem = _decode_donor(record, scenes, file_bytes, scratch, scratch.pixels, 0)
+    if problem != OK:
+        return problem
+    scene = scenes[record["donor_row"]]
+    height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
     top, left = np.int64(record["donor_top"]), np.int64(record["donor_left"])
     box_height, box_width = np.int64(record["donor_height"]), np.int64(record["donor_width"])
     is_flipped = record["donor_is_flipped"] != 0
@@ -170,6 +201,61 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
 
 
 @njit(nogil=True, cache=True)
+def pack_words(words, out):
+    """Write mask words as bytes, leftmost pixel highest; words: uint64 (H, N), out: uint8 (>= H, >= 8 N)."""
+    for y in range(words.shape[0]):
+        for w in range(words.shape[1]):
+            for k in range(8):
+                out[y, 8 * w + k] = (words[y, w] >> np.uint64(56 - 8 * k)) & np.uint64(0xFF)
+
+
+@njit(nogil=True, cache=True)
+def _fill_whole(position, scene, file_bytes, slot, scratch):
+    """Decode a row's image and unfold its mask at the top left of their place in the batch; returns a problem or OK."""
+    height, width = np.int64(scene["height"]), np.int64(scene["width"])
+    image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
+    begin = slot.batch_size * slot.image[0] + position * 3 * slot.height * slot.width
+    pixels = slot.flat[begin : begin + 3 * slot.height * slot.width]
+    if decode_jpeg(scratch.decoder, image, height, width, pixels, 3 * slot.width) != 0:
+        return IMAGE_BROKEN
+    begin = slot.batch_size * slot.mask[0] + position * slot.height * slot.mask_row_bytes
+    mask = slot.flat[begin : begin + slot.height * slot.mask_row_bytes].reshape(slot.height, slot.mask_row_bytes)
+    pack_words(_words(scene, scratch), mask)
+    return OK
+
+
+@njit(nogil=True, cache=True)
+def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch):
+    """Decode the background of a view's donor at the top left of its place in the batch; returns a problem or OK."""
+    size = 3 * slot.donor_height * slot.donor_width
+    begin = slot.batch_size * slot.donor[view] + position * size
+    pixels = slot.flat[begin : begin + size]
+    return _decode_donor(record, scenes, file_bytes, scratch, pixels, 3 * slot.donor_width)
+
+
+@njit(nogil=True, cache=True)
+def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
+    """Fill one row of a batch after its views were drawn; (0, -1), or the problem and the row it is about."""
+    if slot.is_whole:
+        problem = _fill_whole(position, scenes[row], file_bytes, slot, scratch)
+    else:
+        problem = _fill_crops(position, scenes[row], file_bytes, record_V, slot, scratch)
+    if problem != OK:
+        return problem, row
+    for view in range(record_V.size):
+        record = record_V[view]
+        if not record["has_background"] or record["donor_row"] < 0:
+            continue
+        if slot.is_whole:
+            problem = _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch)
+        else:
+            problem = _fill_donor(position, view, record, scenes, file_bytes, slot, scratch)
+        if problem != OK:
+            return problem, np.int64(record["donor_row"])
+    return OK, np.int64(-1)
+
+
+@njit(nogil=True, cache=True)
 def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoch, specs, plan, donors, scratch):
     """Fill positions first .. last - 1 of a batch.
 
@@ -178,20 +264,13 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
     Returns: (0, -1), or the first problem and the row it is about (for the donor codes the donor's).
     """
     for position in range(first, last):
-        row = rows[position]
-        record_V = record_BV[position]
-        problem = _fill_image_and_mask(
-            position, scenes[row], file_bytes, record_V, slot, seed, epoch, specs, plan, donors, scratch
-        )
+        row, record_V = rows[position], record_BV[position]
+        problem = _read_row(scenes[row], file_bytes, record_V, seed, epoch, specs, plan, donors, scratch)
+        about = row
+        if problem == OK:
+            problem, about = _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch)
         if problem != OK:
-            return problem, row
-        for view in range(record_V.size):
-            record = record_V[view]
-            if not record["has_background"] or record["donor_row"] < 0:
-                continue
-            problem = _fill_donor(position, view, record, scenes, file_bytes, slot, scratch)
-            if problem != OK:
-                return problem, np.int64(record["donor_row"])
+            return problem, about
     return OK, np.int64(-1)
 
 

@@ -36,3 +36,30 @@ class Batch:
     label_B: torch.Tensor
     epoch: int
     step: int
+
+    @property
+    def records(self) -> tuple[np.ndarray, ...]:
+        """What was drawn, (B,) of VIEW_DTYPE per view."""
+        return tuple(view.record_B for view in self.views)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeBatch:
+    """A batch of whole images, to be cropped on the device (`pipeline.views.device_crops.cut`).
+
+    image_BHWC: uint8 RGB, each image at the top left of a place as large as the largest needs; the rest undefined.
+    mask_BHP: uint8 (B, H, P), 1 = foreground, bits packed along a row, highest bit first; likewise.
+    donors_BHWC: per view, uint8 backgrounds of the donors of the rows whose record says so (other rows undefined),
+        likewise; None when the plan needs no donors or the view is local.
+    size_B2: int64 (B, 2), height and width of each image. The rest as in `Batch`.
+    """
+
+    image_BHWC: torch.Tensor
+    mask_BHP: torch.Tensor
+    donors_BHWC: tuple[torch.Tensor | None, ...]
+    size_B2: np.ndarray
+    records: tuple[np.ndarray, ...]
+    row_B: torch.Tensor
+    label_B: torch.Tensor
+    epoch: int
+    step: int

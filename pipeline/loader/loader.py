@@ -6,6 +6,7 @@ the consumer instead of stopping it for ever; leaving an epoch early ends its th
 again only after the batches promised in `batch.py` were taken and, on CUDA, their copies are done.
 """
 
+import math
 import os
 import queue
 import threading
@@ -30,11 +31,13 @@ from pipeline.build.ffcv_names import (
 )
 from pipeline.build.ffcv_names import Loader as FfcvLoader
 from pipeline.build.scene import FIELD_NAME, SceneField
-from pipeline.loader.batch import Batch, ViewBatch
+from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
 from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
-from pipeline.loader.scene_field import SceneDecoder
+from pipeline.loader.scene_field import Layout, SceneDecoder
 from pipeline.views.view_plan import ViewPlan
 from stores.errors import UserError
+
+GEOMETRIES = ("host", "device")
 
 
 class Loader:
@@ -53,6 +56,7 @@ class Loader:
         world_size: int = 1,
         drop_last: bool = True,
         rows: np.ndarray | None = None,
+        geometry: str = "host",
     ) -> None:
         """Open a file for one plan.
 
@@ -60,6 +64,8 @@ class Loader:
             seed: of order and draws. num_threads: threads that decode, 0 = one per core. batches_ahead: batches
             prepared in advance, and further batches taken before one becomes invalid. rank, world_size: this process's
             share of the rows. drop_last: leave out a last batch that is not full. rows: int64, visit only these.
+            geometry: where views are cut, one of GEOMETRIES; "device" hands over `WholeBatch`es: less work for the
+            host, more bytes for the bus.
         Raises: UserError where the file is incomplete, a setting is out of range, or fewer rows than a batch are left.
         """
         self._beton = Path(beton)
@@ -68,6 +74,8 @@ class Loader:
             raise UserError(
                 f"batches_ahead is {batches_ahead}, num_threads {num_threads}; allowed: from 1 and from 0 on"
             )
+        if geometry not in GEOMETRIES:
+            raise UserError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
         self._share = check_share(batch_size, rank, world_size, drop_last)
         self.plan, self.batch_size, self.seed = plan, batch_size, seed
         reader = _FileReader(str(self._beton), {FIELD_NAME: SceneField})
@@ -77,7 +85,12 @@ class Loader:
         self.num_left_out = len(self._records) - len(trainable)
         self._rows = trainable if rows is None else subset(rows, trainable, len(self._records))
         self._decoder = SceneDecoder(
-            plan, self._records, self.key, seed=seed, num_threads=num_threads or os.cpu_count() or 1
+            plan,
+            self._records,
+            self.key,
+            seed=seed,
+            num_threads=num_threads or os.cpu_count() or 1,
+            crops_on_device=geometry == "device",
         )
         self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
         if not self.num_batches:
@@ -103,7 +116,7 @@ class Loader:
         """Path of a row's image relative to its data set."""
         return read_blob(self._file, self._records[row], "key").decode()
 
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch | WholeBatch]:
         """Yield the batches of one epoch, from first_batch on; close the iterator (or leave the loop) to end early.
 
         Raises: CorruptStore at the batch that holds a bad record, naming its row and key.
@@ -128,34 +141,54 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, step: int) -> Batch:
+    def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, step: int) -> Batch | WholeBatch:
         """Cut a flat buffer into tensors, without a copy."""
-        layout, num = self._decoder.layout, len(rows)
-        flat = torch.from_numpy(flat_BN.reshape(-1))
-        record_BV = self._decoder.records_of(flat_BN.reshape(-1), num)
+        flat, record_BV = flat_BN.reshape(-1), self._decoder.records_of(flat_BN.reshape(-1), len(rows))
+        make = _batch_of_views if self._decoder.layout.place is None else _batch_of_whole_images
+        size_B2 = np.stack([self._records[rows][side] for side in ("height", "width")], axis=1).astype(np.int64)
+        row_B = torch.from_numpy(rows.astype(np.int64))
+        label_B = torch.from_numpy(self._records["label"][rows].astype(np.int64))
+        origin = {"row_B": row_B, "label_B": label_B, "epoch": epoch, "step": step}
+        return make(self._decoder.layout, torch.from_numpy(flat), record_BV, size_B2, origin)
 
-        def section(start: int, *shape: int) -> torch.Tensor:
-            size = int(np.prod(shape))
-            return flat[num * start : num * (start + size)].view(num, *shape)
 
-        views = []
-        for view, side in enumerate(layout.side):
-            donor = layout.donor[view]
-            views.append(
-                ViewBatch(
-                    image_BHWC=section(layout.image[view], side, side, 3),
-                    mask_BHP=section(layout.mask[view], side, (side + 7) // 8),
-                    donor_BHWC=None if donor < 0 else section(donor, side, side, 3),
-                    record_B=record_BV[:, view],
-                )
+def _section(flat: torch.Tensor, start: int, *shape: int) -> torch.Tensor:
+    """One section of a flat buffer; start: in bytes per row. shape: with the batch size first."""
+    begin = shape[0] * start
+    return flat[begin : begin + math.prod(shape)].view(*shape)
+
+
+def _batch_of_views(
+    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, size_B2: np.ndarray, origin: dict[str, Any]
+) -> Batch:
+    num, views = len(record_BV), []
+    for view, side in enumerate(layout.side):
+        donor = layout.donor[view]
+        views.append(
+            ViewBatch(
+                image_BHWC=_section(flat, layout.image[view], num, side, side, 3),
+                mask_BHP=_section(flat, layout.mask[view], num, side, (side + 7) // 8),
+                donor_BHWC=None if donor < 0 else _section(flat, donor, num, side, side, 3),
+                record_B=record_BV[:, view],
             )
-        return Batch(
-            views=tuple(views),
-            row_B=torch.from_numpy(rows.astype(np.int64)),
-            label_B=torch.from_numpy(self._records["label"][rows].astype(np.int64)),
-            epoch=epoch,
-            step=step,
         )
+    return Batch(views=tuple(views), **origin)
+
+
+def _batch_of_whole_images(
+    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, size_B2: np.ndarray, origin: dict[str, Any]
+) -> WholeBatch:
+    assert layout.place is not None
+    assert layout.donor_place is not None
+    num, donor_place = len(record_BV), layout.donor_place
+    return WholeBatch(
+        image_BHWC=_section(flat, layout.image[0], num, *layout.place, 3),
+        mask_BHP=_section(flat, layout.mask[0], num, layout.place[0], layout.mask_row_bytes),
+        donors_BHWC=tuple(None if at < 0 else _section(flat, at, num, *donor_place, 3) for at in layout.donor),
+        size_B2=size_B2,
+        records=tuple(record_BV[:, view] for view in range(record_BV.shape[1])),
+        **origin,
+    )
 
 
 # --- FFCV's classes with our changes ---------------------------------------------------------------------------------

@@ -21,28 +21,43 @@ from pipeline.views import crops
 from pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
 from stores.errors import CorruptStore
 
-__all__ = ["SceneDecoder", "SceneField", "ViewLayout", "view_layout"]
+__all__ = ["Layout", "SceneDecoder", "SceneField", "crop_layout", "whole_layout"]
 
 # Groups per thread and batch: enough to even out slow images, few enough for the interpreter to keep out of the way.
 GROUPS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
-class ViewLayout:
+class Layout:
     """Sections of a batch's flat buffer; starts and sizes in bytes per row of the batch.
 
-    Section after section, each contiguous over the batch, so that a view can be sent to a device in one copy.
-    image, mask: start per view. donor: start per view, -1 where the view gets none. row_bytes: all together.
+    Section after section, each contiguous over the batch, so that each can be sent to a device in one copy.
+    image, mask: start per view; one entry where images are whole. donor: start per view, -1 where the view gets none.
+    side: of the views in pixels. place, donor_place: height and width in pixels that each whole image and each whole
+    background gets; None where views are cut on the host. row_bytes: all together.
     """
 
-    side: tuple[int, ...]
     image: tuple[int, ...]
     mask: tuple[int, ...]
     donor: tuple[int, ...]
+    side: tuple[int, ...]
+    place: tuple[int, int] | None
+    donor_place: tuple[int, int] | None
     row_bytes: int
 
+    @property
+    def mask_row_bytes(self) -> int:
+        """Bytes of a row of a whole image's mask: whole words of 64 pixels."""
+        return 0 if self.place is None else -(-self.place[1] // 64) * 8
 
-def view_layout(plan: ViewPlan) -> ViewLayout:
+    def slot(self, flat: np.ndarray, batch_size: int) -> Slot:
+        """What the kernel needs to fill a buffer, uint8 flat."""
+        starts = (np.array(values, dtype=np.int64) for values in (self.image, self.mask, self.donor, self.side))
+        place, donor_place = self.place or (0, 0), self.donor_place or (0, 0)
+        return Slot(flat, batch_size, *starts, self.place is not None, *place, self.mask_row_bytes, *donor_place)
+
+
+def crop_layout(plan: ViewPlan) -> Layout:
     """Lay out the records, then image, mask and donor of each view."""
     needs_donor, _ = crops.background_needs(plan)
     at = len(plan.views) * VIEW_DTYPE.itemsize
@@ -54,22 +69,50 @@ def view_layout(plan: ViewPlan) -> ViewLayout:
         at += pixels + view.size_px * ((view.size_px + 7) // 8)
         donor.append(at if needs_donor and view.is_global else -1)
         at += pixels if donor[-1] >= 0 else 0
-    return ViewLayout(tuple(view.size_px for view in plan.views), tuple(image), tuple(mask), tuple(donor), at)
+    sides = tuple(view.size_px for view in plan.views)
+    return Layout(tuple(image), tuple(mask), tuple(donor), sides, None, None, at)
+
+
+def whole_layout(plan: ViewPlan, place: tuple[int, int], donor_place: tuple[int, int]) -> Layout:
+    """Lay out the records, then the whole image, its mask, and a whole background for each view that may get one.
+
+    place, donor_place: height and width of the largest image and of the largest background.
+    """
+    needs_donor, _ = crops.background_needs(plan)
+    image = len(plan.views) * VIEW_DTYPE.itemsize
+    mask = image + 3 * place[0] * place[1]
+    at = mask + place[0] * (-(-place[1] // 64) * 8)
+    donor = []
+    for view in plan.views:
+        donor.append(at if needs_donor and view.is_global else -1)
+        at += 3 * donor_place[0] * donor_place[1] if donor[-1] >= 0 else 0
+    sides = tuple(view.size_px for view in plan.views)
+    return Layout((image,), (mask,), tuple(donor), sides, place, donor_place, at)
 
 
 class SceneDecoder(Operation):
     """All views of a batch from the records of its rows; first and only operation of FFCV's pipeline."""
 
     def __init__(
-        self, plan: ViewPlan, records: np.ndarray, key_of: Callable[[int], str], *, seed: int, num_threads: int
+        self,
+        plan: ViewPlan,
+        records: np.ndarray,
+        key_of: Callable[[int], str],
+        *,
+        seed: int,
+        num_threads: int,
+        crops_on_device: bool,
     ) -> None:
         """Prepare for one plan and one file.
 
         Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
-            num_threads: threads that decode.
+            num_threads: threads that decode. crops_on_device: hand over whole images.
         """
         super().__init__()
-        self.plan, self.layout = plan, view_layout(plan)
+        place = tuple(int(records[side].max(initial=1)) for side in ("height", "width"))
+        donor_place = tuple(int(records[f"background_{side}"].max(initial=1)) for side in ("height", "width"))
+        self.plan = plan
+        self.layout = whole_layout(plan, place, donor_place) if crops_on_device else crop_layout(plan)
         self.specs = crops.view_specs(plan)
         self.records, self.key_of, self.seed = records, key_of, seed
         lends = np.flatnonzero(records["background_bytes"])
@@ -77,8 +120,7 @@ class SceneDecoder(Operation):
         self._num_threads = num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
-        height = int(max(records["height"].max(initial=1), records["background_height"].max(initial=1)))
-        width = int(max(records["width"].max(initial=1), records["background_width"].max(initial=1)))
+        height, width = (max(sides) for sides in zip(place, donor_place, strict=True))
         for _ in range(num_threads):
             self._scratch.put(make_scratch(height, width, self.specs["size_px"]))
 
@@ -102,8 +144,7 @@ class SceneDecoder(Operation):
         file_bytes, epoch, called_off = storage_state
         flat, num = flat_BN.reshape(-1), len(rows)
         record_BV = self.records_of(flat, num)
-        starts = (self.layout.side, self.layout.image, self.layout.mask, self.layout.donor)
-        slot = Slot(flat, num, *(np.array(values, dtype=np.int64) for values in starts))
+        slot = self.layout.slot(flat, num)
         plan = crops.epoch_code(self.plan, epoch)
         group = max(1, -(-num // (GROUPS_PER_THREAD * self._num_threads)))
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()

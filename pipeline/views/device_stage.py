@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader.batch import Batch, ViewBatch
-from pipeline.views import backgrounds, compositing, photometric, photometric_cpu
+from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
+from pipeline.views import backgrounds, compositing, device_crops, photometric, photometric_cpu
 from pipeline.views.view_plan import View, ViewPlan
 from stores.errors import UserError
 
@@ -64,12 +64,14 @@ class DeviceStage:
         self._mean = torch.tensor(mean, device=self.device)[:, None, None]
         self._std = torch.tensor(std, device=self.device)[:, None, None]
 
-    def __call__(self, batch: Batch) -> Views:
+    def __call__(self, batch: Batch | WholeBatch) -> Views:
         """Make the views of one batch.
 
-        Args: batch: uint8 crops with their records, views in the plan's order.
+        Args: batch: uint8 crops with their records, views in the plan's order; or whole images with theirs.
         Returns: Views on the device; nothing of it shares memory with the batch's images.
         """
+        if isinstance(batch, WholeBatch):
+            batch = device_crops.cut(batch, self.plan, self.device)
         images: list[Tensor] = []
         masks: list[Tensor] = []
         negative = None
@@ -111,7 +113,8 @@ class DeviceStage:
             assert batch.donor_BHWC is not None, "a loader hands over donors to a plan that needs them"
             # A donor takes the photometrics of the view it is pasted into: draws of its own would be as many again
             # for the same distribution.
-            donor_DCHW = self._augment(batch.donor_BHWC[torch.from_numpy(is_drawn_B)], record_D, view)
+            drawn = torch.from_numpy(np.flatnonzero(is_drawn_B)).to(batch.donor_BHWC.device)
+            donor_DCHW = self._augment(batch.donor_BHWC[drawn], record_D, view)
         grey_D111 = self._move(torch.from_numpy(record_D["background_grey"]))[:, None, None, None]
         replacement = self._background.replacement(donor_DCHW, self._normalise(grey_D111))
         if replacement is None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.loader.batch import Batch
+from pipeline.loader.batch import Batch, WholeBatch
 from stores.errors import UserError
 
 with warnings.catch_warnings():
@@ -20,12 +20,11 @@ with warnings.catch_warnings():
     from torch.utils.tensorboard import SummaryWriter
 
 
-def crop_statistics(batch: Batch) -> dict[str, float]:
+def crop_statistics(batch: Batch | WholeBatch) -> dict[str, float]:
     """Return, per view, the mean number of crop proposals, and the shares of fallbacks, of crops without any of their
     image's foreground, and of altered backgrounds."""
     statistics: dict[str, float] = {}
-    for index, view in enumerate(batch.views):
-        record_B = view.record_B
+    for index, record_B in enumerate(batch.records):
         columns = {
             "tries": record_B["tries"],
             "fallback": record_B["is_fallback"],
