@@ -43,7 +43,9 @@ from tests.small_store import tree
 THRESHOLDS = (0.25, 0.9)
 VERSIONS = ("damaged", "repaired")  # of the data set
 NUM_PARTS = -(-NUM_IMAGES // PART_ROWS)
-MOST_STORES = 6
+MOST_STORES = 5
+# In memory where there is room: these histories are thousands of small files.
+FOLDER = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 ADDRESSES = ("here", "there")
 NUM_CLAIMINGS = 3  # what publishing does besides sending each file: claim, see whether that is honoured, let go
 numbers = st.integers(0, 9)
@@ -88,7 +90,7 @@ class ModelAddress:
 
 @functools.cache
 def images(version: str) -> tuple[Path, DatasetIndex]:
-    folder = tempfile.mkdtemp(prefix="backdrop-model-")
+    folder = tempfile.mkdtemp(prefix="backdrop-model-", dir=FOLDER)
     atexit.register(shutil.rmtree, folder)
     root = make_images(Path(folder) / version)
     if version == "repaired":
@@ -113,7 +115,7 @@ def expected_masks(version: str, threshold: float) -> list[np.ndarray | None]:
 
 @functools.cache
 def undisturbed(version: str, threshold: float) -> dict[str, bytes]:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         _build(version, threshold, Path(folder) / "s.zarr")
         return tree(Path(folder) / "s.zarr")
 
@@ -175,7 +177,7 @@ class StoreModel(RuleBasedStateMachine):
         super().__init__()
         self.patched = pytest.MonkeyPatch()
         self.patched.setattr(stores.writer, "MIN_PART_ROWS", PART_ROWS)
-        self.folder = Path(tempfile.mkdtemp(prefix="backdrop-model-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="backdrop-model-", dir=FOLDER))
         self.stores: dict[str, ModelStore] = {}
         self.addresses: dict[str, ModelAddress] = {}
         self.touched: str | None = None
@@ -438,7 +440,7 @@ QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much)
 class TestStoreModel(StoreModel.TestCase):
     """A few short histories."""
 
-    settings = settings(max_examples=8, stateful_step_count=8, deadline=None, suppress_health_check=QUIET)
+    settings = settings(max_examples=12, stateful_step_count=8, deadline=None, suppress_health_check=QUIET)
 
 
 @pytest.mark.slow
