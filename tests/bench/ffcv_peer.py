@@ -28,9 +28,11 @@ class Photographs:
         return cv2.cvtColor(cv2.imread(str(self.paths[number])), cv2.COLOR_BGR2RGB), number
 
 
-def ffcv_epoch(paths: list[Path], folder: Path, sizes_px: tuple[int, ...], batch_size: int) -> Callable[[], int]:
+def ffcv_epoch(
+    paths: list[Path], folder: Path, sizes_px: tuple[int, ...], batch_size: int, num_threads: int
+) -> Callable[[], int]:
     """Return a function that loads one epoch of random resized crops with FFCV and counts the images."""
-    beton = folder / f"peer-{len(sizes_px)}.beton"
+    beton = folder / f"peer-{len(sizes_px)}-{num_threads}.beton"
     fields = {"image": RGBImageField(write_mode="jpg", jpeg_quality=JPEG_QUALITY), "label": IntField()}
     DatasetWriter(str(beton), fields, num_workers=1).from_indexed_dataset(Photographs(paths))
     scales = {224: (0.2, 1.0), 96: (0.05, 0.14)}
@@ -43,7 +45,7 @@ def ffcv_epoch(paths: list[Path], folder: Path, sizes_px: tuple[int, ...], batch
         for number, size_px in enumerate(sizes_px)
     }
     loader = Loader(
-        str(beton), batch_size, num_workers=1, order=OrderOption.RANDOM, seed=0, drop_last=True,
+        str(beton), batch_size, num_workers=num_threads, order=OrderOption.RANDOM, seed=0, drop_last=True,
         pipelines={**pipelines, "image": None, "label": None},
     )  # fmt: skip
 

@@ -1,10 +1,19 @@
-"""Images per second of the loader beside FFCV and torchvision, on one core."""
+"""Images per second of the loader beside FFCV and torchvision, on one core and on all."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.build.export_beton import export_beton
+import numba
+import numpy as np
+import torch
+
+from pipeline.build._scene_kernels import close_decoder, decode_jpeg
+from pipeline.build.export_beton import export_beton, read_records
 from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from pipeline.loader._scene_kernels import make_scratch
 from pipeline.loader.loader import Loader
 from pipeline.views.device_stage import DeviceStage
 from pipeline.views.view_plan import Background, View, ViewPlan
@@ -36,32 +45,106 @@ def measure(folder: Path) -> dict[str, dict]:
     paths = [index.path(number) for number in range(len(index))]
     results = {}
     for name, plan in PLANS.items():
-        results.update(compare(name, plan, beton, paths, folder))
+        with one_core():
+            results.update(compare(name, plan, beton, paths, folder, num_threads=1))
+        results.update(compare(name, plan, beton, paths, folder, num_threads=os.cpu_count() or 1))
+    results["loader.scaling_2_threads"] = scaling(beton)
+    with one_core():
+        results["loader.device_geometry_vs_decode"] = device_geometry(beton)
+        results["loader.extras_cost"] = extras_cost(beton)
+        results["loader.first_batch_s"] = first_batch(beton)
     return results
 
 
-def compare(name: str, plan: ViewPlan, beton: Path, paths: list[Path], folder: Path) -> dict[str, dict]:
-    """Measure one plan on both paths and beside both peers."""
+def compare(
+    name: str, plan: ViewPlan, beton: Path, paths: list[Path], folder: Path, *, num_threads: int
+) -> dict[str, dict]:
+    """Measure one plan on both paths and beside both peers, every side with the same number of threads or workers."""
     sizes_px = tuple(view.size_px for view in plan.views)
-    with one_core():
-        ours = images_per_s(our_epoch(beton, plan, None))
-        with_device = images_per_s(our_epoch(beton, plan, DeviceStage(plan, device="cpu")))
-        ffcv = images_per_s(ffcv_epoch(paths, folder, sizes_px, BATCH_SIZE))
-        vision = images_per_s(torchvision_epoch(paths[: 2 * BATCH_SIZE], sizes_px, BATCH_SIZE), repetitions=1)
-    views = f"{len(plan.views)} views; ours with masks, FG_min 0.1 and BG_Random p 0.2; one core"
+    num_workers = 0 if num_threads == 1 else num_threads
+    torch.set_num_threads(num_threads)
+    ours = images_per_s(our_epoch(beton, plan, None, num_threads))
+    with_device = images_per_s(our_epoch(beton, plan, DeviceStage(plan, device="cpu"), num_threads))
+    ffcv = images_per_s(ffcv_epoch(paths, folder, sizes_px, BATCH_SIZE, num_threads))
+    few = paths[: 4 * BATCH_SIZE] if num_workers else paths[: 2 * BATCH_SIZE]
+    vision = images_per_s(torchvision_epoch(few, sizes_px, BATCH_SIZE, num_workers), repetitions=1)
+    cores = "one core" if num_threads == 1 else f"{num_threads} cores"
+    views = f"{len(plan.views)} views; ours with masks, FG_min 0.1 and BG_Random p 0.2; {cores}"
+    end = "" if num_threads == 1 else "_all_cores"
     return {
-        f"loader.{name}_vs_ffcv": row(
+        f"loader.{name}_vs_ffcv{end}": row(
             ours, "images/s", peer=ffcv, ratio=ours / ffcv, what=f"{views}; FFCV: random resized crop and flip per view"
         ),
-        f"loader.{name}_vs_torchvision": row(
+        f"loader.{name}_vs_torchvision{end}": row(
             ours, "images/s", peer=vision, ratio=ours / vision,
             what=f"{views}; photometrics left to the device; torchvision: PIL, MoCo-v2 recipe on the CPU",
         ),
-        f"loader.{name}_cpu_only_vs_torchvision": row(
+        f"loader.{name}_cpu_only_vs_torchvision{end}": row(
             with_device, "images/s", peer=vision, ratio=with_device / vision,
             what=f"{views}; device stage on the CPU too; torchvision: PIL, MoCo-v2 recipe on the CPU",
         ),
     }  # fmt: skip
+
+
+def scaling(beton: Path) -> dict:
+    """Two threads over one, on a machine with two cores or more."""
+    plan = PLANS["two_view"]
+    one, two = (images_per_s(our_epoch(beton, plan, None, num), repetitions=5) for num in (1, 2))
+    return row(two, "images/s", peer=one, ratio=two / one, what="2 views with extras, 2 threads; peer: ours, 1 thread")
+
+
+def device_geometry(beton: Path) -> dict:
+    """The host's part when views are cut on the device, beside nothing but decoding the same images."""
+    whole = images_per_s(our_epoch(beton, PLANS["multicrop"], None, 1, geometry="device"), repetitions=5)
+    plain = decoded_per_s(beton)
+    what = "8 boxes, masks, BG_Random p 0.2, whole images handed over; peer: the same JPEGs decoded, nothing else"
+    return row(whole, "images/s", peer=plain, ratio=whole / plain, what=f"{what}; one core")
+
+
+def decoded_per_s(beton: Path) -> float:
+    """Images of a .beton decoded per second by the decoder that the loader uses."""
+    records, file_bytes = np.ascontiguousarray(read_records(beton)), np.memmap(beton, np.uint8, mode="r")
+    scratch = make_scratch(int(records["height"].max()), int(records["width"].max()), np.array([224]))
+
+    @numba.njit
+    def decode(records: np.ndarray, file_bytes: np.ndarray, decoder: int, pixels: np.ndarray) -> int:
+        failed = 0
+        for record in records:
+            start, end = np.int64(record["image_ptr"]), np.int64(record["image_ptr"]) + np.int64(record["image_bytes"])
+            height, width = np.int64(record["height"]), np.int64(record["width"])
+            failed += decode_jpeg(decoder, file_bytes[start:end], height, width, pixels, 3 * width)
+        return failed
+
+    seconds = best_seconds(lambda: decode(records, file_bytes, scratch.decoder, scratch.pixels))
+    close_decoder(scratch.decoder)
+    return len(records) / seconds
+
+
+def extras_cost(beton: Path) -> dict:
+    """What masks, constraint and backgrounds take of the loader's time, by its own clock."""
+    with Loader(beton, PLANS["two_view"], batch_size=BATCH_SIZE, seed=0, num_threads=1) as loader:
+        for epoch in range(3):
+            for _ in loader.epoch(epoch):
+                pass
+        seconds = loader.stage_seconds()
+    extras = sum(seconds[stage] for stage in ("boxes", "masks", "donors"))
+    without = sum(seconds.values()) - extras
+    return row(extras / without, "share", what="2 views: boxes, masks and donors over all other stages; one core")
+
+
+def first_batch(beton: Path) -> dict:
+    """Seconds from opening a file in a new process to its first batch, compiled kernels in numba's cache."""
+    program = (
+        "import time; from pathlib import Path; from pipeline.loader.loader import Loader\n"
+        "from tests.bench.loader import PLANS\n"
+        "start = time.perf_counter()\n"
+        f"options = dict(batch_size={BATCH_SIZE}, seed=0, num_threads=1)\n"
+        f"with Loader(Path({str(beton)!r}), PLANS['two_view'], **options) as loader:\n"
+        "    next(loader.epoch(0))\n"
+        "    print(time.perf_counter() - start)\n"
+    )
+    taken = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(3)]
+    return row(min(taken), "s", what="opening to first batch in a new process, imports not counted; one core")
 
 
 def images_per_s(epoch: Callable[[], int], repetitions: int = 3) -> float:
@@ -70,8 +153,10 @@ def images_per_s(epoch: Callable[[], int], repetitions: int = 3) -> float:
     return counted[-1] / seconds
 
 
-def our_epoch(beton: Path, plan: ViewPlan, stage: DeviceStage | None) -> Callable[[], int]:
-    loader = Loader(beton, plan, batch_size=BATCH_SIZE, seed=0, num_threads=1)
+def our_epoch(
+    beton: Path, plan: ViewPlan, stage: DeviceStage | None, num_threads: int, geometry: str = "host"
+) -> Callable[[], int]:
+    loader = Loader(beton, plan, batch_size=BATCH_SIZE, seed=0, num_threads=num_threads, geometry=geometry)
 
     def epoch() -> int:
         count = 0

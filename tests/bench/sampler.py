@@ -3,13 +3,14 @@
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pipeline.views import crops
 from pipeline.views._crop_kernels import Box, Foreground, Stream, draw_box
 from pipeline.views.view_plan import View, ViewPlan
 from stores.mask_codec import pack_rows
-from tests.bench.photographs import WIDTH, blob_mask
+from tests.bench.photographs import blob_mask
 from tests.bench.timing import best_seconds, row
 
 NUM_BOXES = 2000
@@ -17,9 +18,17 @@ PLAN = ViewPlan(views=(View(scale=(0.05, 0.14), min_foreground=0.2),))
 
 
 def measure(folder: Path) -> dict[str, dict]:
-    """Return `sampler.us_per_box`: our kernel as the loader calls it, beside the same rejection in numpy."""
-    mask_HW = blob_mask(0)
-    mask = crops.foreground(pack_rows(mask_HW), WIDTH)
+    """Return the lines named `sampler.*`: our kernel as the loader calls it, beside the same rejection in numpy."""
+    large_HW = cv2.resize(blob_mask(0), (2000, 1500), interpolation=cv2.INTER_NEAREST)
+    return {
+        "sampler.us_per_box": compare(blob_mask(0), "500 x 375"),
+        "sampler.us_per_box_2000x1500": compare(large_HW, "2,000 x 1,500"),
+    }
+
+
+def compare(mask_HW: np.ndarray, size: str) -> dict:
+    """Measure boxes in one mask, uint8 (H, W)."""
+    mask = crops.foreground(pack_rows(mask_HW), mask_HW.shape[1])
     specs, code = crops.view_specs(PLAN), crops.epoch_code(PLAN, 0)
     boxes = crops_in_a_row(mask, specs, code)
     ours = best_seconds(lambda: boxes(NUM_BOXES)) / NUM_BOXES * 1e6
@@ -27,8 +36,8 @@ def measure(folder: Path) -> dict[str, dict]:
     for row_number in range(200):
         numpy_box(mask_HW, np.random.default_rng(row_number))
     peer = (time.perf_counter() - start) / 200 * 1e6
-    what = "500 x 375, local crops, phi 0.2; peer: the same rejection in numpy (CAST's Python: 3,000-5,500 us)"
-    return {"sampler.us_per_box": row(ours, "us", peer=peer, ratio=peer / ours, what=what)}
+    what = f"{size}, local crops, phi 0.2; peer: the same rejection in numpy (CAST's Python: 3,000-5,500 us)"
+    return row(ours, "us", peer=peer, ratio=peer / ours, what=what)
 
 
 def crops_in_a_row(mask: Foreground, specs: np.ndarray, code):

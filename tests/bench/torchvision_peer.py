@@ -41,7 +41,16 @@ def moco_v2(size_px: int) -> transforms.Compose:
     )
 
 
-def torchvision_epoch(paths: list[Path], sizes_px: tuple[int, ...], batch_size: int) -> Callable[[], int]:
-    """Return a function that loads one epoch in this process, one core, and counts the images."""
-    loader = torch.utils.data.DataLoader(Views(paths, sizes_px), batch_size, shuffle=True, drop_last=True)
+def torchvision_epoch(
+    paths: list[Path], sizes_px: tuple[int, ...], batch_size: int, num_workers: int
+) -> Callable[[], int]:
+    """Return a function that loads one epoch and counts the images; num_workers: processes, 0 = in this one."""
+    loader = torch.utils.data.DataLoader(
+        Views(paths, sizes_px), batch_size, shuffle=True, drop_last=True,
+        num_workers=num_workers, persistent_workers=num_workers > 0, worker_init_fn=_one_thread,
+    )  # fmt: skip
     return lambda: sum(len(views[0]) for views in loader)
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
