@@ -91,7 +91,7 @@ class ModelAddress:
 @functools.cache
 def images(version: str) -> tuple[Path, DatasetIndex]:
     folder = tempfile.mkdtemp(prefix="backdrop-model-", dir=FOLDER)
-    atexit.register(shutil.rmtree, folder)
+    atexit.register(lambda: shutil.rmtree(folder))  # looked up then: here it may be patched
     root = make_images(Path(folder) / version)
     if version == "repaired":
         repair(root)
