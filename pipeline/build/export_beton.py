@@ -25,13 +25,15 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.build.ffcv_names import ALLOC_TABLE_TYPE, DatasetWriter, MemoryAllocator, Reader
+from pipeline.build.beton_reader import MAX_SIDE_PX, TableReader, has_mask, open_reader, records_of, table_checksum
+from pipeline.build.ffcv_names import DatasetWriter, MemoryAllocator
 from pipeline.build.scene import (
     BLOBS,
     FIELD_NAME,
     STORE_ARRAYS,
     Scene,
     SceneField,
+    checksum,
     jpeg_quality_in_range,
     scene_blobs,
     scene_of_row,
@@ -40,11 +42,14 @@ from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
 from stores.durable_files import PARTIAL, sync, write_aside
 from stores.errors import CorruptStore, UserError
+from stores.provenance import identity_digest
 from stores.reader import Store
-from stores.schema import Status
 
 FORMAT = "backdrop-scenes"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# A sidecar has a few hundred bytes; whatever is larger is not read.
+MAX_SIDECAR_BYTES = 1 << 20
+SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}
 MIN_PAGE_BYTES = 8 << 20
 CHUNK_ROWS = 64
 CHECKED_ROWS = 16
@@ -119,7 +124,7 @@ def sidecar_path(beton: Path) -> Path:
 def read_sidecar(beton: Path) -> dict[str, Any]:
     """Return what the sidecar says, after checking that the .beton beside it is complete.
 
-    Raises: UserError where the file or its sidecar is missing, of another format, or of another size.
+    Raises: UserError where the file or its sidecar is missing, damaged, of another format, or of another size.
     """
     path = sidecar_path(beton)
     if not beton.is_file():
@@ -127,21 +132,37 @@ def read_sidecar(beton: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{beton} has no {path.name} beside it: its export did not finish; export it again")
     try:
-        sidecar = json.loads(path.read_text())
-        kind = sidecar["format"], sidecar["format_version"]
-        num_bytes = sidecar["num_bytes"]
-    except (ValueError, KeyError, TypeError) as error:
+        sidecar = _parsed_sidecar(path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
+    kind = sidecar["format"], sidecar["format_version"]
     if kind != (FORMAT, FORMAT_VERSION):
         raise UserError(f"{beton} has format {kind}, this version reads {(FORMAT, FORMAT_VERSION)}; export it again")
-    if beton.stat().st_size != num_bytes:
-        raise UserError(f"{beton} has {beton.stat().st_size} bytes, its sidecar says {num_bytes}; export it again")
+    if beton.stat().st_size != sidecar["num_bytes"]:
+        raise UserError(
+            f"{beton} has {beton.stat().st_size} bytes, its sidecar says {sidecar['num_bytes']}; export it again"
+        )
+    return sidecar
+
+
+def _parsed_sidecar(path: Path) -> dict[str, Any]:
+    """What the sidecar says, unchanged since it was written or of another format; ValueError and others where not."""
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError(f"it has more than {MAX_SIDECAR_BYTES} bytes")
+    sidecar = json.loads(path.read_text())
+    if (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION):
+        rest = {name: value for name, value in sidecar.items() if name != "digest"}
+        if identity_digest(rest) != sidecar["digest"]:
+            raise ValueError("it was changed after it was written")
+        for name, kind in SIDECAR_TYPES.items():
+            if not isinstance(sidecar[name], kind):
+                raise TypeError(f"its {name} is {sidecar[name]!r}")
     return sidecar
 
 
 def _check(settings: BetonSettings) -> None:
-    if not 32 <= settings.max_side_px <= 4096:
-        raise UserError(f"max_side_px is {settings.max_side_px}; allowed: 32 to 4096")
+    if not 32 <= settings.max_side_px <= MAX_SIDE_PX:
+        raise UserError(f"max_side_px is {settings.max_side_px}; allowed: 32 to {MAX_SIDE_PX}")
     jpeg_quality_in_range(settings.jpeg_quality)
 
 
@@ -356,24 +377,26 @@ def _unlink_memory(name: str) -> None:
 
 
 def read_records(beton: Path) -> np.ndarray:
-    """Return the records of a .beton, (N,) of SCENE_DTYPE; CorruptStore where the file is no export of ours."""
-    try:
-        reader = _HeaderReader(str(beton), {FIELD_NAME: SceneField})
-    except (AssertionError, ValueError, IndexError, KeyError, UnicodeDecodeError) as error:
-        raise CorruptStore(f"{beton} is not a .beton of ours ({error}); export it again") from error
-    return np.ascontiguousarray(reader.metadata["f0"])
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError as `read_table`."""
+    return records_of(read_table(beton)[0])
 
 
-class _HeaderReader(Reader):
-    """FFCV's reader without its table of allocations: sizes are in our records."""
+def read_table(beton: Path) -> tuple[TableReader, dict[str, Any]]:
+    """Return FFCV's reader of a complete .beton and its sidecar.
 
-    def read_allocation_table(self) -> None:
-        self.alloc_table = np.empty(0, dtype=ALLOC_TABLE_TYPE)
+    Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written.
+    """
+    sidecar = read_sidecar(beton)
+    reader = open_reader(beton)
+    file_bytes = np.memmap(beton, np.uint8, mode="r")
+    if table_checksum(file_bytes, int(reader.num_samples)) != sidecar["table_checksum"]:
+        raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
+    return reader, sidecar
 
 
 def _check_written(path: Path, store: Store, index: DatasetIndex, settings: BetonSettings) -> None:
     """Read the file back: every record in its place, every blob inside the file, some rows equal to their source."""
-    records = read_records(path)
+    records = records_of(open_reader(path))
     blobs = np.memmap(path, np.uint8, mode="r")
     assert (records["row"] == np.arange(store.num_rows)).all(), "every row was written to its own place"
     assert (records["status"] == store.status).all(), "statuses are those of the store"
@@ -388,19 +411,20 @@ def _check_written(path: Path, store: Store, index: DatasetIndex, settings: Beto
 
 
 def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
-    """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none."""
-    start = int(record[f"{name}_ptr"])
-    return file_bytes[start : start + int(record[f"{name}_bytes"])].tobytes()
+    """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none.
+
+    Raises: CorruptStore where its bytes are not those that were written.
+    """
+    start, num_bytes = int(record[f"{name}_ptr"]), int(record[f"{name}_bytes"])
+    data = file_bytes[start : start + num_bytes].tobytes()
+    if num_bytes and (len(data) < num_bytes or checksum(data) != record[f"{name}_checksum"]):
+        raise CorruptStore(f"row {record['row']}: the bytes of its {name} are not those that were written")
+    return data
 
 
 def num_left_out(records: np.ndarray) -> int:
     """Number of rows that have no mask and therefore no pixels."""
     return int((~has_mask(records)).sum())
-
-
-def has_mask(records: np.ndarray) -> np.ndarray:
-    """Return bool (N,): rows that can be trained on, i.e. whose status says that there is a mask."""
-    return np.isin(records["status"], [status for status in Status if status.has_mask])
 
 
 def _sync_and_hash(path: Path) -> tuple[str, int]:
@@ -417,9 +441,12 @@ def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str
         "sha256": digest,
         "num_bytes": num_bytes,
         "num_rows": store.num_rows,
+        "table_checksum": table_checksum(np.memmap(out, np.uint8, mode="r"), store.num_rows),
         "store_id": store.store_id,
         "dataset": store.dataset,
         "split": store.split,
         "settings": asdict(settings),
     }
+    # Last and of all the others: a sidecar that was changed is noticed.
+    content["digest"] = identity_digest(content)
     write_aside(sidecar_path(out), json.dumps(content, indent=2) + "\n")

@@ -26,7 +26,7 @@ from ffcv.pipeline.pipeline_spec import PipelineSpec  # noqa: E402
 from ffcv.pipeline.state import State  # noqa: E402
 from ffcv.reader import Reader  # noqa: E402
 from ffcv.traversal_order.base import TraversalOrder  # noqa: E402
-from ffcv.types import ALLOC_TABLE_TYPE  # noqa: E402
+from ffcv.types import ALLOC_TABLE_TYPE, FieldDescType, HeaderType  # noqa: E402
 from ffcv.writer import DatasetWriter  # noqa: E402
 
 numba.typed.Dict = _typed_dict
@@ -41,7 +41,9 @@ __all__ = [
     "DatasetWriter",
     "EpochIterator",
     "Field",
+    "FieldDescType",
     "Graph",
+    "HeaderType",
     "Loader",
     "MemoryAllocator",
     "MemoryContext",
