@@ -20,6 +20,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import LocalStore, S3Store
 
+from stores.disk_errors import disk_errors
 from stores.durable_files import sync_all
 from stores.errors import CorruptStore, StorageUnreachable, UserError
 from stores.s3_profile import SECRETS, settings_of_profile
@@ -32,13 +33,16 @@ CHUNK_BYTES = 8 << 20
 CHUNKS_IN_FLIGHT = 2  # of one object: with all requests in flight this bounds memory to some 200 MB
 DIGEST = "sha256"  # the metadata field of an object that holds its SHA-256, hex
 
-# A connection that is refused is given up after half a minute. No limit on a whole request: objects may be large.
+# A connection that is refused is given up after half a minute, one that stalls after a few. A request as a whole has no
+# limit, for objects may be large. But obstore counts the sending of a body as waiting for the answer, hence the longer
+# time for uploads: with all requests in flight it takes a line of 4 Mbit/s.
 RETRY: "RetryConfig" = {
     "max_retries": 8,
     "retry_timeout": timedelta(minutes=2),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
 }
 CLIENT: "ClientConfig" = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "24h"}
+UPLOAD_TIMEOUT = "5m"
 
 ALLOWED_URLS = "allowed are s3://BUCKET/PREFIX and file:///FOLDER"
 HINTS = {
@@ -60,23 +64,23 @@ class ObjectStorage:
 
     Args:
         url: s3://bucket/prefix or file:///folder. For S3 the endpoint is that of AWS_ENDPOINT_URL, if it is set.
-        create_folder: make the folder of a file:// URL.
+        is_upload: objects will be put; a folder of a file:// URL is made.
 
     Raises:
         UserError: from the constructor, for a URL that is not allowed; from every method, when the storage refuses.
         StorageUnreachable: it gives no answer, or a folder is not there.
     """
 
-    def __init__(self, url: str, *, create_folder: bool = False) -> None:
+    def __init__(self, url: str, *, is_upload: bool = False) -> None:
         self.url = without_credentials(url)
         parts = _split(url)
         _claim_process()
         self.folder = Path(unquote(parts.path)) if parts.scheme == "file" else None
         with self._errors():
             if self.folder is None:
-                self._store: S3Store | LocalStore = _s3_store(parts.netloc, parts.path.strip("/"))
+                self._store: S3Store | LocalStore = _s3_store(parts.netloc, parts.path.strip("/"), is_upload)
             else:
-                if create_folder:
+                if is_upload:
                     self.folder.mkdir(parents=True, exist_ok=True)
                 if not self.folder.is_dir():
                     raise StorageUnreachable(f"there is no store at {self.url}: no such folder; correct the URL")
@@ -222,7 +226,10 @@ class ObjectStorage:
         try:
             yield
         except (BaseError, OSError, ValueError, NotImplementedError) as error:
-            is_answer = self.folder is not None or _status(str(error))[:1] in ("3", "4")
+            if self.folder is not None:
+                with disk_errors(self.folder, "give another place, with another file:///FOLDER"):
+                    raise _disk_error(error) from None
+            is_answer = _status(str(error))[:1] in ("3", "4")
             raise (UserError if is_answer else StorageUnreachable)(f"{self.url}: {_reason(error)}") from None
 
 
@@ -276,12 +283,14 @@ def _split(url: str):
     return parts
 
 
-def _s3_store(bucket: str, prefix: str) -> S3Store:
+def _s3_store(bucket: str, prefix: str, is_upload: bool) -> S3Store:
     config = settings_of_profile()
     endpoints = [os.environ.get(f"AWS_ENDPOINT{name}") for name in ("_URL_S3", "_URL", "")]
     endpoint = config.get("endpoint") or next(filter(None, endpoints), "")
     # Whoever sets an endpoint without TLS means it; nothing else is ever sent in the clear.
     client: ClientConfig = {**CLIENT, "allow_http": endpoint.startswith("http://")}
+    if is_upload:
+        client["read_timeout"] = UPLOAD_TIMEOUT
     if endpoint:
         config["endpoint"] = endpoint
     return S3Store(bucket, prefix=prefix, config=cast("S3Config", config), client_options=client, retry_config=RETRY)
@@ -317,6 +326,14 @@ def _status(message: str) -> str:
     """The HTTP status in obstore's message, "404 Not Found"; "" where there is none."""
     found = re.search(r"status code: (\d{3}[A-Za-z -]*)", message)
     return found.group(1).strip() if found else ""
+
+
+def _disk_error(error: Exception) -> Exception:
+    """The disk's refusal of a folder, which obstore gives as a text that ends in "(os error 28)"."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if isinstance(error, OSError) and error.errno:
+        return error
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else error
 
 
 def _reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """A published store, read object by object, each checked before it is used; and files made whole before they appear."""
 
+import errno
 import os
 import shutil
 import uuid
@@ -56,12 +57,11 @@ def fetch_file(
         check: called with the file before it is moved; what it raises keeps the file out.
 
     Raises:
-        UserError: there is no room for it; and as `ObjectStorage.download`.
-        OSError: the disk cannot be written.
+        UserError: as `ObjectStorage.download`.
+        OSError: the disk cannot be written, or has no room for it.
     """
-    free = shutil.disk_usage(partial).free
-    if stated["bytes"] > free:
-        raise UserError(f"{object_name(part, file)} of {storage.url} has {stated['bytes']} bytes, the disk {free} free")
+    if stated["bytes"] > shutil.disk_usage(partial).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(partial))
     # One by one, for the part's folder itself may be gone: moved into place by a pull that was faster.
     for parent in reversed(Path(file).parents[:-1]):
         (folder / parent).mkdir(exist_ok=True)

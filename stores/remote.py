@@ -65,7 +65,7 @@ def publish(store: Path, url: str, *, progress: bool = True) -> dict:
     if manifest_bytes(opened.path) != manifest:
         raise CorruptStore(f"{store}: {schema.MANIFEST} does not match its receipts; 'store verify' says more")
     assert opened.store_id == sha256(manifest).hex()
-    storage = ObjectStorage(url, create_folder=True)
+    storage = ObjectStorage(url, is_upload=True)
     if _refuse_other_store(storage, opened.store_id):
         if storage.read(CLAIM, MAX_CLAIM_BYTES) is not None:  # killed, or about to end, after its manifest was put
             storage.delete(CLAIM)
@@ -258,7 +258,10 @@ def _fetch_all(storage: ObjectStorage, manifest: dict, staging: Path, progress: 
     there = sum(file.stat().st_size for file in (staging / "store").rglob("*") if file.is_file())
     free = shutil.disk_usage(staging).free
     if total - there > free:
-        raise UserError(f"the store at {storage.url} needs {total - there} bytes more, the disk has {free}; free space")
+        raise UserError(
+            f"the store at {storage.url} needs {total - there} bytes more, the disk that holds {staging.parent} has "
+            f"{free}; free space, then give the same command again"
+        )
     objects, num_bytes = len(ROOT_FILES) + len(manifest["parts"]), 0
     with tqdm(total=total, unit="B", unit_scale=True, desc=f"pull {storage.url}", disable=not progress) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(fetch.part, range(len(manifest["parts"]))):

@@ -38,7 +38,7 @@ from stores.reader import Store
 from stores.untrusted import check_blob, check_manifest, check_receipt, check_statuses, needed_for
 from stores.zarr_files import chunk_path
 
-NEXT_STEP = "give another folder with --cache or BACKDROP_CACHE"
+NEXT_STEP = "give another place with --cache or BACKDROP_CACHE"
 BAR_AFTER_S = 2.0
 
 BLOB_FILES = {chunk_path(blob.name): blob for blob in schema.BLOBS}

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -76,6 +77,7 @@ class Cable:
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._lock = threading.Lock()
+        self._flows = threading.Event()
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -85,23 +87,36 @@ class Cable:
     def repair(self) -> None:
         """Carry everything from now on."""
         self._bytes_left, self._at_the_end, self._is_cut = float("inf"), self.cut, False
+        self._flows.set()
 
     def cut_after(self, num_bytes: int, at_the_end: Callable[[], None] | None = None) -> None:
         """Cut it, or do something else once, when so many bytes more have passed."""
         self._bytes_left, self._at_the_end = num_bytes, at_the_end or self.cut
 
-    def cut(self) -> None:
+    def stall(self) -> None:
+        """Carry nothing more, and keep all connections."""
+        self._flows.clear()
+
+    def reset(self) -> None:
+        """Reset all connections, as a firewall does, and refuse new ones."""
+        for end in tuple(self._sockets):
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.cut(socket.SHUT_RD)
+
+    def cut(self, directions: int = socket.SHUT_RDWR) -> None:
         """Break all connections and refuse new ones."""
         self._is_cut = True
         for end in tuple(self._sockets):
             with suppress(OSError):  # the other end may have gone by itself
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(directions)
             end.close()
             self._sockets.remove(end)
 
     def close(self) -> None:
         """Pull it out."""
         self.cut()
+        self._flows.set()
         self._listener.close()
 
     def _accept(self) -> None:
@@ -125,6 +140,7 @@ class Cable:
                     was_left, self._bytes_left = self._bytes_left, self._bytes_left - len(data)
                     if was_left > 0 >= self._bytes_left:
                         self._at_the_end()
+                self._flows.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:

@@ -1,5 +1,6 @@
 """Training from a URL: fetched once, exported once, the second run asks for the manifest alone, or for nothing."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,10 +74,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run(*words: str) -> str:
-    """Run a command that succeeds; what it prints."""
+    """Run a command that succeeds; what it prints on standard output."""
     result = CliRunner().invoke(cli.main, words)
     assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
+    return result.stdout
 
 
 def pretrain(url: str, out: str, *words: str) -> str:
@@ -111,6 +112,7 @@ def test_a_run_from_a_url_is_fetched_and_exported_once(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     said = pretrain(url, "second", "--resume")
     assert "already finished" in said
+    assert SECRET_KEY not in said
     assert f"Going on with what {tmp_path / 'cache'} holds of store {store_id}" in said
     for content in tree(tmp_path).values():
         assert ACCESS_KEY.encode() not in content
@@ -119,3 +121,28 @@ def test_a_run_from_a_url_is_fetched_and_exported_once(
 
 def losses(out: str) -> list[float]:
     return [record["loss"] for record in run_folder.read_metrics(Path(out))]
+
+
+def test_what_else_takes_a_url(url: str, requests: list[str], store: Path, tmp_path: Path) -> None:
+    about = json.loads(run("store", "info", url))
+    assert (about["store_id"], about["num_rows"]) == (open_store(store).store_id, small_images.NUM_IMAGES)
+    assert about["status"]["decode-error"] == 1
+    assert requests == ["MANIFEST.json", "zarr.json", "parts/zarr.json"]
+    requests.clear()
+    assert '"equal": true' in run("store", "diff", url, str(store))
+    assert {name.split("/")[-1] for name in requests} == {"MANIFEST.json", "part.json"}
+    for words in (("--format", "png"), ("--max-side-px", "64")):
+        result = CliRunner().invoke(cli.main, ["store", "export", url, *words])
+        assert (result.exit_code, "--out" in result.output) == (2, True), result.output
+    run("store", "export", url, "--format", "png", "--out", "there")
+    run("store", "export", str(store), "--format", "png", "--out", "here")
+    assert tree(tmp_path / "there") == tree(tmp_path / "here")
+
+
+def test_root_and_the_default_cache(url: str, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BACKDROP_CACHE")
+    result = CliRunner().invoke(cli.main, ["store", "info", url])
+    assert json.loads(result.stdout)["store_id"] == open_store(store).store_id
+    assert result.stderr == "cache: artifacts/cache (the default of --cache and BACKDROP_CACHE)\n"
+    words = ["pretrain", "--method", "moco", "--store", str(store), "--root", "images"]
+    assert "--root says where the images of a published store lie" in CliRunner().invoke(cli.main, words).output

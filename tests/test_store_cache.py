@@ -137,18 +137,57 @@ def test_damage_in_the_folder_is_an_error_too(public: Path, tmp_path: Path) -> N
         digest_of_all(open_published(f"file://{public}", tmp_path / "cache"))
 
 
-def test_hostile_names_are_refused(public: Path, tmp_path: Path) -> None:
+def forge_receipt(public: Path, files: dict) -> None:
+    """Let the receipt of part 1 state these files, and the manifest that receipt."""
     place = public / "parts" / "part-00001" / schema.RECEIPT
     receipt = json.loads(place.read_bytes())
-    receipt["files"]["../../../../evil"] = {"bytes": 1, "sha256": "0" * 64}
+    receipt["files"].update(files)
     place.write_bytes(canonical_json(receipt))
     manifest = json.loads((public / schema.MANIFEST).read_bytes())
     manifest["parts"][1]["receipt_sha256"] = sha256(place.read_bytes()).hex()
     (public / schema.MANIFEST).write_bytes(canonical_json(manifest))
+
+
+def test_hostile_names_are_refused(public: Path, tmp_path: Path) -> None:
+    forge_receipt(public, {"../../../../evil": {"bytes": 1, "sha256": "0" * 64}})
     opened = open_published(f"file://{public}", tmp_path / "cache")
     assert opened.mask(0).any()
     with pytest.raises(CorruptStore, match="is no file of a part"):
         opened.mask(4)
+
+
+@pytest.mark.parametrize(("name", "column"), [("mask", "height"), ("background", "width"), ("status", "status")])
+def test_rows_that_would_swell_up_are_not_kept(name: str, column: str, public: Path, tmp_path: Path) -> None:
+    """A publisher whose digests are right and whose rows are not: what `pull` refuses is refused here."""
+    file = f"{column}/c/0"
+    (public / "parts" / "part-00001" / file).write_bytes(bytes([127]) * (4 if column == "status" else 16))
+    content = (public / "parts" / "part-00001" / file).read_bytes()
+    forge_receipt(public, {file: {"bytes": len(content), "sha256": sha256(content).hex()}})
+    opened = open_published(f"file://{public}", tmp_path / "cache")
+    for _ in range(2):
+        with pytest.raises(CorruptStore, match="part-00001 of a store from elsewhere"):
+            opened.prefetch(name)
+    assert not (opened.path / "parts" / "part-00001" / name / "c" / "0").exists()
+    assert (opened.path / "parts" / "part-00000" / name / "c" / "0").exists()
+
+
+def test_without_the_network_what_was_fetched_is_read(
+    public: Path, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, cache = f"file://{public}", tmp_path / "cache"
+    opened = open_published(url, cache)
+    opened.prefetch("height", "width", "mask")
+    public.rename(tmp_path / "away")
+    assert everything_of(open_published(url, cache)) == everything_of(open_store(store))
+    assert f"holds of store {opened.store_id}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=f"background_offsets/c/0 is missing at {url}"):
+        open_published(url, cache).background_jpeg(0)
+    with pytest.raises(UserError, match="no such folder; correct the URL"):
+        open_published(url + "2", cache)
+
+
+def everything_of(store: Store) -> list[bytes]:
+    return [store.mask(row).tobytes() for row in range(len(store)) if row not in (3, 8)]
 
 
 def test_what_cannot_be_opened(public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +199,7 @@ def test_what_cannot_be_opened(public: Path, tmp_path: Path, monkeypatch: pytest
     opened = open_published(f"file://{public}", tmp_path / "cache")
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-        with pytest.raises(UserError, match=r"the disk 0 free"):
+        with pytest.raises(UserError, match=r"the disk that holds .*cache is full"):
             opened.mask(0)
     assert opened.mask(0).any()
 

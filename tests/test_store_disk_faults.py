@@ -23,7 +23,8 @@ import stores.engines.local
 from pipeline.build.export_beton import read_sidecar
 from stores.errors import UserError
 from stores.reader import open_store
-from stores.schema import ROOT_METADATA
+from stores.remote import publish
+from stores.schema import MANIFEST, ROOT_METADATA
 from stores.verify import verify
 from stores.writer import staging_folder
 from tests.small_images import build, index_of, make_images, parts_of_few_rows
@@ -44,6 +45,8 @@ class Inputs:
     """Finished, with soft maps."""
     halves: tuple[Path, Path]
     """The same store in two halves."""
+    url: str
+    """Where it is published."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,14 @@ VERBS = {
     "merge": Verb(
         lambda inputs, place: ["store", "merge", *inputs.halves, "--out", place / "s.zarr"], ("s.zarr",), is_store=True
     ),
+    "publish": Verb(lambda inputs, place: ["store", "publish", inputs.store, f"file://{place}/public"], ("public",)),
+    "pull": Verb(lambda inputs, place: ["store", "pull", inputs.url, "--out", place / "s.zarr"], ("s.zarr",)),
+    "export from a URL": Verb(
+        lambda inputs, place: [
+            "store", "export", inputs.url, "--cache", place / "cache", "--format", "coco-rle", "--out", place / "s.json",
+        ],
+        ("s.json", "s.json.export.json"),
+    ),
     "card": Verb(lambda inputs, place: ["store", "card", inputs.store, "--out", place / "card.json"], ("card.json",)),
     "export hdf5": Verb(
         lambda inputs, place: ["store", "export", inputs.store, "--format", "hdf5", "--out", place / "s.h5"], ("s.h5",)
@@ -131,9 +142,10 @@ def inputs() -> Iterator[Inputs]:
         halves = (folder / "even.zarr", folder / "odd.zarr")
         for half, parts in zip(halves, ("part-00001", "part-0000[02]"), strict=True):
             shutil.copytree(folder / "s.zarr", half, ignore=shutil.ignore_patterns("MANIFEST.json", parts))
+        publish(folder / "s.zarr", f"file://{folder}/public", progress=False)
         for path in (folder, *folder.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
-        yield Inputs(images, masks, folder / "s.zarr", halves)
+        yield Inputs(images, masks, folder / "s.zarr", halves, f"file://{folder}/public")
 
 
 @pytest.fixture
@@ -212,6 +224,8 @@ def check_nothing_passes_for_whole(verb: Verb, place: Path) -> None:
         elif name.endswith(".beton"):  # named before its sidecar is written; nothing opens it until then
             with pytest.raises(UserError):
                 read_sidecar(path)
+        elif name == "public":
+            assert not (path / MANIFEST).exists()
         elif not verb.is_store and not name.endswith("export.json"):
             assert not path.exists(), path
     names = {path.name for path in place.iterdir()}
