@@ -7,8 +7,19 @@ from numba import njit
 
 from pipeline.build import _scene_kernels as blob_kernels
 from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, open_decoder
-from pipeline.loader import _resize_kernels
+from pipeline.loader import _resize_kernels, _stage_clock
 from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
+from pipeline.loader._stage_clock import (
+    BOXES,
+    CHECKS,
+    DECODE,
+    DONORS,
+    MASKS,
+    RESIZE,
+    end_stage,
+    make_clock,
+    start_clock,
+)
 from pipeline.views import _crop_kernels, random_streams, view_plan
 from pipeline.views._crop_kernels import BBOX, CENTROID, draw_row, measure
 from pipeline.views.kernel_cache import follow_sources
@@ -39,6 +50,7 @@ class Scratch(NamedTuple):
     weight_x: np.ndarray
     rows: np.ndarray  # float32 (2, ...), two filtered rows
     lines: np.ndarray  # uint8 (2, ...), two output rows
+    clock: np.ndarray  # see `_stage_clock`
 
 
 class Slot(NamedTuple):
@@ -75,6 +87,7 @@ def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
         weight_x=np.empty((side, taps), np.float32),
         rows=np.zeros((2, CHANNELS * (longest + taps) + VECTOR), np.float32),
         lines=np.empty((2, CHANNELS * side + VECTOR), np.uint8),
+        clock=make_clock(),
     )
 
 
@@ -131,12 +144,15 @@ def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scr
         return IMAGE_CHANGED
     if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
         return MASK_CHANGED
+    end_stage(scratch.clock, CHECKS)
     words = _words(scene, scratch)
     if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), words.reshape(-1)):
         return MASK_BROKEN
+    end_stage(scratch.clock, MASKS)
     is_located = plan.proposal == CENTROID or plan.fallback == BBOX
     foreground = measure(words, height, width, is_located)
     draw_row(record_V, seed, epoch, np.int64(scene["row"]), foreground, specs, plan, donors)
+    end_stage(scratch.clock, BOXES)
     return OK
 
 
@@ -154,6 +170,7 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
     if decode_jpeg(scratch.decoder, image, height, width, scratch.pixels, 3 * width) != 0:
         return IMAGE_BROKEN
+    end_stage(scratch.clock, DECODE)
     for view in range(record_V.size):
         record = record_V[view]
         top, left = np.int64(record["top"]), np.int64(record["left"])
@@ -163,7 +180,9 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
             scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
             slot, slot.image[view], slot.side[view], position, scratch,
         )  # fmt: skip
+        end_stage(scratch.clock, RESIZE)
         _crop_mask(_words(scene, scratch), record, slot, view, position)
+        end_stage(scratch.clock, MASKS)
     return OK
 
 
@@ -218,9 +237,11 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
     pixels = slot.flat[begin : begin + 3 * slot.height * slot.width]
     if decode_jpeg(scratch.decoder, image, height, width, pixels, 3 * slot.width) != 0:
         return IMAGE_BROKEN
+    end_stage(scratch.clock, DECODE)
     begin = slot.batch_size * slot.mask[0] + position * slot.height * slot.mask_row_bytes
     mask = slot.flat[begin : begin + slot.height * slot.mask_row_bytes].reshape(slot.height, slot.mask_row_bytes)
     pack_words(_words(scene, scratch), mask)
+    end_stage(scratch.clock, MASKS)
     return OK
 
 
@@ -250,6 +271,7 @@ def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
             problem = _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch)
         else:
             problem = _fill_donor(position, view, record, scenes, file_bytes, slot, scratch)
+        end_stage(scratch.clock, DONORS)
         if problem != OK:
             return problem, np.int64(record["donor_row"])
     return OK, np.int64(-1)
@@ -263,6 +285,7 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
     record_BV: (B, V) of VIEW_DTYPE, written. slot: where pixels and masks go. The rest as in `draw_row`.
     Returns: (0, -1), or the first problem and the row it is about (for the donor codes the donor's).
     """
+    start_clock(scratch.clock)
     for position in range(first, last):
         row, record_V = rows[position], record_BV[position]
         problem = _read_row(scenes[row], file_bytes, record_V, seed, epoch, specs, plan, donors, scratch)
@@ -274,4 +297,4 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
     return OK, np.int64(-1)
 
 
-follow_sources(__name__, blob_kernels, _resize_kernels, _crop_kernels, random_streams, view_plan)
+follow_sources(__name__, blob_kernels, _resize_kernels, _stage_clock, _crop_kernels, random_streams, view_plan)

@@ -34,6 +34,7 @@ from pipeline.build.scene import FIELD_NAME, SceneField
 from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
 from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from pipeline.loader.scene_field import Layout, SceneDecoder
+from pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
 from pipeline.views.view_plan import ViewPlan
 from stores.errors import UserError
 
@@ -57,6 +58,7 @@ class Loader:
         drop_last: bool = True,
         rows: np.ndarray | None = None,
         geometry: str = "host",
+        trace: Trace | None = None,
     ) -> None:
         """Open a file for one plan.
 
@@ -65,7 +67,7 @@ class Loader:
             prepared in advance, and further batches taken before one becomes invalid. rank, world_size: this process's
             share of the rows. drop_last: leave out a last batch that is not full. rows: int64, visit only these.
             geometry: where views are cut, one of GEOMETRIES; "device" hands over `WholeBatch`es: less work for the
-            host, more bytes for the bus.
+            host, more bytes for the bus. trace: where to record what the loader's threads do.
         Raises: UserError where the file is incomplete, a setting is out of range, or fewer rows than a batch are left.
         """
         self._beton = Path(beton)
@@ -91,6 +93,7 @@ class Loader:
             seed=seed,
             num_threads=num_threads or os.cpu_count() or 1,
             crops_on_device=geometry == "device",
+            trace=trace or Trace(max_events=0),
         )
         self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
         if not self.num_batches:
@@ -111,6 +114,29 @@ class Loader:
     def num_batches(self) -> int:
         """Batches per epoch of this rank."""
         return num_batches(len(self._rows), self._share, self.batch_size)
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that decode."""
+        return self._decoder.num_threads
+
+    @property
+    def ring_bytes(self) -> int:
+        """Size of the ring of batches that an epoch allocates."""
+        return (self._ffcv.batches_ahead + 2) * self.batch_size * self._decoder.layout.row_bytes
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Size of the memory of the threads that decode, all together."""
+        return self._decoder.scratch_bytes
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Return the seconds that went into each stage of a row since the file was opened, summed over threads.
+
+        Stages: checks, decode, boxes, resize, masks, donors. Wall-clock: on a machine whose cores are all busy it
+        includes the wait for one.
+        """
+        return self._decoder.stage_seconds()
 
     def key(self, row: int) -> str:
         """Path of a row's image relative to its data set."""
@@ -246,6 +272,7 @@ class _SceneLoader(FfcvLoader):
         # FFCV keeps batches_ahead + 2 slots. A batch is prepared when the one `prepared_ahead` before it is taken, and
         # stays valid until as many more are taken: twice as many slots.
         self.batches_ahead = 2 * batches_ahead - 2
+        self.trace = decoder.trace
         self.num_workers, self.drop_last, self.distributed, self.recompile = 1, False, False, False
         self.indices = np.arange(reader.num_samples, dtype=np.int64)
         self.memory_manager = _MappedFile(file_bytes)
@@ -278,14 +305,19 @@ class _SceneIterator(EpochIterator):
     def run(self) -> None:
         """Prepare batch after batch; put (rows, buffer), at last None, or the error that ended it."""
         self.storage_state: tuple = (*self.memory_context.state, self._epoch, self.terminate_event)
-        num_slots = self.loader.batches_ahead + 2
+        num_slots, trace = self.loader.batches_ahead + 2, self.loader.trace
+        threading.current_thread().name = "backdrop-batches"
         try:
             for number, rows in enumerate(self.iter_ixes):
-                self._to_prepare.acquire()
+                with trace.span(WAIT_FOR_SLOT):
+                    self._to_prepare.acquire()
                 if self.terminate_event.is_set():
                     return
-                self._wait_for_copies(number)
-                (flat_BN,) = self.run_pipeline(number, rows, number % num_slots, None)
+                with trace.span(WAIT_FOR_SLOT):
+                    self._wait_for_copies(number)
+                with trace.span(BATCH) as details:
+                    details["number"] = number
+                    (flat_BN,) = self.run_pipeline(number, rows, number % num_slots, None)
                 self.output_queue.put((rows, flat_BN))
             self.output_queue.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
@@ -299,7 +331,8 @@ class _SceneIterator(EpochIterator):
                 event.synchronize()
 
     def __next__(self) -> tuple[np.ndarray, np.ndarray]:
-        result = self.output_queue.get()
+        with self.loader.trace.span(WAIT_FOR_BATCH):
+            result = self.output_queue.get()
         if result is None:
             raise StopIteration
         if isinstance(result, BaseException):

@@ -17,6 +17,8 @@ from pipeline.build._scene_kernels import close_decoder
 from pipeline.build.ffcv_names import AllocationQuery, Operation, State
 from pipeline.build.scene import SCENE_DTYPE, SceneField
 from pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
+from pipeline.loader._stage_clock import STAGES, stage_sums
+from pipeline.loader.trace import ROWS, Trace
 from pipeline.views import crops
 from pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
 from stores.errors import CorruptStore
@@ -102,11 +104,12 @@ class SceneDecoder(Operation):
         seed: int,
         num_threads: int,
         crops_on_device: bool,
+        trace: Trace,
     ) -> None:
         """Prepare for one plan and one file.
 
         Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
-            num_threads: threads that decode. crops_on_device: hand over whole images.
+            num_threads: threads that decode. crops_on_device: hand over whole images. trace: records groups of rows.
         """
         super().__init__()
         place = tuple(int(records[side].max(initial=1)) for side in ("height", "width"))
@@ -117,18 +120,26 @@ class SceneDecoder(Operation):
         self.records, self.key_of, self.seed = records, key_of, seed
         lends = np.flatnonzero(records["background_bytes"])
         self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
-        self._num_threads = num_threads
+        self.trace, self.num_threads = trace, num_threads
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         height, width = (max(sides) for sides in zip(place, donor_place, strict=True))
-        for _ in range(num_threads):
-            self._scratch.put(make_scratch(height, width, self.specs["size_px"]))
+        all_scratch = [make_scratch(height, width, self.specs["size_px"]) for _ in range(num_threads)]
+        for scratch in all_scratch:
+            self._scratch.put(scratch)
+        self._clocks = [scratch.clock for scratch in all_scratch]
+        self.scratch_bytes = sum(memory.nbytes for scratch in all_scratch for memory in scratch[1:])
 
     def close(self) -> None:
         """End the threads and free their memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         while not self._scratch.empty():
             close_decoder(self._scratch.get().decoder)
+
+    def stage_seconds(self) -> dict[str, float]:
+        """Seconds spent in each stage of `_stage_clock.STAGES` so far, summed over threads."""
+        sums_ns = np.sum([stage_sums(clock) for clock in self._clocks], axis=0)
+        return dict(zip(STAGES, (sums_ns / 1e9).tolist(), strict=True))
 
     def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
         """FFCV: one flat uint8 row per sample."""
@@ -146,7 +157,7 @@ class SceneDecoder(Operation):
         record_BV = self.records_of(flat, num)
         slot = self.layout.slot(flat, num)
         plan = crops.epoch_code(self.plan, epoch)
-        group = max(1, -(-num // (GROUPS_PER_THREAD * self._num_threads)))
+        group = max(1, -(-num // (GROUPS_PER_THREAD * self.num_threads)))
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
         for first in range(0, num, group):
             firsts.put(first)
@@ -158,7 +169,7 @@ class SceneDecoder(Operation):
             try:
                 while not (failed.is_set() or called_off.is_set()):
                     first = firsts.get_nowait()
-                    problem, row = fill_rows(first, min(first + group, num), *arguments, scratch)
+                    problem, row = self._fill(first, min(first + group, num), arguments, scratch)
                     if problem != OK:
                         failed.set()
                         return problem, row
@@ -168,11 +179,21 @@ class SceneDecoder(Operation):
                 self._scratch.put(scratch)
             return OK, -1
 
-        outcomes = [future.result() for future in [self._pool.submit(work) for _ in range(self._num_threads)]]
+        outcomes = [future.result() for future in [self._pool.submit(work) for _ in range(self.num_threads)]]
         for problem, row in outcomes:
             if problem != OK:
                 raise CorruptStore(f"row {row}, {self.key_of(row)}: {PROBLEMS[problem]}; export the .beton again")
         return flat_BN
+
+    def _fill(self, first: int, last: int, arguments: tuple, scratch: Scratch) -> tuple[int, int]:
+        """Fill a group of rows, see `fill_rows`."""
+        with self.trace.span(ROWS) as details:
+            before = stage_sums(scratch.clock)
+            outcome = fill_rows(first, last, *arguments, scratch)
+            if self.trace.is_recording:
+                spent_us = (stage_sums(scratch.clock) - before) // 1000
+                details |= {"rows": last - first} | dict(zip(STAGES, spent_us.tolist(), strict=True))
+        return outcome
 
     def records_of(self, flat: np.ndarray, batch_size: int) -> np.ndarray:
         """The record section of a flat buffer, (B, V) of VIEW_DTYPE."""
