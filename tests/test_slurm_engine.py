@@ -64,8 +64,12 @@ def kill_whole_jobs(folder: Path) -> None:
 
 
 def test_jobs_that_die_are_submitted_again_with_what_they_left(pretended: Path, tmp_path: Path) -> None:
-    kill_whole_jobs(tmp_path / "parts")
-    assert len(list(pretended.glob("*.sh"))) == 1 + 1 + 3  # an array of two, one more for 7, three for 8 and then 11
+    bar = Bar()
+    with pytest.raises(PartsFailed, match="job 3 ended too early") as caught:
+        slurm.run(run_part, tmp_path, [8, 11], num_workers=1, progress=bar)
+    assert set(caught.value.reasons) == {8}
+    assert bar.rows == 2
+    assert {job.name for job in pretended.glob("*.sh")} == {"1.sh", "2.sh", "3.sh", "4.sh"}  # three for 8, then 11
 
 
 def test_jobs_that_cannot_start_are_an_error_that_names_their_log(pretended: Path, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def _cluster(num_workers: int | None, uses_gpu: bool, spec_bytes: int) -> Iterat
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     try:
         if address:
+            _check_that_somebody_answers(address)
             ray.init(address, logging_level=logging.ERROR)
         else:
             gpus = visible_gpus() if uses_gpu else []
@@ -91,13 +92,20 @@ def _cluster(num_workers: int | None, uses_gpu: bool, spec_bytes: int) -> Iterat
                     object_store_memory=SPARE_OBJECT_STORE_BYTES + 2 * spec_bytes,
                     logging_level=logging.ERROR,
                 )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         where = f"RAY_ADDRESS={address}: this cluster cannot be joined" if address else "Ray cannot be started"
         raise UserError(f"--engine ray: {where}: {error}") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_that_somebody_answers(address: str) -> None:
+    """Raise OSError where nobody does: Ray would find out after five minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():  # not where it is "auto"
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Actor:
