@@ -6,13 +6,13 @@ fill memory (a sparse file of a terabyte).
 
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from stores.errors import CorruptStore
 
 
-def open_plain(file: Path) -> BinaryIO:
+def open_plain(file: Path) -> BufferedReader:
     """Open a file for reading, without waiting for anything.
 
     Raises:

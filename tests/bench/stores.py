@@ -55,8 +55,9 @@ def measure(folder: Path) -> dict[str, dict]:
 
 
 def per_read(read: Callable[[int], object], order: np.ndarray) -> float:
-    """Microseconds of one read."""
-    return best_seconds(lambda: [read(int(number)) for number in order]) / len(order) * MICROSECONDS
+    """Microseconds of one read; many repetitions, for a few milliseconds are easily lost to other work."""
+    seconds = best_seconds(lambda: [read(int(number)) for number in order], repetitions=40)
+    return seconds / len(order) * MICROSECONDS
 
 
 def mask_reads(store: Store, order: np.ndarray, exported: Path) -> dict[str, dict]:
