@@ -55,6 +55,28 @@ def close_decoder(decoder: int) -> None:
 
 
 @njit(nogil=True, cache=True)
+def jpeg_size(data: np.ndarray) -> tuple[int, int]:
+    """(height, width) in the first frame header of a JPEG, uint8 (N,); (0, 0) where there is none.
+
+    To be compared before `decode_jpeg`: of an image that is larger or smaller than asked for, libjpeg-turbo makes the
+    next size that fits, and what was decoded before would stand in the rest.
+    """
+    at = 2
+    while at + 9 <= data.size and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a payload
+            at += 2
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
+            return (np.int64(height[0]) << 8) | height[1], (np.int64(width[0]) << 8) | width[1]
+        else:
+            at += 2 + ((np.int64(data[at + 2]) << 8) | data[at + 3])
+    return np.int64(0), np.int64(0)
+
+
+@njit(nogil=True, cache=True)
 def decode_jpeg(decoder: int, data: np.ndarray, height: int, width: int, pixels: np.ndarray, row_bytes: int) -> int:
     """Decode a JPEG of known size to RGB; returns 0, or -1 where libjpeg reports an error or a warning.
 
@@ -150,3 +172,15 @@ def expand_runs(runs: np.ndarray, words: np.ndarray) -> bool:
                 words[w] = _ALL
             words[last] |= tail
     return True
+
+
+@njit(nogil=True, cache=True)
+def is_within(words: np.ndarray, width: int) -> bool:
+    """Whether no bit beyond a mask's width is set; words: uint64 (H, ceil(width / 64))."""
+    if width % 64 == 0:
+        return True
+    padding = _ALL >> np.uint64(width % 64)
+    bits = np.uint64(0)
+    for y in range(words.shape[0]):
+        bits |= words[y, -1]
+    return (bits & padding) == 0

@@ -200,10 +200,11 @@ def encode_runs(packed: np.ndarray, width: int) -> np.ndarray:
 
 def decode_runs(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return packed mask rows, uint8 (H, ceil(W / 8)), from `encode_runs`; CorruptStore where they are no such mask."""
-    words = np.empty(height * ((width + 63) // 64), dtype=np.uint64)
-    if not kernels.expand_runs(np.ascontiguousarray(runs, dtype=np.uint32), words):
+    words = np.empty((height, (width + 63) // 64), dtype=np.uint64)
+    is_mask = kernels.expand_runs(np.ascontiguousarray(runs, dtype=np.uint32), words.reshape(-1))
+    if not is_mask or not kernels.is_within(words, width):
         raise CorruptStore(f"the runs are no mask of {height} x {width} pixels")
-    row_bytes = words.reshape(height, -1).astype(">u8").view(np.uint8)
+    row_bytes = words.astype(">u8").view(np.uint8)
     return np.ascontiguousarray(row_bytes[:, : (width + 7) // 8])
 
 
