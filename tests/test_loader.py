@@ -244,6 +244,28 @@ def test_a_half_written_file_is_refused(beton: Path, tmp_path: Path) -> None:
         Loader(tmp_path / "x.beton", PLAN, batch_size=2, seed=0)
 
 
+@pytest.mark.parametrize("size_px", [12, 30])
+def test_shrinking_on_decoding_equals_the_reference_loader(
+    beton: Path, built: tuple[Store, DatasetIndex], size_px: int
+) -> None:
+    """Views so small that most images are decoded 2 or 4 times smaller; Pillow shrinks as the standard says, too."""
+    view = View(size_px=size_px, scale=(0.3, 1.0), min_foreground=0.2)
+    plan = ViewPlan(
+        views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name="random")
+    )
+    options = {"batch_size": 4, "seed": 3, "drop_last": False, "shrink_on_decoding": True}
+    reference = ReferenceLoader(*built, plan, settings=BetonSettings(max_side_px=MAX_SIDE_PX), **options)
+    with Loader(beton, plan, **options, num_threads=2) as loader:
+        shrunk = samples(loader)
+    assert_same(shrunk, samples(reference), grey_levels=2)
+    with Loader(beton, plan, **{**options, "shrink_on_decoding": False}, num_threads=2) as loader:
+        whole = samples(loader)
+    pairs = [(a[0], b[0]) for row in whole for a, b in zip(shrunk[row][1], whole[row][1], strict=True)]
+    differences = [np.abs(a.astype(int) - b).mean() for a, b in pairs]
+    assert np.count_nonzero(differences) > len(whole)
+    assert np.mean(differences) < 2
+
+
 # --- the kernels -----------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +275,7 @@ def crop(kernel, image_HWC: np.ndarray, box: tuple[int, ...], side: int, is_flip
     tables = [(np.empty(side, np.int64), np.empty((side, taps), np.float32)) for _ in range(2)]
     rows, lines = np.zeros((2, 3 * (width + taps) + 4), np.float32), np.empty((2, 3 * side + 4), np.uint8)
     out = np.empty((side, 3 * side), np.uint8)
-    kernel(image_HWC.reshape(height, 3 * width), *box, is_flipped, out, *tables, rows, lines)
+    kernel(image_HWC.reshape(height, 3 * width), box, 1, is_flipped, out, *tables, rows, lines)
     return out.reshape(side, side, 3)
 
 

@@ -1,4 +1,4 @@
-"""Cut a box out of decoded pixels or a packed mask, resize it and flip it, in one pass per output row.
+"""Cut a box out of decoded pixels or a packed mask, resize it and flip it, in one pass per two output rows.
 
 Pixels: triangle filter with antialias, the weights of torchvision's bilinear resize (antialias=True): the support grows
 with the scale, edges are those of the box, weights sum to 1. The vertical pass comes first, because it runs along whole
@@ -26,22 +26,23 @@ def max_taps(longest_box_side: int, out_side: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def fill_taps(box_side: int, out_side: int, is_flipped: bool, first: np.ndarray, weight: np.ndarray) -> int:
+def fill_taps(start, length, num_source, out_side, is_flipped, first, weight) -> int:
     """Tabulate the triangle filter: output i is the sum over k < taps of weight[i, k] * source[first[i] + k].
 
     All outputs get the same number of taps, short ones with weights of zero (their source index may then lie a few
     pixels past the end), so that the loop over them is well predicted. Flipped, output i takes what output
     out_side - 1 - i would.
 
+    start, length: float, the stretch that is resized, in pixels of the source. num_source: pixels of the source.
     first: int64 (out_side,). weight: float32 (out_side, >= max_taps). Returns: taps.
     """
-    scale = box_side / out_side
+    scale = length / out_side
     support = max(scale, 1.0)
     taps = 0
     for i in range(out_side):
-        centre = scale * (i + 0.5)
+        centre = start + scale * (i + 0.5)
         low = max(int(centre - support + 0.5), 0)
-        high = min(int(centre + support + 0.5), box_side)
+        high = min(int(centre + support + 0.5), num_source)
         at = out_side - 1 - i if is_flipped else i
         total = 0.0
         for k in range(high - low):
@@ -190,18 +191,24 @@ def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> N
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def crop_pixels(image, top, left, height, width, is_flipped, out, taps_y, taps_x, rows, lines):
+def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines):
     """Cut a box out of an image, resize it to a square and flip it.
 
-    image: uint8 (H, 3 W), the box inside it. out: uint8 (S, 3 S).
+    image: uint8 (H, 3 W), decoded `shrink` times smaller than the box's pixels. box: int (top, left, height, width),
+    inside it. out: uint8 (S, 3 S).
     Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); rows: float32
     (2, >= 3 (width + taps) + 4); lines: uint8 (2, >= 3 S + 4).
     """
     side = out.shape[0]
     first_y, weight_y = taps_y
     first_x, weight_x = taps_x
-    num_y = fill_taps(height, side, False, first_y[:side], weight_y[:side])
-    num_x = fill_taps(width, side, is_flipped, first_x[:side], weight_x[:side])
+    # The pixels that the box touches; of a shrunk image it may begin and end within one.
+    top, left = box[0] // shrink, box[1] // shrink
+    height = (box[0] + box[2] + shrink - 1) // shrink - top
+    width = (box[1] + box[3] + shrink - 1) // shrink - left
+    start_y, start_x = box[0] / shrink - top, box[1] / shrink - left
+    num_y = fill_taps(start_y, box[2] / shrink, height, side, False, first_y[:side], weight_y[:side])
+    num_x = fill_taps(start_x, box[3] / shrink, width, side, is_flipped, first_x[:side], weight_x[:side])
     flat_x, stride_x = weight_x.reshape(-1), weight_x.shape[1]
     rows[:, CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
     row_a, row_b, line_a, line_b = rows[0], rows[1], lines[0], lines[1]

@@ -65,6 +65,7 @@ class Slot(NamedTuple):
     mask: np.ndarray  # int64 (V,)
     donor: np.ndarray  # int64 (V,), -1 = none
     side: np.ndarray  # int64 (V,), of the view in pixels
+    may_shrink: bool  # whether images may be decoded smaller where no view needs all their pixels
     is_whole: bool  # whether images are handed over whole, to be cropped on the device
     height: int  # of the place that each whole image gets, in pixels
     width: int
@@ -102,16 +103,45 @@ def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> boo
 
 
 @njit(nogil=True, cache=True)
-def _crop(pixels, height, width, top, left, box_height, box_width, is_flipped, slot, start, side, position, scratch):
-    """Cut one box of decoded pixels into row `position` of the section that starts at `start` bytes per row."""
+def _shrunk(side, shrink):
+    """Side of an image that the decoder makes smaller."""
+    return (side + shrink - 1) // shrink
+
+
+@njit(nogil=True, cache=True)
+def _shrink_for(box, side):
+    """How many times smaller an image may be decoded so that a box keeps the pixels that its view has: 1, 2, 4 or 8."""
+    for shrink in (8, 4, 2):
+        if min(box[2], box[3]) >= shrink * side:
+            return shrink
+    return 1
+
+
+@njit(nogil=True, cache=True)
+def _box(record):
+    return (
+        np.int64(record["top"]), np.int64(record["left"]), np.int64(record["height"]), np.int64(record["width"])
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _donor_box(record):
+    return (
+        np.int64(record["donor_top"]), np.int64(record["donor_left"]),
+        np.int64(record["donor_height"]), np.int64(record["donor_width"]),
+    )  # fmt: skip
+
+
+@njit(nogil=True, cache=True)
+def _crop(height, width, box, shrink, is_flipped, slot, start, side, position, scratch):
+    """Cut one box of the decoded pixels into row `position` of the section that starts at `start` bytes per row."""
     size = CHANNELS * side * side
     begin = slot.batch_size * start + position * size
+    rows, columns = _shrunk(height, shrink), _shrunk(width, shrink)
     crop_pixels(
-        pixels[: CHANNELS * height * width].reshape(height, CHANNELS * width),
-        top,
-        left,
-        box_height,
-        box_width,
+        scratch.pixels[: CHANNELS * rows * columns].reshape(rows, CHANNELS * columns),
+        box,
+        shrink,
         is_flipped,
         slot.flat[begin : begin + size].reshape(side, CHANNELS * side),
         (scratch.first_y, scratch.weight_y),
@@ -164,22 +194,28 @@ def _words(scene, scratch):
 
 
 @njit(nogil=True, cache=True)
+def _decode(scratch, data, height, width, shrink):
+    """Decode into the thread's memory, `shrink` times smaller; returns 0 or -1."""
+    rows, columns = _shrunk(height, shrink), _shrunk(width, shrink)
+    return decode_jpeg(scratch.decoder, data, rows, columns, scratch.pixels, CHANNELS * columns)
+
+
+@njit(nogil=True, cache=True)
 def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     """Decode a row's image, then cut every view out of it and its mask; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
-    if decode_jpeg(scratch.decoder, image, height, width, scratch.pixels, 3 * width) != 0:
+    shrink = 8 if slot.may_shrink else 1
+    for view in range(record_V.size):
+        shrink = min(shrink, _shrink_for(_box(record_V[view]), slot.side[view]))
+    if _decode(scratch, image, height, width, shrink) != 0:
         return IMAGE_BROKEN
     end_stage(scratch.clock, DECODE)
     for view in range(record_V.size):
         record = record_V[view]
-        top, left = np.int64(record["top"]), np.int64(record["left"])
-        box_height, box_width = np.int64(record["height"]), np.int64(record["width"])
         is_flipped = record["is_flipped"] != 0
-        _crop(
-            scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
-            slot, slot.image[view], slot.side[view], position, scratch,
-        )  # fmt: skip
+        begin, side = slot.image[view], slot.side[view]
+        _crop(height, width, _box(record), shrink, is_flipped, slot, begin, side, position, scratch)
         end_stage(scratch.clock, RESIZE)
         _crop_mask(_words(scene, scratch), record, slot, view, position)
         end_stage(scratch.clock, MASKS)
@@ -187,35 +223,29 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
 
 
 @njit(nogil=True, cache=True)
-def _decode_donor(record, scenes, file_bytes, scratch, pixels, row_bytes):
-    """Decode the background of a view's donor; row_bytes 0 = rows without a gap; returns a problem or OK."""
-    scene = scenes[record["donor_row"]]
+def _donor_jpeg(scene, file_bytes):
+    """The background that a scene lends, checked: (problem or OK, its bytes)."""
     start, size = scene["background_ptr"], scene["background_bytes"]
     if not _is_inside(file_bytes, start, size):
-        return BAD_RECORD
+        return BAD_RECORD, file_bytes[:0]
     background = _blob(file_bytes, start, size)
-    if checksum(background) != scene["background_checksum"]:
-        return DONOR_CHANGED
-    height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    row_bytes = 3 * width if row_bytes == 0 else row_bytes
-    return OK if decode_jpeg(scratch.decoder, background, height, width, pixels, row_bytes) == 0 else DONOR_BROKEN
+    return OK if checksum(background) == scene["background_checksum"] else DONOR_CHANGED, background
 
 
 @njit(nogil=True, cache=True)
 def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor and cut it; returns a problem or OK."""
-    problem = _decode_donor(record, scenes, file_bytes, scratch, scratch.pixels, 0)
+    scene = scenes[record["donor_row"]]
+    problem, background = _donor_jpeg(scene, file_bytes)
     if problem != OK:
         return problem
-    scene = scenes[record["donor_row"]]
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    top, left = np.int64(record["donor_top"]), np.int64(record["donor_left"])
-    box_height, box_width = np.int64(record["donor_height"]), np.int64(record["donor_width"])
+    box, side = _donor_box(record), slot.side[view]
+    shrink = _shrink_for(box, side) if slot.may_shrink else 1
+    if _decode(scratch, background, height, width, shrink) != 0:
+        return DONOR_BROKEN
     is_flipped = record["donor_is_flipped"] != 0
-    _crop(
-        scratch.pixels, height, width, top, left, box_height, box_width, is_flipped,
-        slot, slot.donor[view], slot.side[view], position, scratch,
-    )  # fmt: skip
+    _crop(height, width, box, shrink, is_flipped, slot, slot.donor[view], side, position, scratch)
     return OK
 
 
@@ -233,9 +263,10 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
     """Decode a row's image and unfold its mask at the top left of their place in the batch; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
-    begin = slot.batch_size * slot.image[0] + position * 3 * slot.height * slot.width
-    pixels = slot.flat[begin : begin + 3 * slot.height * slot.width]
-    if decode_jpeg(scratch.decoder, image, height, width, pixels, 3 * slot.width) != 0:
+    size = CHANNELS * slot.height * slot.width
+    begin = slot.batch_size * slot.image[0] + position * size
+    pixels = slot.flat[begin : begin + size]
+    if decode_jpeg(scratch.decoder, image, height, width, pixels, CHANNELS * slot.width) != 0:
         return IMAGE_BROKEN
     end_stage(scratch.clock, DECODE)
     begin = slot.batch_size * slot.mask[0] + position * slot.height * slot.mask_row_bytes
@@ -248,10 +279,16 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
 @njit(nogil=True, cache=True)
 def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor at the top left of its place in the batch; returns a problem or OK."""
-    size = 3 * slot.donor_height * slot.donor_width
+    scene = scenes[record["donor_row"]]
+    problem, background = _donor_jpeg(scene, file_bytes)
+    if problem != OK:
+        return problem
+    size = CHANNELS * slot.donor_height * slot.donor_width
     begin = slot.batch_size * slot.donor[view] + position * size
     pixels = slot.flat[begin : begin + size]
-    return _decode_donor(record, scenes, file_bytes, scratch, pixels, 3 * slot.donor_width)
+    height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
+    is_decoded = decode_jpeg(scratch.decoder, background, height, width, pixels, CHANNELS * slot.donor_width) == 0
+    return OK if is_decoded else DONOR_BROKEN
 
 
 @njit(nogil=True, cache=True)

@@ -58,6 +58,7 @@ class Loader:
         drop_last: bool = True,
         rows: np.ndarray | None = None,
         geometry: str = "host",
+        shrink_on_decoding: bool = False,
         trace: Trace | None = None,
     ) -> None:
         """Open a file for one plan.
@@ -67,7 +68,9 @@ class Loader:
             prepared in advance, and further batches taken before one becomes invalid. rank, world_size: this process's
             share of the rows. drop_last: leave out a last batch that is not full. rows: int64, visit only these.
             geometry: where views are cut, one of GEOMETRIES; "device" hands over `WholeBatch`es: less work for the
-            host, more bytes for the bus. trace: where to record what the loader's threads do.
+            host, more bytes for the bus. shrink_on_decoding: decode an image 2, 4 or 8 times smaller where every view
+            of it keeps as many pixels as it has; faster for small views of large images, pixels differ a little.
+            trace: where to record what the loader's threads do.
         Raises: UserError where the file is incomplete, a setting is out of range, or fewer rows than a batch are left.
         """
         self._beton = Path(beton)
@@ -78,6 +81,8 @@ class Loader:
             )
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
+        if shrink_on_decoding and geometry != "host":
+            raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
         self._share = check_share(batch_size, rank, world_size, drop_last)
         self.plan, self.batch_size, self.seed = plan, batch_size, seed
         reader = _FileReader(str(self._beton), {FIELD_NAME: SceneField})
@@ -93,6 +98,7 @@ class Loader:
             seed=seed,
             num_threads=num_threads or os.cpu_count() or 1,
             crops_on_device=geometry == "device",
+            may_shrink=shrink_on_decoding,
             trace=trace or Trace(max_events=0),
         )
         self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)

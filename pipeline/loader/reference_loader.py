@@ -5,6 +5,7 @@ rounding differ. It is the check on the fast path and a way to train where no .b
 """
 
 import io
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -42,6 +43,7 @@ class ReferenceLoader:
         world_size: int = 1,
         drop_last: bool = True,
         rows: np.ndarray | None = None,
+        shrink_on_decoding: bool = False,
     ) -> None:
         """Prepare for one plan; reads the header of every background.
 
@@ -51,7 +53,7 @@ class ReferenceLoader:
         """
         self._store, self._index, self.plan = store, index, plan
         self._settings = settings or BetonSettings()
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self._may_shrink = batch_size, seed, shrink_on_decoding
         self._share = check_share(batch_size, rank, world_size, drop_last)
         trainable = np.flatnonzero(np.isin(store.status, [status for status in Status if status.has_mask]))
         self.num_left_out = store.num_rows - len(trainable)
@@ -109,14 +111,14 @@ class ReferenceLoader:
         scene = scene_of_row(
             self._store, self._index, row, max_side_px=settings.max_side_px, jpeg_quality=settings.jpeg_quality
         )
-        image_CHW = _decode(scene.image_jpeg)
         mask_HW = unpack_rows(scene.mask_packed, scene.width)
         foreground = crops.foreground(scene.mask_packed, scene.width)
         record_V = crops.draw_views(self.plan, foreground, self._donors, seed=self.seed, epoch=epoch, row=row)
+        box_V = [tuple(int(record[name]) for name in ("top", "left", "height", "width")) for record in record_V]
+        shrink = min(self._shrink(box, view) for box, view in zip(box_V, self.plan.views, strict=True))
         views = []
-        for view, record in zip(self.plan.views, record_V, strict=True):
-            box = tuple(int(record[name]) for name in ("top", "left", "height", "width"))
-            image_HWC = crop_image(image_CHW, box, view.size_px, bool(record["is_flipped"]))
+        for view, record, box in zip(self.plan.views, record_V, box_V, strict=True):
+            image_HWC = self._crop(scene.image_jpeg, box, shrink, view, bool(record["is_flipped"]))
             mask = pack_rows(crop_mask(mask_HW, box, view.size_px, bool(record["is_flipped"])))
             views.append((image_HWC, mask, self._donor(view, record), record))
         return views
@@ -126,9 +128,19 @@ class ReferenceLoader:
             return None
         if record["donor_row"] < 0:
             return np.zeros((view.size_px, view.size_px, 3), dtype=np.uint8)
-        background_CHW = _decode(self._store.background_jpeg(int(record["donor_row"])))
+        jpeg = self._store.background_jpeg(int(record["donor_row"]))
         box = tuple(int(record[f"donor_{name}"]) for name in ("top", "left", "height", "width"))
-        return crop_image(background_CHW, box, view.size_px, bool(record["donor_is_flipped"]))
+        return self._crop(jpeg, box, self._shrink(box, view), view, bool(record["donor_is_flipped"]))
+
+    def _shrink(self, box: tuple[int, ...], view: View) -> int:
+        """How many times smaller the image may be decoded for one box."""
+        fitting = [shrink for shrink in (8, 4, 2) if min(box[2:]) >= shrink * view.size_px]
+        return fitting[0] if fitting and self._may_shrink else 1
+
+    def _crop(self, jpeg: bytes, box: tuple[int, ...], shrink: int, view: View, is_flipped: bool) -> np.ndarray:
+        if shrink == 1:
+            return crop_image(_decode(jpeg), box, view.size_px, is_flipped)
+        return crop_shrunk_image(jpeg, box, shrink, view.size_px, is_flipped)
 
 
 def crop_image(image_CHW: torch.Tensor, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:
@@ -140,6 +152,18 @@ def crop_image(image_CHW: torch.Tensor, box: tuple[int, ...], size_px: int, is_f
     crop = functional.resized_crop(image_CHW.float(), *box, [size_px, size_px], antialias=True)
     crop = crop.flip(-1) if is_flipped else crop
     return (crop + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def crop_shrunk_image(jpeg: bytes, box: tuple[int, ...], shrink: int, size_px: int, is_flipped: bool) -> np.ndarray:
+    """Do what `crop_image` does, of an image that Pillow decodes `shrink` times smaller; box: in its full pixels."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.draft("RGB", (image.width // shrink, image.height // shrink))
+        small = image.convert("RGB")
+    top, left, height, width = (side / shrink for side in box)
+    touched = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))
+    place = (left - touched[0], top - touched[1], left - touched[0] + width, top - touched[1] + height)
+    crop = small.crop(touched).resize((size_px, size_px), Image.Resampling.BILINEAR, box=place)
+    return np.ascontiguousarray(np.array(crop)[:, ::-1] if is_flipped else np.array(crop))
 
 
 def crop_mask(mask_HW: np.ndarray, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:

@@ -52,11 +52,13 @@ class Layout:
         """Bytes of a row of a whole image's mask: whole words of 64 pixels."""
         return 0 if self.place is None else -(-self.place[1] // 64) * 8
 
-    def slot(self, flat: np.ndarray, batch_size: int) -> Slot:
+    def slot(self, flat: np.ndarray, batch_size: int, may_shrink: bool) -> Slot:
         """What the kernel needs to fill a buffer, uint8 flat."""
         starts = (np.array(values, dtype=np.int64) for values in (self.image, self.mask, self.donor, self.side))
         place, donor_place = self.place or (0, 0), self.donor_place or (0, 0)
-        return Slot(flat, batch_size, *starts, self.place is not None, *place, self.mask_row_bytes, *donor_place)
+        return Slot(
+            flat, batch_size, *starts, may_shrink, self.place is not None, *place, self.mask_row_bytes, *donor_place
+        )
 
 
 def crop_layout(plan: ViewPlan) -> Layout:
@@ -104,12 +106,14 @@ class SceneDecoder(Operation):
         seed: int,
         num_threads: int,
         crops_on_device: bool,
+        may_shrink: bool,
         trace: Trace,
     ) -> None:
         """Prepare for one plan and one file.
 
         Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
-            num_threads: threads that decode. crops_on_device: hand over whole images. trace: records groups of rows.
+            num_threads: threads that decode. crops_on_device: hand over whole images. may_shrink: decode smaller.
+            trace: records groups of rows.
         """
         super().__init__()
         place = tuple(int(records[side].max(initial=1)) for side in ("height", "width"))
@@ -121,6 +125,7 @@ class SceneDecoder(Operation):
         lends = np.flatnonzero(records["background_bytes"])
         self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
         self.trace, self.num_threads = trace, num_threads
+        self._may_shrink = may_shrink
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         height, width = (max(sides) for sides in zip(place, donor_place, strict=True))
@@ -155,7 +160,7 @@ class SceneDecoder(Operation):
         file_bytes, epoch, called_off = storage_state
         flat, num = flat_BN.reshape(-1), len(rows)
         record_BV = self.records_of(flat, num)
-        slot = self.layout.slot(flat, num)
+        slot = self.layout.slot(flat, num, self._may_shrink)
         plan = crops.epoch_code(self.plan, epoch)
         group = max(1, -(-num // (GROUPS_PER_THREAD * self.num_threads)))
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
