@@ -98,6 +98,11 @@ def _overload_weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, lin
     return implementation
 
 
+def _shuffled(builder, a, b, lanes):
+    """Lanes of two vectors, numbered through both, as a new one."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
+
+
 @intrinsic
 def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
     """`weighted_pixels` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
@@ -108,9 +113,6 @@ def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line
     def pointer(context, builder, place, arguments, index):
         array = context.make_array(signature.args[place])(context, builder, arguments[place])
         return builder.gep(array.data, [index])
-
-    def shuffled(builder, a, b, lanes):
-        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
 
     def loaded(builder, start):
         return builder.load(builder.bitcast(start, four.as_pointer()), align=4)
@@ -127,11 +129,11 @@ def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line
         k.add_incoming(ir.Constant(ir.IntType(64), 0), before)
         sums.add_incoming(ir.Constant(eight, [0.0] * 8), before)
         step = builder.mul(k, ir.Constant(ir.IntType(64), CHANNELS))
-        values = shuffled(builder, *(loaded(builder, builder.gep(source, [step])) for source in sources), range(8))
+        values = _shuffled(builder, *(loaded(builder, builder.gep(source, [step])) for source in sources), range(8))
         single = builder.insert_element(
             ir.Constant(eight, ir.Undefined), builder.load(builder.gep(tap, [k])), ir.Constant(ir.IntType(32), 0)
         )
-        factor = shuffled(builder, single, ir.Constant(eight, ir.Undefined), [0] * 8)
+        factor = _shuffled(builder, single, ir.Constant(eight, ir.Undefined), [0] * 8)
         total = builder.fadd(sums, builder.fmul(factor, values))
         following = builder.add(k, ir.Constant(ir.IntType(64), 1))
         k.add_incoming(following, loop)
@@ -143,7 +145,7 @@ def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line
         levels = builder.trunc(integers, ir.VectorType(ir.IntType(8), 8))
         for place, lanes in ((6, range(4)), (7, range(4, 8))):
             target = pointer(context, builder, place, arguments, out_at)
-            half = shuffled(builder, levels, levels, lanes)
+            half = _shuffled(builder, levels, levels, lanes)
             builder.store(half, builder.bitcast(target, half.type.as_pointer()), align=1)
         return context.get_dummy_value()
 
