@@ -96,7 +96,8 @@ VERBS = {
     "pull": Verb(lambda inputs, place: ["store", "pull", inputs.url, "--out", place / "s.zarr"], ("s.zarr",)),
     "export from a URL": Verb(
         lambda inputs, place: [
-            "store", "export", inputs.url, "--cache", place / "cache", "--format", "coco-rle", "--out", place / "s.json",
+            "store", "export", inputs.url, "--cache", place / "cache", "--format", "coco-rle",
+            "--out", place / "s.json",
         ],
         ("s.json", "s.json.export.json"),
     ),
