@@ -1,5 +1,6 @@
 """The training loop: batches to views to losses to steps, with checkpoints that lose nothing."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from pipeline.views.device_stage import DeviceStage, Views
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import checkpoint, run_folder
+from trainer.run.crop_fallbacks import FallbackWatch
 from trainer.run.optimisers import build_optimiser, peak_lr, set_lr
 from trainer.run.recorder import Recorder, crop_statistics
 from trainer.run.run_folder import Origin
@@ -162,6 +164,7 @@ def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
 
 def _run(training: Training, loader: BatchSource, out: Path, bar: tqdm, recorder: Recorder) -> None:
     stage = DeviceStage(training.settings.plan, device=training.device)
+    fallbacks = FallbackWatch(training.settings.plan)
     while training.step < training.num_steps:
         epoch, first_batch = divmod(training.step, training.steps_per_epoch)
         wait_from = time.perf_counter()
@@ -170,10 +173,17 @@ def _run(training: Training, loader: BatchSource, out: Path, bar: tqdm, recorder
             record = {"step": training.step, "epoch": epoch, "waited_s": round(waited_s, 5)}
             losses, lr = take_step(training, _channels_last(stage(batch)))
             recorder.add(record | {"lr": lr} | crop_statistics(batch), losses)
+            _warn(fallbacks.add(batch.records))
             _save_when_due(training, out, recorder)
             bar.update()
             wait_from = time.perf_counter()
         assert training.step == (epoch + 1) * training.steps_per_epoch, "the loader gave another number of batches"
+    _warn(fallbacks.warning())
+
+
+def _warn(message: str | None) -> None:
+    if message is not None:
+        tqdm.write(message, file=sys.stderr)
 
 
 def _channels_last(views: Views) -> Views:
