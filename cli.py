@@ -65,14 +65,18 @@ def say_default(name: str, value: object, why: str, *, err: bool = False) -> Non
 
 def print_json(summary: object, json_path: Path | None = None) -> None:
     """Print a result as JSON and, where asked, write it to a file."""
-    text = json.dumps(summary, indent=2, default=str)
-    click.echo(text)
+    click.echo(json.dumps(summary, indent=2, default=str))
     if json_path is not None:
-        try:
-            json_path.parent.mkdir(parents=True, exist_ok=True)
-            json_path.write_text(text + "\n")
-        except OSError as error:
-            raise UserError(f"--json {json_path} cannot be written: {error.strerror}. Give a writable file.") from error
+        write_json(summary, json_path)
+
+
+def write_json(summary: object, json_path: Path) -> None:
+    """Write a result to the file of --json."""
+    try:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        json_path.write_text(json.dumps(summary, indent=2, default=str) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {json_path} cannot be written: {error.strerror}. Give a writable file.") from error
 
 
 path_type = click.Path(path_type=Path)
@@ -565,6 +569,67 @@ def pretrain_command(
             root=root,
         )
     print_json(summary)
+
+
+@main.command("loader-bench")
+@click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
+@cache_option
+@click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
+@click.option("--method", type=click.Choice(trainer.methods.NAMES), required=True)
+@click.option("--bg", type=click.Choice(pipeline.views.backgrounds.NAMES), default="none", show_default=True)
+@click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
+@click.option("--recipe", type=click.Choice(trainer.recipes.NAMES), default=None, help="Default: the paper's.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
+@click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--gpu-images-per-s", type=click.FloatRange(min=0, min_open=True), default=None, help="Default: 1000.")
+@click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
+@click.option("--trace", "trace_path", type=path_type, default=None, help="Write a Chrome trace here.")
+def loader_bench_command(
+    store: Path | str,
+    cache: Path | None,
+    root: Path | None,
+    method: str,
+    bg: str,
+    with_cast: bool,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    geometry: str,
+    batch_size: int | None,
+    threads: int,
+    seconds: float,
+    gpu_images_per_s: float | None,
+    json_path: Path | None,
+    trace_path: Path | None,
+) -> None:
+    """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
+    from pipeline.loader.loader_bench import bench, table
+    from trainer.run.loop import find_beton, resolve_settings
+    from trainer.run.settings import method_module
+
+    if recipe is None:
+        recipe = method_module(method).DEFAULT_RECIPE
+        say_default("recipe", recipe, "the method's own")
+    settings = resolve_settings(recipe, method, bg, with_cast, overrides)
+    if isinstance(store, str):
+        from pipeline.build.cached_beton import cached_beton
+
+        beton = cached_beton(open_for_reading(store, cache), root)
+    else:
+        beton = find_beton(store)
+    if batch_size is None:
+        batch_size = min(settings.batch_size, 256)
+        say_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")
+    given = {} if gpu_images_per_s is None else {"gpu_images_per_s": gpu_images_per_s}
+    result = bench(
+        beton, settings.plan, batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry,
+        seconds=seconds, trace_path=trace_path, **given,
+    )  # fmt: skip
+    click.echo(table(result))
+    if json_path is not None:
+        write_json(result, json_path)
 
 
 @main.command("evaluate")

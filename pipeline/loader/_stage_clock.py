@@ -36,10 +36,15 @@ def stage_sums(clock: np.ndarray) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
+def _now_ns(clock: np.ndarray) -> int:
+    _get_time(np.int32(_CLOCK), clock.ctypes.data)
+    return clock[0] * 1_000_000_000 + clock[1]
+
+
+@njit(nogil=True, cache=True)
 def start_clock(clock: np.ndarray) -> None:
     """What follows belongs to the stage that is ended next."""
-    _get_time(np.int32(_CLOCK), clock.ctypes.data)
-    clock[_LAST] = clock[0] * 1_000_000_000 + clock[1]
+    clock[_LAST] = _now_ns(clock)
 
 
 @njit(nogil=True, cache=True)
