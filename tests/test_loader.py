@@ -15,8 +15,7 @@ import torchvision.transforms.v2.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.build.export_beton import BetonSettings, export_beton, read_records
-from pipeline.build.scene import checksum
+from pipeline.build.export_beton import BetonSettings, export_beton
 from pipeline.loader import _resize_kernels as kernels
 from pipeline.loader.batch import Batch
 from pipeline.loader.loader import Loader
@@ -28,6 +27,7 @@ from stores.errors import CorruptStore, UserError
 from stores.reader import Store, open_store
 from stores.schema import Status
 from tests import small_scenes
+from tests.broken_betons import damaged
 
 MAX_SIDE_PX = 200
 PLAN = ViewPlan(
@@ -170,27 +170,6 @@ def test_an_epoch_left_early_leaves_nothing_behind(beton: Path) -> None:
             for _ in loader.epoch(number):
                 break
             assert threading.active_count() == before
-
-
-def damaged(beton: Path, folder: Path, row: int, blob: str, *, hides: bool) -> Path:
-    """A copy of the file with wrong bytes in one blob; hides: with a checksum that fits them."""
-    copy = folder / beton.name
-    for path in (beton, beton.with_name(beton.name + ".json")):
-        shutil.copy(path, folder / path.name)
-    record = read_records(copy)[row]
-    start, size = int(record[f"{blob}_ptr"]), int(record[f"{blob}_bytes"])
-    content = bytearray(copy.read_bytes())
-    if blob == "mask":
-        content[start : start + 8] = b"\xff" * 8
-    else:
-        content[start + size // 2 : start + size] = bytes(size - size // 2)
-    if hides:
-        old, new = (int(value).to_bytes(8, "little") for value in
-                    (record[f"{blob}_checksum"], checksum(bytes(content[start : start + size]))))  # fmt: skip
-        at = content.index(old)
-        content[at : at + 8] = new
-    copy.write_bytes(content)
-    return copy
 
 
 @pytest.mark.parametrize("hides", [False, True])

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from pipeline.build import _scene_kernels as blob_kernels
-from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, open_decoder
+from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, is_within, jpeg_size, open_decoder
 from pipeline.loader import _resize_kernels, _stage_clock
 from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
 from pipeline.loader._stage_clock import (
@@ -174,9 +174,13 @@ def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scr
         return IMAGE_CHANGED
     if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
         return MASK_CHANGED
+    if jpeg_size(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"])) != (height, width):
+        return IMAGE_BROKEN
     end_stage(scratch.clock, CHECKS)
     words = _words(scene, scratch)
     if runs.size % 8 != 0 or not expand_runs(runs.view(np.uint32), words.reshape(-1)):
+        return MASK_BROKEN
+    if not is_within(words, width):
         return MASK_BROKEN
     end_stage(scratch.clock, MASKS)
     is_located = plan.proposal == CENTROID or plan.fallback == BBOX
@@ -229,7 +233,10 @@ def _donor_jpeg(scene, file_bytes):
     if not _is_inside(file_bytes, start, size):
         return BAD_RECORD, file_bytes[:0]
     background = _blob(file_bytes, start, size)
-    return OK if checksum(background) == scene["background_checksum"] else DONOR_CHANGED, background
+    if checksum(background) != scene["background_checksum"]:
+        return DONOR_CHANGED, background
+    is_its_size = jpeg_size(background) == (np.int64(scene["background_height"]), np.int64(scene["background_width"]))
+    return OK if is_its_size else DONOR_BROKEN, background
 
 
 @njit(nogil=True, cache=True)
@@ -320,7 +327,8 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
 
     rows: int64 (B,), row of each position. scenes: (N,) of SCENE_DTYPE. file_bytes: uint8, the mapped file.
     record_BV: (B, V) of VIEW_DTYPE, written. slot: where pixels and masks go. The rest as in `draw_row`.
-    Returns: (0, -1), or the first problem and the row it is about (for the donor codes the donor's).
+    Returns: (0, -1, last), or the first problem, the row it is about (for the donor codes the donor's) and the position
+        that could not be filled.
     """
     start_clock(scratch.clock)
     for position in range(first, last):
@@ -330,8 +338,8 @@ def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoc
         if problem == OK:
             problem, about = _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch)
         if problem != OK:
-            return problem, about
-    return OK, np.int64(-1)
+            return problem, about, position
+    return OK, np.int64(-1), last
 
 
 follow_sources(__name__, blob_kernels, _resize_kernels, _stage_clock, _crop_kernels, random_streams, view_plan)

@@ -17,28 +17,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.build.export_beton import has_mask, read_blob, read_sidecar
+from pipeline.build.beton_reader import TableReader, has_mask, records_of
+from pipeline.build.export_beton import read_blob, read_table
 from pipeline.build.ffcv_names import (
-    ALLOC_TABLE_TYPE,
     Compiler,
     EpochIterator,
     Graph,
     MemoryContext,
     MemoryManager,
     PipelineSpec,
-    Reader,
     TraversalOrder,
 )
 from pipeline.build.ffcv_names import Loader as FfcvLoader
-from pipeline.build.scene import FIELD_NAME, SceneField
+from pipeline.build.scene import FIELD_NAME
 from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
 from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from pipeline.loader.scene_field import Layout, SceneDecoder
 from pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
 from pipeline.views.view_plan import ViewPlan
-from stores.errors import UserError
+from stores.errors import CorruptStore, UserError
 
 GEOMETRIES = ("host", "device")
+BAD_ROWS = ("error", "skip")
 
 
 class Loader:
@@ -58,6 +58,7 @@ class Loader:
         drop_last: bool = True,
         rows: np.ndarray | None = None,
         geometry: str = "host",
+        bad_rows: str = "error",
         shrink_on_decoding: bool = False,
         trace: Trace | None = None,
     ) -> None:
@@ -71,22 +72,26 @@ class Loader:
             host, more bytes for the bus. shrink_on_decoding: decode an image 2, 4 or 8 times smaller where every view
             of it keeps as many pixels as it has; faster for small views of large images, pixels differ a little.
             trace: where to record what the loader's threads do.
-        Raises: UserError where the file is incomplete, a setting is out of range, or fewer rows than a batch are left.
+            bad_rows: what to do where the bytes of a row are damaged, one of BAD_ROWS; with "skip" another row takes
+            its place and `Batch.skipped` says so.
+        Raises: UserError where the file is incomplete or its table of records damaged, a setting is out of range, or
+            fewer rows than a batch are left.
         """
-        self._beton = Path(beton)
-        self.sidecar = read_sidecar(self._beton)
+        self._beton, self._pid = Path(beton), os.getpid()
         if batches_ahead < 1 or num_threads < 0:
             raise UserError(
                 f"batches_ahead is {batches_ahead}, num_threads {num_threads}; allowed: from 1 and from 0 on"
             )
         if geometry not in GEOMETRIES:
             raise UserError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
+        if bad_rows not in BAD_ROWS:
+            raise UserError(f"bad_rows is {bad_rows!r}; allowed: {', '.join(BAD_ROWS)}")
         if shrink_on_decoding and geometry != "host":
             raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
         self._share = check_share(batch_size, rank, world_size, drop_last)
         self.plan, self.batch_size, self.seed = plan, batch_size, seed
-        reader = _FileReader(str(self._beton), {FIELD_NAME: SceneField})
-        self._records = np.ascontiguousarray(reader.metadata["f0"])
+        reader, self.sidecar = read_table(self._beton)
+        self._records = records_of(reader)
         self._file = np.memmap(self._beton, np.uint8, mode="r")
         trainable = np.flatnonzero(has_mask(self._records)).astype(np.int64)
         self.num_left_out = len(self._records) - len(trainable)
@@ -94,12 +99,13 @@ class Loader:
         self._decoder = SceneDecoder(
             plan,
             self._records,
-            self.key,
+            self._key_in_message,
             seed=seed,
             num_threads=num_threads or os.cpu_count() or 1,
             crops_on_device=geometry == "device",
             may_shrink=shrink_on_decoding,
             trace=trace or Trace(max_events=0),
+            replacements=self._rows if bad_rows == "skip" else None,
         )
         self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
         if not self.num_batches:
@@ -145,21 +151,29 @@ class Loader:
         return self._decoder.stage_seconds()
 
     def key(self, row: int) -> str:
-        """Path of a row's image relative to its data set."""
+        """Path of a row's image relative to its data set. Raises: CorruptStore where its bytes are damaged."""
         return read_blob(self._file, self._records[row], "key").decode()
+
+    def _key_in_message(self, row: int) -> str:
+        try:
+            return self.key(row)
+        except CorruptStore:
+            return "(its key is damaged too)"
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch | WholeBatch]:
         """Yield the batches of one epoch, from first_batch on; close the iterator (or leave the loop) to end early.
 
-        Raises: CorruptStore at the batch that holds a bad record, naming its row and key.
+        Raises: CorruptStore at the batch that holds a bad row, naming it and its key. UserError in a forked process.
         """
+        if os.getpid() != self._pid:  # its threads stayed behind in the other process; this one would wait for ever
+            raise UserError("this loader was opened in another process; open one in the process that reads it")
         order = epoch_rows(self._rows, self._share, seed=self.seed, epoch=epoch)
         first = first_batch * self.batch_size
         iterator = _SceneIterator(self._ffcv, order[first : self.num_batches * self.batch_size], epoch)
         try:
             first_step = epoch * self.num_batches + first_batch
-            for step, (rows, flat_BN) in enumerate(iterator, first_step):
-                yield self._batch(rows, flat_BN, epoch, step)
+            for step, (rows, flat_BN, skipped) in enumerate(iterator, first_step):
+                yield self._batch(rows, flat_BN, {"epoch": epoch, "step": step, "skipped": skipped})
         finally:
             iterator.close()
 
@@ -173,14 +187,14 @@ class Loader:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, step: int) -> Batch | WholeBatch:
+    def _batch(self, rows: np.ndarray, flat_BN: np.ndarray, origin: dict[str, Any]) -> Batch | WholeBatch:
         """Cut a flat buffer into tensors, without a copy."""
         flat, record_BV = flat_BN.reshape(-1), self._decoder.records_of(flat_BN.reshape(-1), len(rows))
         make = _batch_of_views if self._decoder.layout.place is None else _batch_of_whole_images
         size_B2 = np.stack([self._records[rows][side] for side in ("height", "width")], axis=1).astype(np.int64)
         row_B = torch.from_numpy(rows.astype(np.int64))
         label_B = torch.from_numpy(self._records["label"][rows].astype(np.int64))
-        origin = {"row_B": row_B, "label_B": label_B, "epoch": epoch, "step": step}
+        origin |= {"row_B": row_B, "label_B": label_B}
         return make(self._decoder.layout, torch.from_numpy(flat), record_BV, size_B2, origin)
 
 
@@ -226,13 +240,6 @@ def _batch_of_whole_images(
 # --- FFCV's classes with our changes ---------------------------------------------------------------------------------
 
 
-class _FileReader(Reader):
-    """Without the table of allocations: FFCV would loop over it in Python."""
-
-    def read_allocation_table(self) -> None:
-        self.alloc_table = np.empty(0, dtype=ALLOC_TABLE_TYPE)
-
-
 class _MappedFile(MemoryManager, MemoryContext):
     """The file as the page cache holds it; manager and context in one, because there is nothing to schedule."""
 
@@ -271,7 +278,7 @@ class _SceneLoader(FfcvLoader):
     """FFCV's Loader put together without its constructor, which sets torch's threads and loops over allocations."""
 
     def __init__(
-        self, reader: Reader, decoder: SceneDecoder, file_bytes: np.ndarray, batch_size: int, batches_ahead: int
+        self, reader: TableReader, decoder: SceneDecoder, file_bytes: np.ndarray, batch_size: int, batches_ahead: int
     ) -> None:
         self.reader, self.batch_size, self.seed = reader, batch_size, 0
         self.prepared_ahead = batches_ahead
@@ -309,8 +316,7 @@ class _SceneIterator(EpochIterator):
         super().start()
 
     def run(self) -> None:
-        """Prepare batch after batch; put (rows, buffer), at last None, or the error that ended it."""
-        self.storage_state: tuple = (*self.memory_context.state, self._epoch, self.terminate_event)
+        """Prepare batch after batch; put (rows, buffer, what was skipped), at last None, or the error that ended it."""
         num_slots, trace = self.loader.batches_ahead + 2, self.loader.trace
         threading.current_thread().name = "backdrop-batches"
         try:
@@ -323,8 +329,11 @@ class _SceneIterator(EpochIterator):
                     self._wait_for_copies(number)
                 with trace.span(BATCH) as details:
                     details["number"] = number
+                    skipped: dict[int, str] = {}
+                    rows = np.array(rows)  # its own: rows may be replaced; contiguous, as the kernels are compiled for
+                    self.storage_state: tuple = (*self.memory_context.state, self._epoch, self.terminate_event, skipped)
                     (flat_BN,) = self.run_pipeline(number, rows, number % num_slots, None)
-                self.output_queue.put((rows, flat_BN))
+                self.output_queue.put((rows, flat_BN, tuple(skipped[at] for at in sorted(skipped))))
             self.output_queue.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
             self.output_queue.put(error)
@@ -336,7 +345,7 @@ class _SceneIterator(EpochIterator):
             if event is not None:
                 event.synchronize()
 
-    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+    def __next__(self) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         with self.loader.trace.span(WAIT_FOR_BATCH):
             result = self.output_queue.get()
         if result is None:

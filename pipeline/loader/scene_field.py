@@ -8,7 +8,7 @@ time in one nogil kernel that comes from numba's cache.
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,6 +20,7 @@ from pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_row
 from pipeline.loader._stage_clock import STAGES, stage_sums
 from pipeline.loader.trace import ROWS, Trace
 from pipeline.views import crops
+from pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
 from pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
 from stores.errors import CorruptStore
 
@@ -27,6 +28,10 @@ __all__ = ["Layout", "SceneDecoder", "SceneField", "crop_layout", "whole_layout"
 
 # Groups per thread and batch: enough to even out slow images, few enough for the interpreter to keep out of the way.
 GROUPS_PER_THREAD = 4
+# Between groups a thread looks whether it is still wanted: an epoch that is left, or fails, ends within some 50 ms.
+MAX_GROUP_ROWS = 32
+# So many damaged rows one after the other are not a few bad ones: the file is.
+MAX_REPLACEMENTS = 16
 
 
 @dataclass(frozen=True)
@@ -108,12 +113,14 @@ class SceneDecoder(Operation):
         crops_on_device: bool,
         may_shrink: bool,
         trace: Trace,
+        replacements: np.ndarray | None,
     ) -> None:
         """Prepare for one plan and one file.
 
         Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
             num_threads: threads that decode. crops_on_device: hand over whole images. may_shrink: decode smaller.
-            trace: records groups of rows.
+            trace: records groups of rows. replacements: int64, rows that may take the place of one that cannot be read;
+            None = such a row is an error.
         """
         super().__init__()
         place = tuple(int(records[side].max(initial=1)) for side in ("height", "width"))
@@ -125,7 +132,7 @@ class SceneDecoder(Operation):
         lends = np.flatnonzero(records["background_bytes"])
         self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
         self.trace, self.num_threads = trace, num_threads
-        self._may_shrink = may_shrink
+        self._may_shrink, self._replacements = may_shrink, replacements
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         height, width = (max(sides) for sides in zip(place, donor_place, strict=True))
@@ -156,41 +163,69 @@ class SceneDecoder(Operation):
         return self._decode
 
     def _decode(self, rows: np.ndarray, flat_BN: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
-        """Fill one batch. storage_state: (mapped file, epoch, event that calls the work off)."""
-        file_bytes, epoch, called_off = storage_state
+        """Fill one batch.
+
+        rows: int64, contiguous; a row that is replaced is written over.
+        storage_state: (mapped file, epoch, event that calls the work off, what was skipped by position: written).
+        """
+        file_bytes, epoch, called_off, skipped = storage_state
         flat, num = flat_BN.reshape(-1), len(rows)
         record_BV = self.records_of(flat, num)
         slot = self.layout.slot(flat, num, self._may_shrink)
         plan = crops.epoch_code(self.plan, epoch)
-        group = max(1, -(-num // (GROUPS_PER_THREAD * self.num_threads)))
+        group = min(max(1, -(-num // (GROUPS_PER_THREAD * self.num_threads))), MAX_GROUP_ROWS)
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
         for first in range(0, num, group):
             firsts.put(first)
         arguments = (rows, self.records, file_bytes, record_BV, slot, self.seed, epoch, self.specs, plan, self.donors)
         failed = threading.Event()
 
-        def work() -> tuple[int, int]:
+        def work() -> None:
             scratch = self._scratch.get()
             try:
                 while not (failed.is_set() or called_off.is_set()):
                     first = firsts.get_nowait()
-                    problem, row = self._fill(first, min(first + group, num), arguments, scratch)
-                    if problem != OK:
-                        failed.set()
-                        return problem, row
+                    self._fill_readable(first, min(first + group, num), arguments, scratch, skipped)
             except queue.Empty:
-                return OK, -1
+                return
+            except BaseException:
+                failed.set()
+                raise
             finally:
                 self._scratch.put(scratch)
-            return OK, -1
 
-        outcomes = [future.result() for future in [self._pool.submit(work) for _ in range(self.num_threads)]]
-        for problem, row in outcomes:
-            if problem != OK:
-                raise CorruptStore(f"row {row}, {self.key_of(row)}: {PROBLEMS[problem]}; export the .beton again")
+        futures = [self._pool.submit(work) for _ in range(self.num_threads)]
+        wait(futures)
+        for future in futures:
+            future.result()
         return flat_BN
 
-    def _fill(self, first: int, last: int, arguments: tuple, scratch: Scratch) -> tuple[int, int]:
+    def _fill_readable(
+        self, first: int, last: int, arguments: tuple, scratch: Scratch, skipped: dict[int, str]
+    ) -> None:
+        """Fill a group of rows; one that cannot be read is an error, or gives its place to another.
+
+        What is handed over of a row is always what an undamaged file would give, so a row whose donor cannot be read
+        gives way too. The other is drawn by (seed, epoch, row, try) among all rows: batches stay full, ranks need not
+        agree, no further row changes. It may be seen twice in the epoch, with the same views.
+        """
+        rows, epoch = arguments[0], arguments[6]
+        position, tries, wanted = first, 0, -1
+        while True:
+            problem, about, bad = self._fill(position, last, arguments, scratch)
+            if problem == OK:
+                return
+            message = f"row {about}, {self.key_of(about)}: {PROBLEMS[problem]}"
+            if wanted < 0 or bad != position:
+                position, tries, wanted = bad, 0, int(rows[bad])
+                skipped[bad] = message
+            if self._replacements is None or tries == MAX_REPLACEMENTS:
+                raise CorruptStore(f"{message}; export the .beton again")
+            chosen = integer(self.seed, epoch, wanted, NO_VIEW, REPLACEMENT + tries, len(self._replacements))
+            rows[bad] = self._replacements[chosen]
+            tries += 1
+
+    def _fill(self, first: int, last: int, arguments: tuple, scratch: Scratch) -> tuple[int, int, int]:
         """Fill a group of rows, see `fill_rows`."""
         with self.trace.span(ROWS) as details:
             before = stage_sums(scratch.clock)

@@ -34,6 +34,7 @@ DONOR_CROP = 1_100  # as CROP, of the donor's background
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
 NO_VIEW = 4_294_967_295
 ROW_ORDER = 2_000
+REPLACEMENT = 2_100  # + try: which row takes the place of one that cannot be read
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
