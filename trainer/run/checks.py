@@ -10,20 +10,22 @@ from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS
 from stores.errors import UserError
 from trainer.parts import backbones
 from trainer.run import optimisers, schedules
-from trainer.run.settings import RunSettings, method_module
+from trainer.run.settings import PRECISIONS, RunSettings, method_module
 
 
 def check(settings: RunSettings) -> None:
     """Raise UserError unless the settings are possible and go together; nothing is opened or built."""
     module = method_module(settings.method)
-    for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps"):
+    for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "accumulation_steps"):
         if getattr(settings, name) < 1:
             raise UserError(f"{name}={getattr(settings, name)} must be 1 or more")
-    for name in ("seed", "loader_threads"):
+    for name in ("seed", "loader_threads", "keep_every_epochs", "sync_bn_group"):
         if getattr(settings, name) < 0:
             raise UserError(f"{name}={getattr(settings, name)} must be 0 or more")
     if settings.backbone not in backbones.NAMES:
         raise UserError(f"unknown backbone {settings.backbone!r}; allowed: {', '.join(backbones.NAMES)}")
+    if settings.precision not in PRECISIONS:
+        raise UserError(f"precision={settings.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
     optimisers.check(settings.optimiser)
     schedules.check(settings.schedule, settings.epochs)
     _check_views(settings, len(module.view_plan().views))

@@ -77,7 +77,15 @@ def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
 
 
 # What does not change a step of the run: its length may grow, the rest is about speed and what is written.
-_MAY_CHANGE = ("epochs:", "checkpoint_steps:", "keep_checkpoints:", "log_steps:", "loader_threads:")
+_MAY_CHANGE = (
+    "epochs:",
+    "checkpoint_steps:",
+    "keep_checkpoints:",
+    "keep_every_epochs:",
+    "log_steps:",
+    "loader_threads:",
+    "processes_may_change:",
+)
 
 
 def read_settings(folder: Path) -> RunSettings:

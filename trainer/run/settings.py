@@ -18,6 +18,8 @@ from stores.setting_overrides import split_override, with_override
 from trainer.cast import Settings as CastSettings
 from trainer.run import optimisers, schedules
 
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
@@ -49,10 +51,23 @@ class RunSettings:
     checkpoint_steps: int = 1000
     # How many of the latest checkpoints stay.
     keep_checkpoints: int = 2
+    # Checkpoints at the end of every so many epochs stay for ever; 0 = only the latest stay.
+    keep_every_epochs: int = 0
     # Steps between writes to metrics.jsonl; every step is recorded.
     log_steps: int = 20
-    # Threads of the loader; 0 = all cores.
+    # Threads of the loader; 0 = all cores, shared by the processes of a machine.
     loader_threads: int = 0
+    # Number format of the convolutions: fp32, bf16, fp16 (with a scaled loss), or auto = bf16 on a GPU, else fp32.
+    precision: str = "auto"
+    # Whether torch.compile makes kernels of the backbones; worth its minutes on a GPU only.
+    is_compiled: bool = False
+    # Parts that a process's images of a step are taken in, one after the other, to save memory.
+    accumulation_steps: int = 1
+    # Images normalised together by synchronised BatchNorm: processes form groups of that many images (Ryali's BYOL
+    # and SwAV: 8 processes of 64); 0 = all processes. MoCo's groups are algorithm.shuffle_bn_group instead.
+    sync_bn_group: int = 0
+    # Whether --resume may go on with another number of processes: the same images each step, other rounding.
+    processes_may_change: bool = False
 
     @property
     def plan(self) -> ViewPlan:
