@@ -6,6 +6,7 @@ no system call: some 30 ns a reading, of which a row takes a few more than it ha
 
 import ctypes
 import time
+from typing import Any
 
 import llvmlite.binding
 import numpy as np
@@ -19,7 +20,7 @@ CHECKS, DECODE, BOXES, RESIZE, MASKS, DONORS = range(len(STAGES))
 # As in pipeline/build/_scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
 _GET_TIME = "backdrop_clock_gettime"
 llvmlite.binding.add_symbol(_GET_TIME, ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value)
-_get_time = types.ExternalFunction(_GET_TIME, types.int32(types.int32, types.uintp))
+_get_time: Any = types.ExternalFunction(_GET_TIME, types.int32(types.int32, types.uintp))
 _CLOCK = time.CLOCK_MONOTONIC
 # A thread's clock: seconds and nanoseconds as the system writes them, the last reading, then the sum of each stage.
 _LAST, _SUMS = 2, 3

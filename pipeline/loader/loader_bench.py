@@ -6,9 +6,10 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,10 @@ def bench(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trace = Trace() if trace_path else Trace(max_events=0)
-    options = {"batch_size": batch_size, "seed": seed, "num_threads": num_threads, "geometry": geometry}
-    with Loader(beton, plan, **options, drop_last=False, trace=trace) as loader:
+    with Loader(
+        beton, plan, batch_size=batch_size, seed=seed, num_threads=num_threads, geometry=geometry,
+        drop_last=False, trace=trace,
+    ) as loader:  # fmt: skip
         result = {
             "beton": str(beton),
             "rows": loader.num_rows,
@@ -121,8 +124,8 @@ def _measure(
     }
 
 
-def _batches(loader: Loader) -> Iterator[Batch | WholeBatch]:
-    """Epoch after epoch, from the one on whose background augmentation has its full strength."""
+def _batches(loader: Loader) -> Generator[Batch | WholeBatch, None, None]:
+    """Epoch after epoch without an end, from the one on whose background augmentation has its full strength."""
     for epoch in itertools.count(math.ceil(loader.plan.background.warmup_epochs)):
         yield from loader.epoch(epoch)
 
@@ -204,11 +207,16 @@ def _transfer_seconds_per_image(batches: Iterator[Batch | WholeBatch], device: t
         return 0.0
     spans, num_images = [], 0
     for batch in itertools.islice(batches, NUM_TRANSFERS):
-        tensors = _moved_tensors(batch)
-        spans.append(_timed(lambda moved=tensors: [t.to(device, non_blocking=True) for t in moved], is_cuda=True))
+        copy = partial(_copy, _moved_tensors(batch), device)
+        spans.append(_timed(copy, is_cuda=True))
         num_images += len(batch.row_B)
     torch.cuda.synchronize()
     return sum(span() for span in spans) / num_images
+
+
+def _copy(tensors: list[torch.Tensor], device: torch.device) -> None:
+    for tensor in tensors:
+        tensor.to(device, non_blocking=True)
 
 
 def _moved_tensors(batch: Batch | WholeBatch) -> list[torch.Tensor]:

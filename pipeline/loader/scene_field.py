@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -225,11 +226,12 @@ class SceneDecoder(Operation):
             rows[bad] = self._replacements[chosen]
             tries += 1
 
-    def _fill(self, first: int, last: int, arguments: tuple, scratch: Scratch) -> tuple[int, int, int]:
+    def _fill(self, first: int, last: int, arguments: tuple[Any, ...], scratch: Scratch) -> tuple[int, int, int]:
         """Fill a group of rows, see `fill_rows`."""
         with self.trace.span(ROWS) as details:
+            all_arguments = (first, last, *arguments, scratch)
             before = stage_sums(scratch.clock)
-            outcome = fill_rows(first, last, *arguments, scratch)
+            outcome = fill_rows(*all_arguments)
             if self.trace.is_recording:
                 spent_us = (stage_sums(scratch.clock) - before) // 1000
                 details |= {"rows": last - first} | dict(zip(STAGES, spent_us.tolist(), strict=True))
