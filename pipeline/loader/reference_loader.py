@@ -58,8 +58,8 @@ class ReferenceLoader:
         trainable = np.flatnonzero(np.isin(store.status, [status for status in Status if status.has_mask]))
         self.num_left_out = store.num_rows - len(trainable)
         self._rows = trainable.astype(np.int64) if rows is None else subset(rows, trainable, store.num_rows)
-        self._needs_donor, _ = crops.background_needs(plan)
-        self._donors = _donors(store, trainable) if self._needs_donor else crops.donors(*np.zeros((3, 0), np.int64))
+        needs_donor, _ = crops.background_needs(plan)
+        self._donors = _donors(store, trainable) if needs_donor else crops.donors(*np.zeros((3, 0), np.int64))
         crops.view_specs(plan), crops.epoch_code(plan, 0)  # refuse a plan that cannot be carried out now
         if not self.num_batches:
             raise UserError(too_few_rows(len(self._rows), self._share, batch_size))
@@ -117,15 +117,14 @@ class ReferenceLoader:
         box_V = [tuple(int(record[name]) for name in ("top", "left", "height", "width")) for record in record_V]
         shrink = min(self._shrink(box, view) for box, view in zip(box_V, self.plan.views, strict=True))
         views = []
-        for view, record, box in zip(self.plan.views, record_V, box_V, strict=True):
+        for number, (view, record, box) in enumerate(zip(self.plan.views, record_V, box_V, strict=True)):
             image_HWC = self._crop(scene.image_jpeg, box, shrink, view, bool(record["is_flipped"]))
             mask = pack_rows(crop_mask(mask_HW, box, view.size_px, bool(record["is_flipped"])))
-            views.append((image_HWC, mask, self._donor(view, record), record))
+            donor = self._donor(view, record) if crops.takes_donor(self.plan, number) else None
+            views.append((image_HWC, mask, donor, record))
         return views
 
-    def _donor(self, view: View, record: np.void) -> np.ndarray | None:
-        if not (self._needs_donor and view.is_global):
-            return None
+    def _donor(self, view: View, record: np.void) -> np.ndarray:
         if record["donor_row"] < 0:
             return np.zeros((view.size_px, view.size_px, 3), dtype=np.uint8)
         jpeg = self._store.background_jpeg(int(record["donor_row"]))

@@ -69,15 +69,14 @@ class Layout:
 
 def crop_layout(plan: ViewPlan) -> Layout:
     """Lay out the records, then image, mask and donor of each view."""
-    needs_donor, _ = crops.background_needs(plan)
     at = len(plan.views) * VIEW_DTYPE.itemsize
     image, mask, donor = [], [], []
-    for view in plan.views:
+    for number, view in enumerate(plan.views):
         pixels = 3 * view.size_px**2
         image.append(at)
         mask.append(at + pixels)
         at += pixels + view.size_px * ((view.size_px + 7) // 8)
-        donor.append(at if needs_donor and view.is_global else -1)
+        donor.append(at if crops.takes_donor(plan, number) else -1)
         at += pixels if donor[-1] >= 0 else 0
     sides = tuple(view.size_px for view in plan.views)
     return Layout(tuple(image), tuple(mask), tuple(donor), sides, None, None, at)
@@ -88,13 +87,12 @@ def whole_layout(plan: ViewPlan, place: tuple[int, int], donor_place: tuple[int,
 
     place, donor_place: height and width of the largest image and of the largest background.
     """
-    needs_donor, _ = crops.background_needs(plan)
     image = len(plan.views) * VIEW_DTYPE.itemsize
     mask = image + 3 * place[0] * place[1]
     at = mask + place[0] * (-(-place[1] // 64) * 8)
     donor = []
-    for view in plan.views:
-        donor.append(at if needs_donor and view.is_global else -1)
+    for number in range(len(plan.views)):
+        donor.append(at if crops.takes_donor(plan, number) else -1)
         at += 3 * donor_place[0] * donor_place[1] if donor[-1] >= 0 else 0
     sides = tuple(view.size_px for view in plan.views)
     return Layout((image,), (mask,), tuple(donor), sides, place, donor_place, at)

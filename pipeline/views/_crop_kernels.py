@@ -13,10 +13,14 @@ from numba import njit
 from pipeline.views import random_streams as streams
 from pipeline.views import view_plan
 from pipeline.views.kernel_cache import follow_sources
-from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, MAX_CROP_TRIES
+from pipeline.views.view_plan import BACKGROUND_VIEWS, CROP_FALLBACKS, CROP_PROPOSALS, MAX_CROP_TRIES, PAIR_DRAWS
 
 CENTROID = CROP_PROPOSALS.index("centroid")
 CENTER, BBOX, BEST = (CROP_FALLBACKS.index(name) for name in ("center", "bbox", "best"))
+GLOBAL_VIEWS, QUERY_VIEW, KEY_VIEW, ALL_VIEWS = (
+    BACKGROUND_VIEWS.index(name) for name in ("global", "query", "key", "all")
+)
+INDEPENDENT, COUPLED, SAME = (PAIR_DRAWS.index(name) for name in ("independent", "coupled", "same"))
 NUM_JITTER_ORDERS = 24
 DRAWS_PER_TRY = 4
 
@@ -78,6 +82,14 @@ class PlanCode(NamedTuple):
     has_negative: bool
     background_probability: float
     negative_probability: float
+    applies_to: int
+    pair_draw: int
+    is_negative_coupled: bool
+    is_before: bool
+    mask_rotation_degrees: float
+    mask_shear_degrees: float
+    mask_shift_fraction: float
+    mask_flip_probability: float
 
 
 @njit(nogil=True, cache=True)
@@ -335,38 +347,98 @@ def draw_photometrics(record: np.void, stream: Stream, spec: np.void) -> None:
 
 
 @njit(nogil=True, cache=True)
-def draw_donor(record: np.void, stream: Stream, spec: np.void, donors: Donors, no_words: np.ndarray) -> bool:
-    """Draw another row with a background, and an unconstrained box and flip of it; False where there is none."""
+def _pair_stream(stream: Stream, plan: PlanCode, pair_draw: int) -> Stream:
+    """The stream of the query where the plan makes query and key draw together at least as tightly as `pair_draw`."""
+    if plan.pair_draw >= pair_draw and stream.view_number < 2:
+        return Stream(stream.seed, stream.epoch, stream.row, 0)
+    return stream
+
+
+@njit(nogil=True, cache=True)
+def choose_donor(stream: Stream, donors: Donors) -> int:
+    """Draw the place in `donors` of another row than the own one; -1 where there is none."""
     own = np.searchsorted(donors.row, stream.row)
     is_own = own < donors.row.size and donors.row[own] == stream.row
     num_others = donors.row.size - (1 if is_own else 0)
     if num_others == 0:
-        return False
+        return -1
     chosen = int(_uniform(stream, streams.DONOR) * num_others)
-    if is_own and chosen >= own:
-        chosen += 1
-    height, width = donors.height[chosen], donors.width[chosen]
+    return chosen + 1 if is_own and chosen >= own else chosen
+
+
+@njit(nogil=True, cache=True)
+def donor_box(stream: Stream, height: int, width: int, spec: np.void, no_words: np.ndarray) -> Box:
+    """Draw an unconstrained box of a background."""
     whole = Foreground(no_words, height, width, 0, Box(0, 0, 0, 0), 0.0, 0.0)
-    box = center_box(height, width, spec["aspect_low"], spec["aspect_high"])
     for attempt in range(MAX_CROP_TRIES):
         proposed = propose(stream, streams.DONOR_CROP + DRAWS_PER_TRY * attempt, whole, spec, 0)
         if proposed.height > 0:
-            box = proposed
-            break
+            return proposed
+    return center_box(height, width, spec["aspect_low"], spec["aspect_high"])
+
+
+@njit(nogil=True, cache=True)
+def _stretched(start: int, length: int, side: int, new_side: int):
+    """An interval of an image that is resized from `side` to `new_side` pixels: (start, length of 1 or more)."""
+    first = min(start * new_side // side, new_side - 1)
+    return first, max((start + length) * new_side // side - first, 1)
+
+
+@njit(nogil=True, cache=True)
+def stretched_box(record: np.void, height: int, width: int, foreground: Foreground) -> Box:
+    """The view's box in a background that is resized to stand behind the whole image, as C.5's order wants."""
+    top, box_height = _stretched(np.int64(record["top"]), np.int64(record["height"]), foreground.height, height)
+    left, box_width = _stretched(np.int64(record["left"]), np.int64(record["width"]), foreground.width, width)
+    return Box(top, left, box_height, box_width)
+
+
+@njit(nogil=True, cache=True)
+def draw_donor(
+    record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, foreground: Foreground
+) -> bool:
+    """Draw another row with a background, and a box and flip of it; False where there is none."""
+    chosen = choose_donor(_pair_stream(stream, plan, SAME), donors)
+    if chosen < 0:
+        return False
+    height, width = donors.height[chosen], donors.width[chosen]
+    if plan.is_before:
+        box = stretched_box(record, height, width, foreground)
+        record["donor_is_flipped"] = record["is_flipped"]
+    else:
+        box = donor_box(stream, height, width, spec, foreground.words)
+        record["donor_is_flipped"] = _is_drawn(stream, streams.DONOR_FLIP, spec["flip_probability"])
     record["donor_row"] = donors.row[chosen]
     record["donor_top"] = box.top
     record["donor_left"] = box.left
     record["donor_height"] = box.height
     record["donor_width"] = box.width
-    record["donor_is_flipped"] = _is_drawn(stream, streams.DONOR_FLIP, spec["flip_probability"])
     return True
 
 
 @njit(nogil=True, cache=True)
-def draw_background(
-    record: np.void, stream: Stream, foreground: Foreground, spec: np.void, plan: PlanCode, donors: Donors
-) -> None:
-    """Draw whether and with what the background is replaced; only where there is both foreground and background."""
+def _applies(plan: PlanCode, view_number: int, is_global: int) -> bool:
+    """Whether a view may get another background."""
+    if plan.applies_to == QUERY_VIEW or plan.applies_to == KEY_VIEW:
+        return view_number == (0 if plan.applies_to == QUERY_VIEW else 1)
+    return plan.applies_to == ALL_VIEWS or is_global != 0
+
+
+@njit(nogil=True, cache=True)
+def draw_perturbation(record: np.void, stream: Stream, plan: PlanCode) -> None:
+    """Draw how the mask is spoilt; strengths of 0 leave it as it is."""
+    shear, shift = plan.mask_shear_degrees, plan.mask_shift_fraction
+    rotation = plan.mask_rotation_degrees
+    record["mask_rotation_degrees"] = _between(stream, streams.MASK_ROTATION, -rotation, rotation)
+    record["mask_row_shear_degrees"] = _between(stream, streams.MASK_ROW_SHEAR, -shear, shear)
+    record["mask_column_shear_degrees"] = _between(stream, streams.MASK_COLUMN_SHEAR, -shear, shear)
+    record["mask_shift_rows"] = _between(stream, streams.MASK_SHIFT_ROWS, -shift, shift)
+    record["mask_shift_columns"] = _between(stream, streams.MASK_SHIFT_COLUMNS, -shift, shift)
+    record["mask_is_flipped"] = _is_drawn(stream, streams.MASK_FLIP, plan.mask_flip_probability)
+
+
+@njit(nogil=True, cache=True)
+def clear_background(record: np.void) -> None:
+    """Give everything about backgrounds its neutral value."""
     record["has_background"] = 0
     record["background_grey"] = 0.0
     record["is_negative_matched"] = 0
@@ -377,17 +449,39 @@ def draw_background(
     record["donor_height"] = 0
     record["donor_width"] = 0
     record["donor_is_flipped"] = 0
-    if not (plan.has_background and spec["is_global"]):
+    record["mask_rotation_degrees"] = 0.0
+    record["mask_row_shear_degrees"] = 0.0
+    record["mask_column_shear_degrees"] = 0.0
+    record["mask_shift_rows"] = 0.0
+    record["mask_shift_columns"] = 0.0
+    record["mask_is_flipped"] = 0
+
+
+@njit(nogil=True, cache=True)
+def draw_background(
+    record: np.void, stream: Stream, foreground: Foreground, spec: np.void, plan: PlanCode, donors: Donors
+) -> None:
+    """Draw whether and with what the background is replaced; only where there is both foreground and background."""
+    clear_background(record)
+    if not plan.has_background:
         return
     is_divided = 0 < foreground.count < foreground.height * foreground.width
-    if plan.has_negative:
+    if is_divided:
+        draw_perturbation(record, stream, plan)
+    has_negative = plan.has_negative and spec["is_global"]
+    if has_negative:
         is_matched = is_divided and _is_drawn(stream, streams.NEGATIVE, plan.negative_probability)
-        record["is_negative_matched"] = is_matched
+        record["is_negative_matched"] = is_matched and not plan.is_negative_coupled
         record["negative_source"] = _below_one(_between(stream, streams.NEGATIVE_SOURCE, 0.0, 1.0))
-    if not (is_divided and _is_drawn(stream, streams.BACKGROUND, plan.background_probability)):
+    if not (is_divided and _applies(plan, stream.view_number, spec["is_global"])):
         return
-    record["background_grey"] = _between(stream, streams.BACKGROUND_GREY, 0.0, 1.0)
-    record["has_background"] = not plan.needs_donor or draw_donor(record, stream, spec, donors, foreground.words)
+    if not _is_drawn(_pair_stream(stream, plan, COUPLED), streams.BACKGROUND, plan.background_probability):
+        return
+    record["background_grey"] = _between(_pair_stream(stream, plan, SAME), streams.BACKGROUND_GREY, 0.0, 1.0)
+    has_background = not plan.needs_donor or draw_donor(record, stream, spec, plan, donors, foreground)
+    record["has_background"] = has_background
+    if has_negative and plan.is_negative_coupled:
+        record["is_negative_matched"] = has_background
 
 
 @njit(nogil=True, cache=True)

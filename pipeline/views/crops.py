@@ -14,13 +14,26 @@ import numpy as np
 from pipeline.views import _crop_kernels as kernels
 from pipeline.views import backgrounds
 from pipeline.views._crop_kernels import Box, Donors, Foreground, PlanCode, Stream, draw_row
-from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, VIEW_DTYPE, View, ViewPlan
+from pipeline.views.view_plan import (
+    BACKGROUND_ORDERS,
+    BACKGROUND_VIEWS,
+    CROP_FALLBACKS,
+    CROP_PROPOSALS,
+    NEGATIVE_DRAWS,
+    NEGATIVE_MATCHES,
+    PAIR_DRAWS,
+    VIEW_DTYPE,
+    Background,
+    View,
+    ViewPlan,
+)
 from stores.errors import UserError
 
 __all__ = [
     "VIEW_SPEC_DTYPE",
     "Donors",
     "background_needs",
+    "check_background",
     "donors",
     "draw_box",
     "draw_row",
@@ -28,8 +41,12 @@ __all__ = [
     "epoch_code",
     "foreground",
     "mask_words",
+    "takes_donor",
     "view_specs",
 ]
+
+# More than any experiment of the paper has (C.2: 5); each costs a pass of the key encoder.
+MAX_NEGATIVES = 64
 
 # One `View` as numbers, for kernels.
 VIEW_SPEC_DTYPE = np.dtype(
@@ -110,13 +127,50 @@ def background_needs(plan: ViewPlan) -> tuple[bool, bool]:
     return module.NEEDS_DONOR, module.HAS_NEGATIVE
 
 
+def takes_donor(plan: ViewPlan, view: int) -> bool:
+    """Return whether a view of the plan may get the background of another row."""
+    applies_to = plan.background.applies_to
+    is_chosen = {"query": view == 0, "key": view == 1, "all": True}.get(applies_to, plan.views[view].is_global)
+    return background_needs(plan)[0] and is_chosen
+
+
+def check_background(background: Background) -> None:
+    """Raise UserError, naming setting and range, where a setting of the background is outside its range."""
+    for name, allowed in (
+        ("applies_to", BACKGROUND_VIEWS),
+        ("pair_draw", PAIR_DRAWS),
+        ("negative_matches", NEGATIVE_MATCHES),
+        ("negative_draw", NEGATIVE_DRAWS),
+        ("order", BACKGROUND_ORDERS),
+    ):
+        if getattr(background, name) not in allowed:
+            raise UserError(
+                f"background {name} is {getattr(background, name)!r}; choose one of: {', '.join(allowed)}"
+            )  # fmt: skip
+    mask = background.mask
+    for name, value, high in (
+        ("probability", background.probability, 1),
+        ("negative_probability", background.negative_probability, 1),
+        ("mask.max_rotation_degrees", mask.max_rotation_degrees, 180),
+        ("mask.max_shear_degrees", mask.max_shear_degrees, 60),
+        ("mask.max_shift_fraction", mask.max_shift_fraction, 1),
+        ("mask.flip_probability", mask.flip_probability, 1),
+    ):
+        if not 0 <= value <= high:
+            raise UserError(f"background {name} is {value!r}; allowed: 0 to {high}")
+    if not 1 <= background.num_negatives <= MAX_NEGATIVES:
+        raise UserError(f"background num_negatives is {background.num_negatives!r}; allowed: 1 to {MAX_NEGATIVES}")
+    if background.warmup_epochs < 0:
+        raise UserError(f"background warmup_epochs is {background.warmup_epochs!r}; allowed: 0 or more")
+
+
 def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
     """Return what the plan says of all views in one epoch, as numbers.
 
     The probabilities of the background augmentation rise linearly from 0 at epoch 0 to their value at
-    `warmup_epochs` (Ryali A.1), by whole epochs: a view's parameters must not depend on the batch it is in.
+    `warmup_epochs` (Ryali C.7), by whole epochs: a view's parameters must not depend on the batch it is in.
 
-    Raises: UserError where the plan names something that does not exist or a probability outside [0, 1].
+    Raises: UserError where the plan names something that does not exist or a number outside its range.
     """
     for name, given, allowed in (
         ("crop_proposal", plan.crop_proposal, CROP_PROPOSALS),
@@ -124,10 +178,8 @@ def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
     ):
         if given not in allowed:
             raise UserError(f"{name} is {given!r}; choose one of: {', '.join(allowed)}")
-    background = plan.background
-    for name in ("probability", "negative_probability"):
-        if not 0 <= getattr(background, name) <= 1:
-            raise UserError(f"background {name} is {getattr(background, name)!r}; allowed: 0 to 1")
+    background, mask = plan.background, plan.background.mask
+    check_background(background)
     needs_donor, has_negative = background_needs(plan)
     strength = min(1.0, epoch / background.warmup_epochs) if background.warmup_epochs > 0 else 1.0
     return PlanCode(
@@ -139,6 +191,14 @@ def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
         has_negative=bool(has_negative),
         background_probability=float(background.probability * strength),
         negative_probability=float(background.negative_probability * strength),
+        applies_to=BACKGROUND_VIEWS.index(background.applies_to),
+        pair_draw=PAIR_DRAWS.index(background.pair_draw),
+        is_negative_coupled=background.negative_draw == "coupled",
+        is_before=background.order == "before",
+        mask_rotation_degrees=float(mask.max_rotation_degrees),
+        mask_shear_degrees=float(mask.max_shear_degrees),
+        mask_shift_fraction=float(mask.max_shift_fraction),
+        mask_flip_probability=float(mask.flip_probability),
     )
 
 

@@ -26,12 +26,16 @@ class Views:
     """What a method trains on, in the plan's order.
 
     images: float32 (B, 3, H, W) per view, normalised. masks: float32 (B, 1, H, W) per view, 1 = foreground.
+    boxes: int64 (B, 4) per view, the crops: top, left, height, width in pixels of the stored image. is_flipped: bool (B,)
+    per view, whether the crop was then mirrored.
     negative: float32 (B, 3, H, W), normalised, one extra negative per query (BG_Swaps), else None.
     row_B, label_B: int64 (B,), as in the batch. epoch, step: position in the run.
     """
 
     images: list[Tensor]
     masks: list[Tensor]
+    boxes: list[Tensor]
+    is_flipped: list[Tensor]
     negative: Tensor | None
     row_B: Tensor
     label_B: Tensor
@@ -88,6 +92,8 @@ class DeviceStage:
         return Views(
             images=images,
             masks=masks,
+            boxes=[self._move(_boxes(view.record_B)) for view in batch.views],
+            is_flipped=[self._move(torch.from_numpy(view.record_B["is_flipped"] != 0)) for view in batch.views],
             negative=negative,
             row_B=self._move(batch.row_B),
             label_B=self._move(batch.label_B),
@@ -126,6 +132,11 @@ class DeviceStage:
 
     def _normalise(self, image_BCHW: Tensor) -> Tensor:
         return (image_BCHW - self._mean) / self._std
+
+
+def _boxes(record_B: np.ndarray) -> Tensor:
+    sides = [record_B[name].astype(np.int64) for name in ("top", "left", "height", "width")]
+    return torch.from_numpy(np.stack(sides, axis=1))
 
 
 def _negative(query_BCHW: Tensor, plain_BCHW: Tensor, mask_B1HW: Tensor, record_B: np.ndarray) -> Tensor:

@@ -29,6 +29,12 @@ DONOR = 1_052
 DONOR_FLIP = 1_060
 NEGATIVE = 1_070  # matched or plain
 NEGATIVE_SOURCE = 1_071  # whose pixels stand in the foreground
+MASK_ROTATION = 1_080  # how the mask is spoilt
+MASK_ROW_SHEAR = 1_081
+MASK_COLUMN_SHEAR = 1_082
+MASK_SHIFT_ROWS = 1_083
+MASK_SHIFT_COLUMNS = 1_084
+MASK_FLIP = 1_085
 DONOR_CROP = 1_100  # as CROP, of the donor's background
 
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.

@@ -33,22 +33,56 @@ class View:
     blur_sigma_px: tuple[float, float] = (0.1, 2.0)
     # Solarisation above one half: probability.
     solarise_probability: float = 0.0
-    # Global views get background augmentation, local ones of multi-crop do not (Ryali 2.2).
+    # Whether it is one of the global views, query and key, or a local one of multi-crop (`Background.applies_to`).
     is_global: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskPerturbation:
+    """How masks are spoilt each time a background augmentation uses one (Ryali B.1); the defaults leave them alone."""
+
+    # Rotation about the middle of the view, drawn from +- this, in degrees; Table A1: 5 to 25.
+    max_rotation_degrees: float = 0.0
+    # Shear along rows and along columns, each drawn from +- this, in degrees; Table A2: 5 to 25.
+    max_shear_degrees: float = 0.0
+    # Shift along each axis, drawn from +- this share of the foreground's height or width; Table A3: 0.05 to 0.25.
+    max_shift_fraction: float = 0.0
+    # Probability of a horizontal flip of the mask alone; Table A4: 0.5.
+    flip_probability: float = 0.0
+    # Take the foreground's bounding box for the mask, before all the others; Table A5.
+    is_box: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Background:
-    """Background augmentation of the global views (Ryali et al. 2021, section 2.2 and appendix A.1)."""
+    """Background augmentation (Ryali et al. 2021, section 2.2, appendices A.1 and C).
+
+    The paper's least share of foreground in a crop, FG_min (A.1, C.6), is each view's `View.min_foreground`.
+    """
 
     # none, rm, random or swaps: a file of pipeline/views/backgrounds.
     name: str = "none"
-    # p_pos: probability per global view, drawn independently for query and key.
+    # p_pos: probability per view (Tables A6 to A9).
     probability: float = 0.2
-    # p_neg: probability that a query's extra negative has the query's background (swaps only).
+    # p_neg: probability that a query's extra negatives have a matched background (swaps only; Table A7).
     negative_probability: float = 0.2
-    # Linear warm-up of both probabilities from 0, in epochs (appendix A.1, used for SwAV).
+    # Linear warm-up of both probabilities from 0, in epochs (C.7: 5 or 10 for SwAV).
     warmup_epochs: float = 0.0
+    # Which views may get one: "global" (2.2), "query" or "key" alone (Tables 3 and 4, C.2), or "all" with local crops.
+    applies_to: str = "global"
+    # Query and key: "independent" draws (2.2); "coupled": both or neither, each its own background; "same": both or
+    # neither, and the same background (what 4.3's distinct backgrounds are held against).
+    pair_draw: str = "independent"
+    # Whose background the extra negatives have: "query" (4.3) or "key" (C.4).
+    negative_matches: str = "query"
+    # "independent": by p_neg; "coupled": matched where the view whose background they have got a new one (C.3).
+    negative_draw: str = "independent"
+    # M: extra negatives per query (C.2; 1 in 4.3, 5 there). All M are matched or none is; each has other pixels.
+    num_negatives: int = 1
+    # "after" all other augmentations (2.2) or "before" them (C.5): then crop and photometrics see the composite.
+    order: str = "after"
+    # Spoilt masks (appendix B).
+    mask: MaskPerturbation = MaskPerturbation()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +101,11 @@ class ViewPlan:
 
 CROP_PROPOSALS = ("uniform", "centroid")
 CROP_FALLBACKS = ("center", "bbox", "best")
+BACKGROUND_VIEWS = ("global", "query", "key", "all")
+PAIR_DRAWS = ("independent", "coupled", "same")
+NEGATIVE_MATCHES = ("query", "key")
+NEGATIVE_DRAWS = ("independent", "coupled")
+BACKGROUND_ORDERS = ("after", "before")
 MAX_CROP_TRIES = 10
 
 # Everything drawn for one view of one row. Boxes are (top, left, height, width) in pixels of the stored image.
@@ -84,9 +123,10 @@ VIEW_DTYPE = np.dtype(
         ("is_grey", np.uint8),
         ("is_solarised", np.uint8),
         ("has_background", np.uint8),  # 1 where the background augmentation applies
-        ("is_negative_matched", np.uint8),  # 1 where the row's extra negative has the query's background
+        ("is_negative_matched", np.uint8),  # 1 where the row's extra negatives have this view's background
         ("donor_is_flipped", np.uint8),
-        ("padding", np.uint8, (2,)),
+        ("mask_is_flipped", np.uint8),  # these and the next: how the mask is spoilt, see MaskPerturbation
+        ("padding", np.uint8, (1,)),
         ("brightness", np.float32),  # factors of torchvision's adjust_*, 1 = unchanged
         ("contrast", np.float32),
         ("saturation", np.float32),
@@ -99,7 +139,12 @@ VIEW_DTYPE = np.dtype(
         ("donor_left", np.int32),
         ("donor_height", np.int32),
         ("donor_width", np.int32),
-        ("negative_source", np.float32),  # in [0, 1): which other row of the batch fills the extra negative
+        ("negative_source", np.float32),  # in [0, 1): which other row of the batch fills the (first) extra negative
+        ("mask_rotation_degrees", np.float32),  # anticlockwise
+        ("mask_row_shear_degrees", np.float32),  # moves rows: columns += tan * rows below the middle
+        ("mask_column_shear_degrees", np.float32),  # rows += tan * columns right of the middle
+        ("mask_shift_rows", np.float32),  # down, as a share of the foreground's height in the view
+        ("mask_shift_columns", np.float32),  # right, as a share of its width
     ],
     align=True,
 )
