@@ -635,17 +635,27 @@ def loader_bench_command(
 @main.command("evaluate")
 @click.argument("task", type=click.Choice(trainer.evaluation.NAMES))
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
-@click.option("--weights", type=path_type, default=None, help="A backbone as .safetensors, instead of --run.")
-@click.option("--data", required=True, help="A folder that holds train/ and val/, or: sample.")
+@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one option of the evaluation.")
+@click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
 @click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
-def evaluate_command(task: str, run: Path | None, weights: Path | None, data: str, json_path: Path | None) -> None:
+def evaluate_command(
+    task: str,
+    run: Path | None,
+    weights: Path | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+    strict: bool,
+    json_path: Path | None,
+) -> None:
     """Score a backbone."""
     if (run is None) == (weights is None):
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
     from trainer.evaluation._evaluate import evaluate_run
 
     with disk_errors(run or Path.cwd()):
-        print_json(evaluate_run(task, run or weights, data), json_path)
+        print_json(evaluate_run(task, run or weights, data, overrides=overrides, strict=strict), json_path)
 
 
 @main.command("report")

@@ -39,7 +39,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_weights_are_scored_beside_an_untrained_backbone(data: Path, weights: Path, tmp_path: Path) -> None:
-    summary = evaluate_run("knn", weights, data, tmp_path / "scores" / "knn.json")
+    summary = evaluate_run("knn", weights, data, json_path=tmp_path / "scores" / "knn.json")
     assert json.loads((tmp_path / "scores" / "knn.json").read_text()) == summary
     assert summary["scores"].keys() == summary["untrained"].keys() == {"top1", "corrupt_images"}
     assert not (weights.parent / "results.csv").exists()
@@ -51,7 +51,7 @@ def test_corrupt_images_are_named(data: Path, weights: Path) -> None:
     summary = evaluate_run("knn", weights, data)
     broken.unlink()
     assert summary["scores"]["corrupt_images"] == 1.0
-    assert summary["corrupt_images"] == ["val/dark/broken, with a comma.jpg"]
+    assert summary["problems"] == ["val/dark/broken, with a comma.jpg cannot be decoded"]
 
 
 def test_a_runs_scores_go_into_its_folder(
@@ -61,6 +61,7 @@ def test_a_runs_scores_go_into_its_folder(
     (tmp_path / "run.json").write_text(json.dumps(run_json))
 
     class Settings:
+        method = "moco"
         views = (View(size_px=24),)
         background = Background()
 
@@ -69,7 +70,7 @@ def test_a_runs_scores_go_into_its_folder(
     monkeypatch.setattr(checkpoint, "load_backbone", lambda path: backbone)
     summary = evaluate_run("knn", tmp_path, data)
     evaluate_run("knn", tmp_path, data)  # a second time replaces the rows
-    assert summary["settings"]["image_size"] == 24
+    assert summary["facts"]["image_size"] == 24
     assert json.loads((tmp_path / "knn.json").read_text()) == summary
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [(row["evaluation"], row["metric"]) for row in rows] == [

@@ -80,7 +80,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def score(data_dir: Path) -> dict[str, float]:
-    return dict(knn.run(MeanColour(), data_dir, k=3, image_size=16, batch_size=5))
+    return dict(knn.score(MeanColour(), data_dir, k=3, image_size=16, batch_size=5))
 
 
 def test_exact_score_of_a_known_backbone(data_dir: Path) -> None:
@@ -128,13 +128,13 @@ def test_what_is_missing_is_said_before_any_work(data_dir: Path, tmp_path: Path)
             raise AssertionError("the backbone was run")
 
     with pytest.raises(UserError, match=r"no folder .*/nowhere/train.*val/<class>"):
-        knn.run(Untouchable(), tmp_path / "nowhere")
+        knn.score(Untouchable(), tmp_path / "nowhere")
     paint(data_dir / "val" / "purple", (200, 0, 200), 1)
     with pytest.raises(UserError, match="purple"):
-        knn.run(Untouchable(), data_dir)
+        knn.score(Untouchable(), data_dir)
     paint(data_dir / "train", (1, 2, 3), 1)
     with pytest.raises(UserError, match="outside of class folders"):
-        knn.run(Untouchable(), data_dir)
+        knn.score(Untouchable(), data_dir)
 
 
 def test_a_diverged_backbone_is_named_and_the_mode_kept(data_dir: Path) -> None:
@@ -143,9 +143,9 @@ def test_a_diverged_backbone_is_named_and_the_mode_kept(data_dir: Path) -> None:
             return image.mean(dim=(2, 3)) * float("nan")
 
     with pytest.raises(UserError, match="not finite"):
-        knn.run(Diverged(), data_dir, image_size=16)
+        knn.score(Diverged(), data_dir, image_size=16)
     backbone = MeanColour().train()
-    knn.run(backbone, data_dir, image_size=16)
+    knn.score(backbone, data_dir, image_size=16)
     assert backbone.training
 
 

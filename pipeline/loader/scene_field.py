@@ -60,10 +60,25 @@ class Layout:
 
     def slot(self, flat: np.ndarray, batch_size: int, may_shrink: bool) -> Slot:
         """What the kernel needs to fill a buffer, uint8 flat."""
-        starts = (np.array(values, dtype=np.int64) for values in (self.image, self.mask, self.donor, self.side))
-        place, donor_place = self.place or (0, 0), self.donor_place or (0, 0)
+        image, mask, donor, side = (
+            np.array(values, dtype=np.int64) for values in (self.image, self.mask, self.donor, self.side)
+        )
+        height, width = self.place or (0, 0)
+        donor_height, donor_width = self.donor_place or (0, 0)
         return Slot(
-            flat, batch_size, *starts, may_shrink, self.place is not None, *place, self.mask_row_bytes, *donor_place
+            flat=flat,
+            batch_size=batch_size,
+            image=image,
+            mask=mask,
+            donor=donor,
+            side=side,
+            may_shrink=may_shrink,
+            is_whole=self.place is not None,
+            height=height,
+            width=width,
+            mask_row_bytes=self.mask_row_bytes,
+            donor_height=donor_height,
+            donor_width=donor_width,
         )
 
 
@@ -98,6 +113,11 @@ def whole_layout(plan: ViewPlan, place: tuple[int, int], donor_place: tuple[int,
     return Layout((image,), (mask,), tuple(donor), sides, place, donor_place, at)
 
 
+def _largest(records: np.ndarray, prefix: str) -> tuple[int, int]:
+    """Height and width that hold every image (or background) of a file."""
+    return int(records[prefix + "height"].max(initial=1)), int(records[prefix + "width"].max(initial=1))
+
+
 class SceneDecoder(Operation):
     """All views of a batch from the records of its rows; first and only operation of FFCV's pipeline."""
 
@@ -122,8 +142,8 @@ class SceneDecoder(Operation):
             None = such a row is an error.
         """
         super().__init__()
-        place = tuple(int(records[side].max(initial=1)) for side in ("height", "width"))
-        donor_place = tuple(int(records[f"background_{side}"].max(initial=1)) for side in ("height", "width"))
+        place = _largest(records, "")
+        donor_place = _largest(records, "background_")
         self.plan = plan
         self.layout = whole_layout(plan, place, donor_place) if crops_on_device else crop_layout(plan)
         self.specs = crops.view_specs(plan)

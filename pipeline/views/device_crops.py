@@ -72,8 +72,8 @@ def _boxes(record_B: np.ndarray, prefix: str, device: torch.device) -> _Boxes:
     """Move the boxes in one copy; prefix: "" for the image's, "donor_" for the donor's."""
     names = ("top", "left", "height", "width", "is_flipped")
     values_5B = np.stack([record_B[prefix + name] for name in names]).astype(np.float32)
-    *sides, is_flipped = torch.from_numpy(values_5B).to(device, non_blocking=True)[:, :, None]
-    return _Boxes(*sides, is_flipped != 0)
+    top, left, height, width, is_flipped = torch.from_numpy(values_5B).to(device, non_blocking=True)[:, :, None]
+    return _Boxes(top, left, height, width, is_flipped != 0)
 
 
 def _to_planes(image_BHWC: Tensor, device: torch.device) -> Tensor:

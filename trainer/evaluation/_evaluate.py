@@ -1,83 +1,118 @@
 """Score a run or a weights file with one evaluation, and keep the scores where they belong."""
 
-import copy
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 
 from stores.errors import UserError
+from stores.setting_overrides import split_override, with_override
 from trainer import evaluation
-from trainer.evaluation.knn import CORRUPT_IMAGE
-from trainer.parts.backbones import Backbone
-from trainer.run import checkpoint, run_folder
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject, open_subject
+from trainer.run import run_folder
 
 UNTRAINED = "-untrained"
+ENVIRONMENT = "BACKDROP_DATA"
 
 
-def evaluate_run(task: str, run_or_weights: Path, data: str | Path, json_path: Path | None = None) -> dict[str, Any]:
-    """Score a trained backbone and, beside it, an untrained one of the same kind.
+def evaluate_run(
+    task: str,
+    run_or_weights: Path,
+    data: str | Path | None,
+    *,
+    overrides: Sequence[str] = (),
+    strict: bool = False,
+    json_path: Path | None = None,
+) -> dict[str, Any]:
+    """Score a network on one data set.
 
-    A run's scores also go into its results.csv (the untrained backbone's as `<task>-untrained`) and `<task>.json`.
+    A run's scores also go into its results.csv (an untrained network's as `<task>-untrained`) and `<task>.json`.
 
     Args:
         task: a file of trainer/evaluation.
-        run_or_weights: a run's folder, or a .safetensors file of `checkpoint.save_backbone`.
-        data: a folder that holds train/ and val/, or "sample".
+        run_or_weights: a run's folder or a file of weights, see `_weights.load_network`.
+        data: the data set's folder, or "sample" where the evaluation allows it; None = its place in BACKDROP_DATA.
+        overrides: name=value changes of the evaluation's options.
+        strict: whether anything odd about the data is an error.
         json_path: where the summary is written too.
-    Returns: the summary: task, data, image size, `scores` and `untrained` as {metric: value}, corrupt images by name.
-    Raises: UserError: unknown task, no such run, data of another layout.
+    Returns: the summary: evaluation, data, options, scores, untrained, facts, problems, weights.
+    Raises: UserError: unknown task or option, no such network, data of another layout.
     """
-    if task not in evaluation.NAMES:
-        raise UserError(f"There is no evaluation {task!r}. Choose one of: {', '.join(evaluation.NAMES)}.")
-    is_run = Path(run_or_weights).is_dir()
-    backbone = checkpoint.load_backbone(Path(run_or_weights))
-    given: dict[str, Any] = {"device": "cuda" if torch.cuda.is_available() else "cpu"}
-    if is_run:
-        # Features are at home at the resolution they were learned at.
-        given["image_size"] = run_folder.read_settings(Path(run_or_weights)).views[0].size_px
-    run = import_module(f"trainer.evaluation.{task}").run
-    scores = run(backbone.to(given["device"]), data, **given)
-    untrained = run(_untrained_like(backbone).to(given["device"]), data, **given)
-    summary = {
-        "evaluation": task,
-        "backbone": str(run_or_weights),
-        "data": str(data if str(data) == "sample" else Path(data).absolute()),
-        "settings": given,
-        "scores": dict(_without_names(scores)),
-        "untrained": dict(_without_names(untrained)),
-        "corrupt_images": [metric.removeprefix(CORRUPT_IMAGE) for metric, _ in scores if _is_name(metric)],
-    }
-    if is_run:
-        folder = Path(run_or_weights)
-        run_folder.add_results(folder, task, _without_names(scores))
-        run_folder.add_results(folder, task + UNTRAINED, _without_names(untrained))
-        run_folder.write_json(folder / f"{task}.json", summary)
+    module = task_module(task)
+    options = chosen_options(module, overrides)
+    folder = data_folder(module, data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    subject = open_subject(Path(run_or_weights), device)
+    result = module.run(subject, folder, options)
+    result.fail_where_strict(strict)
+    summary = _summary(task, subject, run_or_weights, folder, options, result)
+    if subject.run is not None:
+        _keep(subject.run, task, summary)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_json(json_path, summary)
     return summary
 
 
-def _untrained_like(backbone: Backbone) -> Backbone:
-    """Return a copy whose weights are drawn anew, as `build_backbone` draws them; always the same ones."""
-    untrained = copy.deepcopy(backbone)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for module in untrained.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
-    return untrained
+def task_module(task: str) -> ModuleType:
+    """Return the file of an evaluation; its name on the command line has hyphens.
+
+    Raises: UserError: there is none.
+    """
+    if task not in evaluation.NAMES:
+        raise UserError(f"There is no evaluation {task!r}. Choose one of: {', '.join(evaluation.NAMES)}.")
+    return import_module(f"trainer.evaluation.{task.replace('-', '_')}")
 
 
-def _is_name(metric: str) -> bool:
-    return metric.startswith(CORRUPT_IMAGE)
+def chosen_options(module: ModuleType, overrides: Sequence[str]) -> Any:
+    """Return an evaluation's options with the user's changes. Raises: UserError: unknown name or another type."""
+    options = module.Options()
+    for override in overrides:
+        options = with_override(options, *split_override(override))
+    return options
 
 
-def _without_names(scores: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """File names are no metrics: they stay out of results.csv, which any program may read."""
-    return [(metric, value) for metric, value in scores if not _is_name(metric)]
+def data_folder(module: ModuleType, data: str | Path | None) -> Path:
+    """Return where an evaluation's data lies.
+
+    Args: data: as given; None = its folder under the one that BACKDROP_DATA names.
+    Raises: UserError: it is not there, with the layout expected and where to get it.
+    """
+    if data is None:
+        root = os.environ.get(ENVIRONMENT)
+        if root is None:
+            raise UserError(f"give --data DIR, or set {ENVIRONMENT} to the folder that holds {module.DATA}/")
+        data = Path(root) / module.DATA
+    if str(data) != "sample" and not Path(data).is_dir():
+        raise UserError(f"there is no folder {data}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
+    return Path(data)
+
+
+def _summary(
+    task: str, subject: Subject, run_or_weights: Path, folder: Path, options: Any, result: Result
+) -> dict[str, Any]:
+    return {
+        "evaluation": task,
+        "backbone": str(run_or_weights),
+        "weights_sha256": subject.weights_sha256,
+        "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
+        "options": asdict(options),
+        "scores": result.metrics,
+        "untrained": result.untrained,
+        "facts": result.facts,
+        "problems": result.problems,
+    }
+
+
+def _keep(run: Path, task: str, summary: dict[str, Any]) -> None:
+    facts = {name: summary[name] for name in ("weights_sha256", "data", "options", "facts")}
+    run_folder.add_results(run, task, summary["scores"].items(), facts)
+    if summary["untrained"]:
+        run_folder.add_results(run, task + UNTRAINED, summary["untrained"].items(), facts)
+    run_folder.write_json(run / f"{task}.json", summary)

@@ -16,7 +16,33 @@ from torch import Tensor, nn
 
 from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
-from trainer.evaluation._images import ImageBatch, image_batches, labels_as, open_class_folders, open_split
+from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
+from trainer.evaluation._images import (
+    ImageBatch,
+    as_published,
+    image_batches,
+    labels_as,
+    open_class_folders,
+    open_split,
+    standard,
+)
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject, untrained_like
+
+DATA = "imagenet"
+LAYOUT = LAYOUT_OF_SPLITS
+SOURCE = "https://www.image-net.org (ILSVRC2012)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen; the defaults are DINO's (Caron et al. 2021)."""
+
+    # Neighbours that vote; all of them where there are fewer training images.
+    k: int = 20
+    # T of the votes exp(s / T).
+    temperature: float = 0.07
+
 
 VARIANTS = ("original", "only_fg", "no_fg", "mixed_same", "mixed_rand", "mixed_next", "only_bg_b", "only_bg_t")
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
@@ -37,12 +63,38 @@ class Features:
     corrupt: tuple[str, ...]
 
 
-def run(
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network and, beside it, an untrained one of the same kind; see `score`."""
+    found, untrained = (
+        score(
+            backbone,
+            data,
+            k=options.k,
+            temperature=options.temperature,
+            image_size=subject.image_size_px,
+            device=subject.device,
+        )
+        for backbone in (subject.backbone, untrained_like(subject.backbone))
+    )
+    names = [metric.removeprefix(CORRUPT_IMAGE) for metric, _ in found if metric.startswith(CORRUPT_IMAGE)]
+    return Result(
+        metrics=_without_names(found),
+        untrained=_without_names(untrained),
+        facts={"image_size": subject.image_size_px, "transform": standard(subject.image_size_px).name},
+        problems=[f"{name} cannot be decoded" for name in names],
+    )
+
+
+def _without_names(scores: list[tuple[str, float]]) -> dict[str, float]:
+    return {metric: value for metric, value in scores if not metric.startswith(CORRUPT_IMAGE)}
+
+
+def score(
     backbone: nn.Module,
     data_dir: str | Path,
     *,
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = Options.k,
+    temperature: float = Options.temperature,
     image_size: int = 224,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -70,10 +122,9 @@ def run(
         batches = image_batches(
             index,
             label_of_set[name],
-            size_px=image_size,
+            transform=as_published(image_size) if name in VARIANTS else standard(image_size),
             batch_size=batch_size,
             device=torch.device(device),
-            is_cut=name in VARIANTS,
             title=name,
         )
         features[name] = extract(backbone, batches)

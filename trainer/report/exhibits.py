@@ -84,7 +84,7 @@ def collect(
         for batch in loader.epoch(epoch):  # one batch, as large as the rows
             views = stage(batch)
             # The records are the ring buffer's: they are copied while it is there.
-            record_VB = [view.record_B.copy() for view in batch.views]
+            record_VB = [record_B.copy() for record_B in batch.records]
     file_bytes = np.memmap(beton, np.uint8, mode="r")
     is_altered = np.any([record_B["has_background"] != 0 for record_B in record_VB], axis=0)
     exhibits = []

@@ -7,6 +7,7 @@ checkpoints/    see checkpoint.py      results.csv    scores, one row per metric
 
 import csv
 import importlib.metadata
+import io
 import json
 import platform
 import subprocess
@@ -21,7 +22,7 @@ from stores.durable_files import PARTIAL, write_aside
 from stores.errors import UserError
 from trainer.run.settings import RunSettings, differences, from_json, to_json
 
-RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id")
+RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -114,10 +115,12 @@ def drop_metrics_from(folder: Path, step: int) -> None:
     write_aside(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def add_results(folder: Path, evaluation: str, scores: Iterable[tuple[str, float]]) -> None:
+def add_results(
+    folder: Path, evaluation: str, scores: Iterable[tuple[str, float]], facts: dict[str, Any] | None = None
+) -> None:
     """Append scores to results.csv; earlier rows of the same evaluation are replaced.
 
-    Args: evaluation: its name. scores: (metric, value).
+    Args: evaluation: its name. scores: (metric, value). facts: what else decided them, kept as JSON in each row.
     """
     run, path = read_run(folder), folder / "results.csv"
     rows: list[dict[str, Any]] = []
@@ -125,9 +128,13 @@ def add_results(folder: Path, evaluation: str, scores: Iterable[tuple[str, float
         with path.open(newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["evaluation"] != evaluation]
     same = {name: run[name] for name in ("recipe", "seed", "commit", "store_id")}
+    same["facts"] = json.dumps(facts or {}, sort_keys=True)
     rows += [{"metric": metric, "value": value, "evaluation": evaluation} | same for metric, value in scores]
-    lines = [",".join(RESULT_COLUMNS), *(",".join(str(row[name]) for name in RESULT_COLUMNS) for row in rows)]
-    write_aside(path, "\n".join(lines) + "\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, RESULT_COLUMNS, restval="{}", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_aside(path, text.getvalue())
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

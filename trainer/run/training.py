@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.loader.batch import Batch
+from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.views.device_stage import DeviceStage, Views
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
@@ -43,7 +43,7 @@ class BatchSource(Protocol):
         """Batches of an epoch."""
         ...
 
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch | WholeBatch]:
         """Yield an epoch's batches from `first_batch` on."""
         ...
 

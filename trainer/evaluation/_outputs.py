@@ -1,0 +1,106 @@
+"""What a network answers to each image of a set, kept once, so that every way of reading the answers is a cheap pass.
+
+Kept as `<subject's folder>/<name>-<digest>.npz`: keys, logits (float32), and which images could not be decoded; the
+digest is over the weights, the images' keys and sizes, and the transform.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stores.disk_errors import disk_errors
+from stores.durable_files import write_aside
+from stores.errors import UserError
+from stores.image_codec import sha256
+from trainer.evaluation._images import Images, Transform, image_batches
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Logits of the images that could be decoded.
+
+    logits_NC: float32 (N, 1000). rows_N: int64 (N,), their rows among the images asked for.
+    corrupt: keys of the others.
+    """
+
+    logits_NC: np.ndarray
+    rows_N: np.ndarray
+    corrupt: tuple[str, ...]
+
+    def report(self, result: Result) -> None:
+        """Name what could not be decoded among a result's problems."""
+        result.problems += [f"{key} cannot be decoded" for key in self.corrupt]
+
+
+def logits_of(subject: Subject, images: Images, transform: Transform, *, name: str) -> Outputs:
+    """Return a network's logits for images, computed now or kept from before.
+
+    Args: subject: with a classifier. images: the set. transform: of the pixels. name: of the set, for the file and bar.
+    Raises: UserError: there is no classifier, no image can be decoded, or an answer is not finite.
+    """
+    digest = _digest(subject, images, transform)
+    path = subject.folder / f"{name}-{digest[:16]}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as kept:
+            return Outputs(logits_NC=kept["logits"], rows_N=kept["rows"], corrupt=tuple(kept["corrupt"].tolist()))
+    logits_NC, rows_N, corrupt = compute(subject, images, transform, subject.logits, title=name)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, logits=logits_NC, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+    return Outputs(logits_NC=logits_NC, rows_N=rows_N, corrupt=corrupt)
+
+
+def compute(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    answer: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    title: str,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return (answers float32 (N, ...), rows int64 (N,), keys that could not be decoded) of a forward pass.
+
+    Args: answer: normalised images (B, 3, H, W) to (B, ...); called without gradients.
+    Raises: UserError: no image can be decoded, or an answer is not finite.
+    """
+    # Each image carries its own row where a label would be, so that those left out cannot shift the others.
+    row_N = np.arange(len(images), dtype=np.int64)
+    answers: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    corrupt: list[str] = []
+    batches = image_batches(
+        images, row_N, transform=transform, batch_size=BATCH_SIZE, device=subject.device, title=title
+    )
+    with torch.inference_mode():
+        for batch in batches:
+            corrupt += batch.corrupt
+            if len(batch.label_B):
+                answers.append(answer(batch.image_BCHW).float().cpu().numpy())
+                rows.append(batch.label_B.numpy())
+    if not answers:
+        raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
+    answer_N = np.concatenate(answers)
+    if not np.isfinite(answer_N).all():
+        raise UserError("the network gives values that are not finite: its training diverged. Train anew.")
+    return answer_N, np.concatenate(rows), tuple(corrupt)
+
+
+def _digest(subject: Subject, images: Images, transform: Transform) -> str:
+    sizes = [(images.root / key).stat().st_size for key in images.keys]
+    told = [subject.weights_sha256, transform.name, list(images.keys), sizes]
+    return sha256(json.dumps(told).encode()).hex()
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    memory = io.BytesIO()
+    np.savez(memory, allow_pickle=False, **arrays)
+    write_aside(path, memory.getvalue())

@@ -1,0 +1,34 @@
+"""What an evaluation returns: numbers, what they mean, and what was wrong with the data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stores.errors import UserError
+
+
+@dataclass(kw_only=True)
+class Result:
+    """Scores of one network on one data set.
+
+    metrics: name to value, in the order of the paper; accuracies in percent.
+    untrained: the same of a network with random weights, where that is asked for too.
+    facts: what decides a score besides the weights: data set's release, counts seen and expected, transform,
+        projection, BN mode and every option; written beside each number.
+    problems: what was odd about the data, one line each: counts off, files that cannot be decoded.
+    """
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    untrained: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def expect(self, what: str, seen: int, expected: int) -> None:
+        """Note how many images were seen, and say so where it is not the official number."""
+        self.facts[what] = {"seen": seen, "expected": expected}
+        if seen != expected:
+            self.problems.append(f"{what}: {seen} where the official data set has {expected}")
+
+    def fail_where_strict(self, strict: bool) -> None:
+        """Raise UserError where anything was wrong and that was not to be."""
+        if strict and self.problems:
+            raise UserError("--strict: " + "; ".join(self.problems))

@@ -1,0 +1,116 @@
+"""The network that is scored: its backbone, its classifier of 1,000 classes where it has one, and what it is called."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from stores.errors import UserError
+from stores.image_codec import sha256
+from trainer.evaluation._weights import load_network
+from trainer.parts.backbones import Backbone
+from trainer.run import run_folder
+
+# The classifier that `evaluate linear` leaves in a run's folder, with the BN statistics it was fitted on.
+PROBE_FILE = "linear.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network to score.
+
+    backbone: images (B, 3, H, W), normalised, to features (B, D); in evaluation mode, on `device`.
+    head: features to logits of the 1,000 classes in the order of their sorted WordNet ids; None = not known.
+    weights_sha256: of backbone and head, by their names and values, so that the same weights in another file are equal.
+    bn_mode: how BatchNorm stood when the head was fitted: "eval" or "adapt" (`linear`); "eval" where unknown.
+    image_size_px: side of the images it is at home with. method: of the run, "" where unknown.
+    folder: where per-image outputs and probes of it are kept. run: the run's folder, None for a weights file.
+    """
+
+    backbone: Backbone
+    head: nn.Linear | None
+    weights_sha256: str
+    bn_mode: str
+    image_size_px: int
+    method: str
+    folder: Path
+    run: Path | None
+    device: torch.device
+
+    def logits(self, image_BCHW: torch.Tensor) -> torch.Tensor:
+        """Return float32 (B, 1000). Raises: UserError: there is no classifier."""
+        if self.head is None:
+            raise UserError(
+                "these weights have no classifier of the 1,000 classes; fit one first: "
+                "python cli.py evaluate linear --run RUN --data IMAGENET"
+            )
+        return self.head(self.backbone(image_BCHW))
+
+
+def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
+    """Load a network.
+
+    Args:
+        run_or_weights: folder of a run of pretrain (its classifier is that of `evaluate linear`, where that was run);
+            or a file of weights, see `_weights.load_network`.
+        device: where to score.
+    Raises: UserError: nothing of the kind is there, or it is damaged.
+    """
+    path, is_run = Path(run_or_weights), Path(run_or_weights).is_dir()
+    backbone, head = load_network(path)
+    if is_run and (path / PROBE_FILE).exists():
+        backbone, head = load_network(path / PROBE_FILE)
+    settings = run_folder.read_settings(path) if is_run else None
+    digest = weights_digest(backbone, head)
+    return Subject(
+        backbone=backbone.to(device).eval(),
+        head=None if head is None else head.to(device).eval(),
+        weights_sha256=digest,
+        bn_mode=probe_facts(path).get("bn_mode", "eval"),
+        # Features are at home at the resolution they were learned at.
+        image_size_px=settings.views[0].size_px if settings else 224,
+        method=settings.method if settings else "",
+        folder=path / "evaluation" if is_run else path.with_name(path.name + ".evaluation"),
+        run=path if is_run else None,
+        device=device,
+    )
+
+
+def probe_facts(folder: Path) -> dict[str, str]:
+    """Return what `evaluate linear` wrote of the classifier in a run's folder; nothing where there is none."""
+    file = folder / PROBE_FILE
+    if not file.is_file():
+        return {}
+    with safe_open(file, framework="pt", device="cpu") as opened:
+        return opened.metadata() or {}
+
+
+def weights_digest(backbone: nn.Module, head: nn.Module | None) -> str:
+    """Return the sha256 of all weights and statistics by name, whatever file or format they came from."""
+    tensors = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    if head is not None:
+        tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    parts = []
+    for name, value in sorted(tensors.items()):
+        array = value.detach().cpu().contiguous().numpy()
+        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
+    return sha256(b"\0".join(parts)).hex()
+
+
+def untrained_like(backbone: Backbone) -> Backbone:
+    """Return a copy whose weights are drawn anew, as `build_backbone` draws them; always the same ones.
+
+    Args: backbone: left as it is.
+    """
+    untrained = copy.deepcopy(backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for module in untrained.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+    return untrained

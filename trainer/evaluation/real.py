@@ -1,0 +1,70 @@
+"""ImageNet ReaL: the validation images with their reassessed labels, several or none each (Beyer et al. 2020).
+
+Ryali et al. 2021, Tables 2 and 5. An image is right where the best class is among its labels; images without any label
+are left out, which leaves 46,837 of 50,000.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from stores.errors import UserError
+from trainer.evaluation._images import IMAGE_SUFFIXES, Images, standard, wnid_folders
+from trainer.evaluation._outputs import logits_of
+from trainer.evaluation._projections import multi_label_accuracy
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+DATA = "imagenet"
+LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... and ROOT/real.json"
+SOURCE = "real.json from github.com/google-research/reassessed-imagenet, the images from www.image-net.org"
+NUM_IMAGES, NUM_WITH_LABELS = 50_000, 46_837
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    # The file of labels; empty = real.json beside val/.
+    labels: str = ""
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network on the reassessed labels: real_top1, real_top5."""
+    result = Result(facts={"release": "real.json", "projection": "none", "bn_mode": subject.bn_mode})
+    labels_of_image = read_labels(Path(options.labels) if options.labels else data / "real.json")
+    images = wnid_folders(data / "val", LAYOUT, suffixes=IMAGE_SUFFIXES)
+    transform = standard()
+    outputs = logits_of(subject, images, transform, name="imagenet-val")
+    outputs.report(result)
+    labels_N = [labels_of_image[number_of(images, row) - 1] for row in outputs.rows_N]
+    result.facts["transform"] = transform.name
+    result.expect("images", len(images), NUM_IMAGES)
+    result.expect("images with labels", sum(bool(labels) for labels in labels_N), NUM_WITH_LABELS)
+    for num in (1, 5):
+        result.metrics[f"real_top{num}"] = multi_label_accuracy(outputs.logits_NC, labels_N, num)
+    return result
+
+
+def read_labels(path: Path) -> list[list[int]]:
+    """Read real.json: position i holds the classes of ILSVRC2012_val_{i + 1:08d}. Raises: UserError: it does not."""
+    try:
+        labels = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as ReaL's labels: {error}. From: {SOURCE}") from error
+    if not isinstance(labels, list) or not all(isinstance(each, list) for each in labels):
+        raise UserError(f"{path} is no list of lists of classes. From: {SOURCE}")
+    return labels
+
+
+def number_of(images: Images, row: int) -> int:
+    """The number in an image's name, by which labels are found: never its place in a listing, which is by class.
+
+    Raises: UserError: the name has none.
+    """
+    match = _NAME.match(Path(images.keys[row]).name)
+    if match is None:
+        raise UserError(f"{images.root / images.keys[row]} is not named ILSVRC2012_val_<8 digits>. Expected: {LAYOUT}")
+    return int(match[1])
