@@ -3,8 +3,6 @@
 import itertools
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -75,6 +73,8 @@ def bench(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trace = Trace() if trace_path else Trace(max_events=0)
+    if trace_path:
+        trace.write(trace_path)  # nothing yet: whether it can be written is better known now than in the end
     with Loader(
         beton, plan, batch_size=batch_size, seed=seed, num_threads=num_threads, geometry=geometry,
         drop_last=False, trace=trace,
@@ -246,17 +246,11 @@ def _views(plan: ViewPlan, phase: _Phase) -> list[dict[str, Any]]:
     ]
 
 
-def _memory() -> dict[str, int | None]:
-    """Resident bytes of this process; the .beton's pages in the page cache, which are shared, count as mapped."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    found: dict[str, int | None] = {"resident": None, "mapped_files": None}
-    found["peak"] = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status = Path("/proc/self/status")
-    if status.exists():
-        sizes = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        for name, key in (("resident", "VmRSS"), ("mapped_files", "RssFile")):
-            found[name] = 1024 * int(sizes[key].split()[0])
-    return found
+def _memory() -> dict[str, int]:
+    """Bytes of this process; the .beton's pages in the page cache, which are shared, count as mapped files."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    names = {"resident": "VmRSS", "mapped_files": "RssFile", "peak": "VmHWM"}
+    return {name: 1024 * int(status[key].split()[0]) for name, key in names.items()}
 
 
 def _device_name(device: torch.device) -> str:
@@ -286,7 +280,8 @@ def table(result: dict[str, Any]) -> str:
         *_view_lines(result["views"]),
         "",
         f"cores         {estimate['cores_per_gpu']:>9.1f}  for a GPU that trains {estimate['gpu_images_per_s']:,.0f} "
-        f"images/s: an estimate, {result['cpu_us_per_image']:,.0f} us of CPU per image (measured, the loader alone) "
+        "images/s (--gpu-images-per-s): an estimate,",
+        f"              {result['cpu_us_per_image']:>9,.0f}  us of CPU per image, measured without the device stage, "
         "times that rate",
     ]
     if "trace" in result:
@@ -313,16 +308,15 @@ def _stage_lines(result: dict[str, Any]) -> list[str]:
         for name, spent in spent_us.items()
     ]
     stalled = (
-        f"The threads that decode stood still for {result['stalled_share']:.0%} of their time, for want of a core "
+        f"The threads that decode stood still for {result['stalled_share']:.0%} of their time, for want of a core\n"
         "(other work on this machine) or of the disk; what they lost is in the times above."
     )
     return ["stage          us/image  share", *lines, *([stalled] if result["stalled_share"] > LARGE_STALL else [])]
 
 
-def _memory_lines(memory: dict[str, int | None]) -> list[str]:
+def _memory_lines(memory: dict[str, int]) -> list[str]:
     def line(title: str, name: str, note: str) -> str:
-        size = memory[name]
-        return f"{title:<13} {'?' if size is None else f'{size / 1e6:,.0f}':>9}  {note}"
+        return f"{title:<13} {memory[name] / 1e6:>9,.0f}  {note}"
 
     return [
         line("memory, MB", "resident", "of this process now, with code, libraries and mapped files"),

@@ -66,6 +66,7 @@ class Trace:
             events.append({"ph": "X", "name": name, "cat": "loader", **place, "args": arguments})
         text = json.dumps({"traceEvents": events, "otherData": {"events_left_out": self.num_dropped}})
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text + "\n")
         except OSError as error:
             raise UserError(f"the trace {path} cannot be written: {error.strerror}. Give a writable file.") from error
