@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.views.device_stage import Views
-from pipeline.views.random_streams import NO_VIEW, bits, row_order
+from pipeline.views.random_streams import NO_VIEW, bits
 from pipeline.views.view_plan import Background, View, ViewPlan
 from stores.errors import UserError
 from trainer import cast
@@ -19,7 +19,7 @@ from trainer.parts.backbones import Backbone
 from trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from trainer.parts.key_queue import KeyQueue, check_queue
 from trainer.parts.momentum_encoder import frozen_copy, update_momentum
-from trainer.parts.split_batch_norm import check_groups, split_batch_norms
+from trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_batch_norms
 
 DEFAULT_RECIPE = "moco_v2_220"
 HAS_NEGATIVES = True
@@ -157,10 +157,7 @@ class Method(nn.Module):
         if self.settings.shuffle_bn_group == 0:
             return self._encode_key(images)
         stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, _KEY_SHUFFLE) >> 1)
-        order = torch.from_numpy(row_order(stream, 0, len(images))).to(images.device)
-        encoded = torch.empty(len(images), self.settings.embedding_dim, device=images.device, dtype=torch.float32)
-        encoded[order] = self._encode_key(images[order])
-        return encoded
+        return encode_shuffled(self._encode_key, images, stream)
 
     def _encode_key(self, images: Tensor) -> Tensor:
         return functional.normalize(self.key_head(self.key_backbone(images)), dim=1)

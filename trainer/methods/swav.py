@@ -87,6 +87,8 @@ class Method(nn.Module):
     """Backbone, projector, prototypes and, optionally, a queue per global view."""
 
     num_steps_done: Tensor
+    # The prototypes, in their frozen steps: DistributedDataParallel has to look for them.
+    has_unused_parameters = True
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build the heads around a backbone; their weights come from torch's current generator.
@@ -104,7 +106,7 @@ class Method(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         num_queues = _NUM_GLOBAL if settings.queue_size else 0
         self.queues = nn.ModuleList(
-            KeyQueue(settings.queue_size, settings.embedding_dim, generator) for _ in range(num_queues)
+            KeyQueue(settings.queue_size, settings.embedding_dim, generator, is_dealt=True) for _ in range(num_queues)
         )
         self.register_buffer("num_steps_done", torch.zeros((), dtype=torch.int64))
 

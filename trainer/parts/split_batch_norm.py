@@ -1,15 +1,19 @@
-"""BatchNorm over groups of the batch, as several devices would compute it, on one device.
+"""BatchNorm over groups of the batch, as several devices would compute it, on one device or on several.
 
 Shuffle-BN (He et al. 2020, "Momentum contrast", section 3.3) needs queries and keys normalised in different groups, or
-the statistics of a group tell the network which key belongs to which query. Groups are consecutive runs of rows.
+the statistics of a group tell the network which key belongs to which query. Groups are consecutive runs of rows; where
+several processes train, keys are shuffled over all of them, and a group is never larger than a process's batch.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from pipeline.views.random_streams import row_order
 from stores.errors import UserError
+from trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -48,6 +52,24 @@ def split_batch_norms(network: _Network, group_size: int) -> _Network:
         else:
             split_batch_norms(child, group_size)
     return network
+
+
+def encode_shuffled(
+    encode: Callable[[torch.Tensor], torch.Tensor], image_BCHW: torch.Tensor, stream: int
+) -> torch.Tensor:
+    """Encode images in a random order over all processes; embeddings come back in the images' own order.
+
+    The order, and with it every group, is that of one process with the whole batch. Gradients do not cross processes.
+
+    Args: encode: images to embeddings, row by row but for batch statistics. image_BCHW: float (B, C, H, W) of this
+        process. stream: 63-bit key of the order, the same in every process. Returns: (B, D).
+    """
+    image_NCHW = gathered(image_BCHW)
+    order = torch.from_numpy(row_order(stream, 0, len(image_NCHW))).to(image_BCHW.device)
+    encoded = concatenated(encode(image_NCHW[order.chunk(num_processes())[rank()]]))
+    in_order = torch.empty_like(encoded)
+    in_order[order] = encoded
+    return own_rows(in_order)
 
 
 def check_groups(group_size: int, batch_size: int, name: str) -> None:
