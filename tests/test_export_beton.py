@@ -216,7 +216,7 @@ def test_another_folder_is_refused(built: tuple[Store, DatasetIndex], tmp_path: 
 
 
 def test_a_hung_writer_is_ended(built: tuple[Store, DatasetIndex], tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="has not moved"):
+    with pytest.raises(UserError, match="has not moved"):
         export_beton(*built, tmp_path / "x.beton", timeout_s=0.1)  # no process starts that fast
     assert not (tmp_path / "x.beton").exists()
 

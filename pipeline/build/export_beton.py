@@ -311,7 +311,7 @@ def _write_watched(
     memory_name: list[str] = []
     try:
         with tqdm(total=store.num_rows, unit="row", desc=path.name.removesuffix(PARTIAL)) as bar:
-            _follow(receive, bar, memory_name, timeout_s)
+            _follow(process, receive, bar, memory_name, timeout_s)
         process.join(timeout_s)
         if process.exitcode != 0:
             raise RuntimeError(f"the writer of {path} ended with exit code {process.exitcode}")
@@ -323,11 +323,15 @@ def _write_watched(
             _unlink_memory(name)
 
 
-def _follow(receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: float) -> None:
+def _follow(process: Any, receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: float) -> None:
     """Take the writer's messages until it is done."""
     last, moved = -1, time.monotonic()
     while True:
+        # First the process: what a dead one sent is then all there.
+        is_alive = process.is_alive()
         if not receive.poll(POLL_S):
+            if not is_alive:  # FFCV's worker, which holds the other end of the pipe too, may live on
+                _fail(f"the writer died (exit code {process.exitcode}) after row {last}")
             if time.monotonic() - moved > timeout_s:
                 _fail(f"the writer has not moved for {timeout_s:.0f} s after row {last}")
             continue
@@ -351,12 +355,12 @@ def _follow(receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: f
 
 
 def _fail(what: str) -> NoReturn:
-    raise RuntimeError(f"{what}; is there memory and disk left? The same command starts again")
+    raise UserError(f"{what}; is there memory and disk left? The same command starts again")
 
 
 def _end(process: Any) -> None:
-    """End the writing process and FFCV's worker, which is in its group."""
-    if process.is_alive():
+    """End the writing process and FFCV's worker, which is in its group and may have outlived it."""
+    if process.exitcode != 0:
         try:
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:  # it has not made its group yet
