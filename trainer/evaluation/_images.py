@@ -4,7 +4,7 @@ Legend: B batch, C channels, H W rows and columns.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,12 @@ class Images:
     def read(self, row: int) -> bytes:
         """The bytes of one image's file."""
         return (self.root / self.keys[row]).read_bytes()
+
+    def subset(self, rows: Sequence[int], layout: str) -> "Images":
+        """Only some of the images. layout: what is expected, for the message. Raises: UserError: none is left."""
+        if not len(rows):
+            raise UserError(f"none of the {len(self)} images of {self.root} can be used. Expected: {layout}")
+        return Images(self.root, tuple(self.keys[row] for row in rows), self.label_N[np.asarray(rows)])
 
 
 def open_split(data: str | Path, split: str) -> DatasetIndex:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stores.errors import UserError
-from trainer.evaluation._images import IMAGE_SUFFIXES, Images, standard, wnid_folders
+from trainer.evaluation._images import Images, standard, wnid_folders
 from trainer.evaluation._outputs import logits_of
 from trainer.evaluation._projections import multi_label_accuracy
 from trainer.evaluation._result import Result
@@ -35,7 +35,11 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network on the reassessed labels: real_top1, real_top5."""
     result = Result(facts={"release": "real.json", "projection": "none", "bn_mode": subject.bn_mode})
     labels_of_image = read_labels(Path(options.labels) if options.labels else data / "real.json")
-    images = wnid_folders(data / "val", LAYOUT, suffixes=IMAGE_SUFFIXES)
+    images = wnid_folders(data / "val", LAYOUT)
+    named = [row for row in range(len(images)) if _NAME.match(Path(images.keys[row]).name)]
+    if len(named) < len(images):
+        result.problems.append(f"{len(images) - len(named)} images are not named ILSVRC2012_val_<8 digits>: left out")
+        images = images.subset(named, LAYOUT)
     transform = standard()
     outputs = logits_of(subject, images, transform, name="imagenet-val")
     outputs.report(result)
@@ -60,11 +64,7 @@ def read_labels(path: Path) -> list[list[int]]:
 
 
 def number_of(images: Images, row: int) -> int:
-    """The number in an image's name, by which labels are found: never its place in a listing, which is by class.
-
-    Raises: UserError: the name has none.
-    """
+    """The number in an image's name, by which labels are found: never its place in a listing, which is by class."""
     match = _NAME.match(Path(images.keys[row]).name)
-    if match is None:
-        raise UserError(f"{images.root / images.keys[row]} is not named ILSVRC2012_val_<8 digits>. Expected: {LAYOUT}")
+    assert match is not None
     return int(match[1])
