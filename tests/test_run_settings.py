@@ -28,7 +28,7 @@ from trainer.run.settings import apply_overrides, differences, from_json, method
 @pytest.mark.parametrize("background", pipeline.views.backgrounds.NAMES)
 @pytest.mark.parametrize("recipe", trainer.recipes.NAMES)
 def test_every_recipe_gives_possible_settings_or_says_why_not(recipe: str, background: str, method: str) -> None:
-    is_own = recipe == method_module(method).DEFAULT_RECIPE or (recipe, method) == ("byol_drn_500", "byol")
+    is_own = f"pretrain --method {method} " in (import_module(f"trainer.recipes.{recipe}").__doc__ or "")
     has_negatives = background != "swaps" or method_module(method).HAS_NEGATIVES
     if has_negatives and (is_own or recipe == "smoke"):
         settings = resolve_settings(recipe, method, background, False, [])

@@ -22,8 +22,10 @@ _ALGORITHM: dict[str, dict[str, Any]] = {
     "cast": _MOCO,
     "byol": {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.97},
     "swav": {"hidden_dim": 512, "num_prototypes": 64, "freeze_prototypes_steps": 20},
+    "rotnet": {"head": "linear"},
+    "supervised": {},
 }
-_LR = {"moco": 0.08, "cast": 0.08, "byol": 0.12, "swav": 0.12}
+_LR = {"moco": 0.08, "cast": 0.08, "byol": 0.12, "swav": 0.12, "rotnet": 0.08, "supervised": 0.08}
 _BACKGROUND_PROBABILITY = 0.5
 
 
