@@ -33,7 +33,8 @@ def test_info_nce(has_negative: bool, temperature: float) -> None:
     query, key, queue, extra = unit(rng, 5, 6), unit(rng, 5, 6), unit(rng, 7, 6), unit(rng, 5, 6)
     negatives = extra if has_negative else None
     found = info_nce(
-        similarities(tensor(query), tensor(key), tensor(queue), tensor(extra) if has_negative else None), temperature
+        similarities(tensor(query), tensor(key), tensor(queue), tensor(extra)[None] if has_negative else None),
+        temperature,
     )
     assert found.item() == pytest.approx(reference.info_nce(query, key, queue, negatives, temperature), rel=1e-12)
 
@@ -163,7 +164,7 @@ def test_rows_without_foreground_are_left_out_and_counted() -> None:
     key_mask = mask.clone()
 
     def attention(query_mask: torch.Tensor, masked: torch.Tensor) -> dict[str, torch.Tensor]:
-        return cast.attention((pooled * key).sum(dim=1).sin(), pooled, feature_map, query_mask, masked)
+        return cast.attention(cast.Settings(), (pooled * key).sum(dim=1).sin(), pooled, feature_map, query_mask, masked)
 
     def alone(row: int) -> float:
         one_hot = torch.zeros(3, 1, 1, 1)

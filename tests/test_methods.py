@@ -115,7 +115,8 @@ def test_a_positive_is_never_its_own_negative_and_swaps_never_enter_the_queue() 
     assert torch.equal(method.queue.keys_KD[8:], queue_before[8:])
     similarity = method.queue.keys_KD[:8] @ key.T
     assert (similarity.argmax(dim=1) == torch.arange(8)).all()
-    assert (method.queue.keys_KD @ negative.T).amax() < 1 - 1e-6
+    assert negative.shape == (1, 8, 16)
+    assert (method.queue.keys_KD @ negative[0].T).amax() < 1 - 1e-6
 
 
 def test_keys_take_no_gradient_and_the_key_encoder_moves_once_a_step() -> None:

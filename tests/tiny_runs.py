@@ -11,6 +11,7 @@ ALGORITHM = {
     "cast": {"queue_size": 32, "embedding_dim": 16, "shuffle_bn_group": 4},
     "byol": {"hidden_dim": 32, "embedding_dim": 16},
     "swav": {"hidden_dim": 32, "embedding_dim": 16, "num_prototypes": 12, "freeze_prototypes_steps": 1},
+    "supervised": {"num_classes": 3},
 }
 
 

@@ -3,17 +3,36 @@
 A method makes its query once, asks `masked_key` for the second key view, has it encoded by its momentum network in
 one batch with the ordinary keys (batch statistics are therefore shared by both kinds; the release ran a second
 forward), and adds `attention` of that same query to its loss: one query forward serves both terms.
+
+phi is each view's `min_foreground`, the second crop's constraint `pair_constraint`, the projection the method's own
+`head`; what else CAST has to choose is in `Settings`. `variant=released` follows salesforce/CAST@fcc4adf instead of the
+paper: the loss divided by 1 + lambda, the signed map, the sampled target and the one cosine of
+`losses/saliency_attention.py`, and in MoCo the masked keys in a batch and shuffle of their own and a key encoder that
+moves twice a step. Of the release's second query forward only the running statistics are left out, which training does
+not use; so are its replaced images, which here count in `rows_without_foreground`.
 """
 
 from dataclasses import dataclass, replace
 
 import torch
 
+from pipeline.views.device_stage import Views
 from pipeline.views.view_plan import ViewPlan
-from trainer.losses.saliency_attention import attention_loss, attention_target, grad_cam, importance
+from stores.errors import UserError
+from trainer.losses.saliency_attention import (
+    attention_loss,
+    attention_target,
+    batch_attention_loss,
+    grad_cam,
+    importance,
+    sampled_target,
+    signed_cam,
+)
 
 # Share of the foreground each crop holds (phi of the paper; Table 2a).
 MIN_FOREGROUND = 0.2
+_REGIONS = ("query", "intersection")
+_VARIANTS = ("paper", "released")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,15 +41,41 @@ class Settings:
 
     # lambda of L = L_cont + lambda * L_att. Paper: 1 and 3 tie, 5 is worse (Table 2); released command: 3.
     weight: float = 3.0
+    # Which foreground the query attends to: query = all of its crop's; intersection = what the key's crop shows too
+    # (Table 2d; --output-mask-region all as released).
+    region: str = "query"
+    # paper: Eq. 1 to 4; released: what the released code computes, see above.
+    variant: str = "paper"
 
 
-def constrained(plan: ViewPlan) -> ViewPlan:
-    """Return the plan with CAST's crop constraint on its global views; a stronger one already there stays."""
+def check(settings: Settings) -> None:
+    """Raise UserError when a value is out of range."""
+    if not settings.weight >= 0:
+        raise UserError(f"cast.weight={settings.weight} must be 0 or more")
+    for name, allowed in (("region", _REGIONS), ("variant", _VARIANTS)):
+        if getattr(settings, name) not in allowed:
+            raise UserError(f"cast.{name}={getattr(settings, name)!r} is unknown; allowed: {', '.join(allowed)}")
+
+
+def constrained(plan: ViewPlan, min_foreground: float = MIN_FOREGROUND) -> ViewPlan:
+    """Return the plan with CAST's crop constraint on its global views; a stronger one already there stays.
+
+    Args: min_foreground: phi.
+    """
     views = [
-        replace(view, min_foreground=max(view.min_foreground, MIN_FOREGROUND)) if view.is_global else view
+        replace(view, min_foreground=max(view.min_foreground, min_foreground)) if view.is_global else view
         for view in plan.views
     ]
     return replace(plan, views=tuple(views))
+
+
+def total(settings: Settings, contrastive_loss: torch.Tensor, attention_loss: torch.Tensor) -> torch.Tensor:
+    """Return L = L_cont + lambda * L_att; as released, over 1 + lambda.
+
+    Args: contrastive_loss, attention_loss: scalars.
+    """
+    loss = contrastive_loss + settings.weight * attention_loss
+    return loss / (1.0 + settings.weight) if settings.variant == "released" else loss
 
 
 def masked_key(image_B3HW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor:
@@ -41,7 +86,39 @@ def masked_key(image_B3HW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tenso
     return image_B3HW * mask_B1HW
 
 
+def query_mask(settings: Settings, views: Views, query: int, key: int) -> torch.Tensor:
+    """Return the foreground that a query is to attend to: of its crop, or of what its key's crop shows as well.
+
+    Args: query, key: which views. Returns: float (B, 1, H, W) of the query's crop, 1 = foreground.
+    """
+    mask_B1HW = views.masks[query]
+    if settings.region == "query":
+        return mask_B1HW
+    shared_BHW = overlap(views.boxes[query], views.is_flipped[query], views.boxes[key], mask_B1HW.shape[-1])
+    return mask_B1HW * shared_BHW[:, None]
+
+
+def overlap(
+    query_box_B4: torch.Tensor, is_flipped_B: torch.Tensor, key_box_B4: torch.Tensor, side_px: int
+) -> torch.Tensor:
+    """Return which pixels of the query's view show a point that lies in the key's crop as well.
+
+    Args: query_box_B4, key_box_B4: int (B, 4), top, left, height, width in pixels of the stored image. is_flipped_B:
+        bool (B,), whether the query's crop was mirrored. side_px: S, of the square view.
+    Returns: float32 (B, S, S), 1 where the pixel's middle lies in both.
+    """
+    middle_S = (torch.arange(side_px, device=query_box_B4.device) + 0.5) / side_px
+    along_BS = torch.where(is_flipped_B[:, None], middle_S.flip(0), middle_S)
+    query_B4, key_B4 = query_box_B4.float(), key_box_B4.float()
+    rows_BS = query_B4[:, 0:1] + query_B4[:, 2:3] * middle_S
+    columns_BS = query_B4[:, 1:2] + query_B4[:, 3:4] * along_BS
+    is_row_BS = (rows_BS >= key_B4[:, 0:1]) & (rows_BS < key_B4[:, 0:1] + key_B4[:, 2:3])
+    is_column_BS = (columns_BS >= key_B4[:, 1:2]) & (columns_BS < key_B4[:, 1:2] + key_B4[:, 3:4])
+    return (is_row_BS[:, :, None] & is_column_BS[:, None, :]).float()
+
+
 def attention(
+    settings: Settings,
     similarity_B: torch.Tensor,
     pooled_BD: torch.Tensor,
     map_BDhw: torch.Tensor,
@@ -54,14 +131,20 @@ def attention(
     counted. (As released, such images are silently replaced by others.)
 
     Args: similarity_B: float32 (B,), query against masked key. pooled_BD: float32 (B, D), mean of map_BDhw.
-        map_BDhw: float32 (B, D, h, w) of the query. query_mask_B1HW, key_mask_B1HW: float (B, 1, H, W), 1 = foreground.
+        map_BDhw: float32 (B, D, h, w) of the query. query_mask_B1HW: float (B, 1, H, W), of `query_mask`.
+        key_mask_B1HW: float (B, 1, H, W), 1 = foreground.
     Returns: attention_loss: scalar, 0 when no row is left. rows_without_foreground: scalar, share of rows left out.
     """
-    cam_Bhw = grad_cam(importance(similarity_B, pooled_BD), map_BDhw)
-    loss_B = attention_loss(cam_Bhw, attention_target(query_mask_B1HW, map_BDhw.shape[2:]))
-    is_used_B = (query_mask_B1HW.flatten(1).amax(dim=1) > 0) & (key_mask_B1HW.flatten(1).amax(dim=1) > 0)
-    weight_B = is_used_B.to(loss_B.dtype)
-    return {
-        "attention_loss": (loss_B * weight_B).sum() / weight_B.sum().clamp_min(1.0),
-        "rows_without_foreground": 1.0 - weight_B.mean(),
-    }
+    is_released = settings.variant == "released"
+    importance_BD = importance(similarity_B, pooled_BD)
+    target_Bhw = (sampled_target if is_released else attention_target)(query_mask_B1HW, map_BDhw.shape[2:])
+    is_used_B = (target_Bhw.flatten(1).amax(dim=1) > 0) & (key_mask_B1HW.flatten(1).amax(dim=1) > 0)
+    weight_B = is_used_B.to(map_BDhw.dtype)
+    if is_released:
+        weight_B11 = weight_B[:, None, None]
+        loss = batch_attention_loss(signed_cam(importance_BD, map_BDhw) * weight_B11, target_Bhw * weight_B11)
+        loss = loss * is_used_B.any()
+    else:
+        loss_B = attention_loss(grad_cam(importance_BD, map_BDhw), target_Bhw)
+        loss = (loss_B * weight_B).sum() / weight_B.sum().clamp_min(1.0)
+    return {"attention_loss": loss, "rows_without_foreground": 1.0 - weight_B.mean()}

@@ -118,6 +118,11 @@ class Loader:
         return len(self._rows)
 
     @property
+    def labels(self) -> np.ndarray:
+        """Class of each row that is trained on, int32 (N,); -1 = none."""
+        return self._records["label"][self._rows]
+
+    @property
     def store_id(self) -> str:
         """Identity of the store the file was exported from."""
         return self.sidecar["store_id"]

@@ -5,7 +5,7 @@
 | q | query_BD |
 | k_+ | key_BD |
 | k_i, i > 0 | queue_KD |
-| the extra negative of BG_Swaps (Ryali et al. 2021, section 4.4) | negative_BD |
+| the M extra negatives of BG_Swaps (Ryali et al. 2021, sections 4.4 and C.2) | negative_MBD |
 | tau | temperature |
 """
 
@@ -16,16 +16,17 @@ def similarities(
     query_BD: torch.Tensor,
     key_BD: torch.Tensor,
     queue_KD: torch.Tensor,
-    negative_BD: torch.Tensor | None = None,
+    negative_MBD: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Return each query's similarity to its key (column 0), to its own extra negative if any, and to the queue.
+    """Return each query's similarity to its key (column 0), to its own extra negatives if any, and to the queue.
 
-    Args: query_BD, key_BD, negative_BD: float32 (B, D) of unit length. queue_KD: float32 (K, D) of unit length.
-    Returns: float32 (B, 1 + K) or (B, 2 + K).
+    Args: query_BD, key_BD: float32 (B, D) of unit length. queue_KD: float32 (K, D) and negative_MBD: float32 (M, B, D),
+        likewise.
+    Returns: float32 (B, 1 + M + K).
     """
     columns = [(query_BD * key_BD).sum(dim=1, keepdim=True)]
-    if negative_BD is not None:
-        columns.append((query_BD * negative_BD).sum(dim=1, keepdim=True))
+    if negative_MBD is not None:
+        columns.append((query_BD * negative_MBD).sum(dim=2).T)
     columns.append(query_BD @ queue_KD.T)
     return torch.cat(columns, dim=1)
 

@@ -93,7 +93,7 @@ class Method(nn.Module):
             # The attention loss is the mean of both directions, so that lambda weighs it as it does for one query.
             for name in ("attention_loss", "rows_without_foreground"):
                 losses[name] = (directions[0][name] + directions[1][name]) / 2
-            losses["loss"] = losses["regression_loss"] + self.cast.weight * losses["attention_loss"]
+            losses["loss"] = cast.total(self.cast, losses["regression_loss"], losses["attention_loss"])
         return losses
 
     def after_step(self, step: int, num_steps: int) -> None:
@@ -113,11 +113,13 @@ class Method(nn.Module):
         pooled_BD = map_BDhw.mean(dim=(2, 3))
         prediction_BD = self.predictor(self.projector(pooled_BD))
         losses = {"regression_loss": byol_regression(prediction_BD, target_BD)}
-        if masked_target_BD is not None:
+        if self.cast is not None and masked_target_BD is not None:
+            key = 1 - online
             # q . k_m of CAST is here the cosine that the regression is made of. The heads' batch statistics tie rows
             # together, and the gradient of the sum of similarities includes that.
             similarity_B = cosine(prediction_BD, masked_target_BD)
-            losses |= cast.attention(similarity_B, pooled_BD, map_BDhw, views.masks[online], views.masks[1 - online])
+            query_mask = cast.query_mask(self.cast, views, online, key)
+            losses |= cast.attention(self.cast, similarity_B, pooled_BD, map_BDhw, query_mask, views.masks[key])
         return losses
 
     @torch.no_grad()

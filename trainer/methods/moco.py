@@ -27,8 +27,9 @@ HAS_CAST = True
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
-# Draw number of the key shuffle, one stream per step; beyond every number of pipeline.views.random_streams.
+# Draw numbers of the key shuffles, one stream per step each; beyond every number of pipeline.views.random_streams.
 _KEY_SHUFFLE = 3_000
+_MASKED_KEY_SHUFFLE = 3_001
 _HEADS = ("mlp", "linear", "bn_mlp")
 
 
@@ -112,51 +113,60 @@ class Method(nn.Module):
         map_BDhw = self.backbone.forward_map(views.images[0])
         pooled_BD = map_BDhw.mean(dim=(2, 3))
         query_BD = functional.normalize(self.head(pooled_BD), dim=1)
-        key_BD, negative_BD, masked_BD = self._keys(views)
+        key_BD, negative_MBD, masked_BD = self._keys(views)
 
-        similarity_BN = similarities(query_BD, key_BD, self.queue.keys_KD, negative_BD)
+        similarity_BN = similarities(query_BD, key_BD, self.queue.keys_KD, negative_MBD)
         losses = {"info_nce_loss": info_nce(similarity_BN, self.settings.temperature)}
         losses["loss"] = losses["info_nce_loss"]
         with torch.no_grad():
             losses["positive_is_nearest"] = (similarity_BN.argmax(dim=1) == 0).float().mean()
         if self.cast is not None and masked_BD is not None:
             similarity_B = (query_BD * masked_BD).sum(dim=1)
-            losses |= cast.attention(similarity_B, pooled_BD, map_BDhw, views.masks[0], views.masks[1])
-            losses["loss"] = losses["info_nce_loss"] + self.cast.weight * losses["attention_loss"]
+            query_mask = cast.query_mask(self.cast, views, query=0, key=1)
+            losses |= cast.attention(self.cast, similarity_B, pooled_BD, map_BDhw, query_mask, views.masks[1])
+            losses["loss"] = cast.total(self.cast, losses["info_nce_loss"], losses["attention_loss"])
         self._new_keys_BD = key_BD
         return losses
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Let the key encoder follow and put this batch's keys into the queue.
 
-        The released code moves the key encoder before the next key forward: the same sequence.
+        The released code moves the key encoder before the next key forward: the same sequence. CAST as released moves
+        it before each of its two key forwards, hence by m * m a step; here both of them see the second move.
 
         Args: step: the step just done. num_steps: of the whole run.
         """
         assert self._new_keys_BD is not None, "after_step follows training_step"
-        update_momentum(self.key_backbone, self.backbone, self.settings.momentum)
-        update_momentum(self.key_head, self.head, self.settings.momentum)
+        momentum = self.settings.momentum ** (2 if self._is_cast_released else 1)
+        update_momentum(self.key_backbone, self.backbone, momentum)
+        update_momentum(self.key_head, self.head, momentum)
         self.queue.enqueue(self._new_keys_BD)
         self._new_keys_BD = None
 
+    @property
+    def _is_cast_released(self) -> bool:
+        return self.cast is not None and self.cast.variant == "released"
+
     @torch.no_grad()
     def _keys(self, views: Views) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Encode keys, extra negatives (BG_Swaps) and masked keys (CAST) in one shuffled batch."""
-        images = [views.images[1]]
+        """Encode keys (B, D), BG_Swaps' extra negatives (M, B, D) and CAST's masked keys (B, D), shuffled together."""
+        images, masked_BD = [views.images[1]], None
         if views.negative is not None:
             images.append(views.negative)
         if self.cast is not None:
             images.append(cast.masked_key(views.images[1], views.masks[1]))
-        encoded = iter(self._encode_shuffled(torch.cat(images), views).chunk(len(images)))
-        key_BD = next(encoded)
-        negative_BD = next(encoded) if views.negative is not None else None
-        masked_BD = next(encoded) if self.cast is not None else None
-        return key_BD, negative_BD, masked_BD
+        if self._is_cast_released:
+            masked_BD = self._encode_shuffled(images.pop(), views, _MASKED_KEY_SHUFFLE)
+        encoded = list(self._encode_shuffled(torch.cat(images), views, _KEY_SHUFFLE).split([len(i) for i in images]))
+        if self.cast is not None and not self._is_cast_released:
+            masked_BD = encoded.pop()
+        key_BD, *negatives = encoded
+        return key_BD, negatives[0].unflatten(0, (-1, len(key_BD))) if negatives else None, masked_BD
 
-    def _encode_shuffled(self, images: Tensor, views: Views) -> Tensor:
+    def _encode_shuffled(self, images: Tensor, views: Views, draw: int) -> Tensor:
         if self.settings.shuffle_bn_group == 0:
             return self._encode_key(images)
-        stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, _KEY_SHUFFLE) >> 1)
+        stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, draw) >> 1)
         return encode_shuffled(self._encode_key, images, stream)
 
     def _encode_key(self, images: Tensor) -> Tensor:

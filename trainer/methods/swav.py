@@ -1,5 +1,5 @@
 """SwAV with multi-crop (Caron et al. 2020, "Unsupervised learning of visual features by contrasting cluster
-assignments").
+assignments"), with CAST.
 
 Shapes: V views, G global views, B batch, D embedding, K prototypes.
 """
@@ -19,12 +19,12 @@ from trainer.losses.swapped_prediction import swapped_prediction
 from trainer.parts.backbones import Backbone
 from trainer.parts.heads import batch_norm_head
 from trainer.parts.key_queue import KeyQueue, check_queue
+from trainer.parts.running_statistics import still_running_statistics
 from trainer.parts.sinkhorn import assign_codes
 
 DEFAULT_RECIPE = "swav_100"
 HAS_NEGATIVES = False
-# L_att needs one similarity of a query to one masked key; SwAV compares both with prototypes instead.
-HAS_CAST = False
+HAS_CAST = True
 
 _NUM_GLOBAL = 2
 _NUM_LOCAL = 6
@@ -93,11 +93,11 @@ class Method(nn.Module):
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build the heads around a backbone; their weights come from torch's current generator.
 
-        Args: seed: of the queues. cast: must be None.
+        Args: seed: of the queues. cast: CAST's settings, None = without.
         """
         super().__init__()
-        assert cast is None, "refused where settings are checked"
         self.settings = settings
+        self.cast = cast
         self.backbone = backbone
         self.projector = batch_norm_head(
             backbone.num_features, settings.hidden_dim, settings.embedding_dim, output_bias=True
@@ -117,17 +117,22 @@ class Method(nn.Module):
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the losses of one batch: the global views come first."""
         self._normalise_prototypes()
-        embedding_VBD = self._embed(views.images)
+        map_GBDhw, pooled_VBD = self._features(views.images)
         prototypes_KD = self.prototypes.weight
         if int(self.num_steps_done) < self.settings.freeze_prototypes_steps:
             # Without a gradient the optimiser skips them, weight decay included, as in the released code.
             prototypes_KD = prototypes_KD.detach()
+        embedding_VBD = self._embed(pooled_VBD)
         score_VBK = embedding_VBD @ prototypes_KD.T
         code_GBK = self._codes(embedding_VBD.detach(), score_VBK.detach(), views.epoch)
-        loss = swapped_prediction(code_GBK, score_VBK, self.settings.temperature)
+        losses = {"swapped_loss": swapped_prediction(code_GBK, score_VBK, self.settings.temperature)}
+        losses["loss"] = losses["swapped_loss"]
+        if self.cast is not None:
+            losses |= self._attention(self.cast, views, map_GBDhw, pooled_VBD, score_VBK)
+            losses["loss"] = cast.total(self.cast, losses["swapped_loss"], losses["attention_loss"])
         # Between 0 (one prototype takes all) and ln K: how evenly the batch uses the prototypes.
         share_K = torch.softmax(score_VBK[0].detach() / self.settings.temperature, dim=1).mean(dim=0)
-        return {"loss": loss, "prototype_entropy": -(share_K * share_K.clamp_min(1e-12).log()).sum()}
+        return losses | {"prototype_entropy": -(share_K * share_K.clamp_min(1e-12).log()).sum()}
 
     def after_step(self, step: int, num_steps: int) -> None:
         """Count the step. Args: step: the step just done. num_steps: of the whole run."""
@@ -137,12 +142,56 @@ class Method(nn.Module):
     def _normalise_prototypes(self) -> None:
         self.prototypes.weight.copy_(functional.normalize(self.prototypes.weight, dim=1))
 
-    def _embed(self, images: list[Tensor]) -> Tensor:
-        """Return (V, B, D) unit embeddings: one backbone pass per run of equal sizes, one projector pass for all."""
-        runs = [list(run) for _, run in groupby(images, key=lambda image: image.shape[-1])]
-        pooled = torch.cat([self.backbone(torch.cat(run)) for run in runs])
-        embedding = functional.normalize(self.projector(pooled), dim=1)
-        return embedding.unflatten(0, (len(images), -1))
+    def _features(self, images: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the global views' maps and every view's pooled features: one backbone pass per run of equal sizes."""
+        maps: list[Tensor] = []
+        for _, group in groupby(images, key=lambda image: image.shape[-1]):
+            run = list(group)
+            maps += self.backbone.forward_map(torch.cat(run)).chunk(len(run))
+        return maps[:_NUM_GLOBAL], [map_BDhw.mean(dim=(2, 3)) for map_BDhw in maps]
+
+    def _embed(self, pooled_VBD: list[Tensor]) -> Tensor:
+        """Return (V, B, D) unit embeddings of pooled features: one projector pass for all views, as released."""
+        embedding = functional.normalize(self.projector(torch.cat(pooled_VBD)), dim=1)
+        return embedding.unflatten(0, (len(pooled_VBD), -1))
+
+    def _attention(
+        self,
+        settings: cast.Settings,
+        views: Views,
+        map_GBDhw: list[Tensor],
+        pooled_VBD: list[Tensor],
+        score_VBK: Tensor,
+    ) -> dict[str, Tensor]:
+        """Return CAST's losses: each global view is the query of the other, the mean of both directions is taken.
+
+        CAST is defined by q . k_m, which SwAV has not. What stands for it is what SwAV makes large: the log-likelihood
+        of the masked key's code under the query's prediction.
+        """
+        code_GBK = self._masked_codes(views)
+        sums: dict[str, Tensor] = {}
+        for query in range(_NUM_GLOBAL):
+            key = 1 - query
+            log_probability_BK = torch.log_softmax(score_VBK[query] / self.settings.temperature, dim=1)
+            found = cast.attention(
+                settings,
+                (code_GBK[key] * log_probability_BK).sum(dim=1),
+                pooled_VBD[query],
+                map_GBDhw[query],
+                cast.query_mask(settings, views, query, key),
+                views.masks[key],
+            )
+            sums = {name: sums.get(name, 0.0) + value / _NUM_GLOBAL for name, value in found.items()}
+        return sums
+
+    @torch.no_grad()
+    def _masked_codes(self, views: Views) -> Tensor:
+        """Return the codes (G, B, K) of the masked global views, which leave no trace in the running statistics."""
+        pairs = zip(views.images[:_NUM_GLOBAL], views.masks[:_NUM_GLOBAL], strict=True)
+        with still_running_statistics(self):
+            pooled = [self.backbone(cast.masked_key(image, mask)) for image, mask in pairs]
+            score_GBK = self._embed(pooled) @ self.prototypes.weight.T
+        return torch.stack([self._assign(score_BK) for score_BK in score_GBK])
 
     @torch.no_grad()
     def _codes(self, embedding_VBD: Tensor, score_VBK: Tensor, epoch: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 Shapes: B batch, C channels, H W rows and columns of the image, h w of the feature map, D features.
 A ResNet's weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it
-is; a DRN's carry those of `saliency.drn.Drn`, so it loads into the saliency network (`saliency train
---backbone-weights`).
+is, and so do AlexNet's (without `classifier`); a DRN's carry those of `saliency.drn.Drn`, so it loads into the saliency
+network (`saliency train --backbone-weights`).
 """
 
 import torch
@@ -15,7 +15,10 @@ from stores.errors import UserError
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The networks of DeepUSPS2's detector (Ryali et al. 2021, A.2): a feature map at 1/8 of the image's size.
 DRNS = ("drn_d_22", "drn_d_38", "drn_d_54", "drn_d_105")
-NAMES = (*RESNETS, *DRNS)
+# torchvision's, and RotNet's with a BatchNorm after each convolution (Gidaris et al. 2018, released code). Both end at
+# conv5 with its ReLU, where RotNet is evaluated; the last pooling is the head's.
+ALEXNETS = ("alexnet", "alexnet_bn")
+NAMES = (*RESNETS, *ALEXNETS, *DRNS)
 
 
 class Backbone(nn.Module):
@@ -60,14 +63,27 @@ def build_backbone(name: str, *, cifar_stem: bool = False) -> Backbone:
     """
     if name not in NAMES:
         raise UserError(f"unknown backbone {name!r}; allowed: {', '.join(NAMES)}")
+    if cifar_stem and name not in RESNETS:
+        raise UserError(f"cifar_stem is for {', '.join(RESNETS)}; leave it out with backbone={name}")
     if name in DRNS:
-        if cifar_stem:
-            raise UserError(
-                f"cifar_stem is for {', '.join(RESNETS)}; {name} keeps its resolution at the entrance anyway"
-            )
         drn = Drn(name)
         return Backbone({"stages": drn.stages}, drn.out_channels)
-    return _resnet(name, cifar_stem)
+    return _alexnet(has_batch_norm=name == "alexnet_bn") if name in ALEXNETS else _resnet(name, cifar_stem)
+
+
+def _alexnet(*, has_batch_norm: bool) -> Backbone:
+    import torchvision
+
+    features = torchvision.models.get_model("alexnet", weights=None).features[:-1]
+    num_features = next(layer.out_channels for layer in reversed(features) if isinstance(layer, nn.Conv2d))
+    if has_batch_norm:
+        layers: list[nn.Module] = []
+        for layer in features:
+            layers.append(layer)
+            if isinstance(layer, nn.Conv2d):
+                layers.append(nn.BatchNorm2d(layer.out_channels))
+        features = nn.Sequential(*layers)
+    return Backbone({"features": features}, num_features)
 
 
 def _resnet(name: str, cifar_stem: bool) -> Backbone:

@@ -21,3 +21,21 @@ def batch_norm_head(num_features: int, num_hidden: int, num_outputs: int, *, out
         nn.ReLU(),
         nn.Linear(num_hidden, num_outputs, bias=output_bias),
     )
+
+
+def alexnet_head(num_features: int, num_hidden: int, num_outputs: int) -> nn.Sequential:
+    """Build RotNet's classifier on the feature map (B, D, h, w): pool to 6x6, two hidden layers with BatchNorm, linear.
+
+    Gidaris et al. 2018, released code. Its pooling (3x3, stride 2, of a 13x13 map) is this adaptive one at 224 px.
+    """
+    return nn.Sequential(
+        nn.AdaptiveMaxPool2d(6),
+        nn.Flatten(),
+        nn.Linear(num_features * 36, num_hidden, bias=False),
+        nn.BatchNorm1d(num_hidden),
+        nn.ReLU(),
+        nn.Linear(num_hidden, num_hidden, bias=False),
+        nn.BatchNorm1d(num_hidden),
+        nn.ReLU(),
+        nn.Linear(num_hidden, num_outputs),
+    )

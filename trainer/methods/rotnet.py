@@ -1,0 +1,98 @@
+"""RotNet (Gidaris et al. 2018, "Unsupervised representation learning by predicting image rotations").
+
+Shapes: B batch, R rotations, D features.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.views.device_stage import Views
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer import cast
+from trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, rotation_prediction
+from trainer.parts.backbones import Backbone
+from trainer.parts.heads import alexnet_head
+
+DEFAULT_RECIPE = "rotnet_30"
+HAS_NEGATIVES = False
+# There is no query and no key whose match could be explained.
+HAS_CAST = False
+
+_HEADS = ("alexnet", "linear")
+# Ryali A.1 names no probability for RotNet; Table 9 compares 0.1 to 0.5, of which 0.1 costs least.
+_PROBABILITY = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """RotNet's own numbers (released code, ImageNet_RotNet_AlexNet)."""
+
+    # alexnet: pooled to 6x6, two hidden layers with BatchNorm, as released; linear: one layer on the mean of the map.
+    head: str = "alexnet"
+    # Width of the hidden layers of head alexnet.
+    hidden_dim: int = 4096
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return RotNet's one view with Ryali's setting of one background augmentation.
+
+    The released code crops with torchvision's default scale and flips; no photometric change. All four rotations of the
+    view are made on the device.
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    view = View(
+        scale=(0.08, 1.0),
+        jitter_probability=0.0,
+        greyscale_probability=0.0,
+        blur_probability=0.0,
+    )
+    probability = 0.0 if background == "none" else _PROBABILITY
+    return ViewPlan(
+        views=(view,), background=Background(name=background, probability=probability, negative_probability=0.0)
+    )
+
+
+def check(settings: Settings, batch_size: int) -> None:
+    """Raise UserError when the settings do not fit together or with the batch size."""
+    if settings.head not in _HEADS:
+        raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: {', '.join(_HEADS)}")
+    if settings.hidden_dim < 1:
+        raise UserError(f"algorithm.hidden_dim={settings.hidden_dim} must be 1 or more")
+
+
+class Method(nn.Module):
+    """Backbone and a classifier of rotations."""
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
+        """Build the classifier on a backbone; its weights come from torch's current generator.
+
+        Args: seed: unused, every image is seen in every rotation. cast: must be None.
+        """
+        super().__init__()
+        assert cast is None, "refused where settings are checked"
+        self.settings = settings
+        self.backbone = backbone
+        self.head: nn.Module = nn.Linear(backbone.num_features, NUM_ROTATIONS)
+        if settings.head == "alexnet":
+            self.head = alexnet_head(backbone.num_features, settings.hidden_dim, NUM_ROTATIONS)
+
+    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return all parameters by name."""
+        return list(self.named_parameters())
+
+    def training_step(self, views: Views) -> dict[str, Tensor]:
+        """Return the losses of one batch, every image in all four rotations."""
+        map_NDhw = self.backbone.forward_map(rotated(views.images[0]))
+        logit_N4 = self.head(map_NDhw if self.settings.head == "alexnet" else map_NDhw.mean(dim=(2, 3)))
+        loss = rotation_prediction(logit_N4)
+        with torch.no_grad():
+            turns_N = torch.arange(NUM_ROTATIONS, device=logit_N4.device).repeat_interleave(len(views.row_B))
+            accuracy = (logit_N4.argmax(dim=1) == turns_N).float().mean()
+        return {"loss": loss, "rotation_accuracy": accuracy}
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows. Args: step: the step just done. num_steps: of the whole run."""

@@ -1,0 +1,150 @@
+"""Supervised classification, the baseline of Ryali et al. 2021, section 4.9, Tables 7 and 8.
+
+The baseline is that of Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1.
+Shapes: B batch, D features, L classes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.views.device_stage import Views
+from pipeline.views.view_plan import Background, View, ViewPlan
+from stores.errors import UserError
+from trainer import cast
+from trainer.parts.backbones import Backbone
+from trainer.parts.start_weights import load_parts
+from trainer.run import checkpoint
+
+DEFAULT_RECIPE = "supervised_90"
+HAS_NEGATIVES = False
+# There is no query and no key whose match could be explained.
+HAS_CAST = False
+
+_TRAINED = ("all", "classifier")
+# Table 8; Table 7 compares 0.1 to 0.5.
+_PROBABILITY = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is classified and what is trained."""
+
+    # L; the store's labels are 0 .. L - 1.
+    num_classes: int = 1000
+    # Folder of a finished supervised run to start from, "" = from random weights. Read again by --resume.
+    start_from: str = ""
+    # all: backbone and classifier (with start_from: fine-tuning, A.4.2); classifier: a new one on the frozen backbone of
+    # start_from (A.4.1), whose batch statistics are frozen too.
+    trained: str = "all"
+    # Whether the last BatchNorm of each residual block starts at 0, as Goyal et al. do.
+    is_last_gamma_zero: bool = True
+
+
+def view_plan(background: str = "none") -> ViewPlan:
+    """Return the one view of the standard protocol (Ryali A.3), with Ryali's setting of one background augmentation.
+
+    Crops of torchvision's default scale and flips; colours stay as they are.
+
+    Args: background: a name of pipeline.views.backgrounds.
+    """
+    view = View(scale=(0.08, 1.0), jitter_probability=0.0, greyscale_probability=0.0, blur_probability=0.0)
+    probability = 0.0 if background == "none" else _PROBABILITY
+    return ViewPlan(
+        views=(view,), background=Background(name=background, probability=probability, negative_probability=0.0)
+    )
+
+
+def check(settings: Settings, batch_size: int) -> None:
+    """Raise UserError when the settings do not fit together or with the batch size."""
+    if settings.num_classes < 2:
+        raise UserError(f"algorithm.num_classes={settings.num_classes} must be 2 or more")
+    if settings.trained not in _TRAINED:
+        raise UserError(f"algorithm.trained={settings.trained!r} is unknown; allowed: {', '.join(_TRAINED)}")
+    if settings.trained == "classifier" and not settings.start_from:
+        raise UserError(
+            "algorithm.trained=classifier trains on a frozen backbone and needs one: give "
+            "--set algorithm.start_from=RUN, the folder of a run of pretrain --method supervised"
+        )
+    if settings.start_from and checkpoint.latest(Path(settings.start_from)) is None:
+        raise UserError(
+            f"algorithm.start_from={settings.start_from} is no folder of a run with a checkpoint; give the folder of a "
+            "run of pretrain --method supervised"
+        )
+
+
+def check_labels(settings: Settings, label_N: np.ndarray) -> None:
+    """Raise UserError unless every row that is trained on has a class of 0 .. num_classes - 1.
+
+    Args: label_N: int, class of each row, -1 = none.
+    """
+    if (label_N < 0).any():
+        raise UserError(
+            f"{int((label_N < 0).sum())} of the store's {len(label_N)} rows have no label, and method 'supervised' "
+            "learns from labels; take a store of a data set with one folder per class (--dataset imagenet), or another "
+            "method"
+        )
+    if label_N.max(initial=0) >= settings.num_classes:
+        raise UserError(
+            f"the store's labels go up to {int(label_N.max())}, and algorithm.num_classes={settings.num_classes}; "
+            f"set algorithm.num_classes={int(label_N.max()) + 1} or more"
+        )
+
+
+class Method(nn.Module):
+    """Backbone and a linear classifier on its mean feature."""
+
+    def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
+        """Build the classifier on a backbone; its weights come from torch's current generator.
+
+        Args: seed: unused, nothing is drawn. cast: must be None.
+        Raises: UserError: what settings.start_from holds is no supervised run, or another backbone's.
+        """
+        super().__init__()
+        assert cast is None, "refused where settings are checked"
+        self.settings = settings
+        self.backbone = backbone
+        self.classifier = nn.Linear(backbone.num_features, settings.num_classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+        if settings.is_last_gamma_zero:
+            _zero_last_gammas(backbone)
+        self._is_backbone_frozen = settings.trained == "classifier"
+        if settings.start_from:
+            names = ("backbone",) if self._is_backbone_frozen else ("backbone", "classifier")
+            load_parts(Path(settings.start_from), self, names)
+        if self._is_backbone_frozen:
+            self.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Method":
+        """Switch to training, or evaluation; a frozen backbone stays in evaluation, its batch statistics as they are."""
+        super().train(mode)
+        if self._is_backbone_frozen:
+            self.backbone.eval()
+        return self
+
+    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return all parameters that are not frozen by name."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+
+    def training_step(self, views: Views) -> dict[str, Tensor]:
+        """Return the cross-entropy of one batch and the share of rows classified correctly."""
+        logit_BL = self.classifier(self.backbone(views.images[0]))
+        accuracy = (logit_BL.detach().argmax(dim=1) == views.label_B).float().mean()
+        return {"loss": functional.cross_entropy(logit_BL, views.label_B), "accuracy": accuracy}
+
+    def after_step(self, step: int, num_steps: int) -> None:
+        """Nothing follows. Args: step: the step just done. num_steps: of the whole run."""
+
+
+def _zero_last_gammas(backbone: Backbone) -> None:
+    from torchvision.models.resnet import BasicBlock, Bottleneck  # here: as slow to import as torch
+
+    for block in backbone.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            last = block.bn2 if isinstance(block, BasicBlock) else block.bn3
+            nn.init.zeros_(last.weight)
