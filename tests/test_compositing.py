@@ -47,7 +47,8 @@ def test_extra_negative_follows_the_formula() -> None:
     mask_B1HW = torch.rand(4, 1, 5, 6, generator=generator) > 0.5
     mask_B1HW[3] = False  # a crop without foreground: a matched negative would be the query itself
     is_matched_B, source_B = np.array([True, False, True, True]), np.array([1, 2, 3, 0])
-    negative = compositing.extra_negative(query, plain, mask_B1HW, is_matched_B, source_B)
+    is_matched, source = torch.from_numpy(is_matched_B), torch.from_numpy(source_B)
+    negative = compositing.extra_negative(query, plain, mask_B1HW, is_matched, source)
     m, r = mask_B1HW.float(), plain[source_B]
     expected = m * r + (1 - m) * query
     assert torch.equal(negative[[0, 2]], expected[[0, 2]])
@@ -58,4 +59,25 @@ def test_extra_negative_follows_the_formula() -> None:
 def test_extra_negative_of_a_full_mask_is_the_random_image(value: float) -> None:
     query, plain = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), value)
     mask = torch.ones(2, 1, 4, 4, dtype=torch.bool)
-    assert torch.equal(compositing.extra_negative(query, plain, mask, np.array([True, True]), np.array([1, 0])), plain)
+    is_matched = torch.tensor([True, True])
+    assert torch.equal(compositing.extra_negative(query, plain, mask, is_matched, torch.tensor([1, 0])), plain)
+
+
+def test_several_negatives_of_a_query_have_different_sources() -> None:
+    drawn_B = np.linspace(0, 1, 6, endpoint=False, dtype=np.float32)
+    source_MB = compositing.negative_sources(drawn_B, 5).reshape(5, 6)
+    np.testing.assert_array_equal(source_MB[0], compositing.negative_sources(drawn_B))
+    for row in range(6):
+        assert sorted(source_MB[:, row]) == [each for each in range(6) if each != row]
+
+
+def test_several_negatives_are_each_made_as_one_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, plain = (torch.rand(4, 3, 5, 6, generator=generator) for _ in range(2))
+    mask_B1HW = torch.rand(4, 1, 5, 6, generator=generator) > 0.5
+    is_matched = torch.tensor([True, False, True, True])
+    source_N = torch.tensor([1, 2, 3, 0, 3, 0, 1, 2])
+    negatives = compositing.extra_negative(query, plain, mask_B1HW, is_matched, source_N)
+    for number, source_B in enumerate(source_N.view(2, 4)):
+        one = compositing.extra_negative(query, plain, mask_B1HW, is_matched, source_B)
+        assert torch.equal(negatives[4 * number : 4 * number + 4], one)

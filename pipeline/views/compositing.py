@@ -44,35 +44,52 @@ def composite(image_BCHW: Tensor, mask_B1HW: Tensor, replacement: Tensor, is_dra
     return on_rows(image_BCHW, is_drawn_B, lambda rows_DCHW: torch.where(drawn_D1HW, rows_DCHW, replacement))
 
 
-def negative_sources(negative_source_B: np.ndarray) -> np.ndarray:
+def negative_sources(negative_source_B: np.ndarray, num_negatives: int = 1) -> np.ndarray:
     """Turn the drawn numbers into rows of the batch: another row than the own one, all equally likely.
 
-    Args: negative_source_B: float (B,) in [0, 1).
-    Returns: int64 (B,) in 0 .. B - 1; a batch of one has no other row and gets its own.
+    Several negatives of a query take rows that follow one another: as independent as any, the batch being in random
+    order, and all different while there are enough.
+
+    Args: negative_source_B: float (B,) in [0, 1). num_negatives: M.
+    Returns: int64 (M * B,) in 0 .. B - 1, all first ones first; a batch of one has no other row and gets its own.
     """
     num_rows = len(negative_source_B)
+    num_others = max(num_rows - 1, 1)
     # A float32 just below 1 times B - 1 may round up to B - 1, which would be the row itself.
-    step_B = np.minimum((negative_source_B.astype(np.float64) * (num_rows - 1)).astype(np.int64), max(num_rows - 2, 0))
-    return (np.arange(num_rows) + 1 + step_B) % num_rows
+    step_B = np.minimum((negative_source_B.astype(np.float64) * (num_rows - 1)).astype(np.int64), num_others - 1)
+    step_MB = (step_B + np.arange(num_negatives)[:, None]) % num_others
+    return ((np.arange(num_rows) + 1 + step_MB) % num_rows).reshape(-1)
 
 
 def extra_negative(
-    query_BCHW: Tensor, plain_BCHW: Tensor, mask_B1HW: Tensor, is_matched_B: np.ndarray, source_B: np.ndarray
+    query_BCHW: Tensor, plain_BCHW: Tensor, mask_B1HW: Tensor, is_matched_B: Tensor, source_N: Tensor
 ) -> Tensor:
-    """Build one extra negative per query: m_q r + (1 - m_q) q where matched, else r (Ryali et al. 2021, section 2.2).
+    """Build the extra negatives: m_q r + (1 - m_q) q where matched, else r (Ryali et al. 2021, section 2.2).
 
     A matched negative of a view that shows no foreground would be the query itself; it takes r instead.
 
     Args:
-        query_BCHW: float (B, 3, H, W), the queries q as the model sees them.
-        plain_BCHW: float (B, 3, H, W), the same views before their backgrounds were replaced: r is taken from here.
-        mask_B1HW: bool (B, 1, H, W), the queries' foreground m_q.
-        is_matched_B: bool (B,) on the host, whether the negative has the query's background.
-        source_B: int64 (B,) on the host, the row that r comes from.
-    Returns: float (B, 3, H, W).
+        query_BCHW: (B, 3, H, W), the views whose backgrounds are matched (q, or k+ in C.4), as the model sees them.
+        plain_BCHW: (B, 3, H, W), the same views before their backgrounds were replaced: r is taken from here.
+        mask_B1HW: bool (B, 1, H, W), their foreground m_q.
+        is_matched_B: bool (B,), whether the negatives have the view's background.
+        source_N: int64 (M * B,), the rows that r comes from, see `negative_sources`.
+    Returns: (M * B, 3, H, W), in the order of source_N.
     """
-    device = query_BCHW.device
-    random_BCHW = plain_BCHW.index_select(0, torch.from_numpy(source_B).to(device, non_blocking=True))
-    is_matched = torch.from_numpy(is_matched_B).to(device, non_blocking=True)[:, None, None, None]
+    random_MBCHW = plain_BCHW.index_select(0, source_N).unflatten(0, (-1, len(query_BCHW)))
     has_foreground = mask_B1HW.any(dim=(1, 2, 3), keepdim=True)
-    return torch.where(mask_B1HW | ~is_matched | ~has_foreground, random_BCHW, query_BCHW)
+    is_random = mask_B1HW | ~is_matched_B[:, None, None, None] | ~has_foreground
+    return torch.where(is_random, random_MBCHW, query_BCHW).flatten(0, 1)
+
+
+def negative_records(record_B: np.ndarray, is_matched_B: np.ndarray, source_N: np.ndarray) -> np.ndarray:
+    """Return whose photometrics each negative takes where backgrounds come first (Ryali C.5).
+
+    A matched negative takes those of the view whose background it has, so that the backgrounds still match; a random
+    one those of the row it comes from.
+
+    Args: record_B: (B,) of VIEW_DTYPE. is_matched_B: bool (B,). source_N: int64 (M * B,).
+    Returns: (M * B,) of VIEW_DTYPE.
+    """
+    own_N = np.tile(np.arange(len(record_B)), len(source_N) // len(record_B))
+    return record_B[np.where(is_matched_B[own_N], own_N, source_N)]

@@ -40,6 +40,7 @@ __all__ = [
     "draw_views",
     "epoch_code",
     "foreground",
+    "gets_background",
     "mask_words",
     "takes_donor",
     "view_specs",
@@ -127,11 +128,15 @@ def background_needs(plan: ViewPlan) -> tuple[bool, bool]:
     return module.NEEDS_DONOR, module.HAS_NEGATIVE
 
 
+def gets_background(plan: ViewPlan, view: int) -> bool:
+    """Return whether a view of the plan is one whose background may be replaced."""
+    is_chosen = {"query": view == 0, "key": view == 1, "all": True}
+    return is_chosen.get(plan.background.applies_to, plan.views[view].is_global)
+
+
 def takes_donor(plan: ViewPlan, view: int) -> bool:
     """Return whether a view of the plan may get the background of another row."""
-    applies_to = plan.background.applies_to
-    is_chosen = {"query": view == 0, "key": view == 1, "all": True}.get(applies_to, plan.views[view].is_global)
-    return background_needs(plan)[0] and is_chosen
+    return background_needs(plan)[0] and gets_background(plan, view)
 
 
 def check_background(background: Background) -> None:

@@ -18,8 +18,8 @@ from pipeline.views.view_plan import View
 
 # Row r is the order whose rank is r: permutations of (brightness, contrast, saturation, hue) in lexicographic order.
 JITTER_ORDERS = np.array(list(permutations(range(4))), dtype=np.int64)
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
-_FACTOR_NAMES = ("brightness", "contrast", "saturation", "hue")
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+FACTOR_NAMES = ("brightness", "contrast", "saturation", "hue")
 
 # Luma weights of ITU-R BT.601 as torchvision rounds them.
 _LUMA = (0.2989, 0.587, 0.114)
@@ -102,13 +102,13 @@ def colour_jitter(image_BCHW: Tensor, factors_B4: np.ndarray, order_B: np.ndarra
     operation_BP = JITTER_ORDERS[order_B]
     factor_BP = np.take_along_axis(factors_B4, operation_BP, axis=1)
     # A row whose turn is hue passes through the blend unchanged: factor 1.
-    blend_factor_BP = np.where(operation_BP == _HUE, np.float32(1.0), factor_BP)
-    parameters_3BP = np.stack([blend_factor_BP, operation_BP == _CONTRAST, operation_BP == _SATURATION])
+    blend_factor_BP = np.where(operation_BP == HUE, np.float32(1.0), factor_BP)
+    parameters_3BP = np.stack([blend_factor_BP, operation_BP == CONTRAST, operation_BP == SATURATION])
     parameters = torch.from_numpy(parameters_3BP.astype(np.float32)).to(image_BCHW.device, non_blocking=True)
     for position in range(4):
         image_BCHW = blend(image_BCHW, *parameters[:, :, position])
-        is_hue_B = operation_BP[:, position] == _HUE
-        image_BCHW = on_rows(image_BCHW, is_hue_B, adjust_hue, factors_B4[:, _HUE])
+        is_hue_B = operation_BP[:, position] == HUE
+        image_BCHW = on_rows(image_BCHW, is_hue_B, adjust_hue, factors_B4[:, HUE])
     return image_BCHW
 
 
@@ -161,7 +161,7 @@ def augment(image_BCHW: Tensor, record_B: np.ndarray, view: View) -> Tensor:
         view: the settings of the view, for the size of the blur kernel.
     Returns: float32 (B, 3, H, W) in [0, 1].
     """
-    factors_B4 = np.stack([record_B[name] for name in _FACTOR_NAMES], axis=1)
+    factors_B4 = np.stack([record_B[name] for name in FACTOR_NAMES], axis=1)
     sigma_B = record_B["blur_sigma_px"]
     kernel_size_px = blur_kernel_size_px(view.blur_sigma_px[1], image_BCHW.shape[-1])
 
