@@ -1,6 +1,5 @@
 """Copies of a .beton with wrong bytes in them: as a disk leaves them, or with every checksum made to fit."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from pipeline.build.beton_reader import TABLE_START, open_reader, records_of, table_checksum
 from pipeline.build.export_beton import sidecar_path
+from pipeline.build.ffcv_names import HeaderType
 from pipeline.build.scene import SCENE_DTYPE, checksum
 from stores.provenance import identity_digest
 
@@ -58,13 +58,10 @@ def seal(beton: Path, **changes: Any) -> None:
     """Make the sidecar fit the file as it is, apart from the changes: damage that no checksum tells of."""
     path, file_bytes = sidecar_path(beton), np.fromfile(beton, np.uint8)
     content = json.loads(path.read_text())
-    num_rows = content["num_rows"]
-    content |= {
-        "num_bytes": file_bytes.size,
-        "sha256": hashlib.sha256(file_bytes).hexdigest(),
-        "table_checksum": table_checksum(file_bytes, num_rows),
-    }
-    content |= changes
+    at = HeaderType.fields["num_samples"][1]
+    num_rows = int.from_bytes(file_bytes[at : at + 8].tobytes(), "little")
+    checksum_fits = table_checksum(file_bytes, min(num_rows, file_bytes.size // SCENE_DTYPE.itemsize))
+    content |= {"num_bytes": file_bytes.size, "num_rows": num_rows, "table_checksum": checksum_fits} | changes
     content.pop("digest", None)
     path.write_text(json.dumps(content | {"digest": identity_digest(content)}))
 

@@ -1,5 +1,6 @@
 """Programs that `test_loader_robustness.py` runs in processes of their own: NAME FILE.beton ..."""
 
+import hashlib
 import os
 import sys
 import time
@@ -8,11 +9,13 @@ from pathlib import Path
 
 STARTED = time.perf_counter()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.utils.data  # noqa: E402
 
 from pipeline.loader.loader import Loader  # noqa: E402
 from pipeline.views.view_plan import Background, View, ViewPlan  # noqa: E402
+from stores.errors import UserError  # noqa: E402
 
 PLAN = ViewPlan(views=(View(size_px=32), View(size_px=32)), background=Background(name="random", probability=0.5))
 
@@ -73,6 +76,39 @@ def memory(beton: Path, batch_size: str) -> None:
             for _ in islice(loader.epoch(epoch), loader.num_batches):
                 pass
     print(peak_bytes() - before)
+
+
+def read_many(beton: Path) -> None:
+    """For each line of input read the file once more; answer "read DIGEST", "refused MESSAGE" or "raised ERROR"."""
+    background = Background(name="random", probability=1.0)
+    plan = ViewPlan(
+        views=(View(size_px=20, min_foreground=0.2),) * 2, background=background, crop_proposal="centroid",
+        crop_fallback="bbox", pair_constraint=True,
+    )  # fmt: skip
+    for line in sys.stdin:
+        try:
+            answer = f"read {digest_of_epoch(beton, plan, line.strip())}"
+        except UserError as error:
+            answer = f"refused {error}"
+        except Exception as error:
+            answer = f"raised {error!r}"
+        print(answer.replace("\n", " "), flush=True)
+
+
+def digest_of_epoch(beton: Path, plan: ViewPlan, geometry: str) -> str:
+    digest = hashlib.sha256()
+    with Loader(beton, plan, batch_size=8, seed=0, num_threads=1, drop_last=False, geometry=geometry) as loader:
+        for batch in loader.epoch(0):
+            digest.update(batch.row_B.numpy().tobytes() + batch.label_B.numpy().tobytes())
+            digest.update("".join(loader.key(int(row)) for row in batch.row_B).encode())
+            for view, record_B in enumerate(batch.records):
+                digest.update(record_B.tobytes())
+                if geometry == "host":
+                    digest.update(batch.views[view].image_BHWC.numpy().tobytes())
+                    digest.update(batch.views[view].mask_BHP.numpy().tobytes())
+                    drawn = np.flatnonzero(record_B["has_background"])
+                    digest.update(batch.views[view].donor_BHWC.numpy()[drawn].tobytes())
+    return digest.hexdigest()
 
 
 def peak_bytes() -> int:
