@@ -98,11 +98,12 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[Ranks]:
+def joined(device: str | None = None, *, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """Take part in the training that torchrun started; alone where it did not.
 
     Args:
         device: torch device; None = a GPU where there is one.
+        timeout: longest wait for another process before this one gives up.
 
     Raises:
         UserError: torchrun started more processes than there are GPUs.
@@ -120,7 +121,8 @@ def joined(device: str | None = None) -> Iterator[Ranks]:
     own_device = f"cuda:{local_rank}" if has_gpu else "cpu"
     if has_gpu:
         torch.cuda.set_device(own_device)
-    distributed.init_process_group("nccl" if has_gpu else "gloo", timeout=TIMEOUT)
+    # Tensors of the host go over gloo in either case, so that words between processes never wait for a GPU.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout=timeout)
     try:
         yield Ranks(device=own_device, rank=distributed.get_rank(), size=size)
     finally:

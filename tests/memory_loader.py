@@ -13,15 +13,19 @@ from pipeline.views.view_plan import VIEW_DTYPE, View, ViewPlan
 class MemoryLoader:
     """Has what `trainer.run.training` takes from a loader."""
 
-    def __init__(self, plan: ViewPlan, *, num_rows: int, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, plan: ViewPlan, *, num_rows: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        """Args: batch_size: rows of all processes together; this one gets every world_size-th of them."""
         self.plan, self.num_rows, self.batch_size, self.seed = plan, num_rows, batch_size, seed
+        self.rank, self.world_size = rank, world_size
         self.num_batches = num_rows // batch_size
         self.store_id = "0" * 64
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         order = row_order(self.seed, epoch, self.num_rows)
         for number in range(first_batch, self.num_batches):
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            rows = order[number * self.batch_size : (number + 1) * self.batch_size][self.rank :: self.world_size]
             views = tuple(self._view(epoch, rows, index, view) for index, view in enumerate(self.plan.views))
             step = epoch * self.num_batches + number
             yield Batch(

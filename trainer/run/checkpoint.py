@@ -1,12 +1,15 @@
 """What a killed run needs to go on as if nothing had happened: weights, queues, momenta and the step, no pickle.
 
 One `.safetensors` file per checkpoint, its position as JSON in the file's metadata. No random state is kept: every draw
-is a function of (seed, epoch, row, view), so the position is enough.
+is a function of (seed, epoch, row, view), so the position is enough; the learning rate follows from the step. Where
+several processes train, the file holds what one process would have, and the first process's running statistics of
+BatchNorms that are not synchronised (nothing in training reads them).
 """
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -16,6 +19,8 @@ from torch import nn
 from stores.durable_files import write_aside
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
+from trainer.parts.collectives import num_processes, rank
+from trainer.parts.key_queue import load_whole_state, whole_state
 from trainer.run import run_folder
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
@@ -23,18 +28,34 @@ _BACKBONE = "backbone."
 BACKBONE_FILE = "backbone.safetensors"
 
 
-def save(folder: Path, method: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, keep: int) -> Path:
-    """Write the checkpoint of a step and delete all but the latest.
+def save(
+    folder: Path,
+    method: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    step: int,
+    keep: int,
+    keep_every_steps: int = 0,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Path:
+    """Write the checkpoint of a step and delete all but the latest; every process of a training calls it.
 
     Args: folder: the run's folder. step: steps done. keep: checkpoints that stay, this one included.
+        keep_every_steps: checkpoints of multiples of it stay as well; 0 = none. scaler: of an fp16 run.
     Returns: the file.
     """
-    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
     path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
-    _write(path, tensors, {"state": json.dumps({"step": step, "method_class": type(method).__module__})})
+    tensors = {f"method.{name}": tensor for name, tensor in whole_state(method).items()}
+    if rank() != 0:
+        return path
+    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
+    state: dict[str, Any] = {"step": step, "method_class": type(method).__module__, "processes": num_processes()}
+    if scaler is not None:
+        state["scaler"] = scaler.state_dict()
+    _write(path, tensors, {"state": json.dumps(state)})
     for old in _files(folder)[:-keep]:
-        old.unlink()
+        if not keep_every_steps or step_of(old) % keep_every_steps:
+            old.unlink()
     return path
 
 
@@ -51,25 +72,38 @@ def step_of(path: Path) -> int:
     return int(match[1])
 
 
-def load(path: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Put a checkpoint's values into a method and its optimiser.
+def load(
+    path: Path,
+    method: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    processes_may_change: bool = False,
+) -> int:
+    """Put a checkpoint's values into a method, its optimiser and an fp16 run's scaler.
 
-    Returns: steps done. Raises: UserError: the file is damaged or is another method's.
+    Returns: steps done. Raises: UserError: the file is damaged, is another method's, or was written by another number
+    of processes and that was not allowed.
     """
     tensors, metadata = _read(path)
     parts: dict[str, dict[str, torch.Tensor]] = {"method": {}, "momentum": {}}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
+    state = _state(path, metadata)
+    if not processes_may_change:
+        _check_processes(path, state.get("processes", 1))
     try:
-        method.load_state_dict(parts["method"])
+        load_whole_state(method, parts["method"])
     except RuntimeError as error:
         raise UserError(f"checkpoint {path} does not fit this run's settings: {error}") from error
     weights = dict(method.named_parameters())
     for name, momentum in parts["momentum"].items():
         buffer = torch.empty_like(weights[name]).copy_(momentum)
         optimiser.state[weights[name]]["momentum_buffer"] = buffer
-    return int(json.loads(metadata["state"])["step"])
+    if scaler is not None and "scaler" in state:
+        scaler.load_state_dict(state["scaler"])
+    return int(state["step"])
 
 
 def save_backbone(folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool) -> Path:
@@ -113,6 +147,22 @@ def _filled_backbone(path: Path, name: str, cifar_stem: bool, tensors: dict[str,
     except RuntimeError as error:
         raise UserError(f"the weights at {path} are no {name}: {error}") from error
     return backbone.eval()
+
+
+def _state(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    if "state" not in metadata:
+        raise UserError(f"{path} is no checkpoint of a run: it does not say at which step it was written")
+    return json.loads(metadata["state"])
+
+
+def _check_processes(path: Path, before: int) -> None:
+    if before != num_processes():
+        raise UserError(
+            f"{path} was written by {before} processes, now there are {num_processes()}. Start {before} of them "
+            f"(torchrun --nproc-per-node), or add --set processes_may_change=true: every step keeps its images, queues "
+            "are dealt anew; sums are rounded otherwise, and images are normalised in other groups where those follow "
+            "the processes (algorithm.shuffle_bn_group, heads with CAST)"
+        )
 
 
 def _momenta(method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

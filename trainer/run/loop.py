@@ -11,10 +11,12 @@ import torch
 import trainer.recipes
 from pipeline.build.cached_beton import cached_beton
 from pipeline.loader.loader import Loader
+from saliency.data_parallel import joined
 from stores.errors import UserError
 from stores.reader import open_store
 from stores.store_cache import open_published
 from trainer.run.checks import check
+from trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from trainer.run.run_folder import Origin
 from trainer.run.settings import RunSettings, apply_overrides, method_module
 from trainer.run.training import train
@@ -32,15 +34,15 @@ def pretrain(
     resume: bool = False,
     cache: Path | None = None,
     root: Path | None = None,
-) -> dict[str, Any]:
-    """Pretrain a backbone on a store.
+) -> dict[str, Any] | None:
+    """Pretrain a backbone on a store; in every process that torchrun started, or alone.
 
     Args: method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
         store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. out: the
         run's folder. recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
         resume: go on with the run in `out`, or start it where there is none. cache: for a URL, the folder that keeps
         what is fetched and the .beton made of it. root: for a URL, where the images lie, see `open_index`.
-    Returns: summary of the run. Raises: UserError: anything given is wrong.
+    Returns: summary of the run; None but in the first process. Raises: UserError: anything given is wrong.
     """
     words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
     words += ["--store", str(store), "--recipe", recipe, *(f"--set={setting}" for setting in overrides)]
@@ -50,20 +52,24 @@ def pretrain(
     url = store if isinstance(store, str) else ""
     beton = _published_beton(url, cache, root) if url else find_beton(Path(store))
     origin = Origin(recipe=recipe, beton=str(beton.absolute()), store_url=url, command=command)
-    loader = Loader(
-        beton,
-        settings.plan,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        num_threads=settings.loader_threads,
-    )
-    try:
-        if not url:
-            _check_same_store(Path(store), beton, loader.store_id)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return train(settings, loader, Path(out), origin=origin, resume=resume, device=device)
-    finally:
-        loader.close()
+    with joined(timeout=TIMEOUT) as ranks:
+        share = share_of(settings, ranks.size)
+        loader = Loader(
+            beton,
+            settings.plan,
+            batch_size=share,
+            seed=settings.seed,
+            num_threads=loader_threads(settings),
+            rank=ranks.rank,
+            world_size=ranks.size,
+        )
+        with loader:
+            if not url:
+                _check_same_store(Path(store), beton, loader.store_id)
+            if hasattr(method_module(method), "check_labels"):
+                method_module(method).check_labels(settings.algorithm, loader.labels)
+            device = torch.device(ranks.device)
+            return train(settings, loader, Path(out), origin=origin, resume=resume, device=device, ranks=ranks)
 
 
 def default_recipe(method: str) -> tuple[str, str]:

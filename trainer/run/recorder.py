@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.loader.batch import Batch, WholeBatch
 from stores.errors import UserError
+from trainer.parts.collectives import num_processes, summed
 
 with warnings.catch_warnings():
     # TensorBoard's import warns about its own dependencies.
@@ -36,12 +37,19 @@ def crop_statistics(batch: Batch | WholeBatch) -> dict[str, float]:
 
 
 class Recorder:
-    """Collects steps and writes them every `log_steps`, so that a GPU is not made to wait for every number."""
+    """Collects steps and writes them every `log_steps`, so that a GPU is not made to wait for every number.
 
-    def __init__(self, folder: Path, *, log_steps: int, batch_size: int, bar: tqdm, first_step: int) -> None:
-        """Open the files. Args: first_step: curves from this step on are drawn anew."""
-        self._file = (folder / "metrics.jsonl").open("a")
-        self._curves = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+    Losses are averaged over the processes of a training when they are written; what was drawn is that of the first.
+    """
+
+    def __init__(self, folder: Path | None, *, log_steps: int, batch_size: int, bar: tqdm, first_step: int) -> None:
+        """Open the files.
+
+        Args: folder: the run's; None = check the numbers and write nothing, in all processes but the first.
+            first_step: curves from this step on are drawn anew.
+        """
+        self._file = None if folder is None else (folder / "metrics.jsonl").open("a")
+        self._curves = None if folder is None else SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._log_steps, self._batch_size, self._bar = log_steps, batch_size, bar
         self._waiting: list[tuple[dict[str, Any], list[str], torch.Tensor]] = []
         self._since = time.perf_counter()
@@ -57,18 +65,16 @@ class Recorder:
         """Write what was collected. Raises: UserError: a loss is not finite."""
         if not self._waiting:
             return
-        values = torch.stack([values for _, _, values in self._waiting]).tolist()
+        values = (summed(torch.stack([values for _, _, values in self._waiting])) / num_processes()).tolist()
         now = time.perf_counter()
         images_per_s = len(self._waiting) * self._batch_size / (now - self._since)
         self._since = now
         for (record, names, _), numbers in zip(self._waiting, values, strict=True):
             line = record | dict(zip(names, numbers, strict=True)) | {"images_per_s": round(images_per_s, 2)}
             self._check_finite(line)
-            self._file.write(json.dumps(line) + "\n")
-            for name, value in line.items():
-                if name not in ("step", "epoch"):
-                    self._curves.add_scalar(name, value, record["step"])
-        self._file.flush()
+            self._write(line)
+        if self._file is not None:
+            self._file.flush()
         self._bar.set_postfix(
             {"img/s": f"{images_per_s:.1f}", "loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.4g}"}, refresh=False
         )
@@ -76,8 +82,17 @@ class Recorder:
 
     def close(self) -> None:
         """Close the files; steps not yet written are lost with the steps after the last checkpoint."""
-        self._file.close()
-        self._curves.close()
+        for file in (self._file, self._curves):
+            if file is not None:
+                file.close()
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._file is None or self._curves is None:
+            return
+        self._file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if name not in ("step", "epoch"):
+                self._curves.add_scalar(name, value, line["step"])
 
     def _check_finite(self, line: dict[str, Any]) -> None:
         if not math.isfinite(line["loss"]):

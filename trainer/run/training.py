@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,10 +14,12 @@ from tqdm import tqdm
 
 from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.views.device_stage import DeviceStage, Views
+from saliency.data_parallel import Ranks
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
-from trainer.run import checkpoint, run_folder
+from trainer.run import checkpoint, distributed, run_folder
 from trainer.run.crop_fallbacks import FallbackWatch
+from trainer.run.micro_batches import parts_of
 from trainer.run.optimisers import build_optimiser, peak_lr, set_lr
 from trainer.run.recorder import Recorder, crop_statistics
 from trainer.run.run_folder import Origin
@@ -57,6 +59,12 @@ class Training:
     optimiser: torch.optim.Optimizer
     steps_per_epoch: int
     device: torch.device
+    # Of all processes of the training, which one this is.
+    ranks: Ranks
+    # The method's training step, over all processes.
+    forward: Callable[[Views], dict[str, Tensor]]
+    # Keeps gradients within fp16's range; off for every other format.
+    scaler: torch.amp.GradScaler
     # Steps done.
     step: int = 0
 
@@ -66,43 +74,78 @@ class Training:
         return self.steps_per_epoch * self.settings.epochs
 
 
-def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device) -> Training:
+def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, ranks: Ranks | None = None) -> Training:
     """Build a run's networks and optimiser at step 0; the weights follow from the seed alone.
 
-    On a GPU the convolutions run in bfloat16; heads and losses stay in float32.
+    Convolutions run in settings.precision; heads and losses stay in float32.
+
+    Args: ranks: this process among those of the training, None = it is alone.
     """
-    module = method_module(settings.method)
+    module, ranks = method_module(settings.method), ranks or Ranks(device=str(device))
+    dtype = _autocast_dtype(settings.precision, device)
     # The one generator of torch that layers draw from is seeded for this block and left as it was.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, cifar_stem=settings.cifar_stem)
-        backbone.autocast_dtype = torch.bfloat16 if device.type == "cuda" else None
+        backbone.autocast_dtype = dtype
         method = module.Method(backbone, settings.algorithm, seed=settings.seed, cast=settings.cast)
+    distributed.synchronise(method, settings, ranks)
     # Channels last is what convolutions are fastest with, on a CPU (1.4 times at 64 px) as on a GPU.
     method.to(device=device, memory_format=torch.channels_last)
+    if settings.is_compiled:
+        _compile_backbones(method)
     optimiser = build_optimiser(method.optimised_parameters(), settings.optimiser)
-    return Training(settings, method.train(), optimiser, steps_per_epoch, device)
+    forward = distributed.wrapped_step(method.train(), ranks)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    return Training(settings, method, optimiser, steps_per_epoch, device, ranks, forward, scaler)
+
+
+def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    automatic = torch.bfloat16 if device.type == "cuda" else None
+    return {"auto": automatic, "fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _compile_backbones(method: torch.nn.Module) -> None:
+    """Compile the layers of every backbone in place; heads, queues and losses have too little to gain."""
+    for backbone in [module for module in method.modules() if isinstance(module, Backbone)]:
+        for layer in backbone.children():
+            layer.compile()
 
 
 def take_step(training: Training, views: Views) -> tuple[dict[str, Tensor], float]:
     """Do one optimiser step.
 
-    Returns: the step's losses, still on the device, and its learning rate.
+    Returns: the step's losses over this process's images, still on the device, and its learning rate.
     """
-    settings, optimiser = training.settings, training.optimiser
+    settings, optimiser, scaler = training.settings, training.optimiser, training.scaler
     fraction = lr_fraction(settings.schedule, training.step, training.steps_per_epoch, settings.epochs)
     lr = fraction * peak_lr(settings.optimiser, settings.batch_size)
     set_lr(optimiser, lr)
-    losses = training.method.training_step(views)
     optimiser.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    losses = _add_gradients(training, views)
     if settings.optimiser.clip_norm:
+        scaler.unscale_(optimiser)
         parameters = [parameter for _, parameter in training.method.optimised_parameters()]
         torch.nn.utils.clip_grad_norm_(parameters, settings.optimiser.clip_norm)
-    optimiser.step()
+    scaler.step(optimiser)
+    scaler.update()
     training.method.after_step(training.step, training.num_steps)
     training.step += 1
     return losses, lr
+
+
+def _add_gradients(training: Training, views: Views) -> dict[str, Tensor]:
+    """Fill the gradients, part by part of the batch; return the losses, averaged over the parts."""
+    num_parts = training.settings.accumulation_steps
+    total: dict[str, Tensor] = {}
+    for number, part in enumerate(parts_of(views, num_parts), 1):
+        is_last = number == num_parts
+        with nullcontext() if is_last else distributed.without_averaging(training.forward):
+            losses = training.forward(part)
+            training.scaler.scale(losses["loss"] / num_parts).backward()
+        shares = {name: value.detach() / num_parts for name, value in losses.items()}
+        total = {name: total[name] + share for name, share in shares.items()} if total else shares
+    return total
 
 
 def train(
@@ -113,32 +156,60 @@ def train(
     origin: Origin,
     resume: bool,
     device: torch.device,
-) -> dict[str, Any]:
-    """Train from the run's latest checkpoint, or from the start, to the end.
+    ranks: Ranks | None = None,
+) -> dict[str, Any] | None:
+    """Train from the run's latest checkpoint, or from the start, to the end, or until a scheduler asks to stop.
 
-    Args: loader: batches of settings.plan. out: the run's folder. origin: for the records.
-    Returns: a summary for the command line.
-    Raises: UserError: the folder cannot take this run; the store is too small; a loss is not finite.
+    Args: loader: batches of settings.plan, this process's share. out: the run's folder. origin: for the records.
+        ranks: this process among those of the training, None = it is alone.
+    Returns: a summary for the command line; None but in the first process.
+    Raises: UserError: the folder cannot take this run; the store is too small; a loss is not finite; another process
+        is gone.
     """
+    ranks = ranks or Ranks(device=str(device))
     if loader.num_batches < 1:
         raise UserError(
             f"batch_size={settings.batch_size} is more than the store's {loader.num_rows} rows; "
             f"set batch_size to {loader.num_rows} or less"
         )
-    run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume)
-    last = checkpoint.latest(out)
-    num_steps = loader.num_batches * settings.epochs
-    if last is not None and checkpoint.step_of(last) >= num_steps:
-        _export_backbone(out, checkpoint.load_backbone(out), settings)
-        return _summary(out, num_steps, "already finished")
-    training = start(settings, steps_per_epoch=loader.num_batches, device=device)
-    if last is not None:
-        training.step = checkpoint.load(last, training.method, training.optimiser)
-    run_folder.drop_metrics_from(out, training.step)
-    with _progress(training, out) as (bar, recorder):
-        _run(training, loader, out, bar, recorder)
-    _export_backbone(out, training.method.backbone, settings)
-    return _summary(out, num_steps, "finished")
+    with distributed.clear_loss_of_peers(ranks), distributed.stop_request() as request:
+        distributed.on_first(
+            ranks,
+            lambda: run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume),
+        )
+        last = checkpoint.latest(out)
+        step, num_steps = 0 if last is None else checkpoint.step_of(last), loader.num_batches * settings.epochs
+        distributed.check_same(ranks, step, "the step of the latest checkpoint")
+        if last is not None and step >= num_steps:
+            return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
+        training = start(settings, steps_per_epoch=loader.num_batches, device=device, ranks=ranks)
+        if last is not None:
+            training.step = checkpoint.load(
+                last,
+                training.method,
+                training.optimiser,
+                scaler=training.scaler,
+                processes_may_change=settings.processes_may_change,
+            )
+        distributed.on_first(ranks, lambda: run_folder.drop_metrics_from(out, training.step))
+        with _progress(training, out) as (bar, recorder):
+            _run(training, loader, out, bar, recorder, request)
+    state = "finished" if training.step == num_steps else STOPPED
+    return _finished(out, settings, training.method.backbone, training.step, state, ranks)
+
+
+STOPPED = "stopped on request; the same command with --resume goes on"
+
+
+def _finished(
+    out: Path, settings: RunSettings, backbone: Backbone, num_steps: int, state: str, ranks: Ranks
+) -> dict[str, Any] | None:
+    """Write the backbone of a run that came to its end, and sum up; both in the first process only."""
+    if not ranks.is_first:
+        return None
+    if state != STOPPED:
+        _export_backbone(out, backbone, settings)
+    return _summary(out, num_steps, state)
 
 
 def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> None:
@@ -148,9 +219,12 @@ def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> No
 @contextmanager
 def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
     settings = training.settings
-    with tqdm(total=training.num_steps, initial=training.step, desc=settings.method, unit="step") as bar:
+    is_first = training.ranks.is_first
+    with tqdm(
+        total=training.num_steps, initial=training.step, desc=settings.method, unit="step", disable=not is_first
+    ) as bar:
         recorder = Recorder(
-            out,
+            out if is_first else None,
             log_steps=settings.log_steps,
             batch_size=settings.batch_size,
             bar=bar,
@@ -162,7 +236,15 @@ def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
             recorder.close()
 
 
-def _run(training: Training, loader: BatchSource, out: Path, bar: tqdm, recorder: Recorder) -> None:
+def _run(
+    training: Training,
+    loader: BatchSource,
+    out: Path,
+    bar: tqdm,
+    recorder: Recorder,
+    request: distributed.StopRequest,
+) -> None:
+    """Step until the end, or until every process knows that one was asked to stop."""
     stage = DeviceStage(training.settings.plan, device=training.device)
     fallbacks = FallbackWatch(training.settings.plan)
     while training.step < training.num_steps:
@@ -173,16 +255,19 @@ def _run(training: Training, loader: BatchSource, out: Path, bar: tqdm, recorder
             record = {"step": training.step, "epoch": epoch, "waited_s": round(waited_s, 5)}
             losses, lr = take_step(training, _channels_last(stage(batch)))
             recorder.add(record | {"lr": lr} | crop_statistics(batch), losses)
-            _warn(fallbacks.add(batch.records))
-            _save_when_due(training, out, recorder)
+            _warn(fallbacks.add(batch.records), training.ranks)
+            is_stopping = request.is_agreed(training.ranks)
+            _save_when_due(training, out, recorder, is_stopping)
             bar.update()
+            if is_stopping:
+                return
             wait_from = time.perf_counter()
         assert training.step == (epoch + 1) * training.steps_per_epoch, "the loader gave another number of batches"
-    _warn(fallbacks.warning())
+    _warn(fallbacks.warning(), training.ranks)
 
 
-def _warn(message: str | None) -> None:
-    if message is not None:
+def _warn(message: str | None, ranks: Ranks) -> None:
+    if message is not None and ranks.is_first:
         tqdm.write(message, file=sys.stderr)
 
 
@@ -191,13 +276,21 @@ def _channels_last(views: Views) -> Views:
     return replace(views, images=[image.contiguous(memory_format=torch.channels_last) for image in views.images])
 
 
-def _save_when_due(training: Training, out: Path, recorder: Recorder) -> None:
+def _save_when_due(training: Training, out: Path, recorder: Recorder, is_stopping: bool) -> None:
     settings = training.settings
     is_epoch_end = training.step % training.steps_per_epoch == 0
-    if is_epoch_end or training.step % settings.checkpoint_steps == 0:
+    if is_stopping or is_epoch_end or training.step % settings.checkpoint_steps == 0:
         # First the numbers: a loss that is not finite stops the run before its weights are kept.
         recorder.flush()
-        checkpoint.save(out, training.method, training.optimiser, step=training.step, keep=settings.keep_checkpoints)
+        checkpoint.save(
+            out,
+            training.method,
+            training.optimiser,
+            step=training.step,
+            keep=settings.keep_checkpoints,
+            keep_every_steps=settings.keep_every_epochs * training.steps_per_epoch,
+            scaler=training.scaler if training.scaler.is_enabled() else None,
+        )
 
 
 def _summary(out: Path, num_steps: int, state: str) -> dict[str, Any]:
