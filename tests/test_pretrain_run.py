@@ -251,7 +251,7 @@ def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "no
         ({"store": Path("missing.beton")}, "store export missing.zarr --format beton"),
         ({"store": Path("images")}, "neither a .zarr"),
         ({"method": "byol", "background": "swaps"}, "no negatives"),
-        ({"method": "swav", "with_cast": True}, "--cast is not defined"),
+        ({"method": "rotnet", "with_cast": True}, "--cast is not defined"),
         ({"recipe": "moco_v3"}, "moco_v2_220"),
         ({"recipe": "byol_300"}, "is for method 'byol'"),
         ({"overrides": ["background.probability=1.5"]}, r"must be in \[0, 1\]"),

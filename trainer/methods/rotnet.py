@@ -39,8 +39,8 @@ class Settings:
 def view_plan(background: str = "none") -> ViewPlan:
     """Return RotNet's one view with Ryali's setting of one background augmentation.
 
-    The released code crops with torchvision's default scale and flips; no photometric change. All four rotations of the
-    view are made on the device.
+    The released code crops with torchvision's default scale and flips; no photometric change. Backgrounds come before
+    both (Ryali A.1); all four rotations of the view are made on the device.
 
     Args: background: a name of pipeline.views.backgrounds.
     """
@@ -52,7 +52,8 @@ def view_plan(background: str = "none") -> ViewPlan:
     )
     probability = 0.0 if background == "none" else _PROBABILITY
     return ViewPlan(
-        views=(view,), background=Background(name=background, probability=probability, negative_probability=0.0)
+        views=(view,),
+        background=Background(name=background, probability=probability, negative_probability=0.0, order="before"),
     )
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -38,8 +37,8 @@ class Settings:
     num_classes: int = 1000
     # Folder of a finished supervised run to start from, "" = from random weights. Read again by --resume.
     start_from: str = ""
-    # all: backbone and classifier (with start_from: fine-tuning, A.4.2); classifier: a new one on the frozen backbone of
-    # start_from (A.4.1), whose batch statistics are frozen too.
+    # all: backbone and classifier (with start_from: fine-tuning, A.4.2); classifier: a new one on the frozen backbone
+    # of start_from (A.4.1), whose batch statistics are frozen too.
     trained: str = "all"
     # Whether the last BatchNorm of each residual block starts at 0, as Goyal et al. do.
     is_last_gamma_zero: bool = True
@@ -121,7 +120,7 @@ class Method(nn.Module):
             self.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Method":
-        """Switch to training, or evaluation; a frozen backbone stays in evaluation, its batch statistics as they are."""
+        """Switch to training, or evaluation; a frozen backbone stays in evaluation, its statistics as they are."""
         super().train(mode)
         if self._is_backbone_frozen:
             self.backbone.eval()
