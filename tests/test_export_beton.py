@@ -1,5 +1,6 @@
 """Scenes and .beton files: what goes in comes out, and what is half written or foreign is refused."""
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from pipeline.build import _scene_kernels as kernels
 from pipeline.build import export_beton as export
@@ -16,7 +18,7 @@ from pipeline.build import scene
 from pipeline.build.export_beton import export_beton, read_blob, read_records, read_sidecar
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import CorruptStore, UserError
-from stores.image_codec import decode_rgb
+from stores.image_codec import decode_rgb, jpeg_header
 from stores.reader import Store, open_store
 from stores.schema import Status
 from tests import small_scenes
@@ -225,3 +227,58 @@ def test_a_hung_writer_is_ended(built: tuple[Store, DatasetIndex], tmp_path: Pat
 def test_settings_out_of_range_are_refused(built: tuple[Store, DatasetIndex], tmp_path: Path, setting: dict) -> None:
     with pytest.raises(UserError, match="allowed"):
         export_beton(*built, tmp_path / "x.beton", **setting)
+
+
+# --- what is read before a blob is believed --------------------------------------------------------------------------
+
+
+def jpegs() -> list[bytes]:
+    """Of several sizes and kinds: with EXIF, progressive, grey, with fill bytes before a marker."""
+    made = []
+    for size, options in (((1, 1), {}), ((5, 300), {"progressive": True}), ((700, 3), {"exif": Image.Exif()})):
+        for mode in ("RGB", "L"):
+            out = io.BytesIO()
+            Image.new(mode, size[::-1]).save(out, "JPEG", **options)
+            made.append(out.getvalue())
+    plain = made[0]
+    return [*made, plain[:2] + b"\xff\xff" + plain[2:], plain[:2] + b"\xff\xd0\xff\x01" + plain[2:]]
+
+
+def test_sizes_of_jpegs_are_those_in_their_frame_header() -> None:
+    for data in jpegs():
+        header = jpeg_header(data) if b"\xff\xd0\xff\x01" not in data else jpeg_header(jpegs()[0])
+        assert header is not None
+        for size_of in (kernels.jpeg_size, kernels.jpeg_size.py_func):
+            assert size_of(np.frombuffer(data, np.uint8)) == (header.height, header.width)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.binary(max_size=60), start=st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x00"]))
+def test_sizes_of_anything_are_read_within_its_bytes(data: bytes, start: bytes) -> None:
+    content = np.frombuffer(start + data, np.uint8)
+    assert kernels.jpeg_size(content) == kernels.jpeg_size.py_func(content)
+    for length in range(len(start + data)):
+        assert kernels.jpeg_size(content[:length]) in ((0, 0), kernels.jpeg_size(content))
+
+
+@pytest.mark.parametrize("width", [1, 63, 64, 65, 128, 130])
+def test_only_bits_beyond_the_width_are_padding(width: int) -> None:
+    num_words = (width + 63) // 64
+    for bit in range(64 * num_words):
+        words = np.zeros((3, num_words), np.uint64)
+        words[1, bit // 64] = np.uint64(1) << np.uint64(63 - bit % 64)
+        for is_within in (kernels.is_within, kernels.is_within.py_func):
+            assert is_within(words, width) == (bit < width)
+
+
+@pytest.mark.parametrize("is_outside", [False, True])
+def test_a_blob_of_wrong_bytes_is_not_handed_over(beton: Path, is_outside: bool) -> None:
+    records, file_bytes = read_records(beton), np.fromfile(beton, np.uint8)
+    record = records[4].copy()
+    assert read_blob(file_bytes, record, "key")
+    if is_outside:
+        record["key_ptr"] = file_bytes.size - 1
+    else:
+        file_bytes[int(record["key_ptr"])] ^= 1
+    with pytest.raises(CorruptStore, match="row 4: the bytes of its key"):
+        read_blob(file_bytes, record, "key")
