@@ -24,6 +24,9 @@ from trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_
 DEFAULT_RECIPE = "moco_v2_220"
 HAS_NEGATIVES = True
 HAS_CAST = True
+# In parts the queries' groups stay those of the whole batch (parts of a whole number of groups); keys are shuffled
+# within their part. With shuffle_bn_group=0 a part is normalised by itself.
+CAN_ACCUMULATE = True
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
@@ -98,7 +101,8 @@ class Method(nn.Module):
         self.key_head = frozen_copy(self.head)
         generator = torch.Generator().manual_seed(seed)
         self.queue = KeyQueue(settings.queue_size, settings.embedding_dim, generator)
-        self._new_keys_BD: Tensor | None = None
+        # Keys of this step, one tensor per part of the batch.
+        self._new_keys: list[Tensor] = []
 
     def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the query encoder's parameters by name; the key encoder only follows."""
@@ -125,7 +129,7 @@ class Method(nn.Module):
             query_mask = cast.query_mask(self.cast, views, query=0, key=1)
             losses |= cast.attention(self.cast, similarity_B, pooled_BD, map_BDhw, query_mask, views.masks[1])
             losses["loss"] = cast.total(self.cast, losses["info_nce_loss"], losses["attention_loss"])
-        self._new_keys_BD = key_BD
+        self._new_keys.append(key_BD)
         return losses
 
     def after_step(self, step: int, num_steps: int) -> None:
@@ -136,12 +140,12 @@ class Method(nn.Module):
 
         Args: step: the step just done. num_steps: of the whole run.
         """
-        assert self._new_keys_BD is not None, "after_step follows training_step"
+        assert self._new_keys, "after_step follows training_step"
         momentum = self.settings.momentum ** (2 if self._is_cast_released else 1)
         update_momentum(self.key_backbone, self.backbone, momentum)
         update_momentum(self.key_head, self.head, momentum)
-        self.queue.enqueue(self._new_keys_BD)
-        self._new_keys_BD = None
+        self.queue.enqueue(torch.cat(self._new_keys))
+        self._new_keys.clear()
 
     @property
     def _is_cast_released(self) -> bool:
