@@ -122,9 +122,10 @@ def _convert(text: str, kind: Any) -> Any:
 
 
 def _convert_tuple(text: str, kinds: tuple[Any, ...]) -> tuple[Any, ...]:
-    parts = [part.strip() for part in text.strip("()[] ").rstrip(",").split(",")]
+    inside = text.strip("()[] ").rstrip(",")
+    parts = [part.strip() for part in inside.split(",")]
     if kinds[-1] is Ellipsis:
-        return tuple(_convert(part, kinds[0]) for part in parts)
+        return () if not inside and text.strip() else tuple(_convert(part, kinds[0]) for part in parts)
     if len(parts) != len(kinds):
         raise ValueError(text)
     return tuple(_convert(str(ast.literal_eval(part)), kind) for part, kind in zip(parts, kinds, strict=True))

@@ -30,7 +30,8 @@ from trainer.run.settings import apply_overrides, differences, from_json, method
 def test_every_recipe_gives_possible_settings_or_says_why_not(recipe: str, background: str, method: str) -> None:
     is_own = f"pretrain --method {method} " in (import_module(f"trainer.recipes.{recipe}").__doc__ or "")
     has_negatives = background != "swaps" or method_module(method).HAS_NEGATIVES
-    if has_negatives and (is_own or recipe == "smoke"):
+    wants_a_run = recipe in ("supervised_finetune", "supervised_retrain")
+    if has_negatives and (is_own or recipe == "smoke") and not wants_a_run:
         settings = resolve_settings(recipe, method, background, False, [])
         assert from_json(json.loads(json.dumps(to_json(settings)))) == settings
         assert settings.plan.background.name == background
@@ -117,6 +118,8 @@ def test_differences_name_each_changed_setting() -> None:
         ("optimiser.name=adam", "sgd, lars"),
         ("optimiser.lr=-1", "0 or more"),
         ("schedule.warmup_epochs=99", "epochs"),
+        ("schedule.tenth_at_epochs=3,2", "rising"),
+        ("schedule.tenth_at_epochs=3,99", "rising"),
         ("views.scale=0.5,0.2", "rising"),
         ("views.flip_probability=2", r"\[0, 1\]"),
         ("crop_fallback=corner", "center"),
@@ -142,6 +145,15 @@ def test_learning_rate_warms_up_then_follows_a_cosine() -> None:
     assert fraction[20] == pytest.approx(1.0)
     assert fraction[70] == pytest.approx(0.505)
     assert lr_fraction(settings, 120, 10, 12) == pytest.approx(0.01)
+
+
+def test_learning_rate_falls_to_tenths_at_epochs() -> None:
+    settings = schedules.Settings(warmup_epochs=1, tenth_at_epochs=(2, 4))
+    fraction = [lr_fraction(settings, step, 10, 5) for step in range(50)]
+    assert fraction[5] == pytest.approx(0.5)
+    assert fraction[10:20] == [1.0] * 10
+    assert fraction[20:40] == [pytest.approx(0.1)] * 20
+    assert fraction[40:] == [pytest.approx(0.01)] * 10
 
 
 def test_learning_rate_per_epoch_is_constant_within_one() -> None:

@@ -2,7 +2,7 @@
 
 Command: python cli.py pretrain --method swav --bg rm|random --dataset imagenet --recipe swav_100_wide_crops
 As `swav_100_wide`, with local crops of (0.05, s) and global ones of (s, 1) of the image, s 0.26 (rm) or 0.2 (random),
-and backgrounds that come up over 5 epochs. Section 4.6 gives no p: it is that of `swav_100_wide`, which it is compared with.
+and backgrounds that come up over 5 epochs. Section 4.6 gives no p: it is that of `swav_100_wide`.
 Expected linear top-1: rm 74.4, random 74.2; without backgrounds (s 0.2) the loss stays at chance.
 Cost: as `swav_100`, 6 hours on 64 V100.
 """

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: linear warm-up, then half a cosine."""
+"""The learning rate as a pure function of the step: linear warm-up, then half a cosine, or steps down."""
 
 import math
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class Settings:
     final_fraction: float = 0.0
     # Whether the cosine moves once an epoch (MoCo, CAST) or every step (BYOL, SwAV).
     is_per_epoch: bool = False
+    # Epochs at which the rate falls to a tenth, in place of the cosine (RotNet, supervised); () = cosine.
+    tenth_at_epochs: tuple[int, ...] = ()
 
 
 def check(settings: Settings, epochs: int) -> None:
@@ -29,6 +31,9 @@ def check(settings: Settings, epochs: int) -> None:
     for field in ("warmup_start_fraction", "final_fraction"):
         if not 0 <= getattr(settings, field) <= 1:
             raise UserError(f"schedule.{field}={getattr(settings, field)} must be in [0, 1]")
+    falls = settings.tenth_at_epochs
+    if list(falls) != sorted(set(falls)) or any(not 0 < epoch < epochs for epoch in falls):
+        raise UserError(f"schedule.tenth_at_epochs={falls} must be rising epochs between 0 and epochs={epochs}")
 
 
 def lr_fraction(settings: Settings, step: int, steps_per_epoch: int, epochs: int) -> float:
@@ -40,6 +45,8 @@ def lr_fraction(settings: Settings, step: int, steps_per_epoch: int, epochs: int
     if epoch < settings.warmup_epochs:
         start = settings.warmup_start_fraction
         return start + (1.0 - start) * epoch / settings.warmup_epochs
+    if settings.tenth_at_epochs:
+        return 0.1 ** sum(epoch >= fall for fall in settings.tenth_at_epochs)
     if settings.is_per_epoch:
         epoch = max(math.floor(epoch), settings.warmup_epochs)
     progress = (epoch - settings.warmup_epochs) / (epochs - settings.warmup_epochs)
