@@ -1,20 +1,35 @@
-"""Every loss against its slow float64 restatement, and CAST's shortcut against the definition."""
+"""Every loss against its slow float64 restatement and other libraries, and CAST's shortcut against the definition."""
+
+import json
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
+from tests.golden import make_loss_parity as golden
 from tests.reference import losses as reference
 from trainer import cast
 from trainer.losses.byol_regression import byol_regression
 from trainer.losses.info_nce import info_nce, similarities
-from trainer.losses.saliency_attention import attention_loss, attention_target, grad_cam, importance
+from trainer.losses.rotation_prediction import rotated, rotation_prediction
+from trainer.losses.saliency_attention import (
+    attention_loss,
+    attention_target,
+    batch_attention_loss,
+    grad_cam,
+    importance,
+    sampled_target,
+    signed_cam,
+)
 from trainer.losses.swapped_prediction import swapped_prediction
 from trainer.parts.backbones import build_backbone
-from trainer.parts.heads import mlp_head
+from trainer.parts.heads import alexnet_head, mlp_head
 from trainer.parts.sinkhorn import assign_codes
+from trainer.run.optimisers import Lars
 
 
 def unit(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -26,16 +41,14 @@ def tensor(values: np.ndarray) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("has_negative", [False, True])
+@pytest.mark.parametrize("num_negatives", [0, 1, 3])
 @pytest.mark.parametrize("temperature", [0.07, 0.2])
-def test_info_nce(has_negative: bool, temperature: float) -> None:
+def test_info_nce(num_negatives: int, temperature: float) -> None:
     rng = np.random.default_rng(1)
-    query, key, queue, extra = unit(rng, 5, 6), unit(rng, 5, 6), unit(rng, 7, 6), unit(rng, 5, 6)
-    negatives = extra if has_negative else None
-    found = info_nce(
-        similarities(tensor(query), tensor(key), tensor(queue), tensor(extra)[None] if has_negative else None),
-        temperature,
-    )
+    query, key, queue, negatives = unit(rng, 5, 6), unit(rng, 5, 6), unit(rng, 7, 6), unit(rng, num_negatives, 5, 6)
+    similarity = similarities(tensor(query), tensor(key), tensor(queue), tensor(negatives) if num_negatives else None)
+    found = info_nce(similarity, temperature)
+    assert similarity.shape == (5, 1 + num_negatives + 7)
     assert found.item() == pytest.approx(reference.info_nce(query, key, queue, negatives, temperature), rel=1e-12)
 
 
@@ -71,6 +84,20 @@ def test_sinkhorn_survives_scores_whose_exponential_overflows() -> None:
     scores = torch.tensor([[900.0, 0.0], [0.0, 900.0]])
     codes = assign_codes(scores, epsilon=1.0, num_iterations=3)
     np.testing.assert_allclose(codes.numpy(), np.eye(2), atol=1e-6)
+
+
+def test_rotation_prediction() -> None:
+    logits = np.random.default_rng(6).normal(size=(12, 4))
+    found = rotation_prediction(tensor(logits)).item()
+    assert found == pytest.approx(reference.rotation_prediction(logits, 3), rel=1e-12)
+
+
+def test_images_turn_counterclockwise_by_quarters() -> None:
+    images = torch.arange(2 * 1 * 3 * 3).reshape(2, 1, 3, 3)
+    turned = rotated(images)
+    for turns in range(4):
+        expected = np.stack([np.rot90(image[0], turns) for image in images.numpy()])
+        np.testing.assert_array_equal(turned[2 * turns : 2 * turns + 2, 0].numpy(), expected)
 
 
 def test_attention_loss_and_target() -> None:
@@ -194,3 +221,133 @@ def test_an_attention_map_of_zeros_costs_one_and_has_no_gradient() -> None:
     assert loss.item() == 1
     assert torch.isfinite(gradient).all()
     assert not gradient.any()
+
+
+def test_cast_loss_and_its_gradients_in_a_linear_head() -> None:
+    """Value by loops, gradients with respect to weights and map by central differences of those loops."""
+    rng = np.random.default_rng(7)
+    weight, bias, keys = rng.normal(size=(4, 3)), rng.normal(size=4), unit(rng, 2, 4)
+    feature_map, mask = np.abs(rng.normal(size=(2, 3, 2, 2))), (rng.random((2, 8, 8)) < 0.5).astype(np.float64)
+    arguments = [weight, bias, feature_map]
+
+    def expected(arrays: list[np.ndarray]) -> float:
+        return reference.cast_loss(*arrays, keys, mask)
+
+    tensors = [tensor(array).requires_grad_() for array in arguments]
+    pooled = tensors[2].mean(dim=(2, 3))
+    query = functional.normalize(functional.linear(pooled, tensors[0], tensors[1]), dim=1)
+    similarity = (query * tensor(keys)).sum(dim=1)
+    alpha = importance(similarity, pooled)
+    np.testing.assert_allclose(
+        alpha.detach().numpy(), reference.head_and_gradient(weight, bias, pooled.detach().numpy(), keys)[1], rtol=1e-10
+    )
+    cam = grad_cam(alpha, tensors[2])
+    assert 0 < (cam > 0).double().mean() < 1
+    loss = attention_loss(cam, attention_target(tensor(mask)[:, None], (2, 2))).mean()
+    assert loss.item() == pytest.approx(expected(arguments), rel=1e-6)
+
+    step = 1e-6
+    for number, gradient in enumerate(torch.autograd.grad(loss, tensors)):
+        for index in np.ndindex(arguments[number].shape):
+            moved = [[array.copy() for array in arguments] for _ in range(2)]
+            moved[0][number][index] += step
+            moved[1][number][index] -= step
+            slope = (expected(moved[0]) - expected(moved[1])) / (2 * step)
+            assert gradient[index].item() == pytest.approx(slope, rel=1e-4, abs=1e-6)
+
+
+def test_cast_as_released() -> None:
+    rng = np.random.default_rng(8)
+    alpha, feature_map = rng.normal(size=(3, 4)), np.abs(rng.normal(size=(3, 4, 3, 3)))
+    mask = np.zeros((3, 12, 12))
+    mask[0, :7, :5] = mask[1, 4:] = mask[2, :, 3:9] = 1
+    cam, target = signed_cam(tensor(alpha), tensor(feature_map)), sampled_target(tensor(mask)[:, None], (3, 3))
+    found = batch_attention_loss(cam, target).item()
+    assert found == pytest.approx(reference.released_cast_loss(alpha, feature_map, mask), rel=1e-6)
+    # The ReLU of the release comes after the scaling and finds nothing to do.
+    assert cam.amin() == 0
+    assert (cam == 0).sum() == 3
+    # One cosine of all images is not the mean of theirs.
+    assert abs(found - attention_loss(cam, target).mean().item()) > 1e-3
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_cast_total(variant: str) -> None:
+    total = cast.total(cast.Settings(variant=variant, weight=3.0), torch.tensor(2.0), torch.tensor(0.5))
+    assert total.item() == (2.0 + 3.0 * 0.5) / (4.0 if variant == "released" else 1.0)
+
+
+@given(
+    st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 60)] * 2),
+    st.booleans(),
+    st.tuples(*[st.integers(0, 40)] * 2, *[st.integers(1, 60)] * 2),
+)
+@settings(deadline=None, max_examples=25)
+def test_overlap_of_query_and_key(query: tuple[int, ...], is_flipped: bool, key: tuple[int, ...]) -> None:
+    found = cast.overlap(torch.tensor([query]), torch.tensor([is_flipped]), torch.tensor([key]), 8)
+    np.testing.assert_array_equal(found[0].numpy(), reference.overlap(query, is_flipped, key, 8))
+
+
+def test_rotnets_pooling_is_the_released_one() -> None:
+    feature_map = torch.randn(2, 5, 13, 13, generator=torch.Generator().manual_seed(3))
+    pool = alexnet_head(5, 8, 4)[0]
+    torch.testing.assert_close(pool(feature_map), functional.max_pool2d(feature_map, 3, stride=2), rtol=0, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------- lightly and timm
+
+
+class Golden:
+    """Values that other libraries gave, see tests/golden/make_loss_parity.py."""
+
+    found = json.loads(golden.FILE.read_text())
+
+    def check(self, name: str, loss: torch.Tensor, with_respect_to: torch.Tensor, factor: float = 1.0) -> None:
+        """Compare a loss and its gradient with `factor` times theirs."""
+        (gradient,) = torch.autograd.grad(loss, with_respect_to)
+        expected = torch.tensor(self.found[name]["gradient"]) * factor
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_info_nce_is_that_of_lightly() -> None:
+    for name, temperature in golden.TEMPERATURES.items():
+        query = golden.units(1, golden.NUM_ROWS, golden.NUM_DIMENSIONS).requires_grad_()
+        key, queue = (golden.units(seed, size, golden.NUM_DIMENSIONS) for seed, size in ((2, 6), (3, golden.NUM_KEYS)))
+        loss = info_nce(similarities(functional.normalize(query, dim=1), key, queue), temperature)
+        assert loss.item() == pytest.approx(Golden.found[name]["loss"], rel=1e-5)
+        Golden().check(name, loss, query)
+
+
+def test_byol_regression_is_that_of_lightly() -> None:
+    prediction = golden.numbers(4, golden.NUM_ROWS, golden.NUM_DIMENSIONS).requires_grad_()
+    loss = byol_regression(prediction, golden.numbers(5, golden.NUM_ROWS, golden.NUM_DIMENSIONS))
+    # Theirs is the negative cosine; the paper's is 2 - 2 cos.
+    assert loss.item() == pytest.approx(2 + 2 * Golden.found["byol"]["loss"], rel=1e-5)
+    Golden().check("byol", loss, prediction, factor=2.0)
+
+
+@pytest.mark.parametrize("name", ["swav", "swav_queue"])
+def test_swapped_prediction_is_that_of_lightly(name: str) -> None:
+    num_views = golden.NUM_GLOBAL + golden.NUM_LOCAL
+    scores = golden.numbers(6, num_views, golden.NUM_ROWS, golden.NUM_PROTOTYPES).requires_grad_()
+    queue = golden.numbers(7, golden.NUM_GLOBAL, golden.NUM_QUEUED, golden.NUM_PROTOTYPES)
+    codes = []
+    for index in range(golden.NUM_GLOBAL):
+        pool = torch.cat([queue[index], scores[index].detach()]) if name == "swav_queue" else scores[index].detach()
+        code = assign_codes(pool, epsilon=golden.SWAV["epsilon"], num_iterations=golden.SWAV["num_iterations"])
+        codes.append(code[-golden.NUM_ROWS :])
+    loss = swapped_prediction(torch.stack(codes), scores, golden.SWAV["temperature"])
+    assert loss.item() == pytest.approx(Golden.found[name]["loss"], rel=1e-5)
+    Golden().check(name, loss, scores)
+
+
+def test_lars_is_that_of_timm() -> None:
+    weights, gradients = golden.lars_inputs()
+    groups = [{"params": weights, "weight_decay": 0.0, "is_adapted": True}]
+    optimiser = Lars(groups, lr=golden.LARS["lr"], momentum=golden.LARS["momentum"], trust=golden.LARS["trust"])
+    for step in gradients:
+        for weight, gradient in zip(weights, step, strict=True):
+            weight.grad = gradient.clone()
+        optimiser.step()
+    for weight, expected, start in zip(weights, Golden.found["lars"], golden.lars_inputs()[0], strict=True):
+        torch.testing.assert_close(weight - start, torch.tensor(expected) - start, rtol=2e-4, atol=1e-7)

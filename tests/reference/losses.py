@@ -9,7 +9,7 @@ def info_nce(query, key, queue, negatives, temperature) -> float:
     """He et al. 2020, Eq. 1: the mean of -log exp(q.k+/tau) / sum over all keys exp(q.k/tau)."""
     total = 0.0
     for b in range(len(query)):
-        keys = [key[b], *queue] + ([] if negatives is None else [negatives[b]])
+        keys = [key[b], *queue] + [negative[b] for negative in negatives]
         exponentials = [math.exp(sum(x * y for x, y in zip(query[b], k, strict=True)) / temperature) for k in keys]
         total -= math.log(exponentials[0] / sum(exponentials))
     return total / len(query)
@@ -77,3 +77,88 @@ def attention_loss(cam, target) -> float:
     dot = sum(g * m for g, m in zip(cam.ravel(), target.ravel(), strict=True))
     norms = math.sqrt(sum(g * g for g in cam.ravel())) * math.sqrt(sum(m * m for m in target.ravel()))
     return 1.0 - (dot / norms if norms else 0.0)
+
+
+def rotation_prediction(logits, num_images) -> float:
+    """Gidaris et al. 2018, Eq. 2 and 3: logits of all images turned by 0, then of all turned by 90 degrees, ..."""
+    total = 0.0
+    for turns in range(4):
+        for image in range(num_images):
+            row = logits[turns * num_images + image]
+            total -= row[turns] - math.log(sum(math.exp(x) for x in row))
+    return total / (4 * num_images)
+
+
+def cross_entropy(logits, labels) -> float:
+    """The mean of -log softmax at the label."""
+    terms = [math.log(sum(math.exp(x) for x in row)) - row[label] for row, label in zip(logits, labels, strict=True)]
+    return sum(terms) / len(terms)
+
+
+def head_and_gradient(weight, bias, pooled, keys) -> tuple[np.ndarray, np.ndarray]:
+    """A linear head's q . k with q of unit length, and its derivative with respect to the pooled features, by hand.
+
+    With z = W p + b and q = z / |z|: d(q . k)/dz = (k - (q . k) q) / |z|, and times W on the left for dp.
+    """
+    similarity, gradient = np.zeros(len(pooled)), np.zeros_like(pooled)
+    for row in range(len(pooled)):
+        z = weight @ pooled[row] + bias
+        length = math.sqrt(sum(x * x for x in z))
+        q = z / length
+        similarity[row] = sum(x * y for x, y in zip(q, keys[row], strict=True))
+        gradient[row] = weight.T @ ((keys[row] - similarity[row] * q) / length)
+    return similarity, gradient
+
+
+def cast_loss(weight, bias, feature_map, keys, mask) -> float:
+    """Selvaraju et al. 2021, Eq. 1, 2 and 4 of a linear head, the mean over images."""
+    batch_size, num_features, height, width = feature_map.shape
+    pooled = np.array([[feature_map[b, n].mean() for n in range(num_features)] for b in range(batch_size)])
+    # d/dA is the same at each position, d/dp / (H W); the sum over positions is d/dp.
+    _, alpha = head_and_gradient(weight, bias, pooled, keys)
+    cam = grad_cam(alpha, feature_map)
+    losses = [attention_loss(cam[b], area_average(mask[b], height, width)) for b in range(batch_size)]
+    return sum(losses) / batch_size
+
+
+def released_cast_loss(alpha, feature_map, mask) -> float:
+    """What salesforce/CAST@fcc4adf computes of the same alpha: see trainer/losses/saliency_attention.py."""
+    batch_size, num_features, height, width = feature_map.shape
+    cams, targets = [], []
+    for b in range(batch_size):
+        cam = np.zeros((height, width))
+        for i in range(height):
+            for j in range(width):
+                cam[i, j] = sum(alpha[b, n] * feature_map[b, n, i, j] for n in range(num_features))
+        for _ in range(2):
+            cam = cam - cam.min()
+            cam = cam / (cam.max() + 1e-7)
+        cams.append(cam)
+        targets.append(corner_sampled(mask[b], height, width))
+    return attention_loss(np.array(cams), np.array(targets))
+
+
+def corner_sampled(mask, rows, columns) -> np.ndarray:
+    """Bilinear values of a mask (H, W) at points spread evenly from its first pixel's middle to its last one's."""
+    target = np.zeros((rows, columns))
+    for i in range(rows):
+        for j in range(columns):
+            y, x = i * (mask.shape[0] - 1) / (rows - 1), j * (mask.shape[1] - 1) / (columns - 1)
+            top, left = min(int(y), mask.shape[0] - 2), min(int(x), mask.shape[1] - 2)
+            above = mask[top, left] * (left + 1 - x) + mask[top, left + 1] * (x - left)
+            below = mask[top + 1, left] * (left + 1 - x) + mask[top + 1, left + 1] * (x - left)
+            target[i, j] = above * (top + 1 - y) + below * (y - top)
+    return target
+
+
+def overlap(query_box, is_flipped, key_box, side_px) -> np.ndarray:
+    """Which pixels of a query's view have their middle inside the key's box; one pixel at a time."""
+    top, left, height, width = query_box
+    key_top, key_left, key_height, key_width = key_box
+    inside = np.zeros((side_px, side_px))
+    for i in range(side_px):
+        for j in range(side_px):
+            column = side_px - 1 - j if is_flipped else j
+            y, x = top + height * (i + 0.5) / side_px, left + width * (column + 0.5) / side_px
+            inside[i, j] = key_top <= y < key_top + key_height and key_left <= x < key_left + key_width
+    return inside
