@@ -23,8 +23,6 @@ _ALGORITHM: dict[str, dict[str, Any]] = {
     "byol": {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.97},
     "swav": {"hidden_dim": 512, "num_prototypes": 64, "freeze_prototypes_steps": 20},
     "rotnet": {"head": "linear"},
-    "supervised": {"num_classes": 10},
-    "rotnet": {"head": "linear"},
     "supervised": {},
 }
 _LR = {"moco": 0.08, "cast": 0.08, "byol": 0.12, "swav": 0.12, "rotnet": 0.08, "supervised": 0.08}
