@@ -327,8 +327,8 @@ def test_rates_at_both_ends(recipe: str, first: float, last: float) -> None:
 @pytest.mark.parametrize("recipe", PAPERS)
 def test_docstrings_give_table_command_score_and_cost(recipe: str) -> None:
     text = document(recipe)
-    is_default = import_module(f"trainer.methods.{method_of(recipe)}").DEFAULT_RECIPE == recipe
-    assert is_default or f"--recipe {recipe}\n" in text
+    default = import_module(f"trainer.methods.{method_of(recipe)}").DEFAULT_RECIPE
+    assert recipe == default or f"--recipe {recipe}\n" in text
     for word in ("\nCommand: python cli.py pretrain ", "\nExpected", "\nCost: "):
         assert word in text, f"{recipe}: no {word!r}"
     assert re.search(r"Table|section \d|A\.\d", text), f"{recipe} names no place in a paper"
