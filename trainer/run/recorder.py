@@ -23,8 +23,8 @@ with warnings.catch_warnings():
 
 def crop_statistics(batch: Batch | WholeBatch) -> dict[str, float]:
     """Return, per view, the mean number of crop proposals, and the shares of fallbacks, of crops without any of their
-    image's foreground, and of altered backgrounds."""
-    statistics: dict[str, float] = {}
+    image's foreground, and of altered backgrounds; and how many rows could not be read and gave way to others."""
+    statistics: dict[str, float] = {"skipped_rows": float(len(batch.skipped))}
     for index, record_B in enumerate(batch.records):
         columns = {
             "tries": record_B["tries"],
