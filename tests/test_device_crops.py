@@ -1,5 +1,6 @@
 """Views cut on the device against those of the loader's kernels, and the filter against torchvision's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from pipeline.build.export_beton import export_beton
+from pipeline.build.export_beton import BetonSettings, export_beton
 from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.loader.loader import Loader
+from pipeline.loader.reference_loader import ReferenceLoader
 from pipeline.views import device_crops
 from pipeline.views.device_stage import DeviceStage
-from pipeline.views.view_plan import Background, View, ViewPlan
+from pipeline.views.view_plan import Background, MaskPerturbation, View, ViewPlan
+from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
-from stores.reader import open_store
+from stores.reader import Store, open_store
 from tests import small_scenes
 
 PLAN = ViewPlan(
@@ -30,10 +33,25 @@ PLAN = ViewPlan(
 CPU = torch.device("cpu")
 
 
+# Every option of the backgrounds that a loader has to do with.
+OTHER_OPTIONS = replace(
+    PLAN,
+    background=Background(
+        name="swaps", probability=0.6, applies_to="all", pair_draw="same", order="before", negative_draw="coupled",
+        mask=MaskPerturbation(max_rotation_degrees=20, flip_probability=0.5),
+    ),
+)  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
     path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return export_beton(open_store(path), index, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=200)
+    return open_store(path), index
+
+
+@pytest.fixture(scope="module")
+def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=200)
 
 
 def batches(beton: Path, geometry: str, plan: ViewPlan = PLAN) -> list[Batch]:
@@ -49,6 +67,21 @@ def batches(beton: Path, geometry: str, plan: ViewPlan = PLAN) -> list[Batch]:
 def test_both_geometries_give_the_same_views(beton: Path) -> None:
     host, device = batches(beton, "host"), batches(beton, "device")
     assert len(host) == len(device) == 5
+    assert_same(host, device)
+
+
+def test_all_loaders_carry_out_the_options_of_backgrounds(beton: Path, built: tuple[Store, DatasetIndex]) -> None:
+    settings = BetonSettings(max_side_px=200)
+    reference = ReferenceLoader(*built, OTHER_OPTIONS, batch_size=4, seed=3, settings=settings)
+    host, device = batches(beton, "host", OTHER_OPTIONS), batches(beton, "device", OTHER_OPTIONS)
+    assert all(view.donor_BHWC is not None for view in host[0].views)
+    assert any(batch.views[2].record_B["has_background"].any() for batch in host)
+    assert_same(host, device)
+    assert_same(host, list(reference.epoch(1)))
+
+
+def assert_same(host: list[Batch], device: list[Batch]) -> None:
+    """Equal but for a grey level of rounding."""
     has_donor = 0
     for ours, theirs in zip(device, host, strict=True):
         assert torch.equal(ours.row_B, theirs.row_B)
