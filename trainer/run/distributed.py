@@ -8,6 +8,7 @@ process writes the run's folder.
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -118,7 +119,11 @@ def wrapped_step(method: Any, ranks: Ranks) -> Callable[[Views], dict[str, Tenso
     if ranks.size == 1:
         return method.training_step
     has_unused = getattr(method, "has_unused_parameters", False)
-    return DistributedDataParallel(_Step(method), broadcast_buffers=False, find_unused_parameters=has_unused)
+    with warnings.catch_warnings():
+        # Newer versions of torch warn of this argument's end; its successor copies buffers once, at the start, and
+        # older versions do not have it.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(_Step(method), broadcast_buffers=False, find_unused_parameters=has_unused)
 
 
 def without_averaging(step: Callable[[Views], dict[str, Tensor]]) -> Any:
