@@ -4,9 +4,9 @@ Legend: B batch, C channels, H W rows and columns.
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from stores.imagenet_classes import WNIDS
 
 LAYOUT = "DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg, the same class names in both"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+# What archives of images carry beside their class folders; anything else there is told.
+_EXPECTED_STRAYS = ("readme", "license", "copying", "manifest")
 CLASS_OF_WNID = {wnid: number for number, wnid in enumerate(WNIDS)}
 # The shorter side before the crop, per pixel of the crop: 256 for 224.
 _RESIZE_RATIO = 256 / 224
@@ -39,11 +41,15 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Images:
-    """Images of an evaluation; keys: paths below root, posix. label_N: int64 (N,), class of each."""
+    """Images of an evaluation; keys: paths below root, posix. label_N: int64 (N,), class of each.
+
+    strays: what else lies in the folders that were listed.
+    """
 
     root: Path
     keys: tuple[str, ...]
     label_N: np.ndarray
+    strays: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -52,11 +58,15 @@ class Images:
         """The bytes of one image's file."""
         return (self.root / self.keys[row]).read_bytes()
 
+    def size_bytes(self, row: int) -> int:
+        """Size of one image's file: with its key, what tells it from another."""
+        return (self.root / self.keys[row]).stat().st_size
+
     def subset(self, rows: Sequence[int], layout: str) -> "Images":
         """Only some of the images. layout: what is expected, for the message. Raises: UserError: none is left."""
         if not len(rows):
             raise UserError(f"none of the {len(self)} images of {self.root} can be used. Expected: {layout}")
-        return Images(self.root, tuple(self.keys[row] for row in rows), self.label_N[np.asarray(rows)])
+        return replace(self, keys=tuple(self.keys[row] for row in rows), label_N=self.label_N[np.asarray(rows)])
 
 
 def open_split(data: str | Path, split: str) -> DatasetIndex:
@@ -105,11 +115,17 @@ def labels_as(index: DatasetIndex, class_names: tuple[str, ...]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Transform:
-    """Pixels as a network wants them: apply turns uint8 RGB (H, W, 3) into (size_px, size_px, 3); name is recorded."""
+    """Pixels as a network wants them.
+
+    name: recorded beside each score; another name where anything else differs.
+    apply: uint8 RGB (H, W, 3) to (size_px, size_px, 3). mean, std: of the normalisation, of values in 0 .. 1.
+    """
 
     name: str
     size_px: int
     apply: Callable[[np.ndarray], np.ndarray]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def standard(size_px: int = 224) -> Transform:
@@ -124,48 +140,92 @@ def as_published(size_px: int = 224) -> Transform:
     return Transform(name, size_px, functools.partial(resize_and_crop, size_px=size_px, is_cut=True))
 
 
+def centre_cut(size_px: int = 224) -> Transform:
+    """For images that are published resized: the centre crop alone (ImageNet-C's reference script)."""
+    return Transform(f"centre crop {size_px}", size_px, functools.partial(crop_centre, size_px=size_px))
+
+
+def framed(border_px: int, size_px: int = 224) -> Transform:
+    """For images within a frame: that is cut off, the shorter side resized to the crop's, and the centre cut."""
+
+    def apply(image_HWC: np.ndarray) -> np.ndarray:
+        height, width = image_HWC.shape[:2]
+        inner_HWC = image_HWC[border_px : height - border_px, border_px : width - border_px]
+        return resize_and_crop(np.ascontiguousarray(inner_HWC), size_px, shorter_px=size_px)
+
+    return Transform(f"frame of {border_px} px cut, resize {size_px}, centre crop {size_px}", size_px, apply)
+
+
 def wnid_folders(folder: Path, layout: str, *, suffixes: Collection[str] = IMAGE_SUFFIXES) -> Images:
     """List a folder of one folder per WordNet id; labels are ranks among all 1,000 ids, whichever folders are there.
 
     Args: folder: with the class folders; stray files beside them are left out. layout: what is expected, for messages.
     Raises: UserError: it is missing, or holds no class folder.
     """
+    return class_folders(folder, CLASS_OF_WNID, layout, suffixes=suffixes)
+
+
+def class_folders(
+    folder: Path, class_of_folder: Mapping[str, int], layout: str, *, suffixes: Collection[str] = IMAGE_SUFFIXES
+) -> Images:
+    """List a folder of class folders whose names are known; a class never depends on which folders are there.
+
+    Args: folder: with the class folders. class_of_folder: class of each name. layout: what is expected, for messages.
+    Raises: UserError: it is missing, or no class folder in it holds an image.
+    """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Expected: {layout}")
-    class_folders = sorted(path for path in folder.iterdir() if path.is_dir() and path.name in CLASS_OF_WNID)
-    found = [
-        (f"{path.name}/{file.name}", CLASS_OF_WNID[path.name])
-        for path in class_folders
-        for file in sorted(path.iterdir())
-        if file.suffix.lower() in suffixes
-    ]
+    entries = sorted(folder.iterdir())
+    found: list[tuple[str, int]] = []
+    strays = [path.name for path in entries if not (path.is_dir() and path.name in class_of_folder)]
+    for path in entries:
+        if path.is_dir() and path.name in class_of_folder:
+            is_image_of_name = {file.name: file.suffix.lower() in suffixes for file in sorted(path.iterdir())}
+            label = class_of_folder[path.name]
+            found += [(f"{path.name}/{name}", label) for name, is_image in is_image_of_name.items() if is_image]
+            strays += [f"{path.name}/{name}" for name, is_image in is_image_of_name.items() if not is_image]
     if not found:
-        raise UserError(f"{folder} holds no image in a folder named by a WordNet id of ImageNet's. Expected: {layout}")
+        example = f"{next(iter(class_of_folder))!r}"
+        raise UserError(f"{folder} holds no image in a folder of a class, such as {example}. Expected: {layout}")
     keys, labels = zip(*found, strict=True)
-    return Images(folder, keys, np.array(labels, dtype=np.int64))
+    strays = [name for name in strays if not name.lower().startswith(_EXPECTED_STRAYS)]
+    return Images(folder, keys, np.array(labels, dtype=np.int64), tuple(strays))
 
 
-def resize_and_crop(image_HWC: np.ndarray, size_px: int, *, is_cut: bool = False) -> np.ndarray:
+def crop_centre(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
+    """Cut the centre, uint8 (size_px, size_px, 3); what is smaller stands on black, as torchvision has it."""
+    height, width = image_HWC.shape[:2]
+    if min(height, width) < size_px:
+        rows, columns = max(size_px - height, 0), max(size_px - width, 0)
+        beside = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0))
+        return crop_centre(np.pad(image_HWC, beside), size_px)
+    top, left = round((height - size_px) / 2), round((width - size_px) / 2)
+    return image_HWC[top : top + size_px, left : left + size_px]
+
+
+def resize_and_crop(
+    image_HWC: np.ndarray, size_px: int, *, shorter_px: int | None = None, is_cut: bool = False
+) -> np.ndarray:
     """Resize the shorter side to 256/224 of the crop (bilinear, antialias) and cut the centre (Ryali A.3).
 
     Args:
         image_HWC: uint8 RGB.
         size_px: side of the crop.
+        shorter_px: length of the shorter side before the crop; None = 256/224 of the crop.
         is_cut: leave images that have exactly the crop's size as they are (ImageNet-9's are published cut).
     Returns: uint8 (size_px, size_px, 3).
     """
     height, width = image_HWC.shape[:2]
     if is_cut and (height, width) == (size_px, size_px):
         return image_HWC
-    shorter_px = round(size_px * _RESIZE_RATIO)
+    shorter_px = round(size_px * _RESIZE_RATIO) if shorter_px is None else shorter_px
     # torchvision's rule: the long side is truncated, the offset rounds half to even.
     if height <= width:
         new_height, new_width = shorter_px, int(shorter_px * width / height)
     else:
         new_height, new_width = int(shorter_px * height / width), shorter_px
     resized = Image.fromarray(image_HWC).resize((new_width, new_height), Image.Resampling.BILINEAR)
-    top, left = round((new_height - size_px) / 2), round((new_width - size_px) / 2)
-    return np.asarray(resized)[top : top + size_px, left : left + size_px]
+    return crop_centre(np.asarray(resized), size_px)
 
 
 def image_batches(
@@ -192,23 +252,59 @@ def image_batches(
         except (ImageError, FileNotFoundError):
             return None
 
-    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
     starts = range(0, len(images), batch_size)
-    with ThreadPoolExecutor() as pool, tqdm(total=len(images), desc=title, unit="img", leave=False) as bar:
-        # One batch ahead: the next is decoded while this one is computed on.
-        ahead = [pool.submit(prepared, row) for row in range(min(batch_size, len(images)))]
-        for start in starts:
-            rows, now = range(start, min(start + batch_size, len(images))), ahead
-            ahead = [pool.submit(prepared, row) for row in range(rows.stop, min(rows.stop + batch_size, len(images)))]
-            decoded = [future.result() for future in now]
-            kept = [image for image in decoded if image is not None]
-            stacked = np.stack(kept) if kept else np.empty((0, transform.size_px, transform.size_px, 3), np.uint8)
+    rows = [np.arange(start, min(start + batch_size, len(images))) for start in starts]
+    prepare_all = functools.partial(prepared_batches, size_px=transform.size_px, mean=transform.mean, std=transform.std)
+    for batch in prepare_all(rows, prepared, device=device, title=title):
+        yield ImageBatch(
+            image_BCHW=batch.image_BCHW,
+            label_B=torch.from_numpy(np.asarray(label_N, dtype=np.int64)[batch.row_B]),
+            corrupt=tuple(images.keys[row] for row in batch.corrupt_rows),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedBatch:
+    """Images of one batch: image_BCHW float32, normalised; row_B int64; corrupt_rows: those without pixels."""
+
+    image_BCHW: Tensor
+    row_B: np.ndarray
+    corrupt_rows: tuple[int, ...]
+
+
+def prepared_batches(
+    batches: Sequence[np.ndarray],
+    prepare: Callable[[int], np.ndarray | None],
+    *,
+    size_px: int,
+    device: torch.device,
+    title: str = "",
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+) -> Iterator[PreparedBatch]:
+    """Yield the batches asked for, with a progress bar; the next is prepared while one is computed on.
+
+    Args:
+        batches: rows of each batch, int64 (B,).
+        prepare: the pixels of a row, uint8 (size_px, size_px, 3), None where there are none; called in threads.
+        size_px: side of the images. device: where the batches are wanted. title: words before the bar.
+        mean, std: of the normalisation, of values in 0 .. 1.
+    """
+    mean_C11 = torch.tensor(mean, device=device)[:, None, None]
+    std_C11 = torch.tensor(std, device=device)[:, None, None]
+    with ThreadPoolExecutor() as pool, tqdm(total=sum(map(len, batches)), desc=title, unit="img", leave=False) as bar:
+        ahead = [pool.submit(prepare, int(row)) for row in batches[0]] if len(batches) else []
+        for number, rows in enumerate(batches):
+            now = ahead
+            ahead = [pool.submit(prepare, int(row)) for row in batches[number + 1]] if number + 1 < len(batches) else []
+            images = [future.result() for future in now]
+            kept = [image for image in images if image is not None]
+            stacked = np.stack(kept) if kept else np.empty((0, size_px, size_px, 3), np.uint8)
             image_BCHW = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255.0
-            label_B = [label_N[row] for row, image in zip(rows, decoded, strict=True) if image is not None]
-            yield ImageBatch(
-                image_BCHW=(image_BCHW - mean) / std,
-                label_B=torch.tensor(label_B, dtype=torch.int64),
-                corrupt=tuple(images.keys[row] for row, image in zip(rows, decoded, strict=True) if image is None),
+            is_there_B = np.array([image is not None for image in images], dtype=bool)
+            yield PreparedBatch(
+                image_BCHW=(image_BCHW - mean_C11) / std_C11,
+                row_B=np.asarray(rows, dtype=np.int64)[is_there_B],
+                corrupt_rows=tuple(int(row) for row in np.asarray(rows)[~is_there_B]),
             )
             bar.update(len(rows))

@@ -1,7 +1,7 @@
 """What a network answers to each image of a set, kept once, so that every way of reading the answers is a cheap pass.
 
-Kept as `<subject's folder>/<name>-<digest>.npz`: keys, logits (float32), and which images could not be decoded; the
-digest is over the weights, the images' keys and sizes, and the transform.
+Kept as `<subject's folder>/<name>-<digest>.npz`: answers, rows, and which images could not be decoded; the digest is
+over the weights, the images' keys and sizes, the transform, and what was asked.
 """
 
 import io
@@ -17,24 +17,30 @@ from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import UserError
 from stores.image_codec import sha256
-from trainer.evaluation._images import Images, Transform, image_batches
+from trainer.evaluation._images import ImageBatch, Images, Transform, image_batches
+from trainer.evaluation._projections import top_classes
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 
 BATCH_SIZE = 128
+NOT_FINITE = "the network gives values that are not finite: its training diverged. Train anew."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Logits of the images that could be decoded.
+    """Answers to the images that could be decoded.
 
-    logits_NC: float32 (N, 1000). rows_N: int64 (N,), their rows among the images asked for.
-    corrupt: keys of the others.
+    answer_N: (N, ...). rows_N: int64 (N,), their rows among the images asked for. corrupt: keys of the others.
     """
 
-    logits_NC: np.ndarray
+    answer_N: np.ndarray
     rows_N: np.ndarray
     corrupt: tuple[str, ...]
+
+    @property
+    def logits_NC(self) -> np.ndarray:
+        """The answers of `logits_of`: float32 (N, 1000)."""
+        return self.answer_N
 
     def report(self, result: Result) -> None:
         """Name what could not be decoded among a result's problems."""
@@ -47,16 +53,46 @@ def logits_of(subject: Subject, images: Images, transform: Transform, *, name: s
     Args: subject: with a classifier. images: the set. transform: of the pixels. name: of the set, for the file and bar.
     Raises: UserError: there is no classifier, no image can be decoded, or an answer is not finite.
     """
-    digest = _digest(subject, images, transform)
+    return kept(subject, images, transform, lambda batch: subject.logits(batch.image_BCHW), name=name, asked="logits")
+
+
+def top_of(subject: Subject, images: Images, transform: Transform, *, name: str, num: int = 5) -> Outputs:
+    """Return the `num` best classes of each image, int64 (N, num); for sets whose logits would fill a disk."""
+
+    def answer(batch: ImageBatch) -> torch.Tensor:
+        logits_BC = subject.logits(batch.image_BCHW)
+        if not logits_BC.isfinite().all():
+            raise UserError(NOT_FINITE)
+        return torch.from_numpy(top_classes(logits_BC.float().cpu().numpy(), num))
+
+    return kept(subject, images, transform, answer, name=name, asked=f"top {num}")
+
+
+def kept(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    answer: Callable[[ImageBatch], torch.Tensor],
+    *,
+    name: str,
+    asked: str,
+) -> Outputs:
+    """Return a network's answers to images, computed now or kept from before.
+
+    Args: answer: a batch to (B, ...), its labels are the images' rows; called without gradients. name: of the set.
+        asked: what the answers are; another text wherever `answer` would give others.
+    Raises: UserError: no image can be decoded, or an answer is not finite.
+    """
+    digest = _digest(subject, images, transform, asked)
     path = subject.folder / f"{name}-{digest[:16]}.npz"
     if path.exists():
-        with np.load(path, allow_pickle=False) as kept:
-            return Outputs(logits_NC=kept["logits"], rows_N=kept["rows"], corrupt=tuple(kept["corrupt"].tolist()))
-    logits_NC, rows_N, corrupt = compute(subject, images, transform, subject.logits, title=name)
+        with np.load(path, allow_pickle=False) as file:
+            return Outputs(answer_N=file["answers"], rows_N=file["rows"], corrupt=tuple(file["corrupt"].tolist()))
+    answer_N, rows_N, corrupt = _computed(subject, images, transform, answer, title=name)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, logits=logits_NC, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
-    return Outputs(logits_NC=logits_NC, rows_N=rows_N, corrupt=corrupt)
+        _write(path, answers=answer_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+    return Outputs(answer_N=answer_N, rows_N=rows_N, corrupt=corrupt)
 
 
 def compute(
@@ -72,6 +108,17 @@ def compute(
     Args: answer: normalised images (B, 3, H, W) to (B, ...); called without gradients.
     Raises: UserError: no image can be decoded, or an answer is not finite.
     """
+    return _computed(subject, images, transform, lambda batch: answer(batch.image_BCHW).float(), title=title)
+
+
+def _computed(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    answer: Callable[[ImageBatch], torch.Tensor],
+    *,
+    title: str,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     # Each image carries its own row where a label would be, so that those left out cannot shift the others.
     row_N = np.arange(len(images), dtype=np.int64)
     answers: list[np.ndarray] = []
@@ -84,19 +131,19 @@ def compute(
         for batch in batches:
             corrupt += batch.corrupt
             if len(batch.label_B):
-                answers.append(answer(batch.image_BCHW).float().cpu().numpy())
+                answers.append(answer(batch).cpu().numpy())
                 rows.append(batch.label_B.numpy())
     if not answers:
         raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
     answer_N = np.concatenate(answers)
     if not np.isfinite(answer_N).all():
-        raise UserError("the network gives values that are not finite: its training diverged. Train anew.")
+        raise UserError(NOT_FINITE)
     return answer_N, np.concatenate(rows), tuple(corrupt)
 
 
-def _digest(subject: Subject, images: Images, transform: Transform) -> str:
-    sizes = [(images.root / key).stat().st_size for key in images.keys]
-    told = [subject.weights_sha256, transform.name, list(images.keys), sizes]
+def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:
+    sizes = [images.size_bytes(row) for row in range(len(images))]
+    told = [asked, subject.weights_sha256, transform.name, list(images.keys), sizes]
     return sha256(json.dumps(told).encode()).hex()
 
 

@@ -49,6 +49,14 @@ def grouped_answer(logits_NC: np.ndarray, group_C: np.ndarray) -> np.ndarray:
     return group_C[top_classes(logits_NC, 1)[:, 0]]
 
 
+def largest_of_groups(logits_NC: np.ndarray, members_G: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the largest logit of each group's classes (ObjectNet's restricted protocol).
+
+    Args: members_G: classes of each group. Returns: (N, G), of the logits' dtype.
+    """
+    return np.stack([logits_NC[:, list(members)].max(axis=1) for members in members_G], axis=1)
+
+
 def mean_probabilities(logits_NC: np.ndarray, members_G: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the mean probability of each group's classes (shape bias, Geirhos et al. 2019).
 

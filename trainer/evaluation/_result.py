@@ -1,9 +1,14 @@
 """What an evaluation returns: numbers, what they mean, and what was wrong with the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from stores.errors import UserError
+
+MAX_NAMED = 5
 
 
 @dataclass(kw_only=True)
@@ -27,6 +32,23 @@ class Result:
         self.facts[what] = {"seen": seen, "expected": expected}
         if seen != expected:
             self.problems.append(f"{what}: {seen} where the official data set has {expected}")
+
+    def note_strays(self, strays: Sequence[str]) -> None:
+        """Say what else lies in the data set's folders, and was left out."""
+        if strays:
+            named = ", ".join(strays[:MAX_NAMED]) + (" ..." if len(strays) > MAX_NAMED else "")
+            self.problems.append(f"left out, not of the data set: {len(strays)} ({named})")
+
+    def expect_classes(self, label_N: np.ndarray, classes: Sequence[int], name_of_class: Sequence[str]) -> None:
+        """Say which classes have no image at all.
+
+        Args: label_N: int, classes of the images. classes: those of the data set. name_of_class: of every class.
+        """
+        seen = set(np.unique(label_N).tolist())
+        missing = [name_of_class[label] for label in classes if label not in seen]
+        if missing:
+            named = ", ".join(missing[:MAX_NAMED]) + (" ..." if len(missing) > MAX_NAMED else "")
+            self.problems.append(f"{len(missing)} of {len(classes)} classes have no image ({named})")
 
     def fail_where_strict(self, strict: bool) -> None:
         """Raise UserError where anything was wrong and that was not to be."""
