@@ -19,6 +19,7 @@ from saliency.deepusps import initial_weights
 from saliency.drn import Drn
 from stores.errors import UserError
 from tests.memory_loader import MemoryLoader
+from tests.small_store import small_store
 from tests.tiny_runs import tiny
 from trainer.parts.backbones import build_backbone
 from trainer.run import checkpoint, run_folder
@@ -254,7 +255,7 @@ def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "no
         ({"method": "rotnet", "with_cast": True}, "--cast is not defined"),
         ({"recipe": "moco_v3"}, "moco_v2_220"),
         ({"recipe": "byol_300"}, "is for method 'byol'"),
-        ({"overrides": ["background.probability=1.5"]}, r"must be in \[0, 1\]"),
+        ({"overrides": ["background.probability=1.5"]}, "background probability is 1.5"),
         ({"overrides": ["algorithm.queue_size=100"]}, "multiple of batch_size=32"),
         ({"overrides": ["batch_size=48"]}, "multiple"),
         ({"overrides": ["backbone=resnet19"]}, "resnet18"),
@@ -267,7 +268,7 @@ def test_what_cannot_work_is_refused_at_once(tmp_path: Path, changes: dict, mess
 
 
 def test_a_store_stands_for_the_beton_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "a.zarr").mkdir()
+    small_store(tmp_path / "a.zarr")
     with pytest.raises(UserError, match=r"store export .*a\.zarr"):
         find_beton(tmp_path / "a.zarr")
     (tmp_path / "a.beton").touch()

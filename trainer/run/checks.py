@@ -1,16 +1,23 @@
 """What must hold before anything is opened or built: each setting is possible, and they go together."""
 
+import math
 import types
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 
 import pipeline.views.backgrounds
 import trainer.methods
-from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS
+from pipeline.views.crops import check_background
+from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
 from stores.errors import UserError
+from trainer import cast
 from trainer.parts import backbones
 from trainer.run import optimisers, schedules
 from trainer.run.settings import PRECISIONS, RunSettings, method_module
+
+# Pixels of the image per cell of a ResNet's last feature map.
+_RESNET_STRIDE = 32
 
 
 def check(settings: RunSettings) -> None:
@@ -24,31 +31,49 @@ def check(settings: RunSettings) -> None:
             raise UserError(f"{name}={getattr(settings, name)} must be 0 or more")
     if settings.backbone not in backbones.NAMES:
         raise UserError(f"unknown backbone {settings.backbone!r}; allowed: {', '.join(backbones.NAMES)}")
-    if settings.precision not in PRECISIONS:
-        raise UserError(f"precision={settings.precision!r} is unknown; allowed: {', '.join(PRECISIONS)}")
+    if settings.cifar_stem and settings.backbone not in backbones.RESNETS:
+        raise UserError(f"cifar_stem=True is for backbones {', '.join(backbones.RESNETS)}, not {settings.backbone!r}")
+    _check_choice("precision", settings.precision, PRECISIONS)
     optimisers.check(settings.optimiser)
     schedules.check(settings.schedule, settings.epochs)
     _check_views(settings, len(module.view_plan().views))
     _check_background(settings, module)
     _check_cast(settings, module)
+    _check_accumulation(settings, module)
     module.check(settings.algorithm, settings.batch_size)
 
 
 def _check_views(settings: RunSettings, num_views: int) -> None:
     if len(settings.views) != num_views:
         raise UserError(f"{len(settings.views)} views were given; {settings.method} takes {num_views}")
-    for name, allowed in (("crop_proposal", CROP_PROPOSALS), ("crop_fallback", CROP_FALLBACKS)):
-        if getattr(settings, name) not in allowed:
-            raise UserError(f"{name}={getattr(settings, name)!r} is unknown; allowed: {', '.join(allowed)}")
+    _check_choice("crop_proposal", settings.crop_proposal, CROP_PROPOSALS)
+    _check_choice("crop_fallback", settings.crop_fallback, CROP_FALLBACKS)
     for index, view in enumerate(settings.views):
-        if view.size_px < 8:
-            raise UserError(f"views.{index}.size_px={view.size_px} must be 8 or more")
-        shares = [field.name for field in fields(view) if field.name.endswith("_probability")]
-        for name in [*shares, "min_foreground"]:
-            _check_unit_interval(f"views.{index}.{name}", getattr(view, name))
-        low, high = view.scale
-        if not 0 < low <= high <= 1:
-            raise UserError(f"views.{index}.scale={view.scale} must be two rising numbers in (0, 1]")
+        _check_view(f"views.{index}", view)
+
+
+def _check_view(path: str, view: View) -> None:
+    if view.size_px < 8:
+        raise UserError(f"{path}.size_px={view.size_px} must be 8 or more")
+    shares = [field.name for field in fields(view) if field.name.endswith("_probability")]
+    for name in [*shares, "min_foreground"]:
+        _check_unit_interval(f"{path}.{name}", getattr(view, name))
+    for name, highest in (("scale", 1.0), ("aspect_ratio", math.inf), ("blur_sigma_px", math.inf)):
+        low, high = getattr(view, name)
+        if not 0 < low <= high <= highest:
+            raise UserError(
+                f"{path}.{name}={low:g},{high:g} must be two rising numbers above 0"
+                + (f", {highest:g} at most" if highest < math.inf else "")
+            )
+    *strengths, hue = view.jitter
+    if min(strengths) < 0 or not 0 <= hue <= 0.5:
+        given = ",".join(f"{strength:g}" for strength in view.jitter)
+        raise UserError(f"{path}.jitter={given} must be 0 or more, the last (hue, in turns) 0.5 at most")
+
+
+def _check_choice(name: str, given: str, allowed: Sequence[str]) -> None:
+    if given not in allowed:
+        raise UserError(f"{name}={given!r} is unknown; allowed: {', '.join(allowed)}")
 
 
 def _check_unit_interval(name: str, value: float) -> None:
@@ -60,10 +85,7 @@ def _check_background(settings: RunSettings, module: types.ModuleType) -> None:
     name = settings.background.name
     if name not in pipeline.views.backgrounds.NAMES:
         raise UserError(f"unknown background {name!r}; allowed: {', '.join(pipeline.views.backgrounds.NAMES)}")
-    for field in ("probability", "negative_probability"):
-        _check_unit_interval(f"background.{field}", getattr(settings.background, field))
-    if settings.background.warmup_epochs < 0:
-        raise UserError(f"background.warmup_epochs={settings.background.warmup_epochs} must be 0 or more")
+    check_background(settings.background)
     if import_module(f"pipeline.views.backgrounds.{name}").HAS_NEGATIVE and not module.HAS_NEGATIVES:
         fit = [method for method in trainer.methods.NAMES if method_module(method).HAS_NEGATIVES]
         raise UserError(
@@ -78,8 +100,24 @@ def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
     if not module.HAS_CAST:
         fit = [method for method in trainer.methods.NAMES if method_module(method).HAS_CAST]
         raise UserError(
-            f"--cast is not defined for method {settings.method!r}, which compares queries with prototypes, not with "
-            f"one masked key; methods with CAST: {', '.join(fit)}"
+            f"--cast is not defined for method {settings.method!r}, which matches no query with a key; methods with "
+            f"CAST: {', '.join(fit)}"
         )
-    if settings.cast.weight < 0:
-        raise UserError(f"cast.weight={settings.cast.weight} must be 0 or more")
+    cast.check(settings.cast)
+    if settings.backbone in backbones.RESNETS and not settings.cifar_stem:
+        for index, view in enumerate(settings.views):
+            if view.is_global and view.size_px <= _RESNET_STRIDE:
+                raise UserError(
+                    f"views.{index}.size_px={view.size_px}: the feature map of {settings.backbone} is one cell then, "
+                    f"and CAST has nothing to point at; set views.size_px to more than {_RESNET_STRIDE}, or "
+                    "cifar_stem=true"
+                )
+
+
+def _check_accumulation(settings: RunSettings, module: types.ModuleType) -> None:
+    if settings.accumulation_steps > 1 and not getattr(module, "CAN_ACCUMULATE", False):
+        raise UserError(
+            f"accumulation_steps={settings.accumulation_steps}: a step of {settings.method} taken in parts is not the "
+            "step of the whole batch, which its BatchNorms or codes are computed over; set accumulation_steps=1 with "
+            "a smaller batch_size, or start more processes with torchrun"
+        )

@@ -109,6 +109,8 @@ def find_beton(store: Path) -> Path:
         raise UserError(
             f"there is no store at {store}; make it: python cli.py build-store --dataset NAME --out {store}"
         )
+    if store.suffix == ".zarr":
+        open_store(store)  # one that is half built says so
     beton = store.with_suffix(".beton")
     if not beton.exists():
         zarr = store.with_suffix(".zarr")
