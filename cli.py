@@ -633,7 +633,8 @@ def loader_bench_command(
 
 
 @main.command("evaluate")
-@click.argument("task", type=click.Choice(trainer.evaluation.NAMES))
+@click.argument("task", type=click.Choice([*trainer.evaluation.NAMES, "all"]))
+@click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
 @click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
@@ -642,6 +643,7 @@ def loader_bench_command(
 @click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
 def evaluate_command(
     task: str,
+    recipe: str,
     run: Path | None,
     weights: Path | None,
     data: str | None,
@@ -649,13 +651,27 @@ def evaluate_command(
     strict: bool,
     json_path: Path | None,
 ) -> None:
-    """Score a backbone."""
+    """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA."""
     if (run is None) == (weights is None):
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
-    from trainer.evaluation._evaluate import evaluate_run
+    given = run or weights
+    assert given is not None
+    if task != "all":
+        from trainer.evaluation._evaluate import evaluate_run
 
-    with disk_errors(run or Path.cwd()):
-        print_json(evaluate_run(task, run or weights, data, overrides=overrides, strict=strict), json_path)
+        with disk_errors(given):
+            print_json(evaluate_run(task, given, data, overrides=overrides, strict=strict), json_path)
+        return
+    if data or overrides:
+        raise UserError(
+            "evaluate all looks in BACKDROP_DATA and takes the papers' options: give no --data and no --set"
+        )
+    from trainer.evaluation._all import evaluate_all, table
+
+    with disk_errors(given):
+        summary = evaluate_all(given, recipe, strict=strict)
+    click.echo(table(summary), err=True)
+    print_json(summary, json_path)
 
 
 @main.command("report")
