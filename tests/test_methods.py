@@ -5,20 +5,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torchvision
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pipeline.views.backgrounds
 import trainer.methods
 from pipeline.views.device_stage import DeviceStage, Views
 from stores.errors import UserError
 from tests.memory_loader import MemoryLoader
+from tests.reference import losses as reference
 from tests.tiny_runs import tiny
+from trainer import cast
+from trainer.losses import saliency_attention
+from trainer.parts.backbones import build_backbone
 from trainer.parts.key_queue import KeyQueue, check_queue
 from trainer.parts.momentum_encoder import cosine_momentum
 from trainer.parts.split_batch_norm import SplitBatchNorm2d, check_groups
 from trainer.run import checkpoint
 from trainer.run.checks import check
+from trainer.run.distributed import _Step
 from trainer.run.optimisers import set_lr
 from trainer.run.settings import RunSettings, method_module
 from trainer.run.training import Training, start, take_step
@@ -119,6 +127,19 @@ def test_a_positive_is_never_its_own_negative_and_swaps_never_enter_the_queue() 
     assert (method.queue.keys_KD @ negative[0].T).amax() < 1 - 1e-6
 
 
+def test_several_negatives_of_a_query_are_columns_of_its_own() -> None:
+    training, views = begin(tiny("moco", "swaps"))
+    negative = views[0].negative
+    assert negative is not None
+    three = replace(views[0], negative=torch.cat([negative, negative.flip(0), negative.flip(3)]))
+    _, encoded, _ = copy.deepcopy(training.method)._keys(three)
+    assert encoded.shape == (3, 8, 16)
+    seen = []
+    training.method.head.register_forward_hook(lambda *_: seen.append("query"))
+    assert torch.isfinite(training.method.training_step(three)["loss"])
+    assert seen == ["query"]
+
+
 def test_keys_take_no_gradient_and_the_key_encoder_moves_once_a_step() -> None:
     training, views = begin(tiny("cast"))
     method = training.method
@@ -216,6 +237,24 @@ def test_byol_with_cast_has_an_attention_loss_whose_gradient_reaches_the_backbon
     assert all(weight.grad is None for weight in training.method.target_backbone.parameters())
 
 
+def test_byols_target_takes_no_gradient_and_follows_once_a_step() -> None:
+    training, views = begin(tiny("byol", with_cast=True))
+    method = training.method
+    training.step = 2
+    before = method.target_backbone.conv1.weight.clone()
+    head_before = method.target_projector[0].weight.clone()
+    take_step(training, views[0])
+    targets = [*method.target_backbone.parameters(), *method.target_projector.parameters()]
+    assert all(weight.grad is None and not weight.requires_grad for weight in targets)
+    momentum = cosine_momentum(method.settings.momentum, 2, training.num_steps)
+    for target, old, online in (
+        (method.target_backbone.conv1.weight, before, method.backbone.conv1.weight),
+        (method.target_projector[0].weight, head_before, method.projector[0].weight),
+    ):
+        assert not torch.equal(target, online)
+        torch.testing.assert_close(target, momentum * old + (1 - momentum) * online, rtol=0, atol=1e-7)
+
+
 # -------------------------------------------------------------------------------------------------------------- SwAV
 
 
@@ -245,3 +284,273 @@ def test_swav_queue_is_used_once_full() -> None:
     for step_views in views[:3]:
         take_step(training, step_views)
     assert seen == [8, 8, 8, 8, 24, 24]
+
+
+def test_swavs_queue_holds_earlier_batches_only_while_codes_are_assigned() -> None:
+    settings = tiny("swav")
+    changes = {"queue_size": 8, "queue_start_epoch": 0}
+    training, views = begin(replace(settings, algorithm=replace(settings.algorithm, **changes)))
+    method = training.method
+    queue = method.queues[0]
+    method.training_step(views[0])
+    first = queue.keys_KD.clone()
+    pools = []
+    assign = method._assign
+    method._assign = lambda score: pools.append(score.clone()) or assign(score)
+    method.training_step(views[1])
+    assert len(pools) == 2
+    # The older half of the pool are the embeddings of the batch before; this batch joins the queue afterwards.
+    torch.testing.assert_close(pools[0][:8], first @ method.prototypes.weight.T)
+    torch.testing.assert_close(pools[0][8:], queue.keys_KD @ method.prototypes.weight.T)
+    assert not queue.keys_KD.requires_grad
+
+
+def test_swav_takes_crops_of_one_size_together_and_codes_from_the_global_ones() -> None:
+    training, views = begin(tiny("swav"))
+    method = training.method
+    passes, heads, codes = [], [], []
+    method.backbone.conv1.register_forward_hook(lambda _, images, __: passes.append(tuple(images[0].shape)))
+    method.projector.register_forward_hook(lambda _, pooled, __: heads.append(len(pooled[0])))
+    assign = method._assign
+    method._assign = lambda score: codes.append(score.requires_grad) or assign(score)
+    method.training_step(views[0])
+    assert passes == [(16, 3, 32, 32), (48, 3, 16, 16)]
+    assert heads == [64]
+    assert codes == [False, False]
+
+
+def test_swavs_masked_keys_leave_no_trace() -> None:
+    """They take no gradient, and what BatchNorm remembers is that of a step without CAST."""
+    training, views = begin(tiny("swav", with_cast=True))
+    plain, _ = begin(replace(tiny("swav", with_cast=True), cast=None))
+    losses, plain_losses = training.method.training_step(views[0]), plain.method.training_step(views[0])
+    assert torch.equal(losses["swapped_loss"], plain_losses["swapped_loss"])
+    assert 0 < losses["attention_loss"] < 1
+    for name, value in plain.method.named_buffers():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.equal(value, training.method.get_buffer(name)), name
+    calls = []
+    training.method._masked_codes = lambda _: calls.append("masked") or torch.full((2, 8, 12), 1 / 12)
+    training.method.training_step(views[1])["attention_loss"].backward()
+    assert calls == ["masked"]
+    assert training.method.backbone.conv1.weight.grad.abs().max() > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- CAST
+
+
+@pytest.mark.parametrize("method", ["moco", "byol", "swav"])
+def test_casts_gradient_stays_in_float32_under_autocast(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, views = begin(tiny(method, with_cast=True))
+    training.method.backbone.autocast_dtype = torch.bfloat16
+    seen = []
+
+    def importance(similarity_B: torch.Tensor, pooled_BD: torch.Tensor) -> torch.Tensor:
+        found = saliency_attention.importance(similarity_B, pooled_BD)
+        seen.append((similarity_B.dtype, pooled_BD.dtype, found.dtype, bool(found.abs().max() > 0)))
+        return found
+
+    monkeypatch.setattr(cast, "importance", importance)
+    training.method.training_step(views[0])["loss"].backward()
+    assert seen == [(torch.float32,) * 3 + (True,)] * (1 if method == "moco" else 2)
+    assert torch.isfinite(training.method.backbone.conv1.weight.grad).all()
+
+
+def test_cast_of_the_intersection_sees_less() -> None:
+    training, views = begin(tiny("cast"))
+    boxes = [torch.tensor([[0, 0, 40, 40]] * 8), torch.tensor([[0, 20, 40, 40]] * 8)]
+    full = [torch.ones_like(mask) for mask in views[0].masks]
+    shifted = replace(views[0], boxes=boxes, masks=full, is_flipped=[torch.zeros(8, dtype=torch.bool)] * 2)
+    settings = replace(training.method.cast, region="intersection")
+    mask = cast.query_mask(settings, shifted, query=0, key=1)
+    # The key's crop starts at the middle of the query's.
+    assert not mask[..., :24].any()
+    assert (mask[..., 24:] == 1).all()
+    assert torch.equal(cast.query_mask(training.method.cast, shifted, 0, 1), full[0])
+    apart = replace(shifted, boxes=[boxes[0], boxes[1] + torch.tensor([100, 0, 0, 0])])
+    training.method.cast = settings
+    losses = training.method.training_step(apart)
+    assert losses["rows_without_foreground"] == 1
+    assert losses["loss"] == losses["info_nce_loss"]
+
+
+def test_cast_as_released_scales_the_loss_and_moves_the_key_encoder_twice() -> None:
+    settings = tiny("cast")
+    training, views = begin(replace(settings, cast=replace(settings.cast, variant="released")))
+    method = training.method
+    training.step = 2
+    before = method.key_backbone.conv1.weight.clone()
+    encoded = []
+    encode = method._encode_key
+    method._encode_key = lambda images: encoded.append(len(images)) or encode(images)
+    losses, _ = take_step(training, views[0])
+    # Masked keys have a batch of their own.
+    assert encoded == [8, 8]
+    torch.testing.assert_close(losses["loss"], (losses["info_nce_loss"] + 3 * losses["attention_loss"]) / 4)
+    momentum = method.settings.momentum**2
+    expected = momentum * before + (1 - momentum) * method.backbone.conv1.weight
+    torch.testing.assert_close(method.key_backbone.conv1.weight, expected, rtol=0, atol=1e-7)
+
+
+@pytest.fixture
+def one_process_group(tmp_path: Path) -> Iterator[None]:
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+# torch 2.15 wants another name for broadcast_buffers, which torch 2.11 does not have.
+@pytest.mark.filterwarnings("ignore:.*broadcast_buffers.*:FutureWarning")
+@pytest.mark.parametrize("method", ["moco", "byol", "swav"])
+def test_cast_under_distributed_data_parallel(method: str, one_process_group: None) -> None:
+    """One process: the hooks of DDP meet the second-order graph; what two do together is test_distributed's."""
+    training, views = begin(tiny(method, with_cast=True))
+    alone = copy.deepcopy(training.method)
+    alone.training_step(views[0])["loss"].backward()
+    wrapped = torch.nn.parallel.DistributedDataParallel(
+        _Step(training.method),
+        broadcast_buffers=False,
+        find_unused_parameters=getattr(training.method, "has_unused_parameters", False),
+    )
+    wrapped(views[0])["loss"].backward()
+    _assert_same_gradients(training.method, alone)
+
+
+@pytest.mark.slow
+# The compiler itself looks at gradients of tensors that have none.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_cast_with_compiled_layers() -> None:
+    """Layers become compiled graphs; the second-order graph of CAST lives in the head, which is not compiled."""
+    training, views = begin(tiny("cast"))
+    plain = copy.deepcopy(training.method)
+    for layer in training.method.backbone.children():
+        layer.compile(backend="aot_eager")
+    training.method.training_step(views[0])["loss"].backward()
+    plain.training_step(views[0])["loss"].backward()
+    _assert_same_gradients(training.method, plain)
+
+
+def _assert_same_gradients(found: torch.nn.Module, expected: torch.nn.Module) -> None:
+    gradients = {name: weight.grad for name, weight in expected.named_parameters() if weight.grad is not None}
+    assert gradients
+    for name, gradient in gradients.items():
+        other = found.get_parameter(name).grad
+        assert other is not None, name
+        torch.testing.assert_close(other, gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max().item() + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"weight": -1.0}, "cast.weight"), ({"region": "key"}, "query, intersection"), ({"variant": "v2"}, "released")],
+)
+def test_impossible_cast_settings_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        cast.check(replace(cast.Settings(), **changes))
+
+
+# -------------------------------------------------------------------------------------------- RotNet and supervised
+
+
+def test_rotnet_counts_every_image_in_every_rotation() -> None:
+    training, views = begin(tiny("rotnet"))
+    method = training.method
+    logits = []
+    method.head.register_forward_hook(lambda _, __, output: logits.append(output.detach().double().numpy()))
+    losses = method.training_step(views[0])
+    assert logits[0].shape == (32, 4)
+    assert losses["loss"].item() == pytest.approx(reference.rotation_prediction(logits[0], 8), rel=1e-5)
+    right = (logits[0].argmax(axis=1) == np.repeat(np.arange(4), 8)).mean()
+    assert losses["rotation_accuracy"].item() == pytest.approx(right)
+
+
+def test_rotnet_on_alexnet_with_the_released_head() -> None:
+    with torch.random.fork_rng():
+        backbone = build_backbone("alexnet_bn")
+        method = (
+            method_module("rotnet").Method(backbone, method_module("rotnet").Settings(hidden_dim=16), seed=0).train()
+        )
+    _, views = begin(tiny("rotnet"))
+    losses = method.training_step(views[0])
+    losses["loss"].backward()
+    assert method.backbone.features[0].weight.grad.abs().max() > 0
+    assert [type(layer).__name__ for layer in method.backbone.features[:3]] == ["Conv2d", "BatchNorm2d", "ReLU"]
+
+
+def test_supervised_loss() -> None:
+    training, views = begin(tiny("supervised"))
+    logits = []
+    training.method.classifier.register_forward_hook(lambda *call: logits.append(call[2].detach().double().numpy()))
+    losses = training.method.training_step(views[0])
+    assert losses["loss"].item() == pytest.approx(reference.cross_entropy(logits[0], views[0].label_B), rel=1e-5)
+    assert not training.method.backbone.layer1[0].bn2.weight.any()
+
+
+def test_classifier_on_a_frozen_backbone_and_fine_tuning(tmp_path: Path) -> None:
+    first, views = begin(tiny("supervised"))
+    first.step = 2
+    take_step(first, views[0])
+    checkpoint.save(tmp_path, first.method, first.optimiser, step=3, keep=1)
+    settings = tiny("supervised")
+    runs = {}
+    for trained in ("classifier", "all"):
+        algorithm = replace(settings.algorithm, start_from=str(tmp_path), trained=trained)
+        training, _ = begin(replace(settings, algorithm=algorithm))
+        training.step = 2
+        at_start = state_of(training)
+        take_step(training, views[1])
+        runs[trained] = {name for name, value in state_of(training).items() if not torch.equal(value, at_start[name])}
+        for name, value in first.method.state_dict().items():
+            is_new = trained == "classifier" and name.startswith("classifier.")
+            assert torch.equal(at_start[name], value) != is_new, name
+    assert runs["classifier"] == {"classifier.weight", "classifier.bias"}
+    assert {"backbone.conv1.weight", "backbone.bn1.running_mean", "classifier.weight"} <= runs["all"]
+
+
+def test_supervised_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
+    module = method_module("supervised")
+    settings = module.Settings(num_classes=10)
+    module.check_labels(settings, np.arange(10))
+    with pytest.raises(UserError, match=r"2 of the store's 4 rows have no label"):
+        module.check_labels(settings, np.array([0, -1, 3, -1]))
+    with pytest.raises(UserError, match="num_classes=11 or more"):
+        module.check_labels(settings, np.arange(11))
+    with pytest.raises(UserError, match=r"start_from=RUN"):
+        module.check(replace(settings, trained="classifier"), 8)
+    with pytest.raises(UserError, match="no folder of a run"):
+        module.check(replace(settings, start_from=str(tmp_path)), 8)
+
+
+# --------------------------------------------------------------------------------------------------------- backbones
+
+
+@pytest.mark.parametrize(
+    ("name", "side_px", "cifar_stem", "shape"),
+    [
+        ("resnet18", 224, False, (512, 7, 7)),
+        ("resnet34", 224, False, (512, 7, 7)),
+        ("resnet50", 224, False, (2048, 7, 7)),
+        ("resnet101", 224, False, (2048, 7, 7)),
+        ("resnet152", 224, False, (2048, 7, 7)),
+        ("resnet18", 32, True, (512, 4, 4)),
+        ("alexnet", 224, False, (256, 13, 13)),
+        ("alexnet_bn", 224, False, (256, 13, 13)),
+        ("drn_d_22", 224, False, (512, 28, 28)),
+        ("drn_d_105", 224, False, (512, 28, 28)),
+    ],
+)
+def test_backbones_give_maps_of_their_papers_sizes(name: str, side_px: int, cifar_stem: bool, shape: tuple) -> None:
+    with FakeTensorMode():  # shapes alone
+        backbone = build_backbone(name, cifar_stem=cifar_stem)
+        images = torch.empty(2, 3, side_px, side_px)
+        assert backbone.num_features == shape[0]
+        assert backbone.forward_map(images).shape == (2, *shape)
+        assert backbone(images).shape == (2, shape[0])
+
+
+def test_alexnet_carries_torchvisions_names() -> None:
+    with torch.device("meta"):
+        network, backbone = torchvision.models.alexnet(), build_backbone("alexnet")
+    assert set(backbone.state_dict()) == {name for name in network.state_dict() if name.startswith("features.")}
+    with pytest.raises(UserError, match="cifar_stem is for resnet18"):
+        build_backbone("alexnet", cifar_stem=True)
