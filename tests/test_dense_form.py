@@ -13,7 +13,7 @@ from pipeline.views import backgrounds, dense_form
 from pipeline.views.device_stage import DeviceStage, Views
 from pipeline.views.photometric import JITTER_ORDERS
 from pipeline.views.view_plan import VIEW_DTYPE, Background, MaskPerturbation, View, ViewPlan
-from pipeline.views.view_work import view_works
+from pipeline.views.view_work import mean_std, view_works
 from stores.errors import UserError
 
 B, SIZE = 24, 13
@@ -122,7 +122,9 @@ def test_operations_are_torchvisions() -> None:
     view.record_B["is_solarised"] = np.arange(B) % 2
     (work, *_) = view_works(a_plan, (0.0,) * 3, (1.0,) * 3)
     packed_BK = torch.from_numpy(dense_form.pack(view.record_B, work))
-    actual, _, _ = dense_form.make_view(view.image_BHWC, view.mask_BHP, None, packed_BK, work)
+    actual, _, _ = dense_form.make_view(
+        view.image_BHWC, view.mask_BHP, None, packed_BK, mean_std(work, torch.device("cpu")), work
+    )
     names = ("brightness", "contrast", "saturation", "hue")
     for row, record in enumerate(view.record_B):
         expected = view.image_BHWC[row].permute(2, 0, 1).float() / 255

@@ -69,13 +69,19 @@ def _pack_rows(record_B: np.ndarray, work: ViewWork) -> np.ndarray:
 
 
 def make_view(
-    image_BHWC: Tensor, mask_BHP: Tensor, donor_BHWC: Tensor | None, packed_RK: Tensor, work: ViewWork
+    image_BHWC: Tensor,
+    mask_BHP: Tensor,
+    donor_BHWC: Tensor | None,
+    packed_RK: Tensor,
+    mean_std: tuple[Tensor, Tensor],
+    work: ViewWork,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Make one view of a batch.
 
     Args:
         image_BHWC, mask_BHP, donor_BHWC: as in `ViewBatch`, on the device.
         packed_RK: what `pack` returned, on the device.
+        mean_std: float32 (3, 1, 1) each, on the device.
         work: what is to be done.
     Returns: (image, mask, negatives): float32 (B, 3, H, W) normalised, bool (B, 1, H, W), float32 (M * B, 3, H, W) or
         None.
@@ -90,14 +96,14 @@ def make_view(
     plain_BCHW = image_BHWC.permute(0, 3, 1, 2)
     donor_BCHW = None if donor_BHWC is None else donor_BHWC.permute(0, 3, 1, 2)
     if work.is_before:
-        image_BCHW = _replace(plain_BCHW, used_B1HW, donor_BCHW, packed_BK, work)
+        image_BCHW = _replace(plain_BCHW, used_B1HW, donor_BCHW, packed_BK, mean_std, work)
         negative = _negatives(image_BCHW, plain_BCHW, used_B1HW, packed_BK, work)
-        negative = None if negative is None else _augment(negative, packed_RK[num_B:], work)
-        return _augment(image_BCHW, packed_BK, work), mask_B1HW, negative
-    plain_BCHW = _augment(plain_BCHW, packed_BK, work)
+        negative = None if negative is None else _augment(negative, packed_RK[num_B:], mean_std, work)
+        return _augment(image_BCHW, packed_BK, mean_std, work), mask_B1HW, negative
+    plain_BCHW = _augment(plain_BCHW, packed_BK, mean_std, work)
     if work.has_background and donor_BCHW is not None:
-        donor_BCHW = _augment(donor_BCHW, packed_BK, work)
-    image_BCHW = _replace(plain_BCHW, used_B1HW, donor_BCHW, packed_BK, work)
+        donor_BCHW = _augment(donor_BCHW, packed_BK, mean_std, work)
+    image_BCHW = _replace(plain_BCHW, used_B1HW, donor_BCHW, packed_BK, mean_std, work)
     return image_BCHW, mask_B1HW, _negatives(image_BCHW, plain_BCHW, used_B1HW, packed_BK, work)
 
 
@@ -110,7 +116,7 @@ def _is(packed_BK: Tensor, name: str) -> Tensor:
     return (_column(packed_BK, name) != 0)[:, None, None, None]
 
 
-def _augment(image_BCHW: Tensor, packed_BK: Tensor, work: ViewWork) -> Tensor:
+def _augment(image_BCHW: Tensor, packed_BK: Tensor, mean_std: tuple[Tensor, Tensor], work: ViewWork) -> Tensor:
     """`photometric.augment` of uint8 pixels, then the normalisation."""
     image_BCHW = image_BCHW.float() / 255.0
     jitter_BPK = packed_BK[:, :_NUM_JITTER].unflatten(1, (5, 4)).transpose(1, 2)
@@ -125,15 +131,17 @@ def _augment(image_BCHW: Tensor, packed_BK: Tensor, work: ViewWork) -> Tensor:
     blurred = photometric.gaussian_blur(image_BCHW, torch.where(sigma_B > 0, sigma_B, 1.0), work.kernel_size_px)
     image_BCHW = torch.where((sigma_B > 0)[:, None, None, None], blurred, image_BCHW)
     image_BCHW = torch.where(_is(packed_BK, "is_solarised"), photometric.solarise(image_BCHW), image_BCHW)
-    return (image_BCHW - _constant(work.mean, packed_BK)) / _constant(work.std, packed_BK)
-
-
-def _constant(values: tuple[float, float, float], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    mean, std = mean_std
+    return (image_BCHW - mean) / std
 
 
 def _replace(
-    image_BCHW: Tensor, mask_B1HW: Tensor, donor_BCHW: Tensor | None, packed_BK: Tensor, work: ViewWork
+    image_BCHW: Tensor,
+    mask_B1HW: Tensor,
+    donor_BCHW: Tensor | None,
+    packed_BK: Tensor,
+    mean_std: tuple[Tensor, Tensor],
+    work: ViewWork,
 ) -> Tensor:
     """Put other backgrounds behind the foregrounds of the drawn rows."""
     if not work.has_background:
@@ -142,7 +150,8 @@ def _replace(
     if work.is_before:
         level_B3 = grey_B111.expand(-1, 3, -1, -1).to(torch.uint8)
     else:
-        level_B3 = (grey_B111 - _constant(work.mean, packed_BK)) / _constant(work.std, packed_BK)
+        mean, std = mean_std
+        level_B3 = (grey_B111 - mean) / std
     replacement = work.replacement(donor_BCHW, level_B3)
     assert replacement is not None
     return torch.where(mask_B1HW | ~_is(packed_BK, "has_background"), image_BCHW, replacement)

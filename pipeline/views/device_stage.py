@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.views import dense_form, device_crops, row_form
 from pipeline.views.view_plan import ViewPlan
-from pipeline.views.view_work import ViewWork, view_works
+from pipeline.views.view_work import ViewWork, mean_std, view_works
 from stores.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -125,7 +125,7 @@ class DeviceStage:
         for view, work, each, part in zip(batch.views, self._works, packed, parts, strict=True):
             donor = None if view.donor_BHWC is None else self._move(view.donor_BHWC)
             image, mask = self._move(view.image_BHWC), self._move(view.mask_BHP)
-            made.append(self._dense[work](image, mask, donor, part.view(each.shape)))
+            made.append(self._dense[work](image, mask, donor, part.view(each.shape), mean_std(work, self.device)))
         return made
 
     def _move(self, tensor: Tensor) -> Tensor:
