@@ -79,10 +79,20 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
     )
 
 
-def probe_facts(folder: Path) -> dict[str, str]:
-    """Return what `evaluate linear` wrote of the classifier in a run's folder; nothing where there is none."""
-    file = folder / PROBE_FILE
-    if not file.is_file():
+def pretrained_backbone(subject: Subject) -> Backbone:
+    """Return the backbone as it was trained: without the BN statistics that `evaluate linear` adapted since.
+
+    A copy, in evaluation mode, so that what is fitted on it stays out of the subject.
+    """
+    has_probe = subject.run is not None and (subject.run / PROBE_FILE).exists()
+    backbone = load_network(subject.run)[0] if has_probe and subject.run is not None else subject.backbone
+    return copy.deepcopy(backbone).to(subject.device).eval()
+
+
+def probe_facts(run_or_probe: Path) -> dict[str, str]:
+    """Return what `evaluate linear` wrote of a classifier, given it or its run's folder; {} where there is none."""
+    file = run_or_probe / PROBE_FILE if run_or_probe.is_dir() else run_or_probe
+    if not file.is_file() or file.suffix != ".safetensors":
         return {}
     with safe_open(file, framework="pt", device="cpu") as opened:
         return opened.metadata() or {}

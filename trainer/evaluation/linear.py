@@ -1,0 +1,253 @@
+"""Linear evaluation on ImageNet: a classifier fitted by SGD on frozen features.
+
+Ryali et al. 2021, A.3, Tables 2, 5, 9 and A12; CAST (Selvaraju et al. 2021), Table 1. The settings are those of the
+method that the backbone was trained with, see `_PROTOCOLS`. The scores after the last epoch are reported; those of the
+best epoch, which MoCo's released script takes, stand beside them.
+
+The classifier stays in the run's folder as linear.safetensors, backbone and `fc` under torchvision's names, and is what
+every later evaluation of the run scores. Table A12 of Ryali et al. has MoCo and BYOL with BatchNorm's statistics
+adapted while the classifier is fitted, which is what Table 2 reports ("parameters were frozen"), and SwAV without
+("parameters and buffers"): `bn_mode`.
+"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save as serialised
+from torch import nn
+
+from pipeline.views.device_stage import IMAGENET_STD
+from stores.disk_errors import disk_errors
+from stores.durable_files import write_aside
+from stores.errors import UserError
+from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
+from trainer.evaluation._imagenet import LAYOUT, SOURCE, Splits, open_splits
+from trainer.evaluation._images import standard
+from trainer.evaluation._pixels import Cut, fixed, random_resized_crop
+from trainer.evaluation._probe import Schedule
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
+from trainer.parts.backbones import Backbone
+from trainer.run import run_folder
+
+__all__ = ["DATA", "LAYOUT", "SOURCE", "Options", "Protocol", "probing_of", "protocol_of", "run"]
+
+DATA = "imagenet"
+_TRAININGS = ("crops", "cached_crops", "cached_centre")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen; None and "" stand for the method's own setting of A.3."""
+
+    # Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco where unknown.
+    protocol: str = ""
+    epochs: int | None = None
+    # Images a step.
+    batch_size: int | None = None
+    # Rate for 256 images a step, scaled linearly with the batch.
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup_epochs: float | None = None
+    nesterov: bool | None = None
+    # Epochs at which the rate falls, and to what fraction of its peak each time; none of them = half a cosine.
+    step_epochs: tuple[int, ...] | None = None
+    step_fractions: tuple[float, ...] | None = None
+    # adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained.
+    bn_mode: str = ""
+    # Images of a forward pass; with adapt, those normalised together: 64 on each of the paper's GPUs.
+    images_per_pass: int = 64
+    # Standard deviation of the classifier's weights before the fit.
+    init_std: float | None = None
+    # crops: fresh random resized crops and flips in every epoch. cached_crops: num_cached_crops of them for each image,
+    # their features computed once and taken in turn. cached_centre: the evaluation's crop. Both need bn_mode eval.
+    training: str = "crops"
+    num_cached_crops: int = 4
+    # Standard deviation of the red channel: 0.228 in SwAV's released code.
+    red_std: float = IMAGENET_STD[0]
+    # Format of features that are kept.
+    dtype: str = "float16"
+    # The validation images are scored after every so many epochs, and after the last.
+    score_epochs: int = 1
+    # Of the classifier's weights, the order and the crops.
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """A method's settings. has_batch_norm: whether a BatchNorm without parameters stands before the classifier."""
+
+    schedule: Schedule
+    bn_mode: str
+    init_std: float = 0.01
+    pooling: str = "mean"
+    has_batch_norm: bool = False
+
+
+_TENTHS = (0.1, 0.01, 0.001)
+# A.3. It states no rate for MoCo and SwAV: theirs are of the released code (30 for 256 images; 0.3, weight decay 1e-6),
+# as are Nesterov's momentum for BYOL (its `configs/eval.py`) and the parts of RotNet's classifier: pooling, BatchNorm,
+# std sqrt(2 / classes), and the fractions of the rate after each step, 0.01, 0.002 and 0.0004 of 0.1.
+_PROTOCOLS = {
+    "moco": Protocol(
+        bn_mode="adapt",
+        schedule=Schedule(
+            epochs=120, batch_size=2048, lr=30.0, warmup_epochs=10, step_epochs=(60, 80, 100), step_fractions=_TENTHS
+        ),
+    ),
+    "byol": Protocol(
+        bn_mode="adapt",
+        schedule=Schedule(
+            epochs=140, batch_size=1024, lr=0.2, nesterov=True, step_epochs=(80, 100, 120), step_fractions=_TENTHS
+        ),
+    ),
+    "swav": Protocol(
+        bn_mode="eval", schedule=Schedule(epochs=100, batch_size=2048, lr=0.3, weight_decay=1e-6, warmup_epochs=5)
+    ),
+    "rotnet": Protocol(
+        bn_mode="eval",
+        init_std=math.sqrt(2 / 1000),
+        pooling="max6",
+        has_batch_norm=True,
+        schedule=Schedule(
+            epochs=35, batch_size=256, lr=0.1, weight_decay=5e-4, nesterov=True,
+            step_epochs=(5, 15, 25), step_fractions=(0.1, 0.02, 0.004),
+        ),
+    ),
+    # A.4.1: a classifier retrained without background augmentations.
+    "supervised": Protocol(bn_mode="eval", schedule=Schedule(epochs=40, batch_size=4096, lr=0.01, weight_decay=1e-4)),
+    # MoCo's released script, which CAST follows.
+    "cast": Protocol(
+        bn_mode="eval",
+        schedule=Schedule(epochs=100, batch_size=256, lr=30.0, step_epochs=(60, 80), step_fractions=_TENTHS[:2]),
+    ),
+}  # fmt: skip
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Fit a classifier and score it: top1 and top5 after the last epoch, best_top1 and best_top5."""
+    result = Result()
+    protocol = protocol_of(subject, options)
+    splits = open_splits(data, result)
+    backbone = pretrained_backbone(subject)
+    pretrained_sha256 = weights_digest(backbone, None)
+    probing = probing_of(subject, backbone, splits, protocol, options, name="linear")
+    fitted = fit_head(
+        probing,
+        protocol.schedule,
+        init_std=protocol.init_std,
+        has_batch_norm=protocol.has_batch_norm,
+        seed=options.seed,
+        score_epochs=options.score_epochs,
+    )
+    result.metrics = {**_tops(fitted.last), **{f"best_{name}": value for name, value in _tops(fitted.best).items()}}
+    result.facts |= facts_of(subject, protocol, probing, options)
+    result.facts |= {"best_epoch": fitted.best["epoch"], "loss": fitted.last["loss"]}
+    result.problems += [f"{key} cannot be decoded" for key in sorted(fitted.corrupt)]
+    if not splits.is_imagenet:
+        result.facts["probe"] = "not left: other classes than ImageNet's"
+    elif not isinstance(fitted.model, nn.Linear):
+        result.facts["probe"] = "not left: it is not on pooled features"
+    else:
+        told = {"bn_mode": protocol.bn_mode, "pretrained_sha256": pretrained_sha256}
+        told |= {"protocol": json.dumps(asdict(protocol)), "scores": json.dumps(_tops(fitted.last))}
+        result.facts["probe"] = _leave(subject, backbone, fitted.model, told).name
+    return result
+
+
+def protocol_of(subject: Subject, options: Options) -> Protocol:
+    """Return a method's settings with the user's changes. Raises: UserError: there is no such protocol or training."""
+    name = options.protocol or (subject.method if subject.method in _PROTOCOLS else "moco")
+    if name not in _PROTOCOLS:
+        raise UserError(f"protocol={name!r} is unknown; allowed: {', '.join(_PROTOCOLS)}")
+    if options.training not in _TRAININGS:
+        raise UserError(f"training={options.training!r} is unknown; allowed: {', '.join(_TRAININGS)}")
+    protocol = _PROTOCOLS[name]
+    chosen = {field.name: getattr(options, field.name, None) for field in fields(Schedule)}
+    if chosen["step_epochs"] is not None and chosen["step_fractions"] is None:
+        # Fewer or more steps than the method has fall to a tenth each.
+        chosen["step_fractions"] = tuple(0.1 ** (step + 1) for step in range(len(chosen["step_epochs"])))
+    schedule = replace(protocol.schedule, **{field: value for field, value in chosen.items() if value is not None})
+    # Features that are kept cannot follow the batch.
+    bn_mode = options.bn_mode or (protocol.bn_mode if options.training == "crops" else "eval")
+    init_std = protocol.init_std if options.init_std is None else options.init_std
+    return replace(protocol, schedule=schedule, bn_mode=bn_mode, init_std=init_std)
+
+
+def probing_of(
+    subject: Subject, backbone: Backbone, splits: Splits, protocol: Protocol, options: Options, *, name: str
+) -> Probing:
+    """Return what is probed: which images, cut how."""
+    size_px, seed = subject.image_size_px, options.seed
+    std = (options.red_std, *IMAGENET_STD[1:])
+
+    def crop(epoch: int) -> Cut:
+        return replace(random_resized_crop(size_px, seed=seed, epoch=epoch), std=std)
+
+    centre = replace(fixed(standard(size_px)), std=std)
+    if options.training == "cached_crops" and options.num_cached_crops < 1:
+        raise UserError(f"num_cached_crops={options.num_cached_crops} must be 1 or more")
+    num_cached = min(options.num_cached_crops, protocol.schedule.epochs)
+    cached = {"cached_crops": tuple(crop(number) for number in range(num_cached)), "cached_centre": (centre,)}
+    cached_cuts = cached.get(options.training, ())
+    return Probing(
+        backbone=backbone,
+        name=name,
+        folder=subject.folder,
+        device=subject.device,
+        train=LabelledPixels(pixels=splits.train.pixels, label_N=splits.train.label_N),
+        val=LabelledPixels(pixels=splits.val.pixels, label_N=splits.val.label_N),
+        num_classes=splits.num_classes,
+        val_cut=centre,
+        cut_of_epoch=crop if options.training == "crops" else None,
+        cached_cuts=cached_cuts,
+        cached_cut_of=lambda epoch, rows: np.full(len(rows), epoch % len(cached_cuts)),
+        bn_mode=protocol.bn_mode,
+        images_per_pass=options.images_per_pass,
+        pooling=protocol.pooling,
+        cache_dtype=options.dtype,
+    )
+
+
+def facts_of(subject: Subject, protocol: Protocol, probing: Probing, options: Options) -> dict:
+    """Return what decides a probe's score besides weights and images."""
+    training = {
+        "crops": f"random resized crop {subject.image_size_px}, flip",
+        "cached_crops": f"{len(probing.cached_cuts)} random resized crops {subject.image_size_px}, flip, kept",
+        "cached_centre": "as in validation, kept",
+    }[options.training]
+    return {
+        "protocol": asdict(protocol),
+        "bn_mode": protocol.bn_mode,
+        "images_per_pass": options.images_per_pass,
+        "training transform": training,
+        "transform": probing.val_cut.name,
+        "red_std": options.red_std,
+        "num_classes": probing.num_classes,
+        "projection": "none",
+        "reported": "last epoch",
+    }
+
+
+def _tops(scores: dict[str, float]) -> dict[str, float]:
+    return {name: scores[name] for name in ("top1", "top5")}
+
+
+def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, told: dict[str, str]) -> Path:
+    """Write backbone and classifier for the evaluations after this one.
+
+    Args: told: what is said of them in the file's metadata.
+    """
+    folder = subject.run or subject.folder
+    if subject.run is not None:
+        settings = run_folder.read_settings(subject.run)
+        told = told | {"backbone": settings.backbone, "cifar_stem": json.dumps(settings.cifar_stem)}
+    tensors = {**backbone.state_dict(), **{f"fc.{name}": value for name, value in head.state_dict().items()}}
+    path = folder / PROBE_FILE
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_aside(path, serialised({name: value.cpu().contiguous() for name, value in tensors.items()}, told))
+    return path
