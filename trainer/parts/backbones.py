@@ -45,7 +45,8 @@ class Backbone(nn.Module):
         with torch.autocast(image_BCHW.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             for layer in self.children():
                 features = layer(features)
-        return features.float()
+        # Widened from a short format; float64, which tests train in, stays.
+        return features.to(torch.promote_types(features.dtype, torch.float32))
 
     def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the spatial mean of the last feature map.

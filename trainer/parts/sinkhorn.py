@@ -18,9 +18,9 @@ def assign_codes(score_BK: torch.Tensor, *, epsilon: float, num_iterations: int)
 
     Args: score_BK: float (B, K), similarity of each embedding to each prototype, as many rows in each process.
         epsilon: smoothness of the codes, above 0. num_iterations: rounds of scaling rows and columns.
-    Returns: float32 (B, K); each row sums to 1.
+    Returns: float32, or float64 where that was given, (B, K); each row sums to 1.
     """
-    scaled_BK = score_BK.float() / epsilon
+    scaled_BK = score_BK.to(torch.promote_types(score_BK.dtype, torch.float32)) / epsilon
     # The largest entry is taken off first: a common factor, which the first division removes anyway, and no overflow.
     code_BK = torch.exp(scaled_BK - largest(scaled_BK.max()))
     code_BK /= summed(code_BK.sum())

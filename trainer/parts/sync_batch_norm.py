@@ -44,7 +44,7 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         axes = [axis for axis in range(x_BC.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(x_BC.ndim)]
         num_values = x_BC.numel() // x_BC.shape[1] * distributed.get_world_size(self.group)
-        x = x_BC.float()
+        x = x_BC.to(torch.promote_types(x_BC.dtype, torch.float32))
         mean_C = _Sum.apply(x.sum(axes), self.group) / num_values
         centred = x - mean_C.view(shape)
         variance_C = _Sum.apply((centred * centred).sum(axes), self.group) / num_values

@@ -9,6 +9,7 @@ from torch import nn
 from stores.errors import UserError
 
 NAMES = ("sgd", "lars")
+LARS_NORMS = ("joint", "separate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class Settings:
     includes_bias_and_norm: bool = True
     # eta of lars.
     lars_trust: float = 1e-3
+    # What lars divides by: joint = |g + wd * w| (BYOL, optax), separate = |g| + wd * |w| (apex's LARC as used by SwAV,
+    # timm, lightly).
+    lars_norms: str = "joint"
     # Largest norm of the whole gradient; 0 = unlimited.
     clip_norm: float = 0.0
 
@@ -37,6 +41,8 @@ def check(settings: Settings) -> None:
     """Raise UserError when a value is out of range."""
     if settings.name not in NAMES:
         raise UserError(f"optimiser.name={settings.name!r} is unknown; allowed: {', '.join(NAMES)}")
+    if settings.lars_norms not in LARS_NORMS:
+        raise UserError(f"optimiser.lars_norms={settings.lars_norms!r} is unknown; allowed: {', '.join(LARS_NORMS)}")
     for field in ("lr", "lr_per_images", "momentum", "weight_decay", "lars_trust", "clip_norm"):
         if not getattr(settings, field) >= 0:
             raise UserError(f"optimiser.{field}={getattr(settings, field)} must be 0 or more")
@@ -50,13 +56,17 @@ def peak_lr(settings: Settings, batch_size: int) -> float:
 class Lars(torch.optim.Optimizer):
     """Momentum SGD whose step is scaled per tensor by eta * |w| / |g + wd * w|, or 1 where either norm is 0.
 
-    The ratio is BYOL's; SwAV's LARC has eta * |w| / (|g| + wd * |w|), the same to 1e-6 at its weight decay of 1e-6.
-    Groups with `is_adapted` false take plain momentum steps.
+    With separate norms the ratio is eta * |w| / (|g| + wd * |w|), the same to 1e-6 at SwAV's weight decay of 1e-6; a
+    tensor without gradient then still decays, as in timm (apex leaves it alone). Groups with `is_adapted` false take
+    plain momentum steps.
     """
 
-    def __init__(self, groups: Iterable[dict], *, lr: float, momentum: float, trust: float) -> None:
+    def __init__(
+        self, groups: Iterable[dict], *, lr: float, momentum: float, trust: float, has_separate_norms: bool = False
+    ) -> None:
         """Args: groups: each with params, weight_decay, is_adapted. trust: eta."""
         super().__init__(groups, {"lr": lr, "momentum": momentum, "trust": trust})
+        self._has_separate_norms = has_separate_norms
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -72,9 +82,10 @@ class Lars(torch.optim.Optimizer):
         gradients = torch._foreach_add(raw, weights, alpha=group["weight_decay"])
         if group["is_adapted"]:
             weight_norm = torch.stack(torch._foreach_norm(weights))
-            gradient_norm = torch.stack(torch._foreach_norm(gradients))
-            is_adapted = (weight_norm > 0) & (gradient_norm > 0)
-            ratio = torch.where(is_adapted, group["trust"] * weight_norm / gradient_norm, 1.0)
+            norm = torch.stack(torch._foreach_norm(raw if self._has_separate_norms else gradients))
+            is_adapted = (weight_norm > 0) & (norm > 0)
+            divisor = norm + group["weight_decay"] * weight_norm if self._has_separate_norms else norm
+            ratio = torch.where(is_adapted, group["trust"] * weight_norm / divisor, 1.0)
             torch._foreach_mul_(gradients, list(ratio.unbind()))
         for weight in weights:
             if not self.state[weight]:
@@ -98,7 +109,13 @@ def build_optimiser(parameters: list[tuple[str, nn.Parameter]], settings: Settin
         {"params": vectors, "weight_decay": vector_decay, "is_adapted": settings.includes_bias_and_norm},
     ]
     if settings.name == "lars":
-        return Lars(groups, lr=0.0, momentum=settings.momentum, trust=settings.lars_trust)
+        return Lars(
+            groups,
+            lr=0.0,
+            momentum=settings.momentum,
+            trust=settings.lars_trust,
+            has_separate_norms=settings.lars_norms == "separate",
+        )
     for group in groups:
         del group["is_adapted"]
     return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
