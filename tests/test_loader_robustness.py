@@ -298,13 +298,27 @@ def test_a_failing_thread_is_heard_within_a_second(
 
 
 def test_a_closed_loader_does_not_hang(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=2, seed=0, num_threads=1, batches_ahead=1) as loader:
+    """Closed at any moment: between batches, in the middle of one, with work that no thread has begun."""
+    for pause_ms in range(12):
+        loader = Loader(beton, PLAN, batch_size=2, seed=0, num_threads=3, batches_ahead=1)
         epoch = loader.epoch(0)
         next(epoch)
+        time.sleep(pause_ms / 2000)
         loader.close()
-        with ThreadPoolExecutor(1) as pool:
-            error = pool.submit(lambda: list(epoch)).exception(timeout=2)
-        assert isinstance(error, RuntimeError)
+        errors: list[RuntimeError] = []
+        taking = threading.Thread(target=take_all, args=(epoch, errors), daemon=True)  # one that hangs ends with us
+        taking.start()
+        taking.join(5)
+        assert not taking.is_alive()
+        assert errors
+
+
+def take_all(epoch: Iterator, errors: list[RuntimeError]) -> None:
+    try:
+        for _ in epoch:
+            pass
+    except RuntimeError as error:
+        errors.append(error)
 
 
 def test_a_forked_process_is_told_off(beton: Path) -> None:

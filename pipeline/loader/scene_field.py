@@ -8,7 +8,7 @@ time in one nogil kernel that comes from numba's cache.
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -214,9 +214,13 @@ class SceneDecoder(Operation):
                 self._scratch.put(scratch)
 
         futures = [self._pool.submit(work) for _ in range(self.num_threads)]
-        wait(futures)
-        for future in futures:
-            future.result()
+        try:  # not `wait`: for a future that the pool's end has cancelled it waits for ever
+            errors = [future.exception() for future in futures]
+        except CancelledError as error:
+            raise RuntimeError("the loader was closed in the middle of an epoch") from error
+        for error in errors:
+            if error is not None:
+                raise error
         return flat_BN
 
     def _fill_readable(
