@@ -16,6 +16,7 @@ from stores.imagenet_classes import WNIDS
 from trainer.evaluation._images import (
     CLASS_OF_WNID,
     IMAGE_SUFFIXES,
+    Images,
     labels_as,
     open_split,
     wnid_folders,
@@ -70,6 +71,13 @@ def open_splits(data: Path, result: Result) -> Splits:
     result.expect("train images", len(train), NUM_TRAIN)
     result.expect("val images", len(val), NUM_VAL)
     return Splits(train=train, val=val, num_classes=NUM_CLASSES, is_imagenet=True)
+
+
+def open_validation(data: Path, result: Result) -> Images:
+    """List the validation images alone, in any layout; labels are ranks of WordNet ids. Raises: UserError."""
+    root = data / _KAGGLE if (data / _KAGGLE).is_dir() else data
+    labelled = _validation(data, root / "val", result)
+    return Images(labelled.pixels.root, tuple(labelled.pixels.keys), labelled.label_N)
 
 
 def wnid_split(folder: Path, result: Result) -> Labelled:

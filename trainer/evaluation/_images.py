@@ -58,9 +58,9 @@ class Images:
         """The bytes of one image's file."""
         return (self.root / self.keys[row]).read_bytes()
 
-    def size_bytes(self, row: int) -> int:
-        """Size of one image's file: with its key, what tells it from another."""
-        return (self.root / self.keys[row]).stat().st_size
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """What, with its key, tells an image from another: the size of its file."""
+        return ((self.root / self.keys[row]).stat().st_size,)
 
     def subset(self, rows: Sequence[int], layout: str) -> "Images":
         """Only some of the images. layout: what is expected, for the message. Raises: UserError: none is left."""
@@ -204,16 +204,22 @@ def crop_centre(image_HWC: np.ndarray, size_px: int) -> np.ndarray:
 
 
 def resize_and_crop(
-    image_HWC: np.ndarray, size_px: int, *, shorter_px: int | None = None, is_cut: bool = False
+    image_HWC: np.ndarray,
+    size_px: int,
+    *,
+    shorter_px: int | None = None,
+    is_cut: bool = False,
+    resample: Image.Resampling = Image.Resampling.BILINEAR,
 ) -> np.ndarray:
     """Resize the shorter side to 256/224 of the crop (bilinear, antialias) and cut the centre (Ryali A.3).
 
     Args:
-        image_HWC: uint8 RGB.
+        image_HWC: uint8 RGB, or (H, W) of a mask.
         size_px: side of the crop.
         shorter_px: length of the shorter side before the crop; None = 256/224 of the crop.
         is_cut: leave images that have exactly the crop's size as they are (ImageNet-9's are published cut).
-    Returns: uint8 (size_px, size_px, 3).
+        resample: NEAREST for masks.
+    Returns: uint8 (size_px, size_px, 3), or (size_px, size_px).
     """
     height, width = image_HWC.shape[:2]
     if is_cut and (height, width) == (size_px, size_px):
@@ -224,7 +230,7 @@ def resize_and_crop(
         new_height, new_width = shorter_px, int(shorter_px * width / height)
     else:
         new_height, new_width = int(shorter_px * height / width), shorter_px
-    resized = Image.fromarray(image_HWC).resize((new_width, new_height), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(image_HWC).resize((new_width, new_height), resample)
     return crop_centre(np.asarray(resized), size_px)
 
 

@@ -23,6 +23,7 @@ from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 
 BATCH_SIZE = 128
+DECODE_FAULT = "cannot be decoded"
 NOT_FINITE = "the network gives values that are not finite: its training diverged. Train anew."
 
 
@@ -42,9 +43,9 @@ class Outputs:
         """The answers of `logits_of`: float32 (N, 1000)."""
         return self.answer_N
 
-    def report(self, result: Result) -> None:
-        """Name what could not be decoded among a result's problems."""
-        result.problems += [f"{key} cannot be decoded" for key in self.corrupt]
+    def report(self, result: Result, fault: str = DECODE_FAULT) -> None:
+        """Name what could not be decoded among a result's problems; fault: what is said of it."""
+        result.problems += [f"{key}: {fault}" for key in self.corrupt]
 
 
 def logits_of(subject: Subject, images: Images, transform: Transform, *, name: str) -> Outputs:
@@ -142,8 +143,8 @@ def _computed(
 
 
 def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:
-    sizes = [images.size_bytes(row) for row in range(len(images))]
-    told = [asked, subject.weights_sha256, transform.name, list(images.keys), sizes]
+    stamps = [images.stamp(row) for row in range(len(images))]
+    told = [asked, subject.weights_sha256, transform.name, list(images.keys), stamps]
     return sha256(json.dumps(told).encode()).hex()
 
 

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stores.errors import UserError
-from trainer.evaluation._images import Images, standard, wnid_folders
+from trainer.evaluation._imagenet import open_validation
+from trainer.evaluation._images import Images, standard
 from trainer.evaluation._outputs import logits_of
 from trainer.evaluation._projections import multi_label_accuracy
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 
 DATA = "imagenet"
-LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... and ROOT/real.json"
+LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... (or ImageNet's other layouts) and ROOT/real.json"
 SOURCE = "real.json from github.com/google-research/reassessed-imagenet, the images from www.image-net.org"
 NUM_IMAGES, NUM_WITH_LABELS = 50_000, 46_837
-_NAME = re.compile(r"ILSVRC2012_val_(\d{8})")
+_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +36,14 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network on the reassessed labels: real_top1, real_top5."""
     result = Result(facts={"release": "real.json", "projection": "none", "bn_mode": subject.bn_mode})
     labels_of_image = read_labels(Path(options.labels) if options.labels else data / "real.json")
-    images = wnid_folders(data / "val", LAYOUT)
-    named = [row for row in range(len(images)) if _NAME.match(Path(images.keys[row]).name)]
-    if len(named) < len(images):
-        result.problems.append(f"{len(images) - len(named)} images are not named ILSVRC2012_val_<8 digits>: left out")
-        images = images.subset(named, LAYOUT)
+    images = _named(open_validation(data, result), len(labels_of_image), result)
     transform = standard()
     outputs = logits_of(subject, images, transform, name="imagenet-val")
     outputs.report(result)
     labels_N = [labels_of_image[number_of(images, row) - 1] for row in outputs.rows_N]
+    if not any(labels_N):
+        raise UserError(f"none of the {len(images)} images has a label. Expected: {LAYOUT}")
+    result.expect("labels", len(labels_of_image), NUM_IMAGES)
     result.facts["transform"] = transform.name
     result.expect("images", len(images), NUM_IMAGES)
     result.expect("images with labels", sum(bool(labels) for labels in labels_N), NUM_WITH_LABELS)
@@ -58,13 +58,26 @@ def read_labels(path: Path) -> list[list[int]]:
         labels = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as ReaL's labels: {error}. From: {SOURCE}") from error
-    if not isinstance(labels, list) or not all(isinstance(each, list) for each in labels):
-        raise UserError(f"{path} is no list of lists of classes. From: {SOURCE}")
+    is_lists = isinstance(labels, list) and all(isinstance(each, list) for each in labels)
+    if not is_lists or any(type(label) is not int or not 0 <= label < 1000 for each in labels for label in each):
+        raise UserError(f"{path} is no list of lists of classes 0 .. 999. From: {SOURCE}")
     return labels
 
 
+def _named(images: Images, num_labels: int, result: Result) -> Images:
+    """Keep the images whose number has a place among the labels; the others are noted."""
+    nameless = [row for row in range(len(images)) if not _NAME.match(Path(images.keys[row]).name)]
+    if nameless:
+        result.problems.append(f"{len(nameless)} images are not named ILSVRC2012_val_<8 digits>: left out")
+    named = sorted(set(range(len(images))) - set(nameless))
+    rows = [row for row in named if 1 <= number_of(images, row) <= num_labels]
+    if len(rows) < len(named):
+        result.problems.append(f"{len(named) - len(rows)} images have a number outside 1 .. {num_labels}: left out")
+    return images.subset(rows, LAYOUT)
+
+
 def number_of(images: Images, row: int) -> int:
-    """The number in an image's name, by which labels are found: never its place in a listing, which is by class."""
+    """Return the number in an image's name, by which labels are found; its place in a listing is by class."""
     match = _NAME.match(Path(images.keys[row]).name)
     assert match is not None
     return int(match[1])

@@ -1,0 +1,150 @@
+"""ImageNet-9, the backgrounds challenge: how far the answer comes from the background (Xiao et al. 2021).
+
+arXiv 2006.09994; Ryali et al. 2021, Tables 10, 11, A14 to A18; CAST, Table 3. The best of all 1,000 classes is looked
+up in a table of nine groups; a class of no group is a wrong answer, and no class is left out of the argmax. BG-Gap is
+the accuracy on mixed_same less that on mixed_rand.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from stores.background_variants import NAMES
+from stores.errors import UserError
+from stores.image_codec import sha256
+from trainer.evaluation import _in9_from_masks
+from trainer.evaluation._class_lists import IN9_NAMES, NONE, in9_of_class
+from trainer.evaluation._images import Images, Transform, as_published, class_folders
+from trainer.evaluation._masks import MASK_FAULT, open_masks
+from trainer.evaluation._outputs import DECODE_FAULT, logits_of
+from trainer.evaluation._projections import grouped_answer
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+DATA = "bg_challenge"
+LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or the folder that holds it"
+SOURCE = "github.com/MadryLab/backgrounds_challenge (backgrounds_challenge_data.tar.gz)"
+NUM_IMAGES, NUM_PER_CLASS = 4_050, 450
+VARIANTS = NAMES
+GROUP_OF_FOLDER = {f"{number:02d}_{name}": number for number, name in enumerate(IN9_NAMES)}
+# Of a network with nine outputs trained on ImageNet-9: the normalisation that its authors use.
+_MEAN, _STD = (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    # in_to_in9.json of the challenge: class to group 0 .. 8 or -1; empty = the same table from ranges of classes.
+    table: str = ""
+    # A store or a folder of PNG masks of the images in --data, of which the variants are then made; empty = --data
+    # holds the published variants.
+    masks: str = ""
+    # Of the values / 255 of PNG masks; those of a store were cut when it was built.
+    mask_threshold: float = 0.5
+    # Of the choice of backgrounds for variants made from masks.
+    seed: int = 0
+    # For a network trained on ImageNet-9 itself: nine outputs, and the normalisation of its authors.
+    nine_outputs: bool = False
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network: <variant>_top1 of each variant there is, and bg_gap, in percent.
+
+    Raises: UserError: another layout, a table that cannot be read, masks of no image, or no (fitting) classifier.
+    """
+    group_C = read_table(Path(options.table)) if options.table else in9_of_class()
+    # ToTensor and normalisation alone. The reference clamps to 0 .. 1 between the two: bytes / 255 lie there already.
+    transform = as_published()
+    result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name})
+    if options.nine_outputs:
+        transform = replace(transform, name=f"{transform.name}, ImageNet-9's normalisation", mean=_MEAN, std=_STD)
+        group_C = np.arange(len(IN9_NAMES), dtype=np.int64)
+    _check_outputs(subject, len(group_C))
+    result.facts["projection"] = (
+        "the nine outputs" if options.nine_outputs else "best of 1,000 classes to its group or none"
+    )
+    result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
+    for name, images in _variants(data, group_C, options, result):
+        fault = MASK_FAULT if options.masks else DECODE_FAULT
+        result.metrics[f"{name}_top1"] = _accuracy(subject, images, transform, group_C, name, fault, result)
+    if {"mixed_same_top1", "mixed_rand_top1"} <= set(result.metrics):
+        result.metrics["bg_gap"] = result.metrics["mixed_same_top1"] - result.metrics["mixed_rand_top1"]
+    return result
+
+
+def _check_outputs(subject: Subject, num_outputs: int) -> None:
+    if subject.head is not None and subject.head.out_features != num_outputs:
+        raise UserError(
+            f"the network has {subject.head.out_features} outputs, not {num_outputs}; nine_outputs=true is for "
+            "networks trained on ImageNet-9, and for no others"
+        )
+
+
+def _variants(data: Path, group_C: np.ndarray, options: Options, result: Result) -> Iterator[tuple[str, Images]]:
+    if options.masks:
+        masks = open_masks(Path(options.masks), options.mask_threshold)
+        result.facts |= {"release": f"made from {masks.name}", "seed": options.seed}
+        table_C = in9_of_class() if options.nine_outputs else group_C
+        for images in _in9_from_masks.open_variants(data, masks, table_C, options.seed, result):
+            yield images.variant, images
+        return
+    result.facts["release"] = "bg_challenge"
+    root = next(
+        (root for root in (data, data / "bg_challenge") if any((root / name).is_dir() for name in VARIANTS)), None
+    )
+    if root is None:
+        raise UserError(f"{data} has none of the variants. Expected: {LAYOUT}")
+    missing = [name for name in VARIANTS if not (root / name).is_dir()]
+    if missing:
+        result.problems.append(f"variants that are not there: {', '.join(missing)}")
+    for name in VARIANTS:
+        if name not in missing:
+            yield name, _open_variant(root / name, name, result)
+
+
+def _open_variant(folder: Path, name: str, result: Result) -> Images:
+    images = class_folders(folder / "val" if (folder / "val").is_dir() else folder, GROUP_OF_FOLDER, LAYOUT)
+    result.note_strays([f"{name}/{stray}" for stray in images.strays])
+    result.expect(f"{name} images", len(images), NUM_IMAGES)
+    num_G = np.bincount(images.label_N, minlength=len(IN9_NAMES))
+    result.expect_classes(images.label_N, range(len(IN9_NAMES)), IN9_NAMES)
+    if (num_G > NUM_PER_CLASS).any():
+        largest = IN9_NAMES[int(num_G.argmax())]
+        result.problems.append(
+            f"{name}: {largest} has {num_G.max()} images, more than {NUM_PER_CLASS}: is this the uncleaned val of the "
+            "training archives?"
+        )
+    return images
+
+
+def _accuracy(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    group_C: np.ndarray,
+    name: str,
+    fault: str,
+    result: Result,
+) -> float:
+    outputs = logits_of(subject, images, transform, name=f"imagenet-9-{name}")
+    outputs.report(result, fault)
+    answer_N = grouped_answer(outputs.logits_NC, group_C)
+    return 100.0 * float((answer_N == images.label_N[outputs.rows_N]).mean())
+
+
+def read_table(path: Path) -> np.ndarray:
+    """Read in_to_in9.json: int64 (1000,), group of each class or NONE. Raises: UserError: it is something else."""
+    try:
+        content = json.loads(path.read_text())
+        group_C = np.array([int(content[str(label)]) for label in range(1000)], dtype=np.int64)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read as in_to_in9.json: {error!r}. Expected: 1,000 classes, 0 to 8 or -1 each"
+        ) from error
+    if group_C.min() < NONE or group_C.max() >= len(IN9_NAMES):
+        raise UserError(f"{path} has groups from {group_C.min()} to {group_C.max()}; allowed: -1 (none), 0 to 8")
+    return group_C

@@ -1,0 +1,68 @@
+"""ImageNet-A: photographs that networks fail on (Hendrycks et al. 2021, arXiv 1907.07174), and their foregrounds alone.
+
+Ryali et al. 2021, Tables 14, A22 and A23. Only the 200 classes can be answered: their logits are taken before the
+argmax. For Only-FG, what is no foreground is removed before the image is resized.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from stores.errors import UserError
+from trainer.evaluation import _restricted
+from trainer.evaluation._class_lists import IMAGENET_A
+from trainer.evaluation._images import Images, Transform, standard, wnid_folders
+from trainer.evaluation._masks import MASK_FAULT, ForegroundImages, open_masks
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+DATA = "imagenet-a"
+LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"
+SOURCE = "github.com/hendrycks/natural-adv-examples"
+NUM_IMAGES = 7_500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    # For Only-FG: a store built from these images, or a folder <wnid>/<stem>.png of masks; empty = without Only-FG.
+    masks: str = ""
+    # Of the values / 255 of PNG masks, as Ryali et al. cut their saliency maps (appendix A, general settings). The
+    # masks of a store were cut when it was built.
+    mask_threshold: float = 0.9
+    # What stands in for the background of Only-FG, 0 .. 255. The paper does not say; ImageNet-9's Only-FG is black.
+    fill: int = 0
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network: top1, top5, and with masks only_fg_top1, only_fg_top5.
+
+    Raises: UserError: another layout, no classifier, masks of none of the images.
+    """
+    if not 0 <= options.fill <= 255:
+        raise UserError(f"fill={options.fill}; allowed: 0 (black) to 255 (white)")
+    transform = standard()
+    result = Result(facts={"release": "imagenet-a", **_restricted.facts_of(subject, transform, IMAGENET_A)})
+    images = _restricted.keep_classes(wnid_folders(data, LAYOUT), IMAGENET_A, LAYOUT, result)
+    result.expect("images", len(images), NUM_IMAGES)
+    found = _restricted.score(subject, images, transform, IMAGENET_A, name="imagenet-a", result=result)
+    result.metrics.update({f"top{num}": value for num, value in found.items()})
+    if options.masks:
+        _score_foregrounds(subject, images, transform, options, result)
+    return result
+
+
+def _score_foregrounds(
+    subject: Subject, images: Images, transform: Transform, options: Options, result: Result
+) -> None:
+    masks = open_masks(Path(options.masks), options.mask_threshold)
+    rows = [row for row, key in enumerate(images.keys) if masks.has(key)]
+    if len(rows) < len(images):
+        result.problems.append(f"{len(images) - len(rows)} images have no mask: left out of Only-FG")
+    masked = images.subset(rows, f"masks of images such as {images.keys[0]}")
+    foregrounds = ForegroundImages(masked.root, masked.keys, masked.label_N, masks=masks, fill=options.fill)
+    result.facts["only_fg"] = {"masks": masks.name, "fill": options.fill, "images": len(foregrounds)}
+    transform = replace(transform, name=f"foreground on {options.fill} by {masks.name}, {transform.name}")
+    name = "imagenet-a-only-fg"
+    found = _restricted.score(subject, foregrounds, transform, IMAGENET_A, name=name, result=result, fault=MASK_FAULT)
+    result.metrics.update({f"only_fg_top{num}": value for num, value in found.items()})

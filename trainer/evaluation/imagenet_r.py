@@ -1,0 +1,34 @@
+"""ImageNet-R: art, cartoons and other renditions of 200 classes (Hendrycks et al. 2021, arXiv 2006.16241).
+
+Ryali et al. 2021, Tables 15 and A24. Only the 200 classes can be answered: their logits are taken before the argmax.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.evaluation import _restricted
+from trainer.evaluation._class_lists import IMAGENET_R
+from trainer.evaluation._images import standard, wnid_folders
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+DATA = "imagenet-r"
+LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"
+SOURCE = "github.com/hendrycks/imagenet-r"
+NUM_IMAGES = 30_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen: nothing."""
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network: top1, top5. Raises: UserError: another layout, or no classifier."""
+    transform = standard()
+    result = Result(facts={"release": "imagenet-r", **_restricted.facts_of(subject, transform, IMAGENET_R)})
+    images = _restricted.keep_classes(wnid_folders(data, LAYOUT), IMAGENET_R, LAYOUT, result)
+    result.expect("images", len(images), NUM_IMAGES)
+    found = _restricted.score(subject, images, transform, IMAGENET_R, name="imagenet-r", result=result)
+    result.metrics.update({f"top{num}": value for num, value in found.items()})
+    return result
