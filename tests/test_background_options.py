@@ -181,6 +181,7 @@ def test_compiled_and_plain_python_agree(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"pair_draw": "both"}, "independent, coupled, same"),
         ({"negative_matches": "q"}, "query, key"),
         ({"negative_draw": "never"}, "independent, coupled"),
+        ({"negative_draw": "coupled", "applies_to": "key"}, "set negative_matches=key"),
         ({"order": "first"}, "after, before"),
         ({"num_negatives": 0}, "num_negatives is 0; allowed: 1 to 64"),
         ({"warmup_epochs": -1.0}, "0 or more"),

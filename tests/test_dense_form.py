@@ -106,11 +106,10 @@ def test_it_compiles_as_one_graph() -> None:
 
 @pytest.mark.slow
 def test_inductor_compiles_it() -> None:
-    assert OPTIONS[-1].name == "swaps"
-    for background in (OPTIONS[-1], Background(name="swaps"), Background(name="random")):
-        batch = make_batch(plan(background))
-        stage = DeviceStage(plan(background), device="cpu", form="compiled")
-        assert_same(stage(batch), DeviceStage(plan(background), device="cpu")(batch))
+    a_plan = one_view(Background(name="swaps", mask=SPOILT, num_negatives=2))
+    batch = make_batch(a_plan)
+    stage = DeviceStage(a_plan, device="cpu", form="compiled")
+    assert_same(stage(batch), DeviceStage(a_plan, device="cpu")(batch))
 
 
 def test_operations_are_torchvisions() -> None:

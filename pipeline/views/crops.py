@@ -152,6 +152,13 @@ def check_background(background: Background) -> None:
             raise UserError(
                 f"background {name} is {getattr(background, name)!r}; choose one of: {', '.join(allowed)}"
             )  # fmt: skip
+    matched = background.negative_matches
+    is_one_alone = background.applies_to in NEGATIVE_MATCHES and background.applies_to != matched
+    if background.negative_draw == "coupled" and is_one_alone:
+        raise UserError(
+            f"background negative_draw is 'coupled' to the {matched}, which applies_to={background.applies_to!r} "
+            f"gives no background; set negative_matches={background.applies_to}"
+        )
     mask = background.mask
     for name, value, high in (
         ("probability", background.probability, 1),
