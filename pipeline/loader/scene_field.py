@@ -216,8 +216,8 @@ class SceneDecoder(Operation):
         futures = [self._pool.submit(work) for _ in range(self.num_threads)]
         try:  # not `wait`: for a future that the pool's end has cancelled it waits for ever
             errors = [future.exception() for future in futures]
-        except CancelledError as error:
-            raise RuntimeError("the loader was closed in the middle of an epoch") from error
+        except CancelledError as cancelled:
+            raise RuntimeError("the loader was closed in the middle of an epoch") from cancelled
         for error in errors:
             if error is not None:
                 raise error
