@@ -534,7 +534,7 @@ def pretrain_command(
     overrides: tuple[str, ...],
     resume: bool,
 ) -> None:
-    """Pretrain a backbone on a store."""
+    """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
     if store is None:
         store = store_path_of(dataset, "train")
         say_default("store", store, "the default of --store")

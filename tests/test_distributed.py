@@ -1,0 +1,152 @@
+"""Two processes on one training, over gloo: together they do what one process does with the whole batch."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from saliency.data_parallel import Ranks
+from stores.errors import UserError
+from tests.distributed_program import TASKS
+from tests.tiny_runs import tiny
+from trainer.run.distributed import _group_size, share_of
+from trainer.run.settings import apply_overrides
+
+ROOT = Path(__file__).resolve().parents[1]
+ALONE = Ranks(device="cpu")
+# Past the start of the warm-up, so that weights move.
+STEPS: list[dict[str, Any]] = [
+    {"task": "steps", "method": "byol", "steps": 3, "first_step": 3, "background": "rm"},
+    {
+        "task": "steps",
+        "method": "swav",
+        "steps": 3,
+        "first_step": 3,
+        "background": "random",
+        "overrides": [
+            "algorithm.queue_size=16",
+            "algorithm.queue_start_epoch=0",
+            "algorithm.freeze_prototypes_steps=1",
+        ],
+    },
+    {"task": "steps", "method": "moco", "steps": 2, "first_step": 3, "background": "swaps"},
+]
+PARTS = [{"task": name} for name in ("sinkhorn", "queues", "shuffled", "batch_norm")]
+
+
+def launch(folder: Path, plan: list[dict[str, Any]], num_processes: int = 2) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "plan.json").write_text(json.dumps(plan))
+    words = ["-m", "tests.distributed_program", str(folder / "plan.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
+    return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """What each of two processes found, by task; one launch for all."""
+    folder = tmp_path_factory.mktemp("two")
+    plan = [*PARTS, *STEPS]
+    done = launch(folder, plan)
+    assert done.returncode == 0, done.stderr[-4000:]
+    names = [words["task"] if words["task"] != "steps" else words["method"] for words in plan]
+    return {
+        name: [load_file(folder / f"{number}-{rank}.safetensors") for rank in (0, 1)]
+        for number, name in enumerate(names)
+    }
+
+
+def dealt_together(found: list[dict[str, torch.Tensor]], name: str) -> torch.Tensor:
+    return torch.stack([one[name] for one in found], dim=1).flatten(0, 1)
+
+
+def test_codes_are_those_of_one_process(found: dict) -> None:
+    expected = TASKS["sinkhorn"]({}, ALONE)["code_BK"]
+    torch.testing.assert_close(dealt_together(found["sinkhorn"], "code_BK"), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_queues_hold_the_same_in_every_process_and_in_one(found: dict) -> None:
+    expected = TASKS["queues"]({}, ALONE)
+    for one in found["queues"]:
+        assert [name for name in expected if not torch.equal(one[name], expected[name])] == []
+
+
+def test_keys_are_shuffled_over_all_processes_in_the_groups_of_one(found: dict) -> None:
+    expected = TASKS["shuffled"]({}, ALONE)["number_and_sum_BD"]
+    assert torch.equal(expected[:, 0], torch.arange(1.0, 13.0))
+    assert len(set(expected[:, 1].tolist())) > 1
+    assert torch.equal(dealt_together(found["shuffled"], "number_and_sum_BD"), expected)
+
+
+def test_batch_norm_is_that_of_the_whole_batch(found: dict) -> None:
+    expected, parts = TASKS["batch_norm"]({}, ALONE), found["batch_norm"]
+    for name in ("y_BCHW", "x_gradient_BCHW", "y_in_evaluation_BCHW"):
+        torch.testing.assert_close(dealt_together(parts, name), expected[name], rtol=1e-5, atol=1e-5)
+    whole_gradient_C = parts[0]["weight_gradient_C"] + parts[1]["weight_gradient_C"]
+    torch.testing.assert_close(whole_gradient_C, expected["weight_gradient_C"], rtol=1e-5, atol=1e-5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(parts[0][name], parts[1][name])
+        torch.testing.assert_close(parts[0][name], expected[name], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("words", STEPS[:2], ids=lambda words: words["method"])
+def test_two_processes_do_the_steps_of_one(found: dict, words: dict[str, Any]) -> None:
+    first, second = found[words["method"]]
+    expected = TASKS["steps"](words, ALONE)
+    state = [name for name in expected if name.startswith(("state.", "gradient."))]
+    assert {name for name in first if not name.startswith("loss.")} == set(state)
+    assert [name for name in state if not torch.equal(first[name], second[name])] == []
+    for name in state:
+        torch.testing.assert_close(first[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
+    for number in range(words["steps"]):
+        name = f"loss.{number}.loss"
+        torch.testing.assert_close((first[name] + second[name]) / 2, expected[name], rtol=1e-9, atol=0)
+
+
+def test_mocos_queue_and_encoders_are_the_same_in_both_processes(found: dict) -> None:
+    first, second = found["moco"]
+    differ = {name for name in first if name.startswith("state.") and not torch.equal(first[name], second[name])}
+    # A process's groups of rows are its own, and so are the running statistics of BatchNorms.
+    assert {name.rsplit(".", 1)[1] for name in differ} == {"running_mean", "running_var"}
+    assert int(first["state.queue.num_enqueued"]) == 16
+    torch.testing.assert_close(first["state.queue.keys_KD"].norm(dim=1), torch.ones(32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "num_processes", "message"),
+    [
+        ([], 3, "batch_size=8 cannot be shared equally by 3 processes"),
+        (["algorithm.shuffle_bn_group=3"], 2, "algorithm.shuffle_bn_group=3"),
+        (["accumulation_steps=3"], 1, "accumulation_steps=3 does not divide the 8 images"),
+    ],
+)
+def test_shares_that_do_not_come_out_are_refused(overrides: list[str], num_processes: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        share_of(apply_overrides(tiny("moco"), overrides), num_processes)
+
+
+@pytest.mark.parametrize(
+    ("sync_bn_group", "num_processes", "expected"), [(0, 4, 4), (2, 4, 1), (1, 4, 1), (4, 4, 2), (8, 4, 4), (64, 4, 4)]
+)
+def test_images_normalised_together_decide_the_groups(sync_bn_group: int, num_processes: int, expected: int) -> None:
+    settings = apply_overrides(tiny("byol"), [f"sync_bn_group={sync_bn_group}"])
+    assert _group_size(settings, num_processes) == expected
+
+
+def test_groups_that_do_not_come_out_are_refused() -> None:
+    with pytest.raises(UserError, match="sync_bn_group=3"):
+        _group_size(apply_overrides(tiny("byol"), ["sync_bn_group=3"]), 4)
