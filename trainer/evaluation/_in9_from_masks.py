@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from stores.background_variants import NAMES, make_variant, tiled_background
 from stores.errors import ImageError, UserError
@@ -18,7 +19,7 @@ from stores.image_codec import decode_rgb
 from stores.tiling import bounding_box, largest_strip, strips_beside
 from trainer.evaluation._class_lists import NONE
 from trainer.evaluation._images import IMAGE_SUFFIXES, Images, resize_and_crop, wnid_folders
-from trainer.evaluation._masks import Masks, check_size, encoded
+from trainer.evaluation._masks import MASK_FAULT, Masks, check_size, encoded
 from trainer.evaluation._result import Result
 
 SIZE_PX = 224
@@ -35,8 +36,8 @@ class Variant(Images):
 
     def read(self, row: int) -> bytes:
         """The variant of one image as an uncompressed file. Raises: ImageError: image or mask is damaged."""
-        image_HWC, mask_HW = self._cut(row)
-        made_HWC = make_variant(self.variant, image_HWC, mask_HW, lambda: tiled_background(*self._cut(self.donor(row))))
+        image_HWC, mask_HW = self.cut(row)
+        made_HWC = make_variant(self.variant, image_HWC, mask_HW, lambda: tiled_background(*self.cut(self.donor(row))))
         return encoded(made_HWC)
 
     def stamp(self, row: int) -> tuple[int, ...]:
@@ -56,8 +57,8 @@ class Variant(Images):
         others = rows[rows != row]
         return int(rng.choice(others)) if others.size else row
 
-    def _cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (224, 224, 3) and mask (224, 224). Raises: ImageError."""
+    def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The centre of an image, uint8 (224, 224, 3), and of its mask, (224, 224). Raises: ImageError."""
         assert self.masks is not None
         image_HWC, mask_HW = decode_rgb(super().read(row)), self.masks.mask(self.keys[row])
         check_size(image_HWC, mask_HW, self.keys[row])
@@ -79,7 +80,8 @@ def open_variants(data: Path, masks: Masks, group_C: np.ndarray, seed: int, resu
     result.note_strays(images.strays)
     in_group = np.flatnonzero(images.label_N != NONE)
     masked = [row for row in in_group.tolist() if masks.has(images.keys[row])]
-    usable = [row for row in masked if _is_usable(masks, images.keys[row], result)]
+    originals = Variant(images.root, images.keys, images.label_N, masks=masks)
+    usable = [row for row in tqdm(masked, "masks", unit="img", leave=False) if _is_usable(originals, row, result)]
     result.facts["images"] = {
         "found": len(images),
         "of a group": len(in_group),
@@ -96,12 +98,15 @@ def open_variants(data: Path, masks: Masks, group_C: np.ndarray, seed: int, resu
         yield Variant(chosen.root, chosen.keys, chosen.label_N, masks=masks, variant=name, seed=seed)
 
 
-def _is_usable(masks: Masks, key: str, result: Result) -> bool:
-    """Whether the crop has foreground, and beside its box a strip to tile from."""
+def _is_usable(images: Variant, row: int, result: Result) -> bool:
+    """Whether the crop has foreground, and beside its box a strip to tile from.
+
+    Image and mask are decoded here once more, so that a damaged one does not become another image's background.
+    """
     try:
-        mask_HW = cut_mask(masks.mask(key))
+        _, mask_HW = images.cut(row)
     except ImageError as error:
-        result.problems.append(f"{key}: its mask cannot be decoded ({error}): left out")
+        result.problems.append(f"{images.keys[row]}: {MASK_FAULT} ({error}): left out")
         return False
     if not mask_HW.any():
         return False

@@ -18,8 +18,8 @@ from stores.image_codec import sha256
 from trainer.evaluation import _in9_from_masks
 from trainer.evaluation._class_lists import IN9_NAMES, NONE, in9_of_class
 from trainer.evaluation._images import Images, Transform, as_published, class_folders
-from trainer.evaluation._masks import MASK_FAULT, open_masks
-from trainer.evaluation._outputs import DECODE_FAULT, logits_of
+from trainer.evaluation._masks import open_masks
+from trainer.evaluation._outputs import logits_of
 from trainer.evaluation._projections import grouped_answer
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
@@ -69,8 +69,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     )
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
     for name, images in _variants(data, group_C, options, result):
-        fault = MASK_FAULT if options.masks else DECODE_FAULT
-        result.metrics[f"{name}_top1"] = _accuracy(subject, images, transform, group_C, name, fault, result)
+        result.metrics[f"{name}_top1"] = _accuracy(subject, images, transform, group_C, name, result)
     if {"mixed_same_top1", "mixed_rand_top1"} <= set(result.metrics):
         result.metrics["bg_gap"] = result.metrics["mixed_same_top1"] - result.metrics["mixed_rand_top1"]
     return result
@@ -127,11 +126,10 @@ def _accuracy(
     transform: Transform,
     group_C: np.ndarray,
     name: str,
-    fault: str,
     result: Result,
 ) -> float:
     outputs = logits_of(subject, images, transform, name=f"imagenet-9-{name}")
-    outputs.report(result, fault)
+    outputs.report(result)
     answer_N = grouped_answer(outputs.logits_NC, group_C)
     return 100.0 * float((answer_N == images.label_N[outputs.rows_N]).mean())
 

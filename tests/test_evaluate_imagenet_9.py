@@ -1,0 +1,198 @@
+"""ImageNet-9 on painted images: groups of classes, none of them, the gap, and variants drawn from masks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stores.errors import UserError
+from stores.image_codec import decode_rgb
+from tests.evaluation_fixtures import BLACK, WNIDS, colour, oracle, paint, save_image, write_tree
+from trainer.evaluation import imagenet_9
+from trainer.evaluation._class_lists import in9_of_class
+from trainer.evaluation._images import as_published
+from trainer.evaluation._in9_from_masks import Variant, open_variants
+from trainer.evaluation._masks import open_masks
+from trainer.evaluation._result import Result
+
+# A class of each group, and the folders in the archive; some have spaces.
+CLASS_OF_FOLDER = {
+    "00_dog": 207,
+    "01_bird": 10,
+    "02_wheeled vehicle": 407,
+    "03_reptile": 35,
+    "04_carnivore": 270,
+    "05_insect": 301,
+    "06_musical instrument": 402,
+    "07_primate": 370,
+    "08_fish": 391,
+}
+# How many of the nine images of each variant are painted with their own group's class; the first is the dog's.
+NUM_RIGHT = dict(zip(imagenet_9.VARIANTS, (9, 8, 7, 6, 3, 2, 1, 0), strict=True))
+
+
+def score(root: Path, data: Path | None = None, **options: object) -> Result:
+    return imagenet_9.run(oracle(root), data or root, imagenet_9.Options(**options))
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("in9")
+    for variant, num_right in NUM_RIGHT.items():
+        for number, (folder, label) in enumerate(CLASS_OF_FOLDER.items()):
+            # 171 looks like a dog's number and is of no group: a wrong answer, also on dogs.
+            painted = label if number >= 9 - num_right else 171
+            path = root / "bg_challenge" / variant / "val" / folder / "n_1.JPEG"
+            save_image(path, paint(painted, (224, 224)))
+    return root
+
+
+def test_eight_variants_and_the_gap(published: Path, tmp_path: Path) -> None:
+    result = score(tmp_path, published)
+    expected = {f"{name}_top1": 100 * num / 9 for name, num in NUM_RIGHT.items()}
+    assert result.metrics == pytest.approx(expected | {"bg_gap": 100 * (6 - 3) / 9})
+    assert list(result.metrics) == [*expected, "bg_gap"]
+    assert result.facts["original images"] == {"seen": 9, "expected": 4050}
+    assert score(tmp_path, published / "bg_challenge").metrics == result.metrics
+
+
+def test_the_users_table_and_a_wrong_one(published: Path, tmp_path: Path) -> None:
+    group_C = in9_of_class()
+    group_C[171] = 0
+    table = tmp_path / "in_to_in9.json"
+    table.write_text(json.dumps({str(label): int(group) for label, group in enumerate(group_C)}))
+    # Where 171 is a dog, the dog of each variant is right: it is the first to be painted so.
+    assert score(tmp_path, published, table=str(table)).metrics["mixed_rand_top1"] == pytest.approx(100 * 4 / 9)
+    for text in ('{"0": 1}', "[]", json.dumps(dict.fromkeys(map(str, range(1000)), 9))):
+        table.write_text(text)
+        with pytest.raises(UserError, match=r"in_to_in9\.json"):
+            score(tmp_path, published, table=str(table))
+
+
+def test_published_images_are_neither_resized_nor_cut() -> None:
+    image_HWC = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    assert np.array_equal(as_published().apply(image_HWC), image_HWC)
+
+
+def test_missing_variants_classes_and_an_uncleaned_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet_9, "NUM_PER_CLASS", 3)
+    files = {f"original/val/00_dog/{number}.JPEG": 207 for number in range(4)}
+    write_tree(tmp_path, {**files, "original/val/fg.txt": "text"})
+    result = score(tmp_path)
+    assert result.metrics == {"original_top1": 100.0}
+    told = " | ".join(result.problems)
+    for words in (
+        "not there: only_fg, no_fg",
+        "8 of 9 classes have no image (bird",
+        "dog has 4 images, more than 3",
+        "original/fg.txt",
+    ):
+        assert words in told
+    with pytest.raises(UserError, match="none of the variants"):
+        score(tmp_path, tmp_path / "original" / "val")
+
+
+def test_a_network_of_nine_outputs_must_be_asked_for(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has 1000 outputs, not 9"):
+        score(tmp_path, published, nine_outputs=True)
+
+
+# A square of foreground in the middle; its share of the crop is (56 / 112)^2 = 1/4.
+SQUARE = (slice(36, 92), slice(36, 92))
+# Of each image: its class's colour in the foreground, another group's in the background.
+SCENES = {f"{WNIDS[207]}/a.png": (207, 10), f"{WNIDS[207]}/b.png": (207, 35), f"{WNIDS[10]}/a.png": (10, 407)} | {
+    f"{WNIDS[35]}/a.png": (35, 207),
+    f"{WNIDS[171]}/none.png": (171, 207),
+}
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    for key, (foreground, background) in SCENES.items():
+        image_HWC = paint(background, (128, 128))
+        image_HWC[SQUARE] = colour(foreground)
+        save_image(tmp_path / "scenes" / key, image_HWC)
+        save_mask(tmp_path / "masks" / key, np.ones((56, 56)))
+    return tmp_path
+
+
+def save_mask(path: Path, square: np.ndarray, shape: tuple[int, int] = (128, 128)) -> None:
+    mask_HW = np.zeros(shape, dtype=np.uint8)
+    mask_HW[SQUARE] = 255 * square
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(mask_HW).save(path)
+
+
+def variants_of(root: Path, seed: int = 0) -> dict[str, Variant]:
+    opened = open_variants(root / "scenes", open_masks(root / "masks", 0.5), in9_of_class(), seed, Result())
+    return {variant.variant: variant for variant in opened}
+
+
+def test_variants_are_drawn_from_masks(scenes: Path) -> None:
+    result = score(scenes, scenes / "scenes", masks=str(scenes / "masks"))
+    # The background is three quarters of each crop. Where it is left, it decides, and it is of another group; on black
+    # the foreground is all there is to see.
+    right = {name: result.metrics[f"{name}_top1"] for name in imagenet_9.VARIANTS}
+    assert right["original"] == right["no_fg"] == right["only_bg_b"] == right["only_bg_t"] == 0.0
+    assert right["only_fg"] == 100.0
+    assert result.facts["images"] == {
+        "found": 5,
+        "of a group": 4,
+        "with a mask": 4,
+        "with foreground and a strip of background in the crop": 4,
+    }
+    assert result.facts["seed"] == 0
+
+
+def test_mixed_variants_take_the_background_of_their_donor(scenes: Path) -> None:
+    variants = variants_of(scenes)
+    groups = variants["original"].label_N.tolist()  # sorted by WordNet id
+    assert sorted(groups) == [0, 0, 1, 3]
+    for row, group in enumerate(groups):
+        assert groups[variants["mixed_next"].donor(row)] == {0: 1, 1: 3, 3: 0}[group]
+        same = variants["mixed_same"].donor(row)
+        assert groups[same] == group
+        assert (same == row) == (groups.count(group) == 1)
+        donor = variants["mixed_rand"].donor(row)
+        image_HWC = decode_rgb(variants["mixed_rand"].read(row))
+        assert image_HWC.shape == (224, 224, 3)
+        own, other = (SCENES[variants["original"].keys[each]] for each in (row, donor))
+        assert np.array_equal(image_HWC[112, 112], colour(own[0]))
+        assert np.array_equal(image_HWC[5, 5], colour(other[1]))
+
+
+def test_the_same_seed_draws_the_same_donors(scenes: Path) -> None:
+    def donors(seed: int) -> list[int]:
+        variant = variants_of(scenes, seed)["mixed_rand"]
+        return [variant.donor(row) for row in range(len(variant))]
+
+    assert donors(0) == donors(0)
+    assert len({tuple(donors(seed)) for seed in range(5)}) > 1
+
+
+def test_masks_without_foreground_of_another_size_or_absent(scenes: Path) -> None:
+    save_mask(scenes / "masks" / WNIDS[10] / "a.png", np.zeros((56, 56)))
+    save_mask(scenes / "masks" / WNIDS[35] / "a.png", np.ones((56, 56)), (128, 120))
+    (scenes / "masks" / WNIDS[207] / "b.png").unlink()
+    result = score(scenes, scenes / "scenes", masks=str(scenes / "masks"))
+    assert result.facts["images"]["with a mask"] == 3
+    assert result.metrics["only_fg_top1"] == 100.0  # of the dog that is left
+    told = " | ".join(result.problems)
+    assert "1 images have no mask: left out" in told
+    # Named once, and no other image's background.
+    assert told.count(f"{WNIDS[35]}/a.png: image or mask cannot be decoded, or they differ in size") == 1
+
+
+def test_a_table_of_labels_beside_the_images(scenes: Path) -> None:
+    root = scenes / "table"
+    save_image(root / "images" / "x_1.png", paint((BLACK, 207), (128, 128)))
+    save_mask(root / "masks" / "x_1.png", np.ones((56, 56)))
+    (root / "labels.csv").write_text("image,wnid,imagenet_index,in9_class\nx_1,n,207,dog\n")
+    result = score(scenes, root, masks=str(root / "masks"))
+    assert result.facts["images"]["found"] == 1
+    assert "group 0 has one image: its mixed_same background is its own" in result.problems
+    (root / "labels.csv").write_text("image,imagenet_index\nx_1,1000\n")
+    with pytest.raises(UserError, match=r"not 0 \.\. 999"):
+        score(scenes, root, masks=str(root / "masks"))
