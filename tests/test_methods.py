@@ -172,7 +172,7 @@ def test_keys_come_back_in_their_own_order() -> None:
     method = training.method.eval()
     key, _, _ = method._keys(views[0])
     with torch.no_grad():
-        torch.testing.assert_close(key, method._encode_key(views[0].images[1]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(key, method.embed_key(views[0].images[1]), rtol=1e-4, atol=1e-5)
 
 
 def test_shuffled_groups_differ_from_the_queries_groups() -> None:
@@ -180,7 +180,7 @@ def test_shuffled_groups_differ_from_the_queries_groups() -> None:
     method = training.method
     shuffled, _, _ = copy.deepcopy(method)._keys(views[0])
     with torch.no_grad():
-        in_order = copy.deepcopy(method)._encode_key(views[0].images[1])
+        in_order = copy.deepcopy(method).embed_key(views[0].images[1])
     assert not torch.allclose(shuffled, in_order, atol=1e-3)
 
 
@@ -381,8 +381,8 @@ def test_cast_as_released_scales_the_loss_and_moves_the_key_encoder_twice() -> N
     training.step = 2
     before = method.key_backbone.conv1.weight.clone()
     encoded = []
-    encode = method._encode_key
-    method._encode_key = lambda images: encoded.append(len(images)) or encode(images)
+    encode = method.embed_key
+    method.embed_key = lambda images: encoded.append(len(images)) or encode(images)
     losses, _ = take_step(training, views[0])
     # Masked keys have a batch of their own.
     assert encoded == [8, 8]

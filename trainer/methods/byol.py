@@ -76,6 +76,14 @@ class Method(nn.Module):
         self.target_backbone = frozen_copy(self.backbone)
         self.target_projector = frozen_copy(self.projector)
 
+    def embed_query(self, pooled_BD: Tensor) -> Tensor:
+        """Return predictions (B, E) from the backbone's pooled features (B, D)."""
+        return self.predictor(self.projector(pooled_BD))
+
+    def embed_key(self, image_B3HW: Tensor) -> Tensor:
+        """Return the target network's projections (B, E) of images."""
+        return self.target_projector(self.target_backbone(image_B3HW))
+
     def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the online network's parameters by name; the target only follows."""
         online = ("backbone.", "projector.", "predictor.")
@@ -111,7 +119,7 @@ class Method(nn.Module):
         """Return the losses of one view's prediction of the other view's target."""
         map_BDhw = self.backbone.forward_map(views.images[online])
         pooled_BD = map_BDhw.mean(dim=(2, 3))
-        prediction_BD = self.predictor(self.projector(pooled_BD))
+        prediction_BD = self.embed_query(pooled_BD)
         losses = {"regression_loss": byol_regression(prediction_BD, target_BD)}
         if self.cast is not None and masked_target_BD is not None:
             key = 1 - online
@@ -126,12 +134,9 @@ class Method(nn.Module):
     def _targets(self, views: Views) -> tuple[list[Tensor], list[Tensor] | list[None]]:
         """Encode both views, and with CAST both masked views, each view's pair in one batch."""
         if self.cast is None:
-            return [self._encode_target(image) for image in views.images], [None, None]
+            return [self.embed_key(image) for image in views.images], [None, None]
         pairs = [
-            self._encode_target(torch.cat([image, cast.masked_key(image, mask)])).chunk(2)
+            self.embed_key(torch.cat([image, cast.masked_key(image, mask)])).chunk(2)
             for image, mask in zip(views.images, views.masks, strict=True)
         ]
         return [plain for plain, _ in pairs], [masked for _, masked in pairs]
-
-    def _encode_target(self, images: Tensor) -> Tensor:
-        return self.target_projector(self.target_backbone(images))

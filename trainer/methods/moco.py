@@ -104,6 +104,14 @@ class Method(nn.Module):
         # Keys of this step, one tensor per part of the batch.
         self._new_keys: list[Tensor] = []
 
+    def embed_query(self, pooled_BD: Tensor) -> Tensor:
+        """Return queries (B, E), unit length, of the backbone's pooled features (B, D)."""
+        return functional.normalize(self.head(pooled_BD), dim=1)
+
+    def embed_key(self, image_B3HW: Tensor) -> Tensor:
+        """Return the key network's embeddings (B, E), unit length, of images."""
+        return functional.normalize(self.key_head(self.key_backbone(image_B3HW)), dim=1)
+
     def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the query encoder's parameters by name; the key encoder only follows."""
         return [item for item in self.named_parameters() if item[0].startswith(("backbone.", "head."))]
@@ -116,7 +124,7 @@ class Method(nn.Module):
         """
         map_BDhw = self.backbone.forward_map(views.images[0])
         pooled_BD = map_BDhw.mean(dim=(2, 3))
-        query_BD = functional.normalize(self.head(pooled_BD), dim=1)
+        query_BD = self.embed_query(pooled_BD)
         key_BD, negative_MBD, masked_BD = self._keys(views)
 
         similarity_BN = similarities(query_BD, key_BD, self.queue.keys_KD, negative_MBD)
@@ -169,12 +177,9 @@ class Method(nn.Module):
 
     def _encode_shuffled(self, images: Tensor, views: Views, draw: int) -> Tensor:
         if self.settings.shuffle_bn_group == 0:
-            return self._encode_key(images)
+            return self.embed_key(images)
         stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, draw) >> 1)
-        return encode_shuffled(self._encode_key, images, stream)
-
-    def _encode_key(self, images: Tensor) -> Tensor:
-        return functional.normalize(self.key_head(self.key_backbone(images)), dim=1)
+        return encode_shuffled(self.embed_key, images, stream)
 
 
 def _build_head(settings: Settings, num_features: int) -> nn.Module:

@@ -110,6 +110,14 @@ class Method(nn.Module):
         )
         self.register_buffer("num_steps_done", torch.zeros((), dtype=torch.int64))
 
+    def embed_query(self, pooled_BD: Tensor) -> Tensor:
+        """Return embeddings (B, E), unit length, of the backbone's pooled features (B, D)."""
+        return functional.normalize(self.projector(pooled_BD), dim=1)
+
+    def embed_key(self, image_B3HW: Tensor) -> Tensor:
+        """Return embeddings (B, E), unit length, of images: the same network's, SwAV has no other."""
+        return self.embed_query(self.backbone(image_B3HW))
+
     def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return all parameters by name; the prototypes move only after their first frozen steps."""
         return list(self.named_parameters())

@@ -1,0 +1,156 @@
+"""Visual grounding: does a query attend to the foreground that it has in common with a masked key (CAST, section 4.4)?
+
+Two crops of each image under CAST's constraint; the second one's background is taken away and it goes through the key
+network; Grad-CAM (Selvaraju et al. 2017; CAST Eq. 1 and 2) of q . k_m on the query's last feature map, scaled to
+[0, 1], cut at 0.5, against the mask of the query's crop: intersection over union, mean over images. Fig. 7, on COCO
+val2017: .24 MoCo, .24 with the crop constraint, .41 CAST. No script was released; what the paper leaves open is in
+`Options`.
+
+Neither temperature nor queue is needed: a map that is scaled to [0, 1] does not see a factor.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from pipeline.loader.reference_loader import ReferenceLoader
+from pipeline.views.device_stage import DeviceStage, Views
+from pipeline.views.view_plan import View, ViewPlan
+from stores.dataset_index import open_index
+from stores.errors import UserError
+from stores.reader import Store, open_store
+from trainer import cast
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+from trainer.losses.saliency_attention import attention_target, grad_cam, importance
+from trainer.run import checkpoint
+from trainer.run.run_folder import read_settings
+from trainer.run.training import start
+
+DATA = "coco"
+LAYOUT = "ROOT/val2017/*.jpg, and a store of their masks: build-store --dataset coco --split val --out STORE"
+SOURCE = "https://cocodataset.org (val2017), masks from a detector of yours"
+NUM_IMAGES = 5000
+BATCH_SIZE = 32
+# Bins of the density over IoU that Fig. 7 plots.
+NUM_BINS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the paper leaves open."""
+
+    # The store with the images' masks.
+    store: str = "artifacts/coco-val.zarr"
+    # Where map and mask meet: "view" = the map enlarged (bilinear) to the view, or "cells" = the mask averaged onto the
+    # feature map's cells and cut at 0.5.
+    resolution: str = "view"
+    # The map is foreground above this, after scaling to [0, 1] (section 4.4).
+    threshold: float = 0.5
+    # phi of the crops.
+    min_foreground: float = cast.MIN_FOREGROUND
+    # Decides the crops.
+    seed: int = 0
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a run's grounding: mean IoU, and the share of images in each of 20 bins of IoU."""
+    if subject.run is None:
+        raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
+    if options.resolution not in ("view", "cells"):
+        raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
+    method = load_method(subject)
+    ious, num_skipped, store = [], 0, open_store(Path(options.store))
+    for views in _views(subject, store, data, options):
+        iou_B, is_counted_B = grounding_iou(method, views, options)
+        ious.append(iou_B[is_counted_B].cpu().numpy())
+        num_skipped += int((~is_counted_B).sum())
+    iou_N = np.concatenate(ious)
+    if not len(iou_N):
+        raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
+    result = Result(
+        facts={"resolution": options.resolution, "bn_mode": "eval", "skipped_without_foreground": num_skipped}
+    )
+    if store.split != "val":
+        result.problems.append(f"{options.store} is of the split {store.split!r}; the paper scores val")
+    result.facts["store_id"] = store.store_id
+    result.expect("images", len(iou_N) + num_skipped, NUM_IMAGES)
+    result.metrics["mean_iou"] = float(iou_N.mean())
+    density, _ = np.histogram(iou_N, bins=NUM_BINS, range=(0.0, 1.0))
+    result.facts["density"] = [round(float(count) / len(iou_N), 4) for count in density]
+    return result
+
+
+def load_method(subject: Subject) -> Any:
+    """Return a run's method with the weights of its latest checkpoint, in evaluation mode.
+
+    Raises: UserError: its method has no key network, or there is no checkpoint.
+    """
+    assert subject.run is not None
+    training = start(read_settings(subject.run), steps_per_epoch=1, device=subject.device)
+    last = checkpoint.latest(subject.run)
+    if last is None:
+        raise UserError(f"run {subject.run} has no checkpoint yet; train it first")
+    if not hasattr(training.method, "embed_key"):
+        raise UserError(f"grounding compares a query with a key; {training.settings.method} has none")
+    checkpoint.load(last, training.method, training.optimiser)
+    return training.method.eval()
+
+
+def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, Tensor]:
+    """Return each image's IoU, float32 (B,), and whether both crops hold any foreground, bool (B,).
+
+    Args: method: with `backbone`, `embed_query` and `embed_key`. views: two views each, query and key.
+    """
+    map_BDhw = method.backbone.forward_map(views.images[0]).detach()
+    pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()
+    with torch.no_grad():
+        key_BD = method.embed_key(cast.masked_key(views.images[1], views.masks[1]))
+    similarity_B = functional.cosine_similarity(method.embed_query(pooled_BD), key_BD, dim=1)
+    cam_Bhw = grad_cam(importance(similarity_B, pooled_BD).detach(), map_BDhw)
+    mask_B1HW = views.masks[0]
+    if options.resolution == "view":
+        cam_BHW = functional.interpolate(cam_Bhw[:, None], mask_B1HW.shape[2:], mode="bilinear")[:, 0]
+        target_BHW = mask_B1HW[:, 0] > 0.5
+    else:
+        cam_BHW, target_BHW = cam_Bhw, attention_target(mask_B1HW, cam_Bhw.shape[1:]) > 0.5
+    has_both_B = (target_BHW.flatten(1).any(dim=1)) & (views.masks[1].flatten(1).amax(dim=1) > 0)
+    return binary_iou(scaled(cam_BHW) > options.threshold, target_BHW), has_both_B
+
+
+def scaled(cam_BHW: Tensor) -> Tensor:
+    """Return maps scaled to [0, 1], each by its own least and largest value; a constant map becomes 0."""
+    low_B11, high_B11 = cam_BHW.amin(dim=(1, 2), keepdim=True), cam_BHW.amax(dim=(1, 2), keepdim=True)
+    return (cam_BHW - low_B11) / (high_B11 - low_B11 + 1e-7)
+
+
+def binary_iou(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
+    """Return intersection over union of boolean maps, float32 (B,); 0 where both are empty."""
+    intersection_B = (a_BHW & b_BHW).flatten(1).sum(dim=1)
+    union_B = (a_BHW | b_BHW).flatten(1).sum(dim=1)
+    return intersection_B.float() / union_B.clamp(min=1)
+
+
+def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iterator[Views]:
+    """Two constrained crops of every image, without colour augmentation."""
+    root = None if str(data) == "sample" else data
+    index = open_index(store.dataset, root=root, split=store.split)
+    view = View(
+        size_px=subject.image_size_px,
+        min_foreground=options.min_foreground,
+        jitter_probability=0.0,
+        greyscale_probability=0.0,
+        blur_probability=0.0,
+    )
+    plan = ViewPlan(views=(view, view))
+    loader = ReferenceLoader(store, index, plan, batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
+    stage = DeviceStage(plan, device=subject.device)
+    for batch in tqdm(loader.epoch(0), total=loader.num_batches, desc="grounding", leave=False):
+        yield stage(batch)
