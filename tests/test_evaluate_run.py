@@ -41,7 +41,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_are_scored_beside_an_untrained_backbone(data: Path, weights: Path, tmp_path: Path) -> None:
     summary = evaluate_run("knn", weights, data, json_path=tmp_path / "scores" / "knn.json")
     assert json.loads((tmp_path / "scores" / "knn.json").read_text()) == summary
-    assert summary["scores"].keys() == summary["untrained"].keys() == {"top1", "corrupt_images"}
+    assert summary["scores"].keys() == summary["untrained"].keys() == {"top1", "k200_top1", "corrupt_images"}
     assert not (weights.parent / "results.csv").exists()
 
 
@@ -74,7 +74,9 @@ def test_a_runs_scores_go_into_its_folder(
     assert json.loads((tmp_path / "knn.json").read_text()) == summary
     rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
     assert [(row["evaluation"], row["metric"]) for row in rows] == [
-        (evaluation, metric) for evaluation in ("knn", "knn-untrained") for metric in ("top1", "corrupt_images")
+        (evaluation, metric)
+        for evaluation in ("knn", "knn-untrained")
+        for metric in ("top1", "k200_top1", "corrupt_images")
     ]
     assert {tuple(row[name] for name in run_json) for row in rows} == {("smoke", "3", "abc", "def")}
     assert float(rows[0]["value"]) == summary["scores"]["top1"]

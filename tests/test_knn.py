@@ -1,5 +1,6 @@
 """Nearest-neighbour evaluation: the vote against loops, and exact scores of a hand-made backbone on painted images."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ def test_scores_equal_the_loop_reference(seed: int, k: int, num_classes: int) ->
     top1 = 100 * np.mean(ranking[:, 0] == test_label)
     top5 = 100 * np.mean((ranking[:, :5] == test_label[:, None]).any(axis=1))
     actual = knn.top_accuracies(
-        features(train, train_label), features(test, test_label), num_classes=num_classes, k=k, temperature=0.07
+        features(train, train_label), features(test, test_label), num_classes=num_classes, k=(k,), temperature=0.07
     )
-    assert actual == pytest.approx((top1, top5))
+    assert actual == [pytest.approx((top1, top5))]
 
 
 def test_equally_similar_neighbours_and_equal_votes_go_to_the_first() -> None:
@@ -51,15 +52,40 @@ def test_equally_similar_neighbours_and_equal_votes_go_to_the_first() -> None:
     assert knn.nearest(similarity, 4).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     train = features(np.array([[1.0, 0], [1, 0]]), np.array([1, 0]))
     test = features(np.array([[1.0, 0]]), np.array([0]))
-    assert knn.top_accuracies(train, test, num_classes=2, k=2, temperature=0.07)[0] == 100.0
+    assert knn.top_accuracies(train, test, num_classes=2, k=(2,), temperature=0.07)[0][0] == 100.0
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     train, test = (features(rng.normal(size=(n, 3)), rng.integers(0, 4, n)) for n in (40, 31))
-    whole = knn.top_accuracies(train, test, num_classes=4, k=5, temperature=0.1)
-    monkeypatch.setattr(knn, "_CHUNK", 7)
-    assert knn.top_accuracies(train, test, num_classes=4, k=5, temperature=0.1) == whole
+    whole = knn.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1)
+    monkeypatch.setattr(knn, "_TEST_CHUNK", 7)
+    monkeypatch.setattr(knn, "_TRAIN_CHUNK", 3)
+    assert knn.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1) == whole
+    # Equal features in different chunks: the first rows are taken, as from one chunk.
+    same = features(np.ones((10, 3)), np.arange(10))
+    similarity, rows = knn.neighbours(same.chunk(0, 2, "cpu"), same, 4)
+    assert rows.tolist() == [[0, 1, 2, 3]] * 2
+    torch.testing.assert_close(similarity, torch.ones(2, 4))
+
+
+def test_votes_equal_sklearns_classifier() -> None:
+    """Half-precision features, k below and above the number of training images, classes that only the test set has."""
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    rng = np.random.default_rng(3)
+    train_label, test_label = rng.integers(0, 5, 150), rng.integers(0, 7, 40)
+    centre_CD = rng.normal(size=(7, 16))
+    train, test = (
+        features(centre_CD[label] + rng.normal(size=(len(label), 16)), label) for label in (train_label, test_label)
+    )
+    train, test = (replace(found, feature_ND=found.feature_ND.half()) for found in (train, test))
+    for k in (1, 20, 200):
+        theirs = neighbors.KNeighborsClassifier(
+            min(k, 150), metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
+        ).fit(train.feature_ND.double().numpy(), train_label)
+        expected = 100 * np.mean(theirs.predict(test.feature_ND.double().numpy()) == test_label)
+        actual = knn.top_accuracies(train, test, num_classes=7, k=(k,), temperature=0.07)[0][0]
+        assert actual == pytest.approx(expected)
 
 
 def paint(folder: Path, colour: tuple[int, int, int], num_images: int) -> None:
@@ -80,7 +106,7 @@ def data_dir(tmp_path: Path) -> Path:
 
 
 def score(data_dir: Path) -> dict[str, float]:
-    return dict(knn.score(MeanColour(), data_dir, k=3, image_size=16, batch_size=5))
+    return dict(knn.score(MeanColour(), data_dir, k=3, image_size=16))
 
 
 def test_exact_score_of_a_known_backbone(data_dir: Path) -> None:

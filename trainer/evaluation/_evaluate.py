@@ -1,5 +1,6 @@
 """Score a run or a weights file with one evaluation, and keep the scores where they belong."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -102,12 +103,17 @@ def _summary(
         "backbone": str(run_or_weights),
         "weights_sha256": subject.weights_sha256,
         "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
-        "options": asdict(options),
+        "options": _plain(asdict(options)),
         "scores": result.metrics,
         "untrained": result.untrained,
-        "facts": result.facts,
+        "facts": _plain(result.facts),
         "problems": result.problems,
     }
+
+
+def _plain(record: dict[str, Any]) -> dict[str, Any]:
+    """As it reads back from a file: lists where tuples were."""
+    return json.loads(json.dumps(record))
 
 
 def _keep(run: Path, task: str, summary: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from stores.errors import UserError
 
 MAX_NAMED = 5
+MAX_CORRUPT = 20
 
 
 @dataclass(kw_only=True)
@@ -49,6 +50,12 @@ class Result:
         if missing:
             named = ", ".join(missing[:MAX_NAMED]) + (" ..." if len(missing) > MAX_NAMED else "")
             self.problems.append(f"{len(missing)} of {len(classes)} classes have no image ({named})")
+
+    def note_corrupt(self, keys: Sequence[str]) -> None:
+        """Name the images that could not be decoded, the first of them where there are many."""
+        self.problems += [f"{key} cannot be decoded" for key in keys[:MAX_CORRUPT]]
+        if len(keys) > MAX_CORRUPT:
+            self.problems.append(f"{len(keys) - MAX_CORRUPT} more images cannot be decoded")
 
     def fail_where_strict(self, strict: bool) -> None:
         """Raise UserError where anything was wrong and that was not to be."""

@@ -2,32 +2,39 @@
 
 Wu et al. 2018, arXiv 1805.01978, section 3.4: the k training images with the largest cosine similarity s vote for
 their class with weight exp(s / T). k = 20 and T = 0.07 as in DINO's evaluation (Caron et al. 2021, arXiv 2104.14294),
-training features from the evaluation transform. Background challenge: Xiao et al. 2021, arXiv 2006.09994.
+training features from the evaluation transform; k = 200, as Wu et al. have it, is scored beside it. Background
+challenge: Xiao et al. 2021, arXiv 2006.09994.
+
+Features are kept in files (`_features.py`) and compared in chunks of both sides, so that ImageNet's 1.28 million of
+2,048 (5.2 GB as float16) need no more memory than a chunk.
 
 Legend: N training images, M test images, D features, K neighbours, C classes.
 """
 
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
+from trainer.evaluation._features import features_of
 from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
 from trainer.evaluation._images import (
-    ImageBatch,
     as_published,
-    image_batches,
     labels_as,
     open_class_folders,
     open_split,
     standard,
 )
+from trainer.evaluation._pixels import FilePixels, fixed
 from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, untrained_like
+from trainer.evaluation._subject import Subject, pretrained_backbone, untrained_like, weights_digest
 
 DATA = "imagenet"
 LAYOUT = LAYOUT_OF_SPLITS
@@ -40,47 +47,70 @@ class Options:
 
     # Neighbours that vote; all of them where there are fewer training images.
     k: int = 20
+    # More numbers of neighbours to score beside it (200: Wu et al. 2018).
+    other_k: tuple[int, ...] = (200,)
     # T of the votes exp(s / T).
     temperature: float = 0.07
+    # Format of the features that are kept: float16 or float32.
+    dtype: str = "float16"
 
 
 VARIANTS = ("original", "only_fg", "no_fg", "mixed_same", "mixed_rand", "mixed_next", "only_bg_b", "only_bg_t")
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
 MAX_NAMED_CORRUPT = 20
-_CHUNK = 128  # test images compared at once: similarities to ImageNet's 1.28 M images take 0.7 GB
+# Images compared at once: similarities of a chunk of each take 64 MB, and three times that to sort them.
+_TEST_CHUNK, _TRAIN_CHUNK = 1024, 16384
 
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """Features of a set of images.
+    """Features of a set of images, on the host.
 
-    feature_ND: float32, unit length, on the device that computed it. label_N: int64, on the host.
-    corrupt: keys of images that could not be decoded.
+    feature_ND: float16 or float32, unit length, of all images. row_M: int64, rows of those that are there; None = all.
+    label_N: int64, classes of those that are there. corrupt: keys of the others.
     """
 
     feature_ND: Tensor
     label_N: Tensor
     corrupt: tuple[str, ...]
+    row_M: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    def chunk(self, start: int, stop: int, device: torch.device | str) -> Tensor:
+        """Return float32 features of the images `start` to `stop` of those that are there."""
+        rows = slice(start, stop) if self.row_M is None else self.row_M[start:stop]
+        return self.feature_ND[rows].to(device).float()
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network and, beside it, an untrained one of the same kind; see `score`."""
+    trained = pretrained_backbone(subject)
     found, untrained = (
         score(
             backbone,
             data,
             k=options.k,
+            other_k=options.other_k,
             temperature=options.temperature,
             image_size=subject.image_size_px,
             device=subject.device,
+            dtype=options.dtype,
+            folder=subject.folder,
         )
-        for backbone in (subject.backbone, untrained_like(subject.backbone))
+        for backbone in (trained, untrained_like(trained))
     )
     names = [metric.removeprefix(CORRUPT_IMAGE) for metric, _ in found if metric.startswith(CORRUPT_IMAGE)]
     return Result(
         metrics=_without_names(found),
         untrained=_without_names(untrained),
-        facts={"image_size": subject.image_size_px, "transform": standard(subject.image_size_px).name},
+        facts={
+            "image_size": subject.image_size_px,
+            "transform": standard(subject.image_size_px).name,
+            "bn_mode": "eval",
+            "projection": "none",
+        },
         problems=[f"{name} cannot be decoded" for name in names],
     )
 
@@ -94,10 +124,12 @@ def score(
     data_dir: str | Path,
     *,
     k: int = Options.k,
+    other_k: Sequence[int] = (),
     temperature: float = Options.temperature,
     image_size: int = 224,
-    batch_size: int = 64,
     device: torch.device | str = "cpu",
+    dtype: str = Options.dtype,
+    folder: Path | None = None,
 ) -> list[tuple[str, float]]:
     """Score a backbone on the images of a folder.
 
@@ -105,100 +137,142 @@ def score(
         backbone: images (B, 3, H, W), normalised, to features (B, D); left in the mode it was in.
         data_dir: holds train/<class>/ and val/<class>/, or "sample". Where it also holds variants/<variant>/<class>/
             (or variants/<variant>/val/<class>/), those are scored against the same training features.
-        k: neighbours; all of them where there are fewer training images. temperature: T of the votes.
-        image_size: side of the centre crop in pixels. batch_size: images per forward. device: where to compute.
+        k: neighbours; all of them where there are fewer training images. other_k: more of the kind, for val alone.
+        temperature: T of the votes. image_size: side of the centre crop in pixels. device: where to compute.
+        dtype: of the features that are kept. folder: where they are kept; None = nowhere after this call.
     Returns:
-        (metric, value) pairs in this order: top1, top5 (5 classes or more), <variant>_top1 for each variant found,
-        bg_gap (mixed_same - mixed_rand), corrupt_images, and corrupt_image/<key> = 1 for the first of those.
-        Accuracies are in percent of the images that could be decoded.
+        (metric, value) pairs in this order: top1, top5 (5 classes or more), k<other>_top1 and k<other>_top5,
+        <variant>_top1 for each variant found, bg_gap (mixed_same - mixed_rand), corrupt_images, and
+        corrupt_image/<key> = 1 for the first of those. Accuracies are in percent of the images that could be decoded.
     Raises: UserError: a missing folder, an unknown class in val, a backbone with values that are not finite.
     """
+    if min((k, *other_k)) < 1 or not temperature > 0 or dtype not in ("float16", "float32"):
+        raise UserError(
+            f"k={(k, *other_k)} must be 1 or more, temperature={temperature} above 0, dtype float16 or float32"
+        )
     train_index, val_index = open_split(data_dir, "train"), open_split(data_dir, "val")
     names = train_index.class_names
     sets = {"train": train_index, "val": val_index, **_variants(train_index.root.parent)}
     label_of_set = {name: labels_as(index, names) for name, index in sets.items()}  # fails before the first forward
-    features = {}
-    for name, index in sets.items():
-        batches = image_batches(
-            index,
-            label_of_set[name],
-            transform=as_published(image_size) if name in VARIANTS else standard(image_size),
-            batch_size=batch_size,
-            device=torch.device(device),
-            title=name,
-        )
-        features[name] = extract(backbone, batches)
-        if not len(features[name].label_N):
-            raise UserError(f"No image of {index.root} can be decoded, e.g. {features[name].corrupt[0]}.")
-    corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
-    accuracies = {
-        name: top_accuracies(features["train"], found, num_classes=len(names), k=k, temperature=temperature)
-        for name, found in features.items()
-        if name != "train"
-    }
-    return _metrics(accuracies, len(names)) + _corrupt_rows(corrupt)
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary) if folder is None else folder
+        settings = {"size_px": image_size, "device": device, "dtype": dtype, "folder": place}
+        features = {
+            name: extract(backbone, index, label_of_set[name], name=name, **settings) for name, index in sets.items()
+        }
+        corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
+        accuracies = {
+            name: top_accuracies(
+                features["train"],
+                found,
+                num_classes=len(names),
+                k=(k, *other_k) if name == "val" else (k,),
+                temperature=temperature,
+                device=device,
+            )
+            for name, found in features.items()
+            if name != "train"
+        }
+    return _metrics(accuracies, len(names), other_k) + _corrupt_rows(corrupt)
 
 
-def extract(backbone: nn.Module, batches: Iterable[ImageBatch]) -> Features:
-    """Compute unit-length features.
+def extract(
+    backbone: nn.Module,
+    index: DatasetIndex,
+    label_N: np.ndarray,
+    *,
+    name: str,
+    size_px: int,
+    device: torch.device | str,
+    dtype: str,
+    folder: Path,
+) -> Features:
+    """Compute the unit-length features of a set of images, or take those that are kept.
 
-    Args: backbone: (B, 3, H, W) to (B, D). batches: the images.
-    Returns: Features, in order.
-    Raises: UserError when a feature is not finite.
+    Args: backbone: (B, 3, H, W) to (B, D), left in the mode it was in. index: the images. label_N: int64 (N,), classes.
+        name: of the set. size_px: side of the crop. device: where to compute. dtype, folder: of the file.
+    Raises: UserError: a feature is not finite, or no image can be decoded.
     """
     was_training = backbone.training
     backbone.eval()
-    features: list[Tensor] = []
-    labels: list[Tensor] = []
-    corrupt: list[str] = []
-    with torch.inference_mode():
-        for batch in batches:
-            corrupt += batch.corrupt
-            if not len(batch.label_B):
-                continue
-            feature_BD = backbone(batch.image_BCHW).float()
-            if not feature_BD.isfinite().all():
-                raise UserError("The backbone gives features that are not finite: its training diverged. Train anew.")
-            features.append(nn.functional.normalize(feature_BD, dim=1))
-            labels.append(batch.label_B)
+    found = features_of(
+        lambda image_BCHW: nn.functional.normalize(backbone(image_BCHW).float(), dim=1),
+        FilePixels(index.root, tuple(index.keys)),
+        fixed(as_published(size_px) if name in VARIANTS else standard(size_px)),
+        folder=folder,
+        name=f"knn-{name}",
+        identity=(weights_digest(backbone, None), "unit length"),
+        device=torch.device(device),
+        dtype=dtype,
+    )
     backbone.train(was_training)
     return Features(
-        feature_ND=torch.cat(features) if features else torch.empty(0),
-        label_N=torch.cat(labels) if labels else torch.empty(0, dtype=torch.int64),
-        corrupt=tuple(corrupt),
+        feature_ND=torch.from_numpy(found.feature_ND),
+        label_N=torch.from_numpy(np.asarray(label_N, dtype=np.int64)[found.row_M]),
+        corrupt=found.corrupt,
+        row_M=torch.from_numpy(found.row_M) if found.corrupt else None,
     )
 
 
 def top_accuracies(
-    train: Features, test: Features, *, num_classes: int, k: int, temperature: float
-) -> tuple[float, float]:
+    train: Features,
+    test: Features,
+    *,
+    num_classes: int,
+    k: Sequence[int],
+    temperature: float,
+    device: torch.device | str = "cpu",
+) -> list[tuple[float, float]]:
     """Return the percentages of test images whose class gets the most votes, and is among the five with most votes.
 
-    Args: train, test: features and labels. num_classes: C. k, temperature: as for `run`.
+    Args: train, test: features and labels. num_classes: C. k: numbers of neighbours. temperature: T of the votes.
+    Returns: (top1, top5) for each k.
     """
-    num_top1 = num_top5 = 0
-    for start in range(0, len(test.label_N), _CHUNK):
-        feature_MD = test.feature_ND[start : start + _CHUNK]
-        vote_MC = votes(feature_MD, train, num_classes=num_classes, k=k, temperature=temperature)
-        # A stable sort: of classes with equally many votes, the first counts as the winner, on every machine.
-        ranked_MC = vote_MC.sort(dim=1, descending=True, stable=True).indices
-        is_hit_MC = ranked_MC == test.label_N[start : start + _CHUNK, None]
-        num_top1 += int(is_hit_MC[:, :1].sum())
-        num_top5 += int(is_hit_MC[:, :5].sum())
-    return 100.0 * num_top1 / len(test.label_N), 100.0 * num_top5 / len(test.label_N)
+    num_hits = torch.zeros(len(k), 2, dtype=torch.int64)
+    for start in tqdm(range(0, len(test), _TEST_CHUNK), desc="neighbours", leave=False):
+        feature_MD = test.chunk(start, start + _TEST_CHUNK, device)
+        similarity_MK, neighbour_MK = neighbours(feature_MD, train, max(k))
+        label_M1 = test.label_N[start : start + _TEST_CHUNK, None]
+        for number, num_voters in enumerate(k):
+            voter_MK = nearest(similarity_MK, min(num_voters, similarity_MK.shape[1]))
+            similarity_MV, row_MV = similarity_MK.gather(1, voter_MK).cpu(), neighbour_MK.gather(1, voter_MK).cpu()
+            vote_MC = votes(similarity_MV, train.label_N[row_MV], num_classes=num_classes, temperature=temperature)
+            # A stable sort: of classes with equally many votes, the first counts as the winner, on every machine.
+            ranked_MC = vote_MC.sort(dim=1, descending=True, stable=True).indices
+            is_hit_MC = ranked_MC == label_M1
+            num_hits[number] += torch.stack([is_hit_MC[:, :1].sum(), is_hit_MC[:, :5].sum()])
+    return [(100.0 * int(top1) / len(test), 100.0 * int(top5) / len(test)) for top1, top5 in num_hits]
 
 
-def votes(feature_MD: Tensor, train: Features, *, num_classes: int, k: int, temperature: float) -> Tensor:
-    """Return the votes exp(s / T) of the k nearest training images, summed per class.
+def neighbours(feature_MD: Tensor, train: Features, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k most similar training images, all of them where there are fewer; see `nearest`.
 
-    Args: feature_MD: float32 (M, D), unit length. train: training features. num_classes: C. k, temperature: as `run`.
-    Returns: float64 (M, C), on the host.
+    Args: feature_MD: float32 (M, D), unit length, where to compute. train: training features.
+    Returns: similarities float32 (M, K) and their rows int64 (M, K), rows ascending.
     """
-    similarity_MN = feature_MD @ train.feature_ND.T
-    neighbour_MK = nearest(similarity_MN, min(k, similarity_MN.shape[1]))
-    weight_MK = (similarity_MN.gather(1, neighbour_MK).cpu().double() / temperature).exp()
-    vote_MC = torch.zeros(len(feature_MD), num_classes, dtype=torch.float64)
-    return vote_MC.scatter_add_(1, train.label_N[neighbour_MK.cpu()], weight_MK)
+    similarity_MK = torch.empty(len(feature_MD), 0, device=feature_MD.device)
+    row_MK = torch.empty(len(feature_MD), 0, dtype=torch.int64, device=feature_MD.device)
+    for start in range(0, len(train), _TRAIN_CHUNK):
+        feature_ND = train.chunk(start, start + _TRAIN_CHUNK, feature_MD.device)
+        similarity_MN = feature_MD @ feature_ND.T
+        taken_MK = nearest(similarity_MN, min(k, similarity_MN.shape[1]))
+        # What was found before comes first: its rows are the smaller ones.
+        similarity_MK = torch.cat([similarity_MK, similarity_MN.gather(1, taken_MK)], dim=1)
+        row_MK = torch.cat([row_MK, taken_MK + start], dim=1)
+        kept_MK = nearest(similarity_MK, min(k, similarity_MK.shape[1]))
+        similarity_MK, row_MK = similarity_MK.gather(1, kept_MK), row_MK.gather(1, kept_MK)
+    return similarity_MK, row_MK
+
+
+def votes(similarity_MK: Tensor, label_MK: Tensor, *, num_classes: int, temperature: float) -> Tensor:
+    """Return the votes exp(s / T) of each test image's neighbours, summed per class.
+
+    Args: similarity_MK: float (M, K). label_MK: int64 (M, K), classes. num_classes: C. temperature: T.
+    Returns: float64 (M, C).
+    """
+    weight_MK = (similarity_MK.double() / temperature).exp()
+    vote_MC = torch.zeros(len(similarity_MK), num_classes, dtype=torch.float64)
+    return vote_MC.scatter_add_(1, label_MK, weight_MK)
 
 
 def nearest(similarity_MN: Tensor, k: int) -> Tensor:
@@ -226,13 +300,15 @@ def _variants(root: Path) -> dict[str, DatasetIndex]:
     return found
 
 
-def _metrics(accuracies: dict[str, tuple[float, float]], num_classes: int) -> list[tuple[str, float]]:
-    results = [("top1", accuracies["val"][0])]
-    if num_classes >= 5:
-        results.append(("top5", accuracies["val"][1]))
-    results += [(f"{name}_top1", accuracies[name][0]) for name in VARIANTS if name in accuracies]
+def _metrics(
+    accuracies: dict[str, list[tuple[float, float]]], num_classes: int, other_k: Sequence[int]
+) -> list[tuple[str, float]]:
+    results = []
+    for prefix, (top1, top5) in zip(("", *(f"k{k}_" for k in other_k)), accuracies["val"], strict=True):
+        results += [(f"{prefix}top1", top1), (f"{prefix}top5", top5)][: 2 if num_classes >= 5 else 1]
+    results += [(f"{name}_top1", accuracies[name][0][0]) for name in VARIANTS if name in accuracies]
     if "mixed_same" in accuracies and "mixed_rand" in accuracies:
-        results.append(("bg_gap", accuracies["mixed_same"][0] - accuracies["mixed_rand"][0]))
+        results.append(("bg_gap", accuracies["mixed_same"][0][0] - accuracies["mixed_rand"][0][0]))
     return results
 
 

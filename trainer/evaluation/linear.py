@@ -33,7 +33,18 @@ from trainer.evaluation._subject import PROBE_FILE, Subject, pretrained_backbone
 from trainer.parts.backbones import Backbone
 from trainer.run import run_folder
 
-__all__ = ["DATA", "LAYOUT", "SOURCE", "Options", "Protocol", "probing_of", "protocol_of", "run"]
+__all__ = [
+    "DATA",
+    "LAYOUT",
+    "SOURCE",
+    "Options",
+    "Protocol",
+    "check_training",
+    "facts_of",
+    "probing_of",
+    "protocol_of",
+    "run",
+]
 
 DATA = "imagenet"
 _TRAININGS = ("crops", "cached_crops", "cached_centre")
@@ -146,7 +157,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.metrics = {**_tops(fitted.last), **{f"best_{name}": value for name, value in _tops(fitted.best).items()}}
     result.facts |= facts_of(subject, protocol, probing, options)
     result.facts |= {"best_epoch": fitted.best["epoch"], "loss": fitted.last["loss"]}
-    result.problems += [f"{key} cannot be decoded" for key in sorted(fitted.corrupt)]
+    result.note_corrupt(sorted(fitted.corrupt))
     if not splits.is_imagenet:
         result.facts["probe"] = "not left: other classes than ImageNet's"
     elif not isinstance(fitted.model, nn.Linear):
@@ -163,8 +174,7 @@ def protocol_of(subject: Subject, options: Options) -> Protocol:
     name = options.protocol or (subject.method if subject.method in _PROTOCOLS else "moco")
     if name not in _PROTOCOLS:
         raise UserError(f"protocol={name!r} is unknown; allowed: {', '.join(_PROTOCOLS)}")
-    if options.training not in _TRAININGS:
-        raise UserError(f"training={options.training!r} is unknown; allowed: {', '.join(_TRAININGS)}")
+    check_training(options)
     protocol = _PROTOCOLS[name]
     chosen = {field.name: getattr(options, field.name, None) for field in fields(Schedule)}
     if chosen["step_epochs"] is not None and chosen["step_fractions"] is None:
@@ -175,6 +185,18 @@ def protocol_of(subject: Subject, options: Options) -> Protocol:
     bn_mode = options.bn_mode or (protocol.bn_mode if options.training == "crops" else "eval")
     init_std = protocol.init_std if options.init_std is None else options.init_std
     return replace(protocol, schedule=schedule, bn_mode=bn_mode, init_std=init_std)
+
+
+def check_training(options: Options) -> None:
+    """Raise UserError where there is no such way to train."""
+    if options.training not in _TRAININGS:
+        raise UserError(f"training={options.training!r} is unknown; allowed: {', '.join(_TRAININGS)}")
+    if options.num_cached_crops < 1 or options.score_epochs < 1:
+        raise UserError(
+            f"num_cached_crops={options.num_cached_crops} and score_epochs={options.score_epochs} must be 1 or more"
+        )
+    if options.dtype not in ("float16", "float32"):
+        raise UserError(f"dtype={options.dtype!r} is unknown; allowed: float16, float32")
 
 
 def probing_of(
@@ -188,8 +210,6 @@ def probing_of(
         return replace(random_resized_crop(size_px, seed=seed, epoch=epoch), std=std)
 
     centre = replace(fixed(standard(size_px)), std=std)
-    if options.training == "cached_crops" and options.num_cached_crops < 1:
-        raise UserError(f"num_cached_crops={options.num_cached_crops} must be 1 or more")
     num_cached = min(options.num_cached_crops, protocol.schedule.epochs)
     cached = {"cached_crops": tuple(crop(number) for number in range(num_cached)), "cached_centre": (centre,)}
     cached_cuts = cached.get(options.training, ())

@@ -1,0 +1,20 @@
+"""Linear classification of CIFAR-100 on frozen features: Ryali et al. 2021, A.8, Tables 17 and A26; see `_cifar`."""
+
+from pathlib import Path
+
+from trainer.evaluation._cifar import Options, evaluate, found_folder, read_batches
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+
+__all__ = ["DATA", "LAYOUT", "SOURCE", "Options", "run"]
+
+DATA = "cifar100"
+LAYOUT = "ROOT/cifar-100-python/{train,test}"
+SOURCE = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Fit a classifier of the 100 fine classes and score it: top1, top5, best_top1, best_top5."""
+    folder = found_folder(data, "cifar-100-python", LAYOUT)
+    train, test = (read_batches(folder, (name,), b"fine_labels", 100, LAYOUT) for name in ("train", "test"))
+    return evaluate(subject, train, test, options, name="cifar100")

@@ -1,0 +1,256 @@
+"""ImageNet with the labels of 1 % and 10 % of its training images: a linear classifier, and the network fine-tuned.
+
+Ryali et al. 2021, A.5, Tables 6 and A13; the splits are those of SimCLR (Chen et al. 2020), 1 % a subset of 10 %.
+Linear: everything as in `linear`. Fine-tuned: the classifier and the trunk with rates of their own, `_FINETUNING`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from stores.errors import UserError
+from stores.image_codec import sha256
+from trainer.evaluation import linear
+from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
+from trainer.evaluation._imagenet import LAYOUT as LAYOUT_OF_IMAGES
+from trainer.evaluation._imagenet import Labelled, Splits, open_splits
+from trainer.evaluation._images import CLASS_OF_WNID
+from trainer.evaluation._pixels import Cut, FilePixels, cut_batches
+from trainer.evaluation._probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
+
+DATA = "imagenet"
+LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"
+SOURCE = "lists: github.com/google-research/simclr (imagenet_subsets), images: https://www.image-net.org (ILSVRC2012)"
+NUM_IMAGES = {1: 12_811, 10: 128_116}
+_MODES = ("linear", "finetune")
+_EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetuning:
+    """Changes to the fine-tuning; None stands for the method's own setting of A.5.2."""
+
+    epochs: int | None = None
+    # Images a step.
+    batch_size: int | None = None
+    # Rates of classifier and trunk for 256 images a step.
+    head_lr: float | None = None
+    trunk_lr: float | None = None
+    weight_decay: float | None = None
+    # Epochs at which both rates fall, and to what fraction each time.
+    step_epochs: tuple[int, ...] | None = None
+    step_fractions: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    # Shares of the labels, in percent: 1, 10 or both.
+    percents: tuple[int, ...] = (1, 10)
+    # linear, finetune or both.
+    modes: tuple[str, ...] = _MODES
+    # Folder of the two lists; "" = beside train/.
+    lists: str = ""
+    # Of the linear classifier, and what both have in common: seed, protocol, red_std, score_epochs.
+    linear: linear.Options = field(default_factory=linear.Options)
+    finetune: Finetuning = field(default_factory=Finetuning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rates:
+    head_lr: float
+    trunk_lr: float
+    schedule: Schedule
+
+
+_FIFTY = Schedule(epochs=50, batch_size=256, lr=1.0, step_epochs=(30, 40), step_fractions=(0.1, 0.01))
+# SwAV's released code (eval_semisup.py): both rates fall to a fifth.
+_TWENTY = Schedule(epochs=20, batch_size=256, lr=1.0, step_epochs=(12, 16), step_fractions=(0.2, 0.04))
+# A.5.2, by method and percent; other methods take MoCo's.
+_FINETUNING = {
+    ("moco", 1): _Rates(head_lr=1.0, trunk_lr=1e-4, schedule=_FIFTY),
+    ("moco", 10): _Rates(head_lr=0.3, trunk_lr=1e-4, schedule=_FIFTY),
+    ("byol", 1): _Rates(head_lr=1.0, trunk_lr=1e-3, schedule=_FIFTY),
+    ("byol", 10): _Rates(head_lr=0.1, trunk_lr=1e-3, schedule=_FIFTY),
+    ("swav", 1): _Rates(head_lr=5.0, trunk_lr=0.02, schedule=_TWENTY),
+    ("swav", 10): _Rates(head_lr=0.2, trunk_lr=0.01, schedule=_TWENTY),
+}
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Fit and score on every share and in every mode: linear_1_top1, linear_1_top5, finetune_1_top1, ..."""
+    _check(options)
+    result = Result()
+    splits = open_splits(data, result)
+    if not splits.is_imagenet:
+        raise UserError(f"the lists name images of ImageNet's, and {data} has other classes. Expected: {LAYOUT}")
+    # The whole training set is not needed here, only what the lists name.
+    result.facts.pop("train images")
+    result.problems = [problem for problem in result.problems if not problem.startswith("train images")]
+    folder = Path(options.lists) if options.lists else data
+    subsets = {
+        percent: listed_images(folder / f"{percent}percent.txt", splits.train.pixels.root, percent, result)
+        for percent in options.percents
+    }
+    for percent, train in subsets.items():
+        for mode in options.modes:
+            scores = _MODE[mode](subject, replace(splits, train=train), percent, options, result)
+            result.metrics |= {f"{mode}_{percent}_{name}": value for name, value in scores.items()}
+    return result
+
+
+def _check(options: Options) -> None:
+    if not set(options.percents) <= set(NUM_IMAGES) or not set(options.modes) <= set(_MODES):
+        raise UserError(
+            f"percents={options.percents} may be {', '.join(map(str, NUM_IMAGES))}, modes={options.modes} may be "
+            f"{', '.join(_MODES)}"
+        )
+
+
+def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labelled:
+    """Read a list of file names, `<wnid>_<number>.JPEG` a line, and find the images.
+
+    Args: path: of the list. train: folder of the class folders. result: where the count is noted.
+    Raises: UserError: no such list, a line of another kind, or images that are not there, with their number: training
+        on what is left would score another split.
+    """
+    try:
+        names = path.read_text().split()
+    except OSError as error:
+        raise UserError(
+            f"the list {path} cannot be read ({error.strerror}). Expected: {LAYOUT}. From: {SOURCE}"
+        ) from error
+    wnids = [name.partition("_")[0] for name in names]
+    strange = [name for name, wnid in zip(names, wnids, strict=True) if wnid not in CLASS_OF_WNID or "/" in name]
+    if strange or not names:
+        raise UserError(
+            f"{path} has lines that name no image, e.g. {(strange or ['(it is empty)'])[0]!r}. From: {SOURCE}"
+        )
+    keys = [f"{wnid}/{name}" for wnid, name in zip(wnids, names, strict=True)]
+    missing = [key for key in keys if not (train / key).is_file()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the {len(keys)} images of {path} are not in {train}, e.g. {missing[0]}; "
+            "get the whole training set, or give the folder of other lists with --set lists=DIR"
+        )
+    result.expect(f"{percent} % of the labels", len(keys), NUM_IMAGES[percent])
+    return Labelled(pixels=FilePixels(train, tuple(keys)), label_N=np.array([CLASS_OF_WNID[wnid] for wnid in wnids]))
+
+
+def _linear(subject: Subject, splits: Splits, percent: int, options: Options, result: Result) -> dict[str, float]:
+    protocol = linear.protocol_of(subject, options.linear)
+    probing = linear.probing_of(
+        subject, pretrained_backbone(subject), splits, protocol, options.linear, name=f"labels-{percent}-linear"
+    )
+    fitted = fit_head(
+        probing,
+        protocol.schedule,
+        init_std=protocol.init_std,
+        has_batch_norm=protocol.has_batch_norm,
+        seed=options.linear.seed,
+        score_epochs=options.linear.score_epochs,
+    )
+    result.facts["linear"] = linear.facts_of(subject, protocol, probing, options.linear)
+    return _scores(fitted, result)
+
+
+def _finetune(subject: Subject, splits: Splits, percent: int, options: Options, result: Result) -> dict[str, float]:
+    common = replace(options.linear, training="crops", bn_mode="eval")
+    protocol = linear.protocol_of(subject, common)
+    rates = _rates(subject, percent, options)
+    backbone = pretrained_backbone(subject)
+    pretrained_sha256 = weights_digest(backbone, None)
+    probing = linear.probing_of(subject, backbone, splits, protocol, common, name=f"labels-{percent}-finetune")
+    fitted = finetune(
+        probing,
+        rates.schedule,
+        head_lr=rates.head_lr,
+        trunk_lr=rates.trunk_lr,
+        seed=common.seed,
+        score_epochs=common.score_epochs,
+        pretrained_sha256=pretrained_sha256,
+    )
+    result.facts[f"finetune {percent} %"] = asdict(rates) | {"bn_mode": "trained", "transform": probing.val_cut.name}
+    return _scores(fitted, result)
+
+
+_MODE = {"linear": _linear, "finetune": _finetune}
+
+
+def _scores(fitted: Fit, result: Result) -> dict[str, float]:
+    result.note_corrupt(sorted(fitted.corrupt))
+    both = {"": fitted.last, "best_": fitted.best}
+    return {f"{prefix}top{num}": scores[f"top{num}"] for prefix, scores in both.items() for num in (1, 5)}
+
+
+def _rates(subject: Subject, percent: int, options: Options) -> _Rates:
+    name = options.linear.protocol or subject.method
+    rates = _FINETUNING.get((name, percent), _FINETUNING["moco", percent])
+    changes: dict[str, Any] = {name: value for name, value in asdict(options.finetune).items() if value is not None}
+    if "step_epochs" in changes and "step_fractions" not in changes:
+        changes["step_fractions"] = tuple(0.1 ** (step + 1) for step in range(len(changes["step_epochs"])))
+    own = {name: changes.pop(name) for name in ("head_lr", "trunk_lr") if name in changes}
+    return replace(rates, **own, schedule=replace(rates.schedule, **changes))
+
+
+def finetune(
+    probing: Probing,
+    schedule: Schedule,
+    *,
+    head_lr: float,
+    trunk_lr: float,
+    seed: int,
+    score_epochs: int,
+    pretrained_sha256: str,
+) -> Fit:
+    """Train a backbone and a new classifier on it together, BatchNorm included; the same call resumes.
+
+    Args: probing: its backbone is changed. head_lr, trunk_lr: the rates for 256 images a step. seed: of the weights,
+        the order and the crops. pretrained_sha256: what the backbone is before.
+    """
+    check_schedule(schedule)
+    head = new_head(probing.backbone.num_features, probing.num_classes, init_std=0.01, seed=seed)
+    model = nn.Sequential(probing.backbone, head).to(probing.device)
+    groups = [
+        {"params": list(probing.backbone.parameters()), "lr_factor": trunk_lr},
+        {"params": list(head.parameters()), "lr_factor": head_lr},
+    ]
+    state = Fit(model=model, groups=groups)
+    rows = np.arange(len(probing.train.label_N))
+    assert probing.cut_of_epoch is not None
+    cut_of_epoch = probing.cut_of_epoch
+
+    def training(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = epoch_batches(rows, schedule, seed=seed, epoch=epoch)
+        return _images(probing, probing.train, cut_of_epoch(epoch), batches, state, f"epoch {epoch + 1}")
+
+    def validation() -> Iterator[tuple[Tensor, Tensor]]:
+        val_rows = np.arange(len(probing.val.label_N))
+        batches = [val_rows[at : at + _EVALUATION_BATCH] for at in range(0, len(val_rows), _EVALUATION_BATCH)]
+        return _images(probing, probing.val, probing.val_cut, batches, state, "val")
+
+    told = [pretrained_sha256, probing.train.identity, probing.val.identity, asdict(schedule), head_lr, trunk_lr, seed]
+    told += [score_epochs, probing.val_cut.identity, cut_of_epoch(0).identity]
+    digest = sha256(json.dumps(told).encode()).hex()
+    path = probing.folder / f"{probing.name}-fit-{digest[:16]}.safetensors"
+    fit(state, schedule, training, validation, num_rows=len(rows), path=path, score_epochs=score_epochs)
+    return state
+
+
+def _images(
+    probing: Probing, images: LabelledPixels, cut: Cut, batches: list[np.ndarray], state: Fit, title: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B, 3, H, W) and their classes."""
+    for batch in cut_batches(images.pixels, cut, batches, device=probing.device, title=title):
+        state.corrupt.update(images.pixels.keys[row] for row in batch.corrupt_rows)
+        if len(batch.row_B):
+            yield batch.image_BCHW, torch.from_numpy(images.label_N[batch.row_B]).to(probing.device)

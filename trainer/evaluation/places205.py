@@ -1,0 +1,144 @@
+"""Linear classification of Places-205 on frozen features: Ryali et al. 2021, A.9, Tables 18 and A26.
+
+SGD with momentum, 28 epochs, rate 1.0 for 256 images, 256 a step, a tenth of it from epochs 7, 14 and 21, weight decay
+1e-4. Transforms are ImageNet's, as in FAIR's VISSL; BatchNorm is not spoken of and stays as it was trained.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from stores.errors import UserError
+from trainer.evaluation import linear
+from trainer.evaluation._frozen_backbone import fit_head
+from trainer.evaluation._imagenet import Labelled, Splits
+from trainer.evaluation._images import IMAGE_SUFFIXES
+from trainer.evaluation._pixels import FilePixels
+from trainer.evaluation._probe import Schedule
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject, pretrained_backbone
+
+DATA = "places205"
+LAYOUT = (
+    "ROOT/trainvalsplit_places205/{train,val}_places205.csv (lines: a/abbey/gsun_x.jpg 0) with the images below "
+    "ROOT/data/vision/torralba/deeplearning/images256; or ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg"
+)
+SOURCE = "http://places.csail.mit.edu (Places205)"
+NUM_CLASSES, NUM_TRAIN, NUM_VAL = 205, 2_448_873, 20_500
+_LISTS = "trainvalsplit_places205"
+_IMAGES = "data/vision/torralba/deeplearning/images256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen; the defaults are the paper's where it states them."""
+
+    epochs: int = 28
+    # Images a step.
+    batch_size: int = 256
+    # Rate for 256 images a step.
+    lr: float = 1.0
+    weight_decay: float = 1e-4
+    # Epochs at which the rate falls, and to what fraction of its peak each time.
+    step_epochs: tuple[int, ...] = (7, 14, 21)
+    step_fractions: tuple[float, ...] = (0.1, 0.01, 0.001)
+    # adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained (not stated).
+    bn_mode: str = "eval"
+    # Images of a forward pass; with bn_mode adapt, those normalised together.
+    images_per_pass: int = 64
+    # crops, cached_crops or cached_centre, as in `linear`.
+    training: str = "crops"
+    num_cached_crops: int = 4
+    # Format of features that are kept.
+    dtype: str = "float16"
+    # The validation images are scored after every so many epochs, and after the last.
+    score_epochs: int = 1
+    # Of the classifier's weights, the order and the crops.
+    seed: int = 0
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Fit a classifier and score it: top1, top5, best_top1, best_top5."""
+    result = Result()
+    splits = open_places(data, result)
+    settings = {name: getattr(options, name) for name in Schedule.__dataclass_fields__ if hasattr(options, name)}
+    protocol = linear.Protocol(schedule=Schedule(**settings), bn_mode=options.bn_mode)
+    training = linear.Options(
+        training=options.training,
+        num_cached_crops=options.num_cached_crops,
+        images_per_pass=options.images_per_pass,
+        dtype=options.dtype,
+        seed=options.seed,
+    )
+    linear.check_training(training)
+    probing = linear.probing_of(subject, pretrained_backbone(subject), splits, protocol, training, name="places205")
+    fitted = fit_head(probing, protocol.schedule, seed=options.seed, score_epochs=options.score_epochs)
+    for prefix, scores in {"": fitted.last, "best_": fitted.best}.items():
+        result.metrics |= {f"{prefix}top{num}": scores[f"top{num}"] for num in (1, 5)}
+    result.facts |= linear.facts_of(subject, protocol, probing, training) | {"schedule": asdict(protocol.schedule)}
+    result.note_corrupt(sorted(fitted.corrupt))
+    return result
+
+
+def open_places(data: Path, result: Result) -> Splits:
+    """List the images in either layout. Raises: UserError: it is neither."""
+    lists = data / _LISTS if (data / _LISTS).is_dir() else data
+    if (lists / "train_places205.csv").is_file():
+        train, val = (_listed(lists / f"{split}_places205.csv", data / _IMAGES) for split in ("train", "val"))
+        result.facts["release"] = "lists"
+        num_classes = NUM_CLASSES
+    else:
+        (train_root, train_keys, classes), (val_root, val_keys, val_classes) = (
+            _tree(data / s) for s in ("train", "val")
+        )
+        names = sorted(set(classes))
+        unknown = sorted(set(val_classes) - set(names))
+        if unknown:
+            raise UserError(f"{val_root} has classes that {train_root} does not have: {', '.join(unknown[:5])}")
+        rank = {name: number for number, name in enumerate(names)}
+        train, val = (
+            Labelled(pixels=FilePixels(root, keys), label_N=np.array([rank[name] for name in of_key], dtype=np.int64))
+            for root, keys, of_key in ((train_root, train_keys, classes), (val_root, val_keys, val_classes))
+        )
+        result.facts["release"] = "folders"
+        num_classes = len(names)
+    result.expect("train images", len(train), NUM_TRAIN)
+    result.expect("val images", len(val), NUM_VAL)
+    result.expect("classes", len(np.unique(train.label_N)), NUM_CLASSES)
+    return Splits(train=train, val=val, num_classes=num_classes, is_imagenet=False)
+
+
+def _listed(path: Path, images: Path) -> Labelled:
+    """Read a list: a path below `images`, a space, a class. Raises: UserError: it has lines of another kind."""
+    if not path.is_file() or not images.is_dir():
+        raise UserError(f"there is no {path if not path.is_file() else images}. Expected: {LAYOUT}")
+    # The path may hold spaces: the class is what follows the last one.
+    rows = [line.rpartition(" ") for line in path.read_text().splitlines() if line.strip()]
+    for number, (key, _, label) in enumerate(rows, start=1):
+        parts = PurePosixPath(key).parts
+        if not (label.isdecimal() and int(label) < NUM_CLASSES) or not parts or ".." in parts or key.startswith("/"):
+            raise UserError(f"{path}, line {number}: expected 'a/abbey/gsun_x.jpg 0', classes 0 .. {NUM_CLASSES - 1}")
+    if not rows:
+        raise UserError(f"{path} is empty. Expected: {LAYOUT}")
+    label_N = np.array([int(label) for _, _, label in rows], dtype=np.int64)
+    return Labelled(pixels=FilePixels(images, tuple(key for key, _, _ in rows)), label_N=label_N)
+
+
+def _tree(folder: Path) -> tuple[Path, tuple[str, ...], list[str]]:
+    """List a folder of class folders, also within one another (a/airport_terminal).
+
+    Returns: the folder, paths of the images below it, and of each the class folder's.
+    Raises: UserError: it is not there, or holds no image in a class folder.
+    """
+    keys, classes = [], []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        of_place = Path(place).relative_to(folder).as_posix()
+        found = [name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES and of_place != "."]
+        keys += [f"{of_place}/{name}" for name in found]
+        classes += [of_place] * len(found)
+    if not keys:
+        raise UserError(f"{folder} holds no image in a class folder. Expected: {LAYOUT}. From: {SOURCE}")
+    return folder, tuple(keys), classes
