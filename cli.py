@@ -568,7 +568,8 @@ def pretrain_command(
             cache=cache_folder(cache) if is_url else None,
             root=root,
         )
-    print_json(summary)
+    if summary is not None:
+        print_json(summary)
 
 
 @main.command("loader-bench")

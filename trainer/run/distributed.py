@@ -100,7 +100,9 @@ def _own_group(size: int, ranks: Ranks) -> distributed.ProcessGroup | None:
     # Every process takes part in making every group.
     starts = range(0, ranks.size, size)
     groups = [distributed.new_group(list(range(start, start + size)), timeout=TIMEOUT) for start in starts]
-    return groups[ranks.rank // size]
+    group = groups[ranks.rank // size]
+    assert not isinstance(group, int), "this process is in its own group"
+    return group
 
 
 class _Step(nn.Module):
