@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+# Where views are cut, and what a row that cannot be read does; `loader.Loader` says more.
+GEOMETRIES = ("host", "device")
+BAD_ROWS = ("error", "skip")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViewBatch:

@@ -30,15 +30,12 @@ from pipeline.build.ffcv_names import (
 )
 from pipeline.build.ffcv_names import Loader as FfcvLoader
 from pipeline.build.scene import FIELD_NAME
-from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
+from pipeline.loader.batch import BAD_ROWS, GEOMETRIES, Batch, ViewBatch, WholeBatch
 from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from pipeline.loader.scene_field import Layout, SceneDecoder
 from pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
 from pipeline.views.view_plan import ViewPlan
 from stores.errors import CorruptStore, UserError
-
-GEOMETRIES = ("host", "device")
-BAD_ROWS = ("error", "skip")
 
 
 class Loader:

@@ -8,6 +8,7 @@ from importlib import import_module
 
 import pipeline.views.backgrounds
 import trainer.methods
+from pipeline.loader.batch import BAD_ROWS, GEOMETRIES
 from pipeline.views.crops import check_background
 from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
 from stores.errors import UserError
@@ -34,6 +35,10 @@ def check(settings: RunSettings) -> None:
     if settings.cifar_stem and settings.backbone not in backbones.RESNETS:
         raise UserError(f"cifar_stem=True is for backbones {', '.join(backbones.RESNETS)}, not {settings.backbone!r}")
     _check_choice("precision", settings.precision, PRECISIONS)
+    _check_choice("geometry", settings.geometry, GEOMETRIES)
+    _check_choice("bad_rows", settings.bad_rows, BAD_ROWS)
+    if settings.shrink_on_decoding and settings.geometry == "device":
+        raise UserError("shrink_on_decoding=True goes with geometry=host: with geometry=device images are sent whole")
     optimisers.check(settings.optimiser)
     schedules.check(settings.schedule, settings.epochs)
     _check_views(settings, len(module.view_plan().views))

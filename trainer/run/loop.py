@@ -62,6 +62,9 @@ def pretrain(
             num_threads=loader_threads(settings),
             rank=ranks.rank,
             world_size=ranks.size,
+            geometry=settings.geometry,
+            shrink_on_decoding=settings.shrink_on_decoding,
+            bad_rows=settings.bad_rows,
         )
         with loader:
             if not url:

@@ -57,6 +57,12 @@ class RunSettings:
     log_steps: int = 20
     # Threads of the loader; 0 = all cores, shared by the processes of a machine.
     loader_threads: int = 0
+    # Where views are cut: host, or device = whole images are sent to it (spares the host, not the bus).
+    geometry: str = "host"
+    # Whether images are decoded smaller where no view needs all their pixels; for small views of large images.
+    shrink_on_decoding: bool = False
+    # What a row that cannot be read does: error, or skip = another row takes its place and is named.
+    bad_rows: str = "error"
     # Number format of the convolutions: fp32, bf16, fp16 (with a scaled loss), or auto = bf16 on a GPU, else fp32.
     precision: str = "auto"
     # Whether torch.compile makes kernels of the backbones; worth its minutes on a GPU only.

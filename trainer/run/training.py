@@ -256,6 +256,8 @@ def _run(
             losses, lr = take_step(training, _channels_last(stage(batch)))
             recorder.add(record | {"lr": lr} | crop_statistics(batch), losses)
             _warn(fallbacks.add(batch.records), training.ranks)
+            for message in batch.skipped:
+                tqdm.write(message, file=sys.stderr)  # of whichever process: each has rows of its own
             is_stopping = request.is_agreed(training.ranks)
             _save_when_due(training, out, recorder, is_stopping)
             bar.update()
