@@ -25,6 +25,7 @@ from trainer.evaluation._pixels import Cut, FilePixels, cut_batches
 from trainer.evaluation._probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
+from trainer.evaluation.linear import Options as LinearOptions
 
 DATA = "imagenet"
 LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"
@@ -61,7 +62,7 @@ class Options:
     # Folder of the two lists; "" = beside train/.
     lists: str = ""
     # Of the linear classifier, and what both have in common: seed, protocol, red_std, score_epochs.
-    linear: linear.Options = field(default_factory=linear.Options)
+    linear: LinearOptions = field(default_factory=LinearOptions)
     finetune: Finetuning = field(default_factory=Finetuning)
 
 
