@@ -11,11 +11,11 @@ from torch import nn
 
 from stores.errors import UserError
 from tests.evaluation_fixtures import WNIDS, oracle, save_image
+from tests.golden import make_fgsm
 from trainer.evaluation import fgsm
 from trainer.evaluation._subject import Subject, weights_digest
 from trainer.parts.backbones import Backbone
 
-GOLDEN = Path(__file__).parent / "golden" / "fgsm_foolbox.json"
 THRESHOLD = 128
 WEIGHT = 50.0  # of the normalised red: beyond 1 - 2^-24 of certainty the gradient would be 0
 # Red of each image by its class. Class 0 stands above the threshold, class 1 below; the step of 8 is against that.
@@ -77,14 +77,10 @@ def test_a_wrong_epsilon_is_refused(root: Path) -> None:
 
 
 def test_the_step_is_foolboxs() -> None:
-    golden = json.loads(GOLDEN.read_text())
-    rng = np.random.default_rng(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 5)).eval()
-    for parameter, shape in zip(network.parameters(), ((16, 48), (16,), (5, 16), (5,)), strict=True):
-        parameter.data = torch.from_numpy(rng.normal(size=shape)).float() * 0.5
-    pixel_BCHW = torch.from_numpy(rng.random((8, 3, 4, 4)).round(1)).float()
+    golden = json.loads(make_fgsm.FILE.read_text())
+    network, pixel_BCHW = make_fgsm.inputs()
     label_B = torch.tensor(golden["label"])
-    attacked_BCHW = fgsm.fgsm_step(network, pixel_BCHW, label_B, 0.02)
+    attacked_BCHW = fgsm.fgsm_step(network, pixel_BCHW, label_B, make_fgsm.EPSILON)
     np.testing.assert_allclose(attacked_BCHW.flatten(1).numpy(), golden["attacked"], atol=1e-6)
     with torch.inference_mode():
         assert (network(attacked_BCHW).argmax(dim=1) != label_B).tolist() == golden["success"]

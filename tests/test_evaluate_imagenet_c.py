@@ -15,7 +15,7 @@ from trainer.evaluation._result import Result
 CLASSES = (3, 7)
 # Accuracy in percent of each corruption at each strength, with two images: 0, 50 or 100.
 TOP1 = {
-    (name, severity): 50.0 * (number * severity % 3)
+    (name, severity): 50.0 * (number * severity % 3) if number else 100.0
     for number, name in enumerate(imagenet_c.CORRUPTIONS)
     for severity in imagenet_c.SEVERITIES
 }
