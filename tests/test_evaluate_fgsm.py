@@ -49,15 +49,15 @@ def test_a_linear_network_is_fooled_where_it_must_be(root: Path) -> None:
     # Wrong before: 120. Fooled: 132 (becomes 124) and 124 (132). Left: 140 (132), 255, 116 (124), 3. A step taken on
     # normalised values would be 1.8 of 255, and would fool none.
     assert result.metrics["clean_top1"] == pytest.approx(100 * 6 / 7)
-    assert result.metrics["fgsm_top1"] == pytest.approx(100 * 4 / 7)
-    assert result.metrics["clean_top5"] == result.metrics["fgsm_top5"] == 100.0
+    assert result.metrics["robust_top1"] == pytest.approx(100 * 4 / 7)
+    assert result.metrics["clean_top5"] == result.metrics["robust_top5"] == 100.0
     assert result.facts["images"] == {"seen": 7, "expected": 50_000}
 
 
 @pytest.mark.parametrize(("epsilon", "num_right"), [(0.0, 6), (3.9 / 255, 6), (4.1 / 255, 4), (13 / 255, 2)])
 def test_epsilon_is_of_pixels_in_0_to_1(root: Path, epsilon: float, num_right: int) -> None:
     result = fgsm.run(threshold_subject(root), root, fgsm.Options(epsilon=epsilon))
-    assert result.metrics["fgsm_top1"] == pytest.approx(100 * num_right / 7)
+    assert result.metrics["robust_top1"] == pytest.approx(100 * num_right / 7)
     assert result.metrics["clean_top1"] == pytest.approx(100 * 6 / 7)
 
 

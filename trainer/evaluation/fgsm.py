@@ -39,7 +39,7 @@ class Options:
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network: clean_top1, clean_top5, fgsm_top1, fgsm_top5.
+    """Score a network: clean_top1, clean_top5, robust_top1, robust_top5.
 
     Raises: UserError: another layout, a negative epsilon, no classifier, or a gradient that is not finite.
     """
@@ -59,7 +59,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     outputs = kept(subject, images, transform, answer, name="fgsm", asked=f"fgsm, epsilon {options.epsilon!r}")
     outputs.report(result)
     label_N1 = images.label_N[outputs.rows_N][:, None]
-    for name, best_NK in (("clean", outputs.answer_N[:, 0]), ("fgsm", outputs.answer_N[:, 1])):
+    for name, best_NK in (("clean", outputs.answer_N[:, 0]), ("robust", outputs.answer_N[:, 1])):
         result.metrics[f"{name}_top1"] = _percent(best_NK[:, 0] == label_N1[:, 0])
         result.metrics[f"{name}_top5"] = _percent((best_NK == label_N1).any(axis=1))
     return result

@@ -52,7 +52,7 @@ class Options:
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network: <variant>_top1 of each variant there is, and bg_gap, in percent.
+    """Score a network: the top-1 accuracy of each variant there is, under its name, and bg_gap, in percent.
 
     Raises: UserError: another layout, a table that cannot be read, masks of no image, or no (fitting) classifier.
     """
@@ -69,9 +69,9 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     )
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
     for name, images in _variants(data, group_C, options, result):
-        result.metrics[f"{name}_top1"] = _accuracy(subject, images, transform, group_C, name, result)
-    if {"mixed_same_top1", "mixed_rand_top1"} <= set(result.metrics):
-        result.metrics["bg_gap"] = result.metrics["mixed_same_top1"] - result.metrics["mixed_rand_top1"]
+        result.metrics[name] = _accuracy(subject, images, transform, group_C, name, result)
+    if {"mixed_same", "mixed_rand"} <= set(result.metrics):
+        result.metrics["bg_gap"] = result.metrics["mixed_same"] - result.metrics["mixed_rand"]
     return result
 
 

@@ -41,7 +41,7 @@ class Options:
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network: <category>_top1 and <corruption>_top1 of each that is complete, mean_top1 and mce of all 15.
+    """Score a network: accuracy in percent of each category and corruption that is complete, mean and mce of all 15.
 
     Raises: UserError: none of the corruptions is there, errors that cannot be read, or no classifier.
     """
@@ -54,15 +54,15 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     mean_of = {name: float(np.mean([top1_of[name, severity] for severity in SEVERITIES])) for name in complete}
     for category, names in CATEGORIES.items():
         if all(name in mean_of for name in names):
-            result.metrics[f"{category}_top1"] = float(np.mean([mean_of[name] for name in names]))
+            result.metrics[category] = float(np.mean([mean_of[name] for name in names]))
         else:
             lacking = ", ".join(name for name in names if name not in mean_of)
             result.problems.append(f"{category} has no mean: {lacking} not there in all strengths")
     if len(complete) == len(CORRUPTIONS):
-        result.metrics["mean_top1"] = float(np.mean(list(mean_of.values())))
+        result.metrics["mean"] = float(np.mean(list(mean_of.values())))
         if alexnet:
             result.metrics["mce"] = mean_corruption_error(mean_of, alexnet)
-    result.metrics.update({f"{name}_top1": value for name, value in mean_of.items()})
+    result.metrics.update(mean_of)
     result.facts["top1"] = {f"{name}/{severity}": value for (name, severity), value in top1_of.items()}
     return result
 

@@ -45,7 +45,7 @@ class Options:
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network: <set>_top1 and <set>_top5 of each set that is there.
+    """Score a network: top-1 accuracy of each set that is there, under its name, and <set>_top5, in percent.
 
     Raises: UserError: another layout, an unknown release, or no classifier.
     """
@@ -63,8 +63,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         outputs = logits_of(subject, images, transform, name=f"imagenet-v2-{name}")
         outputs.report(result)
         label_N = images.label_N[outputs.rows_N]
-        for num in (1, 5):
-            result.metrics[f"{name}_top{num}"] = top_accuracy(outputs.logits_NC, label_N, num)
+        result.metrics[name] = top_accuracy(outputs.logits_NC, label_N)
+        result.metrics[f"{name}_top5"] = top_accuracy(outputs.logits_NC, label_N, 5)
     return result
 
 
