@@ -30,6 +30,7 @@ from trainer.evaluation._detection_images import (
     Sizes,
     Visit,
     batches_of_visits,
+    outlines_as_masks,
     resized_size,
     training_example,
 )
@@ -200,6 +201,8 @@ def test_the_rate_warms_up_and_falls() -> None:
     assert rates == pytest.approx([0.1 / 3, 0.1 * (1 / 6 + 1 / 2), 0.1, 0.1, 0.01, 0.001])
     with pytest.raises(UserError, match="batch_size"):
         resolved(replace(schedule, batch_size=0), {})
+    with pytest.raises(UserError, match="train_short_px"):
+        Sizes(train_short_px=())
 
 
 @pytest.mark.parametrize(("chosen_by", "method", "lr"), [("", "byol", 0.08), ("", "", 0.02), ("swav", "byol", 0.1)])
@@ -393,7 +396,29 @@ def test_coco_segmentation_runs(form: str, tmp_path: Path) -> None:
     assert {name.partition("_")[0] for name in result.metrics} == {"box", "mask"}
 
 
+@pytest.mark.slow
+def test_the_annotations_of_real_photographs_score_themselves_perfectly(shared_data: Path) -> None:
+    annotations = coco_segmentation.read_annotations(shared_data / "coco", "val2017")
+    images = coco_segmentation.labelled_images(shared_data / "coco" / "val2017", annotations, [])
+    ids = coco_segmentation.category_ids(annotations)
+    records: list[dict[str, Any]] = []
+    for image, described in zip(images, annotations["images"], strict=True):
+        found = {
+            "boxes": torch.from_numpy(image.box_N4),
+            "classes": torch.from_numpy(image.class_N),
+            "scores": torch.full((len(image.class_N),), 0.9),
+            "masks": torch.from_numpy(outlines_as_masks(image, image.height, image.width)),
+        }
+        records += coco_segmentation.coco_records(found, described["id"], ids)
+    scores = coco_segmentation.coco_scores(annotations, records)
+    assert (len(ids), len(scores)) == (80, 12)
+    assert scores == pytest.approx(dict.fromkeys(scores, 100.0), abs=0.1)
+
+
 def test_coco_of_another_layout(tmp_path: Path) -> None:
+    annotations = {"images": [], "annotations": [{"image_id": 1}], "categories": []}
+    with pytest.raises(UserError, match="not as COCO's \\(KeyError: 'segmentation'\\)"):
+        coco_segmentation.labelled_images(tmp_path, annotations, [])
     with pytest.raises(UserError, match=r"instances_train2017\.json .* Expected: ROOT/annotations"):
         coco_segmentation.read_annotations(tmp_path, "train2017")
 

@@ -30,6 +30,8 @@ def test_eleven_recalls() -> None:
     # Half of the objects are never found: recalls above .5 count as 0.
     assert eleven_point_ap(np.array([0.5]), np.array([1.0])) == pytest.approx(6 / 11)
     assert eleven_point_ap(np.array([]), np.array([])) == 0
+    # The recalls are sums of 0.1, as in the devkit's Python: the fourth is a little above 3 / 10.
+    assert eleven_point_ap(np.array([3 / 10]), np.array([1.0])) == pytest.approx(3 / 11)
 
 
 def test_both_ends_of_a_box_belong_to_it() -> None:

@@ -19,7 +19,7 @@ from pycocotools import mask as rle
 from torch import Tensor
 
 from pipeline.views import random_streams
-from stores.errors import ImageError
+from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
 
 # Draw numbers of a training image's size, beside those of random_streams.
@@ -54,6 +54,17 @@ class Sizes:
     test_short_px: int = 800
     # The longer side is at most this (detectron2's default).
     max_long_px: int = 1333
+
+    def __post_init__(self) -> None:
+        sides = (*self.train_short_px, self.test_short_px, self.max_long_px)
+        if not self.train_short_px or min(sides) < 1:
+            raise UserError(f"sizes must be pixels above 0, one or more for training; they are {self}")
+
+    @property
+    def name(self) -> str:
+        """What is done to the pixels, for the records."""
+        shorter = ", ".join(map(str, self.train_short_px))
+        return f"shorter side {self.test_short_px} (training: {shorter}), longer at most {self.max_long_px}, bilinear"
 
 
 @dataclass(frozen=True)

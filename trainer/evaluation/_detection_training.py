@@ -110,6 +110,9 @@ def resolved(schedule: Schedule, defaults: dict[str, Any]) -> Schedule:
     for name in ("iterations", "batch_size", "checkpoint_iterations", "lr", "regions_per_image"):
         if getattr(whole, name) <= 0:
             raise UserError(f"schedule.{name}={getattr(whole, name)} must be above 0")
+    for name in ("seed", "warmup_iterations", "precise_bn_iterations"):
+        if getattr(whole, name) < 0:
+            raise UserError(f"schedule.{name}={getattr(whole, name)} must be 0 or more")
     return whole
 
 

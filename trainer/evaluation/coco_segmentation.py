@@ -59,6 +59,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score: box_ and mask_ of ap50, ap, ap75, ap_small, ap_medium and ap_large, in percent."""
     schedule = resolved(options.schedule, SETTINGS)
     result = Result(facts={"release": "COCO 2017", "form": options.form, "schedule": dataclasses.asdict(schedule)})
+    result.facts["transform"] = options.sizes.name
     result.facts["bn_mode"] = f"trained, then averaged over {schedule.precise_bn_iterations} batches"
     train, test = (read_annotations(data, split) for split in NUM_IMAGES)
     for annotations, (split, number) in zip((train, test), NUM_IMAGES.items(), strict=True):
@@ -117,7 +118,17 @@ def labelled_images(folder: Path, annotations: dict[str, Any], problems: list[st
     """List all images with the objects that are learned: no crowds, none without an outline.
 
     Args: problems: gets a line where outlines were missing.
+    Raises: UserError: the annotations are not COCO's.
     """
+    try:
+        return _labelled_images(folder, annotations, problems)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the annotations of {folder} are not as COCO's ({type(error).__name__}: {error}); get them from {SOURCE}"
+        ) from error
+
+
+def _labelled_images(folder: Path, annotations: dict[str, Any], problems: list[str]) -> list[LabelledImage]:
     class_of = {number: rank for rank, number in enumerate(category_ids(annotations))}
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     num_without = 0

@@ -74,6 +74,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     schedule = resolved(options.schedule, METHOD_SETTINGS[settings_of])
     result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of, "form": options.form})
     result.facts["schedule"] = dataclasses.asdict(schedule)
+    result.facts["transform"] = options.sizes.name
     result.facts["metric"] = "11 points, mean over overlaps .50 to .95"
     result.facts["bn_mode"] = f"trained, then averaged over {schedule.precise_bn_iterations} batches"
     train = [each.image for year, split, number in TRAIN_SETS for each in _counted(data, year, split, number, result)]
