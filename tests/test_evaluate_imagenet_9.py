@@ -1,11 +1,15 @@
 """ImageNet-9 on painted images: groups of classes, none of them, the gap, and variants drawn from masks."""
 
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 from stores.errors import UserError
 from stores.image_codec import decode_rgb
@@ -95,8 +99,35 @@ def test_missing_variants_classes_and_an_uncleaned_val(tmp_path: Path, monkeypat
 
 
 def test_a_network_of_nine_outputs_must_be_asked_for(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has 1000 outputs, not 9"):
+    with pytest.raises(UserError, match=r"wants a network of 9 outputs.* has 1000"):
         score(tmp_path, published, nine_outputs=True)
+
+
+def test_a_network_of_nine_outputs_answers_the_group(published: Path, tmp_path: Path) -> None:
+    subject = oracle(tmp_path)
+    # Its ninth answer is the first group's: what is painted 171 it calls a dog.
+    nine = nn.Linear(1000, 9)
+    nine.weight.data, nine.bias.data = torch.zeros(9, 1000), torch.zeros(9)
+    nine.weight.data[list(range(9)), list(CLASS_OF_FOLDER.values())] = 10.0
+    nine.weight.data[0, 171] = 10.0
+    backbone = copy.deepcopy(subject.backbone)
+    _renormalise(backbone.nearest)
+    network = replace(subject, backbone=backbone, head=nine, weights_sha256="nine")
+    result = imagenet_9.run(network, published, imagenet_9.Options(nine_outputs=True))
+    # The dog of each variant is right, painted 207 or 171.
+    expected = {name: 100 * max(num, 1 + num - (num == 9)) / 9 for name, num in NUM_RIGHT.items()}
+    assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
+    with pytest.raises(UserError, match=r"wants a network of 1000 outputs.* has 9"):
+        imagenet_9.run(network, published, imagenet_9.Options())
+
+
+def _renormalise(nearest: nn.Conv2d) -> None:
+    """Have the oracle take pixels in ImageNet-9's normalisation, where it took them in ImageNet's."""
+    mean, std = torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
+    own_mean, own_std = torch.tensor((0.4717, 0.4499, 0.3837)), torch.tensor((0.26, 0.2516, 0.2575))
+    weight_KC = nearest.weight.data[:, :, 0, 0]
+    nearest.bias.data += weight_KC @ ((own_mean - mean) / std)
+    nearest.weight.data *= (own_std / std)[:, None, None]
 
 
 # A square of foreground in the middle; its share of the crop is (56 / 112)^2 = 1/4.

@@ -10,7 +10,7 @@ from torch import nn
 
 from stores.errors import UserError
 from stores.image_codec import sha256
-from trainer.evaluation._weights import load_network
+from trainer.evaluation._weights import NUM_CLASSES, load_network
 from trainer.parts.backbones import Backbone
 from trainer.run import run_folder
 
@@ -23,7 +23,8 @@ class Subject:
     """A network to score.
 
     backbone: images (B, 3, H, W), normalised, to features (B, D); in evaluation mode, on `device`.
-    head: features to logits of the 1,000 classes in the order of their sorted WordNet ids; None = not known.
+    head: features to logits of the 1,000 classes in the order of their sorted WordNet ids, or of ImageNet-9's nine;
+        None = not known.
     weights_sha256: of backbone and head, by their names and values, so that the same weights in another file are equal.
     bn_mode: how BatchNorm stood when the head was fitted: "eval" or "adapt" (`linear`); "eval" where unknown.
     image_size_px: side of the images it is at home with. method: of the run, "" where unknown.
@@ -40,12 +41,17 @@ class Subject:
     run: Path | None
     device: torch.device
 
-    def logits(self, image_BCHW: torch.Tensor) -> torch.Tensor:
-        """Return float32 (B, 1000). Raises: UserError: there is no classifier."""
+    def logits(self, image_BCHW: torch.Tensor, num_classes: int = NUM_CLASSES) -> torch.Tensor:
+        """Return float32 (B, num_classes). Raises: UserError: there is no classifier, or one of another number."""
         if self.head is None:
             raise UserError(
                 "these weights have no classifier of the 1,000 classes; fit one first: "
                 "python cli.py evaluate linear --run RUN --data IMAGENET"
+            )
+        if self.head.out_features != num_classes:
+            raise UserError(
+                f"this evaluation wants a network of {num_classes} outputs; this one has {self.head.out_features}. "
+                "Nine outputs are for `evaluate imagenet-9 --set nine_outputs=true`, and for nothing else"
             )
         return self.head(self.backbone(image_BCHW))
 

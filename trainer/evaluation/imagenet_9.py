@@ -19,7 +19,7 @@ from trainer.evaluation import _in9_from_masks
 from trainer.evaluation._class_lists import IN9_NAMES, NONE, in9_of_class
 from trainer.evaluation._images import Images, Transform, as_published, class_folders
 from trainer.evaluation._masks import open_masks
-from trainer.evaluation._outputs import logits_of
+from trainer.evaluation._outputs import kept
 from trainer.evaluation._projections import grouped_answer
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
@@ -63,7 +63,6 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if options.nine_outputs:
         transform = replace(transform, name=f"{transform.name}, ImageNet-9's normalisation", mean=_MEAN, std=_STD)
         group_C = np.arange(len(IN9_NAMES), dtype=np.int64)
-    _check_outputs(subject, len(group_C))
     result.facts["projection"] = (
         "the nine outputs" if options.nine_outputs else "best of 1,000 classes to its group or none"
     )
@@ -73,14 +72,6 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if {"mixed_same", "mixed_rand"} <= set(result.metrics):
         result.metrics["bg_gap"] = result.metrics["mixed_same"] - result.metrics["mixed_rand"]
     return result
-
-
-def _check_outputs(subject: Subject, num_outputs: int) -> None:
-    if subject.head is not None and subject.head.out_features != num_outputs:
-        raise UserError(
-            f"the network has {subject.head.out_features} outputs, not {num_outputs}; nine_outputs=true is for "
-            "networks trained on ImageNet-9, and for no others"
-        )
 
 
 def _variants(data: Path, group_C: np.ndarray, options: Options, result: Result) -> Iterator[tuple[str, Images]]:
@@ -128,7 +119,14 @@ def _accuracy(
     name: str,
     result: Result,
 ) -> float:
-    outputs = logits_of(subject, images, transform, name=f"imagenet-9-{name}")
+    outputs = kept(
+        subject,
+        images,
+        transform,
+        lambda batch: subject.logits(batch.image_BCHW, len(group_C)),
+        name=f"imagenet-9-{name}",
+        asked="logits",
+    )
     outputs.report(result)
     answer_N = grouped_answer(outputs.logits_NC, group_C)
     return 100.0 * float((answer_N == images.label_N[outputs.rows_N]).mean())
