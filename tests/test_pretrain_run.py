@@ -186,7 +186,7 @@ def test_results_of_an_evaluation_replace_its_earlier_ones(finished: Path) -> No
     run_folder.add_results(finished, "linear", [("top1", 0.75)])
     run_folder.add_results(finished, "knn", [("top1", 0.5)])
     lines = (finished / "results.csv").read_text().splitlines()
-    assert lines[0] == "metric,value,evaluation,recipe,seed,commit,store_id"
+    assert lines[0] == "metric,value,evaluation,recipe,seed,commit,store_id,facts"
     assert [line.split(",")[:3] for line in lines[1:]] == [["top1", "0.75", "linear"], ["top1", "0.5", "knn"]]
 
 
