@@ -20,6 +20,7 @@ from trainer.evaluation._features import features_of
 from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
 from trainer.evaluation._pixels import ArrayPixels, Cut, FilePixels, random_resized_crop, squashed
 from trainer.evaluation._probe import Fit, Schedule, epoch_batches, fit, lr_fraction, new_head, score, split
+from trainer.evaluation._subject import weights_digest
 from trainer.parts.backbones import Backbone
 
 CPU = torch.device("cpu")
@@ -41,6 +42,7 @@ def probing(folder: Path, backbone: Backbone, **changes: object) -> Probing:
     )
     base = Probing(
         backbone=backbone,
+        weights_sha256=weights_digest(backbone, None),
         name="test",
         folder=folder,
         device=CPU,

@@ -1,5 +1,6 @@
 """Each evaluation that fits something on frozen features: its data in the official layout, and exact scores."""
 
+import copy
 import json
 import pickle
 from dataclasses import replace
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from scipy.io import savemat
 from torch import nn
 
+from pipeline.views.view_plan import View
 from stores.errors import UserError
 from tests.evaluation_fixtures import WNIDS, imagenet_split, paint, save_image, write_tree
 from trainer.evaluation import _cifar, cifar10, cifar100, limited_labels, linear, places205, voc07_svm
@@ -148,6 +150,34 @@ def test_the_classifier_stays_for_the_evaluations_after_it(imagenet: Path, tmp_p
     assert 100 * float(top1) == pytest.approx(result.metrics["top1"])
 
 
+def test_a_run_with_another_backbone_keeps_its_classifier_too(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe is scored from then on, and a second probe starts from the backbone as it was trained."""
+
+    class Settings:
+        backbone, cifar_stem, method, views = "drn_d_22", False, "moco", (View(size_px=32),)
+
+    torch.manual_seed(0)
+    backbone = build_backbone("drn_d_22").eval()
+    monkeypatch.setattr("trainer.run.run_folder.read_settings", lambda folder: Settings)
+    monkeypatch.setattr("trainer.run.checkpoint.load_backbone", lambda path: copy.deepcopy(backbone).eval())
+    run = tmp_path / "run"
+    run.mkdir()
+    before = open_subject(run, torch.device("cpu"))
+    assert before.head is None
+    options = linear.Options(epochs=1, warmup_epochs=0, lr=1.0)
+    first = linear.run(before, imagenet, options)
+    assert first.facts["probe"] == PROBE_FILE
+    after = open_subject(run, torch.device("cpu"))
+    assert after.bn_mode == "adapt"
+    assert after.head is not None
+    assert after.weights_sha256 != before.weights_sha256
+    again = linear.run(after, imagenet, options)
+    assert again.metrics == first.metrics
+    assert again.facts["pretrained_sha256"] == before.weights_sha256
+
+
 def test_other_classes_than_imagenets_leave_no_classifier(tmp_path: Path) -> None:
     files = {
         f"{split}/{name}/{n}.png": label
@@ -252,7 +282,7 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(imagenet: Path, tmp_path: P
         backbone.load_state_dict(start)
         limited_labels.finetune(
             settings, replace(schedule, epochs=1, step_epochs=(), step_fractions=()),
-            head_lr=1.0, trunk_lr=rate, seed=0, score_epochs=1, pretrained_sha256="",
+            head_lr=1.0, trunk_lr=rate, seed=0, score_epochs=1,
         )  # fmt: skip
         moved[rate] = (backbone.conv.weight - start["conv.weight"]).abs().max().item()
     assert moved[0.0] == 0.0

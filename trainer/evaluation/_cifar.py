@@ -22,7 +22,7 @@ from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_hea
 from trainer.evaluation._pixels import ArrayPixels, squashed
 from trainer.evaluation._probe import Schedule
 from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone
+from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
 
 SIDE_PX = 32
 NUM_TRAIN, NUM_TEST = 50_000, 10_000
@@ -67,8 +67,10 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
         draws = [random_streams.uniform(options.seed, epoch, int(row), 0, random_streams.FLIP) for row in rows]
         return (np.array(draws) < 0.5).astype(np.int64) * options.flip
 
+    backbone = pretrained_backbone(subject)
     probing = Probing(
-        backbone=pretrained_backbone(subject),
+        backbone=backbone,
+        weights_sha256=weights_digest(backbone, None),
         name=name,
         folder=subject.folder,
         device=subject.device,
@@ -84,6 +86,7 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
     for prefix, scores in {"": fitted.last, "best_": fitted.best}.items():
         result.metrics |= {f"{prefix}top{num}": scores[f"top{num}"] for num in (1, 5)}
     training = f"{plain.name}{', flip' if options.flip else ''}"
+    result.facts |= {"pretrained_sha256": probing.weights_sha256}
     result.facts |= {"schedule": asdict(schedule), "transform": plain.name, "training transform": training}
     return result
 

@@ -77,7 +77,7 @@ def features_of(
         feature_ND, status_N = _maps(path)
         _fill(answer, pixels, cut, feature_ND, status_N, device=device, title=name)
     row_M = np.flatnonzero(status_N == THERE)
-    corrupt = tuple(pixels.keys[row] for row in np.flatnonzero(status_N == CORRUPT))
+    corrupt = tuple(pixels.keys[row] for row in np.flatnonzero(status_N == CORRUPT).tolist())
     if not len(row_M):
         raise UserError(f"no image of {name} can be decoded, e.g. {corrupt[0] if corrupt else 'there is none'}")
     return Features(feature_ND=feature_ND, row_M=row_M, corrupt=corrupt)

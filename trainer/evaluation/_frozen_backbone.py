@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,7 +61,8 @@ class LabelledPixels:
 class Probing:
     """What is probed, on what, and how BatchNorm stands.
 
-    backbone: changed in place where bn_mode is "adapt". name: of the evaluation, for files. folder: where those lie.
+    backbone: changed in place where bn_mode is "adapt". weights_sha256: its digest before.
+    name: of the evaluation, for files. folder: where those lie.
     cut_of_epoch: how training images are cut afresh in each epoch.
     cached_cuts, cached_cut_of: instead: features of each of a few cuts are kept, and the second says which one an epoch
         takes of each row, (epoch, rows int64 (B,)) to int64 (B,).
@@ -71,6 +73,7 @@ class Probing:
     """
 
     backbone: Backbone
+    weights_sha256: str
     name: str
     folder: Path
     device: torch.device
@@ -118,7 +121,7 @@ def fit_head(
         groups=[{"params": list(model.parameters()), "lr_factor": 1.0}],
         kept=dict(probing.backbone.named_buffers()) if probing.bn_mode == "adapt" else {},
     )
-    told = [weights_digest(probing.backbone, None), probing.train.identity, probing.val.identity, asdict(schedule)]
+    told: list[Any] = [probing.weights_sha256, probing.train.identity, probing.val.identity, asdict(schedule)]
     told += [init_std, has_batch_norm, seed, score_epochs, probing.bn_mode, probing.images_per_pass, probing.pooling]
     told += [probing.cache_dtype, probing.val_cut.identity, [cut.identity for cut in probing.cached_cuts]]
     told += [probing.cut_of_epoch(0).identity if probing.cut_of_epoch else "", probing.num_classes]
@@ -175,7 +178,6 @@ class _Source:
 
     def __init__(self, probing: Probing, schedule: Schedule, seed: int, state: Fit) -> None:
         self.probing, self.schedule, self.seed, self.state = probing, schedule, seed, state
-        self.weights_sha256 = weights_digest(probing.backbone, None)
         self.kept: dict[str, Features] = {}
 
     def training(self, epoch: int) -> Batches:
@@ -250,7 +252,7 @@ class _Source:
                 cut,
                 folder=self.probing.folder,
                 name=f"{self.probing.name}-{name}",
-                identity=(self.weights_sha256, self.probing.pooling),
+                identity=(self.probing.weights_sha256, self.probing.pooling),
                 device=self.probing.device,
                 dtype=self.probing.cache_dtype,
             )

@@ -179,7 +179,8 @@ def _one_epoch(
     state: Fit, schedule: Schedule, optimiser: torch.optim.SGD, batches: Batches, epoch: int, num_steps: int
 ) -> float:
     """Return the mean loss."""
-    total, num_images = 0.0, 0
+    total: Tensor | float = 0.0
+    num_images = 0
     for step, (feature_BD, label_B) in enumerate(batches):
         rate = schedule.peak_lr * lr_fraction(schedule, epoch + step / num_steps)
         for group, settings in zip(optimiser.param_groups, state.groups, strict=True):

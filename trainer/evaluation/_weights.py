@@ -3,6 +3,7 @@
 Only tensors are read: safetensors, or .pt and .pth files with `weights_only=True`, which runs no code.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from trainer.parts.backbones import RESNETS, Backbone, build_backbone
 from trainer.run import checkpoint
 
 NUM_CLASSES = 1000
+NUM_IN9_CLASSES = 9
 # Where release files keep the weights, and what stands before the names of the encoder that is evaluated. MoCo, CAST:
 # module.encoder_q; SwAV: module; PyTorch BYOL (yaox12): module.online_network.encoder; our own exports: none.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
@@ -53,9 +55,24 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
             tensors = {name: file.get_tensor(name) for name in names}
         if "backbone" in metadata and not any(name.startswith("fc.") for name in names):
             return checkpoint.load_backbone(path), None
+        if "backbone" in metadata:
+            return _probe_of_a_run(tensors, metadata, str(path))
     else:
         tensors = _torch_file(path)
     return network_of(tensors, str(path))
+
+
+def _probe_of_a_run(
+    tensors: dict[str, Tensor], metadata: dict[str, str], what: str
+) -> tuple[Backbone, nn.Linear | None]:
+    """Build what `evaluate linear` left in a run's folder: any backbone of ours, by its name, and `fc`."""
+    with torch.random.fork_rng():
+        backbone = build_backbone(metadata["backbone"], cifar_stem=json.loads(metadata.get("cifar_stem", "false")))
+    try:
+        backbone.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("fc.")})
+    except RuntimeError as error:
+        raise UserError(f"the weights in {what} are no {metadata['backbone']}: {error}") from error
+    return backbone.eval(), _head(tensors, backbone.num_features)
 
 
 def network_of(tensors: dict[str, Tensor], what: str) -> tuple[Backbone, nn.Linear | None]:
@@ -93,12 +110,12 @@ def _depth(tensors: dict[str, Tensor], what: str) -> str:
 
 
 def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
-    """The classifier, where `fc` is one layer onto the 1,000 classes: MoCo's own `fc` is a projection."""
+    """The classifier, where `fc` is one layer onto the 1,000 classes or ImageNet-9's: MoCo's own is a projection."""
     weight = tensors.get("fc.weight")
-    if weight is None or tuple(weight.shape) != (NUM_CLASSES, num_features):
+    if weight is None or weight.shape[1:] != (num_features,) or len(weight) not in (NUM_CLASSES, NUM_IN9_CLASSES):
         return None
-    head = nn.Linear(num_features, NUM_CLASSES)
-    head.load_state_dict({"weight": weight, "bias": tensors.get("fc.bias", torch.zeros(NUM_CLASSES))})
+    head = nn.Linear(num_features, len(weight))
+    head.load_state_dict({"weight": weight, "bias": tensors.get("fc.bias", torch.zeros(len(weight)))})
     return head.eval()
 
 

@@ -11,6 +11,7 @@ Features are kept in files (`_features.py`) and compared in chunks of both sides
 Legend: N training images, M test images, D features, K neighbours, C classes.
 """
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class Options:
 VARIANTS = ("original", "only_fg", "no_fg", "mixed_same", "mixed_rand", "mixed_next", "only_bg_b", "only_bg_t")
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
 MAX_NAMED_CORRUPT = 20
-# Images compared at once: similarities of a chunk of each take 64 MB, and three times that to sort them.
-_TEST_CHUNK, _TRAIN_CHUNK = 1024, 16384
+# Images compared at once: similarities of a chunk of each take 32 MB, and three times that to sort them.
+_TEST_CHUNK, _TRAIN_CHUNK = 1024, 8192
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
             "image_size": subject.image_size_px,
             "transform": standard(subject.image_size_px).name,
             "bn_mode": "eval",
+            "pretrained_sha256": weights_digest(trained, None),
             "projection": "none",
         },
         problems=[f"{name} cannot be decoded" for name in names],
@@ -156,10 +158,8 @@ def score(
     label_of_set = {name: labels_as(index, names) for name, index in sets.items()}  # fails before the first forward
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if folder is None else folder
-        settings = {"size_px": image_size, "device": device, "dtype": dtype, "folder": place}
-        features = {
-            name: extract(backbone, index, label_of_set[name], name=name, **settings) for name, index in sets.items()
-        }
+        unit = functools.partial(extract, backbone, size_px=image_size, device=device, dtype=dtype, folder=place)
+        features = {name: unit(index, label_of_set[name], name=name) for name, index in sets.items()}
         corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
         accuracies = {
             name: top_accuracies(

@@ -24,7 +24,7 @@ from trainer.evaluation._images import CLASS_OF_WNID
 from trainer.evaluation._pixels import Cut, FilePixels, cut_batches
 from trainer.evaluation._probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
 from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
+from trainer.evaluation._subject import Subject, pretrained_backbone
 from trainer.evaluation.linear import Options as LinearOptions
 
 DATA = "imagenet"
@@ -169,7 +169,6 @@ def _finetune(subject: Subject, splits: Splits, percent: int, options: Options, 
     protocol = linear.protocol_of(subject, common)
     rates = _rates(subject, percent, options)
     backbone = pretrained_backbone(subject)
-    pretrained_sha256 = weights_digest(backbone, None)
     probing = linear.probing_of(subject, backbone, splits, protocol, common, name=f"labels-{percent}-finetune")
     fitted = finetune(
         probing,
@@ -178,7 +177,6 @@ def _finetune(subject: Subject, splits: Splits, percent: int, options: Options, 
         trunk_lr=rates.trunk_lr,
         seed=common.seed,
         score_epochs=common.score_epochs,
-        pretrained_sha256=pretrained_sha256,
     )
     result.facts[f"finetune {percent} %"] = asdict(rates) | {"bn_mode": "trained", "transform": probing.val_cut.name}
     return _scores(fitted, result)
@@ -211,12 +209,11 @@ def finetune(
     trunk_lr: float,
     seed: int,
     score_epochs: int,
-    pretrained_sha256: str,
 ) -> Fit:
     """Train a backbone and a new classifier on it together, BatchNorm included; the same call resumes.
 
     Args: probing: its backbone is changed. head_lr, trunk_lr: the rates for 256 images a step. seed: of the weights,
-        the order and the crops. pretrained_sha256: what the backbone is before.
+        the order and the crops.
     """
     check_schedule(schedule)
     head = new_head(probing.backbone.num_features, probing.num_classes, init_std=0.01, seed=seed)
@@ -239,7 +236,15 @@ def finetune(
         batches = [val_rows[at : at + _EVALUATION_BATCH] for at in range(0, len(val_rows), _EVALUATION_BATCH)]
         return _images(probing, probing.val, probing.val_cut, batches, state, "val")
 
-    told = [pretrained_sha256, probing.train.identity, probing.val.identity, asdict(schedule), head_lr, trunk_lr, seed]
+    told: list[Any] = [
+        probing.weights_sha256,
+        probing.train.identity,
+        probing.val.identity,
+        asdict(schedule),
+        head_lr,
+        trunk_lr,
+        seed,
+    ]
     told += [score_epochs, probing.val_cut.identity, cut_of_epoch(0).identity]
     digest = sha256(json.dumps(told).encode()).hex()
     path = probing.folder / f"{probing.name}-fit-{digest[:16]}.safetensors"

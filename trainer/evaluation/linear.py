@@ -144,7 +144,6 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     protocol = protocol_of(subject, options)
     splits = open_splits(data, result)
     backbone = pretrained_backbone(subject)
-    pretrained_sha256 = weights_digest(backbone, None)
     probing = probing_of(subject, backbone, splits, protocol, options, name="linear")
     fitted = fit_head(
         probing,
@@ -162,8 +161,10 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         result.facts["probe"] = "not left: other classes than ImageNet's"
     elif not isinstance(fitted.model, nn.Linear):
         result.facts["probe"] = "not left: it is not on pooled features"
+    elif subject.run is None and "conv1.weight" not in backbone.state_dict():
+        result.facts["probe"] = "not left: the weights are no ResNet's, and of no run that says whose"
     else:
-        told = {"bn_mode": protocol.bn_mode, "pretrained_sha256": pretrained_sha256}
+        told = {"bn_mode": protocol.bn_mode, "pretrained_sha256": probing.weights_sha256}
         told |= {"protocol": json.dumps(asdict(protocol)), "scores": json.dumps(_tops(fitted.last))}
         result.facts["probe"] = _leave(subject, backbone, fitted.model, told).name
     return result
@@ -215,6 +216,7 @@ def probing_of(
     cached_cuts = cached.get(options.training, ())
     return Probing(
         backbone=backbone,
+        weights_sha256=weights_digest(backbone, None),
         name=name,
         folder=subject.folder,
         device=subject.device,
@@ -240,6 +242,7 @@ def facts_of(subject: Subject, protocol: Protocol, probing: Probing, options: Op
         "cached_centre": "as in validation, kept",
     }[options.training]
     return {
+        "pretrained_sha256": probing.weights_sha256,
         "protocol": asdict(protocol),
         "bn_mode": protocol.bn_mode,
         "images_per_pass": options.images_per_pass,

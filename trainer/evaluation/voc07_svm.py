@@ -72,7 +72,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     root = found_root(data)
     labels = {split: read_labels(root, split) for split in NUM_IMAGES}
     backbone = pretrained_backbone(subject)
-    cut = squashed(options.size_px)
+    cut, digest = squashed(options.size_px), weights_digest(backbone, None)
+    result.facts["pretrained_sha256"] = digest
     features = {}
     for split, (names, _) in labels.items():
         result.expect(f"{split} images", len(names), NUM_IMAGES[split])
@@ -82,7 +83,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
             cut,
             folder=subject.folder,
             name=f"voc07-{split}",
-            identity=(weights_digest(backbone, None), "2 x 2, unit length"),
+            identity=(digest, "2 x 2, unit length"),
             device=subject.device,
             dtype=options.dtype,
         )
