@@ -14,7 +14,7 @@ from torch import nn
 from stores.errors import UserError
 from stores.image_codec import decode_rgb
 from tests.evaluation_fixtures import BLACK, WNIDS, colour, oracle, paint, save_image, write_tree
-from trainer.evaluation import imagenet_9
+from trainer.evaluation import _weights, imagenet_9
 from trainer.evaluation._class_lists import in9_of_class
 from trainer.evaluation._images import as_published
 from trainer.evaluation._in9_from_masks import Variant, open_variants
@@ -119,6 +119,13 @@ def test_a_network_of_nine_outputs_answers_the_group(published: Path, tmp_path: 
     assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)
     with pytest.raises(UserError, match=r"wants a network of 1000 outputs.* has 9"):
         imagenet_9.run(network, published, imagenet_9.Options())
+
+
+@pytest.mark.parametrize(("num_outputs", "is_classifier"), [(9, True), (1000, True), (128, False)])
+def test_classifiers_are_known_by_their_outputs(num_outputs: int, is_classifier: bool) -> None:
+    head = _weights._head({"fc.weight": torch.ones(num_outputs, 8)}, 8)
+    assert (head is not None) == is_classifier
+    assert _weights._head({"fc.weight": torch.ones(num_outputs, 8)}, 16) is None
 
 
 def _renormalise(nearest: nn.Conv2d) -> None:

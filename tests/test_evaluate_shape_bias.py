@@ -1,5 +1,6 @@
 """Shape bias on painted stimuli: means of probabilities, stimuli of one label dropped, two ways to prepare them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from stores.errors import UserError
 from tests.evaluation_fixtures import colour, oracle, paint, save_image, write_tree
-from trainer.evaluation import shape_bias
+from trainer.evaluation import _evaluate, shape_bias
 from trainer.evaluation._class_lists import SHAPE_CATEGORIES
 from trainer.evaluation._projections import mean_probabilities
 from trainer.evaluation._result import Result
@@ -95,3 +96,17 @@ def test_the_real_stimuli_are_all_found(shared_data: Path) -> None:
     assert set(images.label_N.tolist()) == set(range(16))
     assert (images.label_N != texture_N).all()
     assert not [problem for problem in result.problems if "official" not in problem]
+
+
+def test_from_the_command_to_the_summary(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_evaluate, "open_subject", lambda path, device: oracle(root))
+    monkeypatch.setenv(_evaluate.ENVIRONMENT, str(root.parent))
+    monkeypatch.setattr(shape_bias, "DATA", root.name)
+    overrides = ["preprocessing=native"]
+    summary = _evaluate.evaluate_run("shape-bias", root, None, overrides=overrides, json_path=root / "out.json")
+    assert json.loads((root / "out.json").read_text()) == summary
+    assert summary["scores"]["shape_bias"] == pytest.approx(60.0)
+    assert summary["options"] == {"preprocessing": "native"}
+    assert summary["facts"]["transform"] == "as published at 224, others resized and cropped"
+    with pytest.raises(UserError, match=r"--strict: .*1200"):
+        _evaluate.evaluate_run("shape-bias", root, root, strict=True)
