@@ -21,11 +21,11 @@ from trainer.evaluation._pixels import FilePixels, fixed
 from trainer.evaluation._probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
 from trainer.parts.backbones import build_backbone
 
-NUM_IMAGES = 64
+NUM_IMAGES = 160
 # A fiftieth of ImageNet's training images, and queries for them.
 NUM_TRAIN, NUM_TEST, NUM_FEATURES = 25_600, 1_024, 2_048
 NUM_ROWS, STEP_ROWS, NUM_CLASSES = 4_096, 1_024, 1_000
-ROUNDS = 3
+ROUNDS = 2
 CPU = torch.device("cpu")
 
 
