@@ -25,6 +25,7 @@ def test_shares_are_a_fair_partition(num_images: int, size: int) -> None:
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_detector(tmp_path: Path) -> None:
     index = draw_images(tmp_path / "images")
     words = ["-m", "tests.data_parallel_program", str(index.root), str(tmp_path / "run")]

@@ -123,6 +123,7 @@ def test_an_interrupted_training_gives_the_same_weights(
     assert (run / "training.jsonl").read_text() == (finished / "training.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     program = (

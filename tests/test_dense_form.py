@@ -95,6 +95,7 @@ def one_view(background: Background) -> ViewPlan:
     return ViewPlan(views=(View(size_px=SIZE),), background=background)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
     a_plan = one_view(Background(name="rm", mask=SPOILT))
     stage = DeviceStage(a_plan, device="cpu", form="compiled", compile_backend="aot_eager")

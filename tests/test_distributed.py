@@ -79,17 +79,20 @@ def dealt_together(found: list[dict[str, torch.Tensor]], name: str) -> torch.Ten
     return torch.stack([one[name] for one in found], dim=1).flatten(0, 1)
 
 
+@pytest.mark.slow
 def test_codes_are_those_of_one_process(found: dict) -> None:
     expected = TASKS["sinkhorn"]({}, ALONE)["code_BK"]
     torch.testing.assert_close(dealt_together(found["sinkhorn"], "code_BK"), expected, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_queues_hold_the_same_in_every_process_and_in_one(found: dict) -> None:
     expected = TASKS["queues"]({}, ALONE)
     for one in found["queues"]:
         assert [name for name in expected if not torch.equal(one[name], expected[name])] == []
 
 
+@pytest.mark.slow
 def test_keys_are_shuffled_over_all_processes_in_the_groups_of_one(found: dict) -> None:
     expected = TASKS["shuffled"]({}, ALONE)["number_and_sum_BD"]
     assert torch.equal(expected[:, 0], torch.arange(1.0, 13.0))
@@ -97,6 +100,7 @@ def test_keys_are_shuffled_over_all_processes_in_the_groups_of_one(found: dict) 
     assert torch.equal(dealt_together(found["shuffled"], "number_and_sum_BD"), expected)
 
 
+@pytest.mark.slow
 def test_batch_norm_is_that_of_the_whole_batch(found: dict) -> None:
     expected, parts = TASKS["batch_norm"]({}, ALONE), found["batch_norm"]
     for name in ("y_BCHW", "x_gradient_BCHW", "y_in_evaluation_BCHW"):
@@ -108,6 +112,7 @@ def test_batch_norm_is_that_of_the_whole_batch(found: dict) -> None:
         torch.testing.assert_close(parts[0][name], expected[name], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", STEPS[:2], ids=lambda words: words["method"])
 def test_two_processes_do_the_steps_of_one(found: dict, words: dict[str, Any]) -> None:
     first, second = found[words["method"]]
@@ -122,6 +127,7 @@ def test_two_processes_do_the_steps_of_one(found: dict, words: dict[str, Any]) -
         torch.testing.assert_close((first[name] + second[name]) / 2, expected[name], rtol=1e-9, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["moco", "cast"])
 def test_mocos_queue_and_encoders_are_the_same_in_both_processes(found: dict, method: str) -> None:
     first, second = found[method]

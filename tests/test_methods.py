@@ -44,11 +44,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def possible_runs() -> Iterator[tuple[str, str]]:
+def possible_runs() -> Iterator[Any]:
+    """Every method with every background; by default each method with one, and MoCo with all."""
     for method in trainer.methods.NAMES:
         for background in pipeline.views.backgrounds.NAMES:
             if background != "swaps" or method_module(method).HAS_NEGATIVES:
-                yield method, background
+                is_default = method == "moco" or background == "random"
+                yield pytest.param(method, background, marks=[] if is_default else [pytest.mark.slow])
 
 
 def begin(settings: RunSettings) -> tuple[Training, list[Views]]:

@@ -83,7 +83,11 @@ def assert_same_end(first: Path, second: Path) -> None:
 
 @pytest.mark.parametrize(
     ("method", "background", "with_cast"),
-    [("cast", "random", False), ("byol", "rm", True), ("swav", "random", False)],
+    [
+        ("cast", "random", False),
+        pytest.param("byol", "rm", True, marks=pytest.mark.slow),
+        pytest.param("swav", "random", False, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_ends_as_one_that_was_never_stopped(
     tmp_path: Path, method: str, background: str, with_cast: bool
@@ -133,6 +137,7 @@ run(tiny("moco", "swaps", checkpoint_steps=1), Path(sys.argv[1]), resume=True)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     settings = tiny("moco", "swaps", checkpoint_steps=1)
     run(settings, tmp_path / "whole")
