@@ -22,7 +22,7 @@ demo: $(READY)
 
 # Files side by side: half of the time on two cores. More processes than four gain nothing and need memory for torch.
 test: $(READY)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -m slow

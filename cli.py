@@ -675,6 +675,25 @@ def evaluate_command(
     print_json(summary, json_path)
 
 
+@main.command("export-detectron2")
+@click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
+@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@click.option("--out", type=path_type, required=True, help="Folder for weights.pth, config.yaml and command.sh.")
+@click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
+@click.option("--method", default="moco", show_default=True, help="Whose rates, where the protocol has several.")
+def export_detectron2_command(run: Path | None, weights: Path | None, out: Path, protocol: str, method: str) -> None:
+    """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
+    if (run is None) == (weights is None):
+        raise UserError("give either --run FOLDER or --weights FILE, one of them.")
+    from trainer.evaluation._detectron2_export import export_detectron2
+
+    given = run or weights
+    assert given is not None
+    with disk_errors(out):
+        for path in export_detectron2(given, out, protocol=protocol, method=method):
+            click.echo(str(path))
+
+
 @main.command("report")
 @click.argument("run", type=path_type)
 def report_command(run: Path) -> None:

@@ -43,7 +43,7 @@ def write_images(folder: Path, numbers: range, suffix: str) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_images(root / "msra-b", range(12), ".jpg")
+    write_images(root / "msra-b", range(5), ".jpg")
     for number, wnid in enumerate(("n01440764", "n02102040")):
         write_images(root / "imagenet" / "train" / wnid, range(100 * number, 100 * number + 32), ".JPEG")
         write_images(root / "imagenet" / "val" / wnid, range(100 * number + 50, 100 * number + 58), ".JPEG")

@@ -68,7 +68,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     )
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
     for name, images in _variants(data, group_C, options, result):
-        result.metrics[name] = _accuracy(subject, images, transform, group_C, name, result)
+        result.metrics[name] = accuracy(subject, images, transform, group_C, name, result)
     if {"mixed_same", "mixed_rand"} <= set(result.metrics):
         result.metrics["bg_gap"] = result.metrics["mixed_same"] - result.metrics["mixed_rand"]
     return result
@@ -111,7 +111,7 @@ def _open_variant(folder: Path, name: str, result: Result) -> Images:
     return images
 
 
-def _accuracy(
+def accuracy(
     subject: Subject,
     images: Images,
     transform: Transform,
@@ -119,6 +119,10 @@ def _accuracy(
     name: str,
     result: Result,
 ) -> float:
+    """Return the percentage of images whose best class is of their group; what cannot be decoded goes to the problems.
+
+    Args: images: labels are groups. group_C: int64 (C,), group of each class or NONE. name: of the set.
+    """
     outputs = kept(
         subject,
         images,

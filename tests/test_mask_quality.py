@@ -1,0 +1,65 @@
+"""Scores under spoilt masks: what is done to a mask, by hand, and the whole table on painted scenes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stores.errors import UserError
+from tests.evaluation_fixtures import oracle
+from tests.test_evaluate_imagenet_9 import scenes  # noqa: F401  a fixture
+from trainer.evaluation import mask_quality
+from trainer.evaluation.mask_quality import KINDS, Options, spoilt
+
+
+def corner() -> np.ndarray:
+    """An L in the left half."""
+    mask_HW = np.zeros((40, 60), np.uint8)
+    mask_HW[10:30, 5:10] = 1
+    mask_HW[25:30, 5:25] = 1
+    return mask_HW
+
+
+def test_boxes_and_flips_by_hand() -> None:
+    box_HW = np.zeros((40, 60), np.uint8)
+    box_HW[10:30, 5:25] = 1
+    assert (spoilt(corner(), "box", 100, (0, 0)) == box_HW).all()
+    flipped = [spoilt(corner(), "flip", 50, (0, row)) for row in range(200)]
+    is_flipped = [bool((mask_HW == corner()[:, ::-1]).all()) for mask_HW in flipped]
+    assert all(one or (mask_HW == corner()).all() for one, mask_HW in zip(is_flipped, flipped, strict=True))
+    assert 70 < sum(is_flipped) < 130
+
+
+@pytest.mark.parametrize("kind", ["rotation", "shear", "shift"])
+def test_a_stronger_change_goes_the_same_way_further(kind: str) -> None:
+    assert (spoilt(corner(), kind, 0, (3, 1)) == corner()).all()
+    overlap = [int((spoilt(corner(), kind, strength, (3, 1)) & corner()).sum()) for strength in (0, 5, 25)]
+    assert overlap[0] >= overlap[1] > overlap[2]
+    assert (spoilt(corner(), kind, 25, (3, 1)) == spoilt(corner(), kind, 25, (3, 1))).all()
+    assert (spoilt(corner(), kind, 25, (3, 1)) != spoilt(corner(), kind, 25, (3, 2))).any()
+
+
+def test_a_shift_moves_by_no_more_than_its_share_of_the_foreground() -> None:
+    for row in range(50):
+        rows, columns = np.nonzero(spoilt(corner(), "shift", 25, (0, row)))
+        assert abs(rows.min() - 10) <= 0.25 * 20 + 0.5
+        assert abs(columns.min() - 5) <= 0.25 * 20 + 0.5
+
+
+def test_a_mask_that_leaves_the_image_stays() -> None:
+    mask_HW = np.zeros((40, 60), np.uint8)
+    mask_HW[0, 0] = 1
+    assert (spoilt(mask_HW, "rotation", 25, (0, 0)) == mask_HW).all()
+
+
+def test_every_kind_and_strength_is_scored(scenes: Path) -> None:  # noqa: F811
+    result = mask_quality.run(oracle(scenes), scenes / "scenes", Options(masks=str(scenes / "masks")))
+    names = {f"only_fg_{kind}_{each}" for kind in ("rotation", "shear", "shift") for each in KINDS[kind]}
+    assert set(result.metrics) == {"only_fg", "only_fg_flip", "only_fg_box", *names}
+    assert result.metrics["only_fg"] == result.metrics["only_fg_box"] == 100.0  # the masks are boxes
+    assert all(0 <= value <= 100 for value in result.metrics.values())
+
+
+def test_an_unknown_variant_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'half_fg'.*only_fg"):
+        mask_quality.run(oracle(tmp_path), tmp_path, Options(variant="half_fg"))

@@ -1,0 +1,116 @@
+"""How much a score made with masks moves when the masks are spoilt as in appendix B.1 of Ryali et al. 2021.
+
+Tables A1 to A5 pretrain anew with spoilt masks (`--set background.mask...`) and report ImageNet accuracy; that is a run
+each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is made
+again with the masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
+that falls fast depends on exact masks. Image, crop and backgrounds stay as they are; only the mask moves.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.views.mask_perturbation import parameters, perturb
+from pipeline.views.view_plan import VIEW_DTYPE
+from stores.background_variants import NAMES
+from stores.errors import UserError
+from trainer.evaluation._class_lists import in9_of_class
+from trainer.evaluation._images import as_published
+from trainer.evaluation._in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
+from trainer.evaluation._in9_from_masks import Variant, open_variants
+from trainer.evaluation._masks import open_masks
+from trainer.evaluation._result import Result
+from trainer.evaluation._subject import Subject
+from trainer.evaluation.imagenet_9 import accuracy
+
+DATA = "scenes-with-masks"
+LAYOUT = f"{LAYOUT_OF_IMAGES}, and their masks: DIR/masks/*.png, or a store named by --set masks=STORE"
+SOURCE = "any labelled images with masks: a store of your own, or true masks"
+# Strengths of Tables A1 (degrees), A2 (degrees) and A3 (percent of the foreground's sides).
+STRENGTHS = (5, 10, 15, 20, 25)
+KINDS = {"rotation": STRENGTHS, "shear": STRENGTHS, "shift": STRENGTHS, "flip": (50,), "box": (100,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What may be chosen."""
+
+    # A store or a folder of PNG masks of the images; empty = DIR/masks.
+    masks: str = ""
+    # Of the values / 255 of PNG masks; those of a store were cut when it was built.
+    mask_threshold: float = 0.5
+    # Which variant of ImageNet-9 is made with the spoilt masks.
+    variant: str = "only_fg"
+    # Decides what is drawn for each image, and the donors of mixed variants.
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SpoiltVariant(Variant):
+    """A variant made with spoilt masks. kind: of KINDS. strength: of that kind."""
+
+    kind: str = "rotation"
+    strength: int = 0
+
+    def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The centre of an image and of its spoilt mask."""
+        image_HWC, mask_HW = super().cut(row)
+        return image_HWC, spoilt(mask_HW, self.kind, self.strength, (self.seed, row))
+
+    def stamp(self, row: int) -> tuple[int, ...]:
+        """Also of what was done to the mask."""
+        return (*super().stamp(row), list(KINDS).index(self.kind), self.strength)
+
+
+def run(subject: Subject, data: Path, options: Options) -> Result:
+    """Score a network: the variant with good masks under its name, then <variant>_<kind>_<strength> for each.
+
+    Raises: UserError: unknown variant, another layout, masks of no image, or no classifier.
+    """
+    if options.variant not in NAMES:
+        raise UserError(f"variant={options.variant!r} is unknown; allowed: {', '.join(NAMES)}")
+    result = Result(facts={"bn_mode": subject.bn_mode, "transform": as_published().name, "variant": options.variant})
+    masks = open_masks(Path(options.masks) if options.masks else data / "masks", options.mask_threshold)
+    result.facts |= {"masks": masks.name, "seed": options.seed}
+    group_C = in9_of_class()
+    variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}
+    for name, images in _spoilt(variants[options.variant]):
+        result.metrics[name] = accuracy(subject, images, as_published(), group_C, name, result)
+    return result
+
+
+def spoilt(mask_HW: np.ndarray, kind: str, strength: int, key: tuple[int, int]) -> np.ndarray:
+    """Return a spoilt mask; what is drawn depends on the key, (seed, row), alone and grows with the strength.
+
+    Args: mask_HW: uint8 {0, 1}. kind, strength: of KINDS; a flip's is the percentage of masks that are flipped.
+    Returns: uint8 (H, W).
+    """
+    # The same draws for every strength, so that a curve over strengths is smooth.
+    first, second, third = np.random.default_rng(key).uniform(-1.0, 1.0, 3)
+    record = np.zeros(1, VIEW_DTYPE)
+    if kind == "rotation":
+        record["mask_rotation_degrees"] = first * strength
+    elif kind == "shear":
+        record["mask_row_shear_degrees"], record["mask_column_shear_degrees"] = first * strength, second * strength
+    elif kind == "shift":
+        record["mask_shift_rows"], record["mask_shift_columns"] = first * strength / 100, second * strength / 100
+    elif kind == "flip":
+        record["mask_is_flipped"] = abs(third) < strength / 100
+    mask_B1HW = torch.from_numpy(mask_HW.astype(bool))[None, None]
+    made = perturb(mask_B1HW, torch.from_numpy(parameters(record)), is_box=kind == "box")
+    # A mask that was moved out of the image altogether stays as it was: without any there is no variant to make.
+    return made[0, 0].numpy().astype(np.uint8) if made.any() else mask_HW
+
+
+def _spoilt(good: Variant) -> Iterator[tuple[str, Variant]]:
+    yield good.variant, good
+    for kind, strengths in KINDS.items():
+        for strength in strengths:
+            images = SpoiltVariant(
+                good.root, good.keys, good.label_N, masks=good.masks, variant=good.variant, seed=good.seed,
+                kind=kind, strength=strength,
+            )  # fmt: skip
+            yield f"{good.variant}_{kind}" + (f"_{strength}" if len(strengths) > 1 else ""), images
