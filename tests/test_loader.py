@@ -151,6 +151,12 @@ def test_batches_stay_valid_while_further_ones_are_taken(beton: Path) -> None:
             held = [*held, batch][-3:]
             for each in held:
                 assert_same(copied(each), {int(row): expected[int(row)] for row in each.row_B})
+        again = loader.epoch(2)  # in the same memory, behind the last that was taken
+        next(again)
+        next(again)
+        time.sleep(0.2)
+        assert_same(copied(held[-1]), {int(row): expected[int(row)] for row in held[-1].row_B})
+        again.close()
 
 
 def test_only_the_wanted_rows_are_visited(beton: Path, store: Store) -> None:

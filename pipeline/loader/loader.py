@@ -10,7 +10,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -295,11 +295,44 @@ class _SceneLoader(FfcvLoader):
         self.field_name_to_f_ix = {FIELD_NAME: 0}
         self.pipeline_specs = {FIELD_NAME: PipelineSpec(FIELD_NAME, decoder=decoder)}
         self.graph = Graph(self.pipeline_specs, reader.handlers, self.field_name_to_f_ix, reader.metadata, None)
+        self.ring = _Ring(self.graph.allocate_memory)
+        self.graph.allocate_memory = self.ring.lend
         Compiler.set_enabled(False)  # our decoder is Python that calls cached kernels: nothing to compile
         try:
             self.generate_code()
         finally:
             Compiler.set_enabled(True)
+
+
+class _Ring:
+    """The slots that batches are written to, kept from epoch to epoch: a new page costs more than what is put on it.
+
+    An epoch starts behind the last slot that was taken, so that batches stay valid as long as within an epoch. A second
+    epoch at the same time gets slots of its own.
+    """
+
+    def __init__(self, allocate: Callable[[int, int], Any]) -> None:
+        self._allocate, self._next_slot = allocate, 0
+        self._spare: list[Any] = []
+
+    def lend(self, batch_size: int, num_slots: int) -> Any:
+        """FFCV: the memory of an epoch."""
+        if not self._spare:
+            self._next_slot = 0
+            return self._allocate(batch_size, num_slots)
+        if torch.cuda.is_initialized():
+            torch.cuda.current_stream().synchronize()  # whatever is still being copied out of it
+        return self._spare.pop()
+
+    @property
+    def first_slot(self) -> int:
+        """Where the epoch that was just lent to begins."""
+        return self._next_slot
+
+    def take_back(self, memory: Any, next_slot: int) -> None:
+        """Keep an epoch's memory; next_slot: behind the last that was taken."""
+        if memory is not None and not self._spare:
+            self._spare, self._next_slot = [memory], next_slot
 
 
 class _SceneIterator(EpochIterator):
@@ -310,16 +343,19 @@ class _SceneIterator(EpochIterator):
         self._to_prepare = threading.Semaphore(loader.prepared_ahead)
         self._copied: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._num_prepared_unasked = loader.prepared_ahead
+        self._num_slots, self._num_taken = loader.batches_ahead + 2, 0
+        self.memory_allocations: Any = None
         super().__init__(loader, order)
 
     def start(self) -> None:
         """Start the thread; its queue has no bound of its own, so that putting the end never waits for a consumer."""
         self.output_queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._first_slot = self.loader.ring.first_slot
         super().start()
 
     def run(self) -> None:
         """Prepare batch after batch; put (rows, buffer, what was skipped), at last None, or the error that ended it."""
-        num_slots, trace = self.loader.batches_ahead + 2, self.loader.trace
+        trace = self.loader.trace
         threading.current_thread().name = "backdrop-batches"
         try:
             for number, rows in enumerate(self.iter_ixes):
@@ -334,7 +370,8 @@ class _SceneIterator(EpochIterator):
                     skipped: dict[int, str] = {}
                     rows = np.array(rows)  # its own: rows may be replaced; contiguous, as the kernels are compiled for
                     self.storage_state: tuple = (*self.memory_context.state, self._epoch, self.terminate_event, skipped)
-                    (flat_BN,) = self.run_pipeline(number, rows, number % num_slots, None)
+                    slot = (self._first_slot + number) % self._num_slots
+                    (flat_BN,) = self.run_pipeline(number, rows, slot, None)
                 self.output_queue.put((rows, flat_BN, tuple(skipped[at] for at in sorted(skipped))))
             self.output_queue.put(None)
         except BaseException as error:  # handed to the consumer, who raises it
@@ -357,14 +394,16 @@ class _SceneIterator(EpochIterator):
         # Whatever was taken before has been handed to the device by now, or is not needed any more.
         self._copied.put(_event_of_this_stream())
         self._to_prepare.release()
+        self._num_taken += 1
         return result
 
     def close(self) -> None:
-        """End the thread and let go of the buffers."""
+        """End the thread and give the buffers back."""
         self.terminate_event.set()
         self._to_prepare.release()
         if self.is_alive():
             self.join()
+        self.loader.ring.take_back(self.memory_allocations, (self._first_slot + self._num_taken) % self._num_slots)
         self.memory_allocations = None
 
     def __del__(self) -> None:

@@ -50,7 +50,11 @@ def measure(folder: Path) -> dict[str, dict]:
         results.update(compare(name, plan, beton, paths, folder, num_threads=os.cpu_count() or 1))
     results["loader.scaling_2_threads"] = scaling(beton)
     with one_core():
-        results["loader.device_geometry_vs_decode"] = device_geometry(beton)
+        views = PLANS["multicrop"].views
+        results["loader.device_geometry_vs_decode"] = device_geometry(beton, ViewPlan(views=views), "no backgrounds")
+        results["loader.device_geometry_with_backgrounds_vs_decode"] = device_geometry(
+            beton, PLANS["multicrop"], "BG_Random p 0.2"
+        )
         results["loader.extras_cost"] = extras_cost(beton)
         results["loader.first_batch_s"] = first_batch(beton)
     return results
@@ -93,11 +97,11 @@ def scaling(beton: Path) -> dict:
     return row(two, "images/s", peer=one, ratio=two / one, what="2 views with extras, 2 threads; peer: ours, 1 thread")
 
 
-def device_geometry(beton: Path) -> dict:
+def device_geometry(beton: Path, plan: ViewPlan, backgrounds: str) -> dict:
     """The host's part when views are cut on the device, beside nothing but decoding the same images."""
-    whole = images_per_s(our_epoch(beton, PLANS["multicrop"], None, 1, geometry="device"), repetitions=5)
+    whole = images_per_s(our_epoch(beton, plan, None, 1, geometry="device"), repetitions=5)
     plain = decoded_per_s(beton)
-    what = "8 boxes, masks, BG_Random p 0.2, whole images handed over; peer: the same JPEGs decoded, nothing else"
+    what = f"8 boxes, masks, {backgrounds}, whole images handed over; peer: the same JPEGs decoded, nothing else"
     return row(whole, "images/s", peer=plain, ratio=whole / plain, what=f"{what}; one core")
 
 
