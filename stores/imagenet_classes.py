@@ -84,7 +84,7 @@ _OFFSETS = """
 
 WNIDS: tuple[str, ...] = tuple("n" + offset for offset in _OFFSETS.split())
 
-_CLASS_OF_WNID = {wnid: rank for rank, wnid in enumerate(WNIDS)}
+CLASS_OF_WNID = {wnid: rank for rank, wnid in enumerate(WNIDS)}
 
 
 def class_of_wnid(wnid: str) -> int:
@@ -93,9 +93,9 @@ def class_of_wnid(wnid: str) -> int:
     Raises:
         UserError: `wnid` is none of the 1,000.
     """
-    if wnid not in _CLASS_OF_WNID:
+    if wnid not in CLASS_OF_WNID:
         raise UserError(
             f"folder {wnid!r} is not one of the 1,000 classes of ILSVRC2012 ({WNIDS[0]} ... {WNIDS[-1]}); "
             "move it out of the split, or index the images with --dataset folder"
         )
-    return _CLASS_OF_WNID[wnid]
+    return CLASS_OF_WNID[wnid]

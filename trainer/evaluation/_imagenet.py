@@ -12,15 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import UserError
-from stores.imagenet_classes import WNIDS
-from trainer.evaluation._images import (
-    CLASS_OF_WNID,
-    IMAGE_SUFFIXES,
-    Images,
-    labels_as,
-    open_split,
-    wnid_folders,
-)
+from stores.imagenet_classes import CLASS_OF_WNID, WNIDS
+from trainer.evaluation._images import IMAGE_SUFFIXES, Images, labels_as, open_split, wnid_folders
 from trainer.evaluation._pixels import FilePixels
 from trainer.evaluation._result import Result
 

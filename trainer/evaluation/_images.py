@@ -19,13 +19,12 @@ from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
-from stores.imagenet_classes import WNIDS
+from stores.imagenet_classes import CLASS_OF_WNID
 
 LAYOUT = "DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg, the same class names in both"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # What archives of images carry beside their class folders; anything else there is told.
 _EXPECTED_STRAYS = ("readme", "license", "copying", "manifest")
-CLASS_OF_WNID = {wnid: number for number, wnid in enumerate(WNIDS)}
 # The shorter side before the crop, per pixel of the crop: 256 for 224.
 _RESIZE_RATIO = 256 / 224
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import UserError
-from stores.imagenet_classes import WNIDS
-from trainer.evaluation._images import CLASS_OF_WNID, Images, class_folders, standard
+from stores.imagenet_classes import CLASS_OF_WNID, WNIDS
+from trainer.evaluation._images import Images, class_folders, standard
 from trainer.evaluation._outputs import logits_of
 from trainer.evaluation._projections import top_accuracy
 from trainer.evaluation._result import MAX_NAMED, Result

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from stores.errors import UserError
 from stores.image_codec import sha256
+from stores.imagenet_classes import CLASS_OF_WNID
 from trainer.evaluation import linear
 from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
 from trainer.evaluation._imagenet import LAYOUT as LAYOUT_OF_IMAGES
 from trainer.evaluation._imagenet import Labelled, Splits, open_splits
-from trainer.evaluation._images import CLASS_OF_WNID
 from trainer.evaluation._pixels import Cut, FilePixels, cut_batches
 from trainer.evaluation._probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
 from trainer.evaluation._result import Result

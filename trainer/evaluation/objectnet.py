@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from stores.errors import UserError
-from trainer.evaluation._images import CLASS_OF_WNID, class_folders, framed
+from stores.imagenet_classes import CLASS_OF_WNID
+from trainer.evaluation._images import class_folders, framed
 from trainer.evaluation._outputs import logits_of
 from trainer.evaluation._projections import largest_of_groups, multi_label_accuracy, top_accuracy
 from trainer.evaluation._result import Result
