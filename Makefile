@@ -22,9 +22,11 @@ demo: $(READY)
 
 # Files side by side: half of the time on two cores. More processes than four gain nothing and need memory for torch.
 test: $(READY)
+	@bash -eu -c "$$CHECK_BROWSER"
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
+	@bash -eu -c "$$CHECK_BROWSER"
 	$(BIN)/python -m pytest -q -m slow
 
 lint: $(READY)
@@ -65,6 +67,21 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
 }
 endef
 export CHECK_SYSTEM
+
+# Only the tests of pages want a browser: without one they are skipped, so nothing stops here.
+define CHECK_BROWSER
+if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then
+  if [ "$$(id -u)" = 0 ]; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+      apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null; } ||
+      echo "chromium could not be installed: the tests of pages are skipped" >&2
+  else
+    echo "No chromium: the tests of pages are skipped. To run them, first give:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends chromium chromium-driver" >&2
+  fi
+fi
+endef
+export CHECK_BROWSER
 
 $(READY): requirements.lock setup.cfg pyproject.toml
 	@if ! command -v $(PYTHON) >/dev/null; then echo "Python is missing. Run: apt-get install -y python3 python3-venv python3-dev" >&2; exit 1; fi

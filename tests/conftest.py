@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import MISSING, Browser
 from tests.s3_server import S3Server
 
 # As the command line sets it, before any test imports torch.
@@ -28,3 +29,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     server = S3Server(tmp_path_factory.mktemp("s3") / "log")
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser for the pages of a module's tests (see tests/browser.py)."""
+    if MISSING:
+        pytest.skip(MISSING)
+    browser = Browser()
+    yield browser
+    browser.close()
