@@ -1,6 +1,7 @@
 """Grounding: Grad-CAM against finite differences, IoU by hand, the whole evaluation on a tiny run and its store."""
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -111,6 +112,11 @@ def test_a_run_is_scored_on_a_store(method: str, scenes: tuple[Path, Path], tmp_
     train(settings, loader, tmp_path / "run", origin=origin, resume=False, device=torch.device("cpu"))
     summary = evaluate_run("grounding", tmp_path / "run", scenes[1], overrides=[f"store={scenes[0]}"])
     assert 0 <= summary["scores"]["mean_iou"] <= 1
-    assert sum(summary["facts"]["density"]) == pytest.approx(1, abs=0.01)
+    assert 0 <= summary["untrained"]["mean_iou"] <= 1
+    density = summary["facts"]["density"]
+    assert [sum(density[name]) for name in ("this run", "untrained")] == pytest.approx([1, 1], abs=0.01)
+    plot = ElementTree.fromstring((tmp_path / "run" / "grounding.svg").read_text())
+    assert "IoU" in plot.attrib["aria-label"]
+    assert len(plot.findall(".//{*}polyline")) == 4  # two densities, two samples in the legend
     assert summary["facts"]["store_id"]
     assert "5000" in summary["problems"][-1]

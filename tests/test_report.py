@@ -188,6 +188,20 @@ def test_chart_survives_gaps_single_values_and_constants() -> None:
     assert "no finite value" in curves.chart(nothing)
 
 
+def test_densities_span_their_axes_and_ours_lies_on_top() -> None:
+    share_of = {"this run": np.array([0.0, 0.25, 0.5, 0.25]), "untrained": np.array([1.0, 0.0, 0.0, 0.0])}
+    svg = curves.density_chart(share_of, "IoU")
+    lines = re.findall(r'<polyline class="(\w+)" points="([^"]+)"', svg)
+    assert [kind for kind, _ in lines] == ["raw", "raw", "smooth", "smooth"]
+    points = np.array([[float(number) for number in point.split(",")] for point in lines[2][1].split()])
+    width, height = curves.WIDTH_PX - 58 - 12, curves.HEIGHT_PX - 12 - 36
+    # Bins of a quarter, drawn at their centres; a share of all is a density of 4, the axis' end, and 0.5 half of it.
+    np.testing.assert_allclose(points[:, 0], 58 + width * np.array([0.125, 0.375, 0.625, 0.875]), atol=0.06)
+    np.testing.assert_allclose(points[:, 1], 12 + height * (1 - np.array([0, 0.25, 0.5, 0.25])), atol=0.06)
+    assert "this run is highest at 0.625; untrained is highest at 0.125" in svg
+    assert 'xmlns="http://www.w3.org/2000/svg"><style>' in curves.standalone(svg)
+
+
 def test_half_of_the_rows_are_altered_where_there_are_enough() -> None:
     many = np.arange(48) % 3 == 0
     assert many[spread(many)].sum() == 6

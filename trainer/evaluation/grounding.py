@@ -24,23 +24,29 @@ from pipeline.loader.reference_loader import ReferenceLoader
 from pipeline.views.device_stage import DeviceStage, Views
 from pipeline.views.view_plan import View, ViewPlan
 from stores.dataset_index import open_index
+from stores.disk_errors import disk_errors
+from stores.durable_files import write_aside
 from stores.errors import UserError
 from stores.reader import Store, open_store
 from trainer import cast
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 from trainer.losses.saliency_attention import attention_target, grad_cam, importance
+from trainer.report.curves import density_chart, standalone
 from trainer.run import checkpoint
 from trainer.run.run_folder import read_settings
-from trainer.run.training import start
+from trainer.run.training import Training, start
 
 DATA = "coco"
 LAYOUT = "ROOT/val2017/*.jpg, and a store of their masks: build-store --dataset coco --split val --out STORE"
 SOURCE = "https://cocodataset.org (val2017), masks from a detector of yours"
 NUM_IMAGES = 5000
 BATCH_SIZE = 32
-# Bins of the density over IoU that Fig. 7 plots.
+# Bins of the density over IoU that Fig. 7 plots, and where ours is drawn.
 NUM_BINS = 20
+PLOT_FILE = "grounding.svg"
+AXIS = "IoU of map and mask"
+OURS, UNTRAINED = "this run", "untrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +67,18 @@ class Options:
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a run's grounding: mean IoU, and the share of images in each of 20 bins of IoU."""
+    """Score a run's grounding, and that of the same networks untrained: mean IoU, and the density over IoU.
+
+    The density, the share of images in each of 20 bins, is drawn as grounding.svg in the run's folder.
+    """
     if subject.run is None:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     if options.resolution not in ("view", "cells"):
         raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
-    method = load_method(subject)
-    ious, num_skipped, store = [], 0, open_store(Path(options.store))
-    for views in _views(subject, store, data, options):
-        iou_B, is_counted_B = grounding_iou(method, views, options)
-        ious.append(iou_B[is_counted_B].cpu().numpy())
-        num_skipped += int((~is_counted_B).sum())
-    iou_N = np.concatenate(ious)
-    if not len(iou_N):
+    methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject)}
+    store = open_store(Path(options.store))
+    trained_N, untrained_N, num_skipped = _ious(tuple(methods.values()), _views(subject, store, data, options), options)
+    if not len(trained_N):
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
     result = Result(
         facts={"resolution": options.resolution, "bn_mode": "eval", "skipped_without_foreground": num_skipped}
@@ -81,11 +86,31 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if store.split != "val":
         result.problems.append(f"{options.store} is of the split {store.split!r}; the paper scores val")
     result.facts["store_id"] = store.store_id
-    result.expect("images", len(iou_N) + num_skipped, NUM_IMAGES)
-    result.metrics["mean_iou"] = float(iou_N.mean())
-    density, _ = np.histogram(iou_N, bins=NUM_BINS, range=(0.0, 1.0))
-    result.facts["density"] = [round(float(count) / len(iou_N), 4) for count in density]
+    result.expect("images", len(trained_N) + num_skipped, NUM_IMAGES)
+    result.metrics["mean_iou"] = float(trained_N.mean())
+    result.untrained["mean_iou"] = float(untrained_N.mean())
+    share_of = {name: _shares(iou_N) for name, iou_N in zip(methods, (trained_N, untrained_N), strict=True)}
+    result.facts["density"] = {name: share_B.round(4).tolist() for name, share_B in share_of.items()}
+    with disk_errors(subject.run):
+        write_aside(subject.run / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
     return result
+
+
+def _ious(methods: tuple[Any, Any], all_views: Iterator[Views], options: Options) -> tuple[np.ndarray, np.ndarray, int]:
+    """Both methods' IoU of the images with foreground in both crops, float32 (N,) each, and the number of others."""
+    ious: tuple[list[np.ndarray], ...] = ([], [])
+    num_skipped = 0
+    for views in all_views:
+        for method, found in zip(methods, ious, strict=True):
+            iou_B, is_counted_B = grounding_iou(method, views, options)
+            found.append(iou_B[is_counted_B].cpu().numpy())
+        num_skipped += int((~is_counted_B).sum())
+    return np.concatenate(ious[0]), np.concatenate(ious[1]), num_skipped
+
+
+def _shares(iou_N: np.ndarray) -> np.ndarray:
+    """The share of images in each bin, float64 (20,)."""
+    return np.histogram(iou_N, bins=NUM_BINS, range=(0.0, 1.0))[0] / len(iou_N)
 
 
 def load_method(subject: Subject) -> Any:
@@ -94,7 +119,7 @@ def load_method(subject: Subject) -> Any:
     Raises: UserError: its method has no key network, or there is no checkpoint.
     """
     assert subject.run is not None
-    training = start(read_settings(subject.run), steps_per_epoch=1, device=subject.device)
+    training = _start(subject)
     last = checkpoint.latest(subject.run)
     if last is None:
         raise UserError(f"run {subject.run} has no checkpoint yet; train it first")
@@ -102,6 +127,16 @@ def load_method(subject: Subject) -> Any:
         raise UserError(f"grounding compares a query with a key; {training.settings.method} has none")
     checkpoint.load(last, training.method, training.optimiser)
     return training.method.eval()
+
+
+def untrained_method(subject: Subject) -> Any:
+    """Return a run's method as it stood before its first step, in evaluation mode."""
+    return _start(subject).method.eval()
+
+
+def _start(subject: Subject) -> Training:
+    assert subject.run is not None
+    return start(read_settings(subject.run), steps_per_epoch=1, device=subject.device)
 
 
 def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """The page's style sheet: one column on a phone, light and dark after the reader's own setting."""
 
-CSS = """
+COLOURS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de;
   --accent: #0b5fa5; --raw: #a5c4de; --good: #116329; --bad: #a40e26; --v0: #b57600; --v1: #0072b2; --v2: #00795a;
   --v3: #a8558a; }
@@ -8,6 +8,19 @@ CSS = """
   --line: #30363d; --accent: #6cb6ff; --raw: #2f5579; --good: #5fd27f; --bad: #ff8f8f; --v0: #e69f00;
   --v1: #4db2f0; --v2: #2fc79b;
   --v3: #dd9ac2; } }
+"""
+CHARTS = """
+svg { display: block; width: 100%; height: auto; }
+svg .grid { stroke: var(--line); stroke-width: 1; } svg .tick { stroke: var(--soft); }
+svg .axis { fill: var(--soft); font-size: 12px; font-family: inherit; }
+svg polyline { fill: none; stroke-linejoin: round; } svg .raw { stroke: var(--raw); stroke-width: 1.2; }
+svg .smooth { stroke: var(--accent); stroke-width: 2.2; } svg circle.raw, svg circle.smooth { fill: var(--accent);
+  stroke: none; }
+"""
+CSS = (
+    COLOURS
+    + CHARTS
+    + """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -32,12 +45,6 @@ dl.headline small { font-size: .8rem; font-weight: 400; color: var(--soft); }
 .charts figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .7rem .7rem .3rem; }
 .charts figcaption { color: var(--ink); font-weight: 600; }
-svg { display: block; width: 100%; height: auto; }
-svg .grid { stroke: var(--line); stroke-width: 1; } svg .tick { stroke: var(--soft); }
-svg .axis { fill: var(--soft); font-size: 12px; font-family: inherit; }
-svg polyline { fill: none; stroke-linejoin: round; } svg .raw { stroke: var(--raw); stroke-width: 1.2; }
-svg .smooth { stroke: var(--accent); stroke-width: 2.2; } svg circle.raw, svg circle.smooth { fill: var(--accent);
-  stroke: none; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .925rem; }
 th, td { text-align: left; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line);
@@ -60,3 +67,4 @@ tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: a
 td.value { overflow-wrap: anywhere; }
 @media (max-width: 30rem) { table { font-size: .82rem; } th, td { padding-right: .55rem; } td img { height: 2.4rem; } }
 """
+)

@@ -1,9 +1,12 @@
-"""Line charts as inline SVG: axes, ticks, the values as they were and a smoothed line; colours come from the page."""
+"""Charts as SVG: a quantity over a run, as it was and smoothed; densities side by side. Colours come from the page."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 
 import numpy as np
+
+from trainer.report._style import CHARTS, COLOURS
 
 WIDTH_PX, HEIGHT_PX = 460, 240
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 58, 12, 12, 36
@@ -42,10 +45,10 @@ def chart(curve: Curve) -> str:
     y_high = y_high if y_high > y_low else y_low + 1
 
     def x_px(step: np.ndarray) -> np.ndarray:
-        return _LEFT_PX + (step - x_low) / (x_high - x_low) * (WIDTH_PX - _LEFT_PX - _RIGHT_PX)
+        return _across(step, x_low, x_high)
 
     def y_px(value: np.ndarray) -> np.ndarray:
-        return HEIGHT_PX - _BOTTOM_PX - (value - y_low) / (y_high - y_low) * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
+        return _up(value, y_low, y_high)
 
     smooth = smoothed(values) if curve.is_noisy else values
     unit = f" {curve.unit}" if curve.unit else ""
@@ -55,13 +58,44 @@ def chart(curve: Curve) -> str:
         f"{_number(smooth[-1])}{unit} at the end (smoothed), lowest {_number(values.min())}, "
         f"highest {_number(values.max())}{f'; {gaps} values are not finite' if gaps else ''}."
     )
-    parts = [f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="img" aria-label="{escape(alternative)}">']
+    parts = [_opening(alternative)]
     parts += [_y_tick(float(y_px(tick)), _number(tick)) for tick in y_ticks]
     parts += [_x_tick(float(x_px(tick)), _number(tick)) for tick in x_ticks]
-    parts.append(f'<text class="axis" x="{WIDTH_PX - _RIGHT_PX}" y="{HEIGHT_PX - 4}" text-anchor="end">step</text>')
+    parts.append(_axis_name("step"))
     parts.append(_line("raw", x_px(steps), y_px(values)))
     parts.append(_line("smooth", x_px(steps), y_px(smooth)))
     return "".join([*parts, "</svg>"])
+
+
+def density_chart(share_of: Mapping[str, np.ndarray], axis: str) -> str:
+    """Draw densities of a quantity between 0 and 1 over each other.
+
+    Args: share_of: at most two names, each with the shares of its cases in equal bins, float (bins,), sum 1.
+        axis: what the quantity is.
+    Returns: an <svg> element with a text alternative.
+    """
+    density_of = {name: np.asarray(share_B, dtype=np.float64) * len(share_B) for name, share_B in share_of.items()}
+    y_high = max(float(density.max()) for density in density_of.values()) or 1.0
+    peaks = [f"{name} is highest at {_number(_centres(each)[each.argmax()])}" for name, each in density_of.items()]
+    parts = [_opening(f"Density over {axis}: {'; '.join(peaks)}.")]
+    parts += [_y_tick(float(_up(tick, 0, y_high)), _number(tick)) for tick in ticks(0, y_high)]
+    parts += [_x_tick(float(_across(tick, 0, 1)), _number(tick)) for tick in ticks(0, 1)]
+    parts.append(_axis_name(axis))
+    # The first, ours, is the page's strong line, and lies on top.
+    for row, (name, density) in reversed(list(enumerate(density_of.items()))):
+        kind = ("smooth", "raw")[row]
+        parts.append(_line(kind, _across(_centres(density), 0, 1), _up(density, 0, y_high)))
+        right, top = WIDTH_PX - _RIGHT_PX, _TOP_PX + 12 + 18 * row
+        parts.append(f'<polyline class="{kind}" points="{right - 150},{top - 4} {right - 126},{top - 4}"/>')
+        parts.append(f'<text class="axis" x="{right - 120}" y="{top}">{escape(name)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def standalone(svg: str) -> str:
+    """Return the text of an SVG file of a chart, in the page's colours. Args: svg: the element."""
+    opening, _, rest = svg.partition(">")
+    style = f"{COLOURS}{CHARTS}svg {{ background: var(--paper); font-family: system-ui, sans-serif; }}"
+    return f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{style}</style>{rest}\n'
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> np.ndarray:
@@ -85,6 +119,27 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - window, 0)
     return (sums[end] - sums[start]) / (end - start)
+
+
+def _centres(share_B: np.ndarray) -> np.ndarray:
+    return (np.arange(len(share_B)) + 0.5) / len(share_B)
+
+
+def _across(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    return _LEFT_PX + (value - low) / (high - low) * (WIDTH_PX - _LEFT_PX - _RIGHT_PX)
+
+
+def _up(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    return HEIGHT_PX - _BOTTOM_PX - (value - low) / (high - low) * (HEIGHT_PX - _TOP_PX - _BOTTOM_PX)
+
+
+def _opening(alternative: str) -> str:
+    return f'<svg viewBox="0 0 {WIDTH_PX} {HEIGHT_PX}" role="img" aria-label="{escape(alternative)}">'
+
+
+def _axis_name(name: str) -> str:
+    right, bottom = WIDTH_PX - _RIGHT_PX, HEIGHT_PX - 4
+    return f'<text class="axis" x="{right}" y="{bottom}" text-anchor="end">{escape(name)}</text>'
 
 
 def _line(name: str, x_N: np.ndarray, y_N: np.ndarray) -> str:

@@ -6,16 +6,20 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stores.dataset_index import open_index
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
 from trainer.report import pictures
+from trainer.report.curves import density_chart
 
 _UNTRAINED = "-untrained"
 _WORDS = {
     "top1": "top-1 on val, %",
     "top5": "top-5 on val, %",
     "bg_gap": "BG-Gap, points (lower is better)",
+    "mean_iou": "IoU of map and mask, mean",
     "corrupt_images": "images not decoded",
 }
 # A picture is asked for by what the metric's images are.
@@ -51,7 +55,16 @@ def _table(folder: Path, evaluation: str, trained: dict[str, float], untrained: 
         '<div class="scroll"><table><thead><tr><th scope="col">images</th><th scope="col">metric</th>'
         '<th class="n" scope="col">this run</th><th class="n" scope="col">untrained</th>'
         f'<th class="n" scope="col">gain</th></tr></thead><tbody>{body}</tbody></table></div>{corrupt}'
+        + _densities(summary.get("facts", {}).get("density", {}))
     )
+
+
+def _densities(share_of: dict[str, list[float]]) -> str:
+    """The density plot of an evaluation that has one."""
+    if not share_of:
+        return ""
+    chart = density_chart({name: np.array(share_B) for name, share_B in share_of.items()}, "IoU")
+    return f'<div class="charts"><figure><figcaption>density over the images</figcaption>{chart}</figure></div>'
 
 
 def _row(metric: str, value: float, baseline: float | None, summary: dict[str, Any]) -> str:
@@ -61,7 +74,8 @@ def _row(metric: str, value: float, baseline: float | None, summary: dict[str, A
         shown = f"{value:.2f}"
         beside = "-" if baseline is None else f"{baseline:.2f}"
         gain = "" if baseline is None else _gain(metric, value - baseline)
-    name = _WORDS.get(metric, f"{metric.removesuffix('_top1')}: top-1, %")
+    stem = metric.removesuffix("_top1")
+    name = _WORDS.get(metric, metric.replace("_", " ") if stem == metric else f"{stem}: top-1, %")
     return (
         f'<tr><td>{_picture(metric, summary)}</td><th scope="row">{escape(name)}</th><td class="n">{shown}</td>'
         f'<td class="n">{beside}</td><td class="n">{gain}</td></tr>'
