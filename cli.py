@@ -678,7 +678,7 @@ def evaluate_command(
 @main.command("export-detectron2")
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
-@click.option("--out", type=path_type, required=True, help="Folder for weights.pth, config.yaml and command.sh.")
+@click.option("--out", type=path_type, required=True, help="Folder for weights.pkl, config.yaml and command.sh.")
 @click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
 @click.option("--method", default="moco", show_default=True, help="Whose rates, where the protocol has several.")
 def export_detectron2_command(run: Path | None, weights: Path | None, out: Path, protocol: str, method: str) -> None:

@@ -1,9 +1,10 @@
 """Weights, configuration and command for detectron2, with which both papers measured detection.
 
-The weights are a `.pth` of tensors and nothing else: detectron2 reads any file that does not end in `.pkl` with
-`torch.load`, and with `matching_heuristics` it finds each tensor by the longest common end of its name, so that
-`res5.*` also reaches the region head of a C4 detector (`roi_heads.res5.*`). MoCo's converter writes a pickle of arrays
-to the same effect; ours can be read back without running any code.
+The weights are the `.pkl` that MoCo's converter writes: a pickle of arrays by name. With `matching_heuristics` detectron2
+finds each of them by the longest common end of its name, so that `res5.*` also reaches the region head of a C4 detector
+(`roi_heads.res5.*`). We write this file and never read one: unpickling runs what a file says. It names nothing but
+`numpy.ndarray` and `bytearray`, which every version of numpy has under these names (numpy's own pickles name private
+modules, which moved in numpy 2).
 
 The configuration is a YAML file (its body is JSON, which is YAML) that holds every setting the papers change, without
 a base file. `Res5ROIHeadsExtraNorm`, the extra BatchNorm after res5, is defined by MoCo's `detection/train_net.py`.
@@ -11,13 +12,14 @@ a base file. `Res5ROIHeadsExtraNorm`, the extra BatchNorm after res5, is defined
 
 import io
 import json
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
@@ -28,7 +30,7 @@ from trainer.evaluation import coco_segmentation, voc_detection
 from trainer.evaluation._weights import load_network
 from trainer.parts.backbones import Backbone
 
-WEIGHTS_FILE, CONFIG_FILE, COMMAND_FILE = "weights.pth", "config.yaml", "command.sh"
+WEIGHTS_FILE, CONFIG_FILE, COMMAND_FILE = "weights.pkl", "config.yaml", "command.sh"
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 _MOCO_SCRIPT = "https://github.com/facebookresearch/moco/tree/main/detection"
 
@@ -52,7 +54,7 @@ PROTOCOLS = {
 
 
 def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method: str = "moco") -> list[Path]:
-    """Write weights.pth, config.yaml and command.sh for detectron2.
+    """Write weights.pkl, config.yaml and command.sh for detectron2.
 
     Args: run_or_weights: as `load_network` takes it; a ResNet-50, -101 or -152. out: folder, made where it is missing.
         protocol: one of PROTOCOLS. method: moco, byol or swav: whose learning rate and warm-up.
@@ -79,11 +81,20 @@ def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method:
 
 
 def detectron2_weights(tensors: Mapping[str, Tensor]) -> bytes:
-    """A file of a ResNet's tensors under detectron2's names. Args: tensors: under torchvision's names."""
-    named = {detectron2_name(name): value.contiguous() for name, value in tensors.items()}
+    """Pickle a ResNet's tensors under detectron2's names, as arrays. Args: tensors: under torchvision's names."""
+    arrays = {detectron2_name(name): value.detach().cpu().numpy() for name, value in tensors.items()}
     file = io.BytesIO()
-    torch.save({"model": named, "__author__": "Backdrop", "matching_heuristics": True}, file)
+    _ArrayPickler(file, protocol=4).dump({"model": arrays, "__author__": "Backdrop", "matching_heuristics": True})
     return file.getvalue()
+
+
+class _ArrayPickler(pickle.Pickler):
+    """Says of an array: call numpy.ndarray with its shape, its dtype's name and its bytes."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return NotImplemented
+        return np.ndarray, (value.shape, value.dtype.str, bytearray(value.tobytes()))
 
 
 def detectron2_name(name: str) -> str:
@@ -100,12 +111,6 @@ def torchvision_name(name: str) -> str:
     name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
     name = re.sub(r"conv(\d)\.norm", r"bn\1", name)
     return re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)
-
-
-def read_exported(path: Path) -> dict[str, Tensor]:
-    """Read exported weights back under torchvision's names; only tensors are read."""
-    model = torch.load(path, map_location="cpu", weights_only=True)["model"]
-    return {torchvision_name(name): value for name, value in model.items()}
 
 
 def detectron2_config(protocol: str, method: str, *, depth: int = 50) -> dict[str, Any]:
