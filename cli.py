@@ -506,7 +506,7 @@ def store_export(
 @click.option(
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
-@click.option("--dataset", type=click.Choice(DATASETS), default="imagenet", show_default=True)
+@click.option("--dataset", type=click.Choice(DATASETS), default=None, help="What --store is of. Default: imagenet.")
 @click.option("--store", type=StoreOrUrl(), help="STORE.zarr, FILE.beton or a URL. Default: that of --dataset.")
 @cache_option
 @click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
@@ -524,7 +524,7 @@ def pretrain_command(
     method: str,
     bg: str,
     with_cast: bool,
-    dataset: str,
+    dataset: str | None,
     store: Path | str | None,
     cache: Path | None,
     root: Path | None,
@@ -536,6 +536,7 @@ def pretrain_command(
 ) -> None:
     """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
     if store is None:
+        dataset = dataset or "imagenet"
         store = store_path_of(dataset, "train")
         say_default("store", store, "the default of --store")
         if not store.exists():
@@ -561,6 +562,7 @@ def pretrain_command(
             background=bg,
             with_cast=with_cast,
             store=store,
+            dataset=dataset,
             out=out,
             recipe=recipe,
             overrides=[*([f"backbone={backbone}"] if backbone else []), *overrides],

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.build.export_beton import export_beton
 from stores.errors import UserError
+from stores.reader import open_store
+from tests import small_scenes
 from tests.small_store import small_store, write_parts
 from trainer.run import loop
 from trainer.run.loop import pretrain
@@ -21,7 +24,7 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "train", refuse)
 
 
-def refused(tmp_path: Path, store: Path, command: str) -> str:
+def refused(tmp_path: Path, store: Path | str, command: str, **more: object) -> str:
     """Return the message that the words of a command line (method, background, --cast, settings) are refused with."""
     method, background, *words = command.split()
     recipe = next((word.removeprefix("--recipe=") for word in words if word.startswith("--recipe=")), "smoke")
@@ -34,6 +37,7 @@ def refused(tmp_path: Path, store: Path, command: str) -> str:
             out=tmp_path / "run",
             recipe=recipe,
             overrides=[word for word in words if not word.startswith("--")],
+            **more,
         )
     assert not (tmp_path / "run").exists()
     return str(caught.value)
@@ -138,3 +142,17 @@ def test_stores_that_cannot_be_read_are_refused(tmp_path: Path, name: str, messa
     (tmp_path / "half.beton").touch()
     small_store(tmp_path / "whole.zarr")
     assert re.search(message, refused(tmp_path, tmp_path / name, "moco none"))
+
+
+def test_a_store_of_another_dataset_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, index = small_scenes.build(tmp_path)
+    zarr = folder.rename(tmp_path / "toys.zarr")
+    beton = export_beton(open_store(zarr), index, tmp_path / "toys.beton")
+    for given in (zarr, beton):
+        found = refused(tmp_path, given, "moco none", dataset="imagenet")
+        assert found.startswith(f"--dataset is imagenet, but {given} is a store of folder; name a store of imagenet")
+    # A published one before anything but its manifest is fetched.
+    monkeypatch.setattr(loop, "open_published", lambda url, cache: open_store(zarr))
+    monkeypatch.setattr(loop, "cached_beton", None)
+    found = refused(tmp_path, "s3://bucket/toys", "moco none", dataset="imagenet", cache=tmp_path / "cache")
+    assert "s3://bucket/toys is a store of folder" in found

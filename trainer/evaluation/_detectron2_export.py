@@ -1,10 +1,10 @@
 """Weights, configuration and command for detectron2, with which both papers measured detection.
 
-The weights are the `.pkl` that MoCo's converter writes: a pickle of arrays by name. With `matching_heuristics` detectron2
-finds each of them by the longest common end of its name, so that `res5.*` also reaches the region head of a C4 detector
-(`roi_heads.res5.*`). We write this file and never read one: unpickling runs what a file says. It names nothing but
-`numpy.ndarray` and `bytearray`, which every version of numpy has under these names (numpy's own pickles name private
-modules, which moved in numpy 2).
+The weights are the `.pkl` that MoCo's converter writes: a pickle of arrays by name. With `matching_heuristics`,
+detectron2 finds each of them by the longest common end of its name, so that `res5.*` also reaches the region head of a
+C4 detector (`roi_heads.res5.*`). We write this file and never read one: unpickling runs what a file says. It names
+nothing but `numpy.ndarray` and `bytearray`, which are there in every version of numpy (its own pickles name a private
+module, which moved in numpy 2).
 
 The configuration is a YAML file (its body is JSON, which is YAML) that holds every setting the papers change, without
 a base file. `Res5ROIHeadsExtraNorm`, the extra BatchNorm after res5, is defined by MoCo's `detection/train_net.py`.

@@ -10,6 +10,7 @@ import torch
 
 import trainer.recipes
 from pipeline.build.cached_beton import cached_beton
+from pipeline.build.export_beton import read_sidecar
 from pipeline.loader.loader import Loader
 from saliency.data_parallel import joined
 from stores.errors import UserError
@@ -34,6 +35,7 @@ def pretrain(
     resume: bool = False,
     cache: Path | None = None,
     root: Path | None = None,
+    dataset: str | None = None,
 ) -> dict[str, Any] | None:
     """Pretrain a backbone on a store; in every process that torchrun started, or alone.
 
@@ -42,6 +44,7 @@ def pretrain(
         run's folder. recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
         resume: go on with the run in `out`, or start it where there is none. cache: for a URL, the folder that keeps
         what is fetched and the .beton made of it. root: for a URL, where the images lie, see `open_index`.
+        dataset: what the store has to be of, None = any.
     Returns: summary of the run; None but in the first process. Raises: UserError: anything given is wrong.
     """
     words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
@@ -50,7 +53,8 @@ def pretrain(
     command = shlex.join(["python", "cli.py", *words, "--out", str(out)])
     settings = resolve_settings(recipe, method, background, with_cast, overrides)
     url = store if isinstance(store, str) else ""
-    beton = _published_beton(url, cache, root) if url else find_beton(Path(store))
+    beton = _published_beton(url, cache, root, dataset) if url else find_beton(Path(store))
+    _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
     origin = Origin(recipe=recipe, beton=str(beton.absolute()), store_url=url, command=command)
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
@@ -121,10 +125,21 @@ def find_beton(store: Path) -> Path:
     return beton
 
 
-def _published_beton(url: str, cache: Path | None, root: Path | None) -> Path:
+def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:
     """The beton of a published store, out of the cache."""
     assert cache is not None, "what is read of a URL is kept somewhere"
-    return cached_beton(open_published(url, cache), root)
+    store = open_published(url, cache)
+    _check_dataset(dataset, store.dataset, url)  # before all of it is fetched
+    return cached_beton(store, root)
+
+
+def _check_dataset(wanted: str | None, found: str, store: Path | str) -> None:
+    """Raise UserError when a store is of another data set than the user says."""
+    if wanted not in (None, found):
+        raise UserError(
+            f"--dataset is {wanted}, but {store} is a store of {found}; name a store of {wanted}, or leave out "
+            "--dataset: it says nothing that --store does not"
+        )
 
 
 def _check_same_store(store: Path, beton: Path, beton_store_id: str) -> None:
