@@ -641,8 +641,11 @@ def loader_bench_command(
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
 @click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
-@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one option of the evaluation.")
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="An option; with all, TASK.NAME=VALUE.")
 @click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
+@click.option("--only", multiple=True, metavar="TASK", help="all: this evaluation; may be repeated.")
+@click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
+@click.option("--plan", "is_plan", is_flag=True, help="all: say what would be computed, and compute nothing.")
 @click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
 def evaluate_command(
     task: str,
@@ -652,27 +655,38 @@ def evaluate_command(
     data: str | None,
     overrides: tuple[str, ...],
     strict: bool,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    is_plan: bool,
     json_path: Path | None,
 ) -> None:
-    """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA."""
+    """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA.
+
+    all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps every score in
+    the run's folder, and goes on with the same command.
+    """
     if (run is None) == (weights is None):
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
     given = run or weights
     assert given is not None
     if task != "all":
+        if only or skip or is_plan:
+            raise UserError("--only, --skip and --plan are for evaluate all.")
         from trainer.evaluation._evaluate import evaluate_run
 
         with disk_errors(given):
             print_json(evaluate_run(task, given, data, overrides=overrides, strict=strict), json_path)
         return
-    if data or overrides:
-        raise UserError(
-            "evaluate all looks in BACKDROP_DATA and takes the papers' options: give no --data and no --set"
-        )
-    from trainer.evaluation._all import evaluate_all, table
+    if data:
+        raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
+    from trainer.evaluation._all import Choice, evaluate_all, plan, plan_table, table
 
+    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
+    click.echo(plan_table(plan(given, recipe, choice)), err=not is_plan)
+    if is_plan:
+        return
     with disk_errors(given):
-        summary = evaluate_all(given, recipe, strict=strict)
+        summary = evaluate_all(given, recipe, choice)
     click.echo(table(summary), err=True)
     print_json(summary, json_path)
 

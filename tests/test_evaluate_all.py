@@ -1,15 +1,21 @@
 """The papers' tables beside ours: which numbers belong to which run, and what is said of data that are not there."""
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from stores.errors import UserError
 from trainer import evaluation
-from trainer.evaluation import _all
+from trainer.evaluation import _all, cifar10
+from trainer.evaluation._all import Choice
+from trainer.evaluation._evaluate import as_kept
 from trainer.evaluation._paper_numbers import paper_numbers, tasks_of
+from trainer.parts.backbones import build_backbone
 from trainer.run.loop import resolve_settings
 
 
@@ -51,22 +57,44 @@ def test_every_evaluation_of_the_tables_exists(recipe: str) -> None:
     assert set(tasks_of(recipe)) <= set(evaluation.NAMES)
 
 
-def test_missing_data_are_listed_and_failures_do_not_end_the_rest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BACKDROP_DATA", str(tmp_path))
-    (tmp_path / "imagenet").mkdir()
-    (tmp_path / "cifar10").mkdir()
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders of some data sets, and evaluations that answer at once."""
+    root = tmp_path / "data"
+    monkeypatch.setenv("BACKDROP_DATA", str(root))
+    for name in ("imagenet", "cifar10", "coco"):
+        (root / name).mkdir(parents=True)
+    return root
 
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "weights.safetensors"
+    with torch.random.fork_rng():
+        save_file(build_backbone("resnet18").state_dict(), path)
+    return path
+
+
+def answering(done: list[str]) -> Callable[..., dict]:
     def evaluate(task: str, *_: object, **__: object) -> dict:
         if task == "real":
             raise UserError("no labels")
+        done.append(task)
         return {"scores": {"top1": 70.0}}
 
-    monkeypatch.setattr(_all, "evaluate_run", evaluate)
-    summary = _all.evaluate_all(tmp_path / "weights.safetensors", "ryali")
+    return evaluate
+
+
+def test_missing_data_are_listed_and_failures_do_not_end_the_rest(
+    data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(_all, "evaluate_run", answering(done))
+    summary = _all.evaluate_all(weights, "ryali", Choice())
     assert summary["failed"] == {"real": "no labels"}
     assert {row["task"] for row in summary["rows"]} >= {"linear", "cifar10"}
+    assert done[-1] == "coco-segmentation"  # days, so after all others; in the table at its place
+    assert [row["task"] for row in summary["rows"]] == [task for task in tasks_of("ryali") if task in done]
     assert "imagenet-r" in summary["missing"]
     assert "Expected: " in summary["missing"]["imagenet-r"]
     text = _all.table(summary)
@@ -74,4 +102,56 @@ def test_missing_data_are_listed_and_failures_do_not_end_the_rest(
     assert "failed: real: no labels" in text
     assert json.dumps(summary)
     with pytest.raises(UserError, match="no paper 'dino'"):
-        _all.evaluate_all(tmp_path, "dino")
+        _all.evaluate_all(weights, "dino", Choice())
+
+
+def test_some_evaluations_with_options_of_their_own(data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(_all, "evaluate_run", answering(done))
+    _all.evaluate_all(weights, "ryali", Choice(only=("cifar10", "linear"), skip=("linear",)))
+    assert done == ["cifar10"]
+    with pytest.raises(UserError, match=r"cifar11: not among .* cifar10"):
+        _all.plan(weights, "ryali", Choice(skip=("cifar11",)))
+    with pytest.raises(UserError, match=r"TASK\.NAME=VALUE"):
+        _all.plan(weights, "ryali", Choice(overrides=("epochs=3",)))
+    with pytest.raises(UserError, match="epoch"):
+        _all.plan(weights, "ryali", Choice(overrides=("linear.epoch=3",)))
+    (step,) = _all.plan(weights, "cast", Choice(only=("grounding",), overrides=("grounding.store=a.b/c.zarr",)))
+    assert (step.state, step.overrides) == ("to do", ("store=a.b/c.zarr",))
+    assert "Visual grounding" in _all.plan_table([step])
+
+
+def test_kept_scores_are_those_of_the_same_weights_data_and_options(
+    data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    digests = ["weights"]
+    monkeypatch.setattr(_all, "_digests", lambda run: set(digests))
+    options = as_kept(asdict(cifar10.Options()))
+    kept = {"weights_sha256": "weights", "options": options, "data": str(data / "cifar10"), "scores": {"top1": 61.0}}
+    (run / "cifar10.json").write_text(json.dumps(kept))
+
+    def state(**choice: object) -> str:
+        (step,) = _all.plan(run, "ryali", Choice(only=("cifar10",), **choice))
+        return step.state
+
+    assert state() == "kept"
+    assert state(overrides=("cifar10.epochs=3",)) == "to do"
+    monkeypatch.setenv("BACKDROP_DATA", str(tmp_path))
+    (tmp_path / "cifar10").mkdir()
+    assert state() == "to do"
+    monkeypatch.setenv("BACKDROP_DATA", str(data))
+    digests[0] = "others"
+    assert state() == "to do"
+
+
+def test_weights_are_read_anew_only_after_something_was_computed(
+    data: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`linear` leaves a classifier that the evaluations after it score; a kept score changes nothing."""
+    num_read = []
+    monkeypatch.setattr(_all, "_digests", lambda run: num_read.append(1) or {"weights"})
+    monkeypatch.setattr(_all, "_kept_scores", lambda *_: {"top1": 1.0})
+    _all.evaluate_all(weights, "ryali", Choice())
+    assert len(num_read) == 2  # for the plan, and once more

@@ -1,51 +1,118 @@
 """`evaluate all`: every evaluation of a paper that the data at hand allows, the paper's numbers beside ours."""
 
 import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 import torch
 
 from stores.errors import UserError
-from trainer.evaluation._evaluate import data_folder, evaluate_run, task_module
+from trainer.evaluation._evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
 from trainer.evaluation._paper_numbers import RECIPES, paper_numbers, tasks_of
 from trainer.evaluation._subject import open_subject, weights_digest
 from trainer.evaluation._weights import load_network
 from trainer.run import run_folder
 
+# What a plan says of a task.
+TO_DO, KEPT, MISSING = "to do", "kept", "missing"
+# They fine-tune a detector, for days on eight GPUs; whoever waits for the other numbers should not wait for these.
+_LAST = ("voc-detection", "coco-segmentation")
 
-def evaluate_all(run_or_weights: Path, recipe: str, *, strict: bool = False) -> dict[str, Any]:
-    """Run what can be run, and say of the rest what is missing.
 
-    A run's scores that are there already, of the same weights, are not computed again.
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the user asked for.
 
-    Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables. strict: as for `evaluate_run`.
-    Returns: recipe, rows (task, metric, value, table, paper, difference), missing ({task: where to get the data}),
-        failed ({task: message}).
-    Raises: UserError: no such recipe, nothing at `run_or_weights`.
+    only: these evaluations; () = all of the recipe's. skip: not these. overrides: TASK.NAME=VALUE changes of options.
+    strict: see `evaluate_run`.
+    """
+
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One evaluation of the plan. overrides: of its own options. why: where its data are, or what is missing."""
+
+    task: str
+    state: str
+    overrides: tuple[str, ...]
+    why: str
+
+
+def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
+    """Say what `evaluate_all` would do, in its order; nothing is computed but the digest of the weights.
+
+    Raises: UserError: no such recipe, task or option, nothing at `run_or_weights`.
     """
     if recipe not in RECIPES:
         raise UserError(f"no paper {recipe!r}; there are {', '.join(RECIPES)}")
+    tasks = _chosen(tasks_of(recipe), choice)
+    overrides_of = _overrides(choice.overrides, tasks)
+    digests = _digests(run_or_weights)
+    steps = []
+    for task in sorted(tasks, key=lambda task: task in _LAST):
+        module = task_module(task)
+        chosen_options(module, overrides_of[task])  # unknown options fail here, before hours of work
+        try:
+            folder = data_folder(module, None)
+        except UserError as error:
+            steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
+            continue
+        is_kept = _kept_scores(task, run_or_weights, overrides_of[task], digests) is not None
+        state = KEPT if is_kept else TO_DO
+        steps.append(Step(task=task, state=state, overrides=overrides_of[task], why=str(folder)))
+    return steps
+
+
+def plan_table(steps: Sequence[Step]) -> str:
+    """Return a plan as lines of text, with a sentence for each evaluation about to be computed."""
+    lines = [f"{step.state:8} {step.task:18} {_what(step)}" for step in steps]
+    counts = {state: sum(step.state == state for step in steps) for state in (TO_DO, KEPT, MISSING)}
+    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+
+
+def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str, Any]:
+    """Run what can be run, and say of the rest what is missing.
+
+    A run's scores that are there already, of the same weights, data and options, are not computed again.
+
+    Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables.
+    Returns: recipe, rows (task, metric, value, table, paper, difference), missing ({task: where to get the data}),
+        failed ({task: message}).
+    Raises: UserError: see `plan`.
+    """
+    steps = plan(run_or_weights, recipe, choice)
     settings = run_folder.read_settings(run_or_weights) if run_or_weights.is_dir() else None
     paper = paper_numbers(recipe, settings)
-    rows: list[dict[str, Any]] = []
-    missing: dict[str, str] = {}
+    rows: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
-    for task in tasks_of(recipe):
-        try:
-            data_folder(task_module(task), None)
-        except UserError as error:
-            missing[task] = str(error)
-            continue
-        click.echo(f"{task} ...", err=True)
-        try:
-            scores = _scores(task, run_or_weights, strict)
-        except UserError as error:
-            failed[task] = str(error)
-            continue
-        rows += [_row(task, metric, value, paper.get((task, metric))) for metric, value in scores.items()]
-    return {"recipe": recipe, "rows": rows, "missing": missing, "failed": failed}
+    digests: set[str] | None = None
+    for number, step in enumerate(to_do := [step for step in steps if step.state != MISSING], start=1):
+        # Every evaluation may change what the next one scores: `linear` leaves a classifier.
+        digests = _digests(run_or_weights) if digests is None else digests
+        scores = _kept_scores(step.task, run_or_weights, step.overrides, digests)
+        if scores is None:
+            click.echo(f"[{number}/{len(to_do)}] {step.task} ...", err=True)
+            digests = None
+            try:
+                summary = evaluate_run(step.task, run_or_weights, None, overrides=step.overrides, strict=choice.strict)
+            except UserError as error:
+                click.echo(f"[{number}/{len(to_do)}] {step.task} failed: {error}", err=True)
+                failed[step.task] = str(error)
+                continue
+            scores = summary["scores"]
+        rows[step.task] = [_row(step.task, name, value, paper.get((step.task, name))) for name, value in scores.items()]
+    in_order = [row for task in tasks_of(recipe) for row in rows.get(task, [])]
+    missing = {step.task: step.why for step in steps if step.state == MISSING}
+    return {"recipe": recipe, "rows": in_order, "missing": missing, "failed": failed}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -61,20 +128,60 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scores(task: str, run_or_weights: Path, strict: bool) -> dict[str, float]:
+def _chosen(tasks: Sequence[str], choice: Choice) -> list[str]:
+    unknown = sorted({*choice.only, *choice.skip} - set(tasks))
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}: not among this paper's evaluations, which are {', '.join(tasks)}")
+    return [task for task in tasks if (not choice.only or task in choice.only) and task not in choice.skip]
+
+
+def _overrides(given: Sequence[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """TASK.NAME=VALUE, by task, as NAME=VALUE."""
+    found: dict[str, list[str]] = {task: [] for task in tasks}
+    for override in given:
+        task, dot, setting = override.partition(".")
+        if not dot or task not in found:
+            raise UserError(
+                f"--set {override}: with evaluate all it is TASK.NAME=VALUE, e.g. grounding.store=STORE, where TASK "
+                f"is one of {', '.join(found)}"
+            )
+        found[task].append(setting)
+    return {task: tuple(settings) for task, settings in found.items()}
+
+
+def _what(step: Step) -> str:
+    if step.state != TO_DO:
+        return step.why
+    module = task_module(step.task)
+    return f"{step.why}: {_first_line(module)}"
+
+
+def _first_line(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip().partition("\n")[0]
+
+
+def _kept_scores(
+    task: str, run_or_weights: Path, overrides: Sequence[str], digests: set[str]
+) -> dict[str, float] | None:
+    """Scores of these very weights, data and options, where the run's folder has them."""
     kept = run_or_weights / f"{task}.json"
-    if run_or_weights.is_dir() and kept.exists():
-        summary = json.loads(kept.read_text())
-        if summary["weights_sha256"] in _digests(run_or_weights):
-            return dict(summary["scores"])
-    return dict(evaluate_run(task, run_or_weights, None, strict=strict)["scores"])
+    if not (run_or_weights.is_dir() and kept.exists()):
+        return None
+    summary, module = json.loads(kept.read_text()), task_module(task)
+    wanted = as_kept(asdict(chosen_options(module, overrides)))
+    is_same = (
+        summary["weights_sha256"] in digests
+        and summary["options"] == wanted
+        and summary["data"] == str(data_folder(module, None).absolute())
+    )
+    return dict(summary["scores"]) if is_same else None
 
 
-def _digests(run: Path) -> set[str]:
+def _digests(run_or_weights: Path) -> set[str]:
     """The run's weights with the classifier of `evaluate linear`, and without, as `linear` itself found them."""
     return {
-        open_subject(run, torch.device("cpu")).weights_sha256,
-        weights_digest(*load_network(run)),
+        open_subject(run_or_weights, torch.device("cpu")).weights_sha256,
+        weights_digest(*load_network(run_or_weights)),
     }
 
 

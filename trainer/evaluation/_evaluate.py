@@ -103,16 +103,16 @@ def _summary(
         "backbone": str(run_or_weights),
         "weights_sha256": subject.weights_sha256,
         "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
-        "options": _plain(asdict(options)),
+        "options": as_kept(asdict(options)),
         "scores": result.metrics,
         "untrained": result.untrained,
-        "facts": _plain(result.facts),
+        "facts": as_kept(result.facts),
         "problems": result.problems,
     }
 
 
-def _plain(record: dict[str, Any]) -> dict[str, Any]:
-    """As it reads back from a file: lists where tuples were."""
+def as_kept(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it reads back from a file: lists where tuples were."""
     return json.loads(json.dumps(record))
 
 
