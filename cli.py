@@ -453,6 +453,47 @@ def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
     click.echo(f"card: {write_card(store, out, dict(split_override(text) for text in about))}")
 
 
+@store_group.command("view")
+@click.argument("store", type=StoreOrUrl())
+@click.option("--root", type=path_type, default=None, help="Where the images lie. Default: BACKDROP_DATA/<dataset>.")
+@click.option("--rows", default=None, metavar="N|all", help="Write so many rows, spread evenly. Default: 2000.")
+@click.option("--out", type=path_type, default=None, help="Default: <store>.gallery beside it, of a URL in --cache.")
+@click.option("--serve", is_flag=True, help="Write nothing: serve all rows to the browsers of this machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --serve. Default: any free one.")
+@allow_partial_option
+@cache_option
+def store_view(
+    store: Path | str,
+    root: Path | None,
+    rows: str | None,
+    out: Path | None,
+    serve: bool,
+    port: int,
+    allow_partial: bool,
+    cache: Path | None,
+) -> None:
+    """Write a page to browse a store's rows by eye, a folder that opens from a file; or serve it."""
+    from trainer.store_gallery.folder import write_gallery
+    from trainer.store_gallery.selection import choose_rows, parse_num_rows
+    from trainer.store_gallery.server import serve_gallery
+    from trainer.store_gallery.source_images import find_images
+
+    if serve and (out is not None or rows is not None):
+        raise UserError("--out and --rows are for a page that is written; --serve shows all rows and writes nothing.")
+    if port and not serve:
+        raise UserError("--port is for --serve.")
+    num_rows = parse_num_rows(rows)
+    opened = open_for_reading(store, cache, allow_partial=allow_partial)
+    images = find_images(opened, root)
+    if images.missing:
+        click.echo(f"without the source images: {images.missing}", err=True)
+    if serve:
+        serve_gallery(opened, images, port, lambda url: click.echo(f"gallery: {url} (Ctrl-C ends it)"))
+    else:
+        page = write_gallery(opened, images, choose_rows(opened, num_rows), out or opened.path.with_suffix(".gallery"))
+        click.echo(f"gallery: {page}")
+
+
 @store_group.command("export")
 @click.argument("store", type=StoreOrUrl())
 @click.option(

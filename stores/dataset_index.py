@@ -115,10 +115,22 @@ def open_index(dataset: str, *, root: Path | None, split: str = "train") -> Data
         from stores.sample_dataset import draw_if_absent  # needs scikit-image and OpenCV, as no other data set does
 
         draw_if_absent(folder)
-    index = {"imagenet": _imagenet, "coco": _coco, "sample": _sample}.get(dataset, _folder)(dataset, folder, split)
+    index = {"imagenet": _imagenet, "coco": _coco}.get(dataset, _folder)(dataset, folder, split)
     if not len(index):
         raise UserError(f"no image found in {index.root}; {_expectation(dataset, split)}")
     return index
+
+
+def image_folder(dataset: str, *, root: Path | None, split: str = "train") -> Path:
+    """The folder that the keys of a data set's split are relative to; nothing in it is looked at.
+
+    Args:
+        dataset, root, split: as `open_index` takes them.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    return _image_folder(dataset, _dataset_folder(dataset, root, split), split)
 
 
 def _dataset_folder(dataset: str, root: Path | None, split: str) -> Path:
@@ -140,6 +152,11 @@ def _expectation(dataset: str, split: str) -> str:
     )
 
 
+def _image_folder(dataset: str, folder: Path, split: str) -> Path:
+    below = {"imagenet": split, "coco": f"{split}2017", "sample": split}.get(dataset, "")
+    return _existing(folder / below, dataset, split)
+
+
 def _existing(folder: Path, dataset: str, split: str) -> Path:
     if not folder.is_dir():
         problem = "is not a folder" if folder.exists() else "does not exist"
@@ -148,7 +165,7 @@ def _existing(folder: Path, dataset: str, split: str) -> Path:
 
 
 def _imagenet(dataset: str, folder: Path, split: str) -> DatasetIndex:
-    root = _existing(folder / split, dataset, split)
+    root = _image_folder(dataset, folder, split)
     wnids = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")]
     class_of = {wnid: class_of_wnid(wnid) for wnid in wnids}
     found = [image for wnid in wnids for image in _images_in(root / wnid, wnid + "/")]
@@ -156,18 +173,14 @@ def _imagenet(dataset: str, folder: Path, split: str) -> DatasetIndex:
 
 
 def _coco(dataset: str, folder: Path, split: str) -> DatasetIndex:
-    root = _existing(folder / f"{split}2017", dataset, split)
+    root = _image_folder(dataset, folder, split)
     annotations = folder / "annotations" / f"instances_{split}2017.json"
     class_of, class_names = _coco_classes(annotations) if annotations.exists() else ({}, ())
     return _index(dataset, split, root, list(_images_in(root, "")), lambda key: class_of.get(key, -1), class_names)
 
 
-def _sample(dataset: str, folder: Path, split: str) -> DatasetIndex:
-    return _folder(dataset, _existing(folder / split, dataset, split), split)
-
-
 def _folder(dataset: str, folder: Path, split: str) -> DatasetIndex:
-    root = _existing(folder, dataset, split)
+    root = _image_folder(dataset, folder, split)
     found = list(_images_below(root, "", set()))
     has_classes = all("/" in key for key, _ in found)
     class_names = tuple(sorted({key.partition("/")[0] for key, _ in found})) if has_classes else ()

@@ -122,6 +122,7 @@ function focusUnseen() {
     element.focus({ focusVisible: true, preventScroll: true });
     if (document.activeElement === element && looks(element) === plain) faults.push(named(element));
   }
-  if (before instanceof HTMLElement) before.focus({ preventScroll: true });
+  document.activeElement.blur();
+  if (before !== document.body) before.focus({ preventScroll: true });
   return faults;
 }

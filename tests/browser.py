@@ -44,7 +44,7 @@ _FLAGS = (
 # Roles of the accessibility tree that mean nothing to a listener without a name.
 _NAMED_ROLES = {
     "button", "link", "textbox", "searchbox", "combobox", "listbox", "option", "checkbox", "radio", "slider",
-    "spinbutton", "switch", "tab", "menuitem", "image", "img", "dialog", "figure", "graphics-document", "progressbar",
+    "spinbutton", "switch", "tab", "menuitem", "image", "img", "dialog", "graphics-document", "progressbar",
 }  # fmt: skip
 
 
@@ -89,7 +89,7 @@ class Browser:
         for key in keys:
             ActionChains(self.driver, duration=0).send_keys(key).perform()
 
-    def wait(self, condition: Callable[[], object], seconds: float = 5) -> None:
+    def wait(self, condition: Callable[[], object], seconds: float = 20) -> None:
         """Wait until something holds, and fail if it does not within `seconds`."""
         end = time.monotonic() + seconds
         while not condition():

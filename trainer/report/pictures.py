@@ -45,9 +45,9 @@ def with_boxes(
     return small_HWC
 
 
-def with_contour(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
+def with_contour(image_HWC: np.ndarray, mask_HW: np.ndarray, side_px: int = THUMBNAIL_PX) -> np.ndarray:
     """Darken the background on a thumbnail and draw the foreground's outline; uint8 RGB."""
-    small_HWC = thumbnail(image_HWC)
+    small_HWC = thumbnail(image_HWC, side_px)
     height, width = small_HWC.shape[:2]
     small_mask_HW = cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_NEAREST)
     small_HWC[small_mask_HW == 0] = small_HWC[small_mask_HW == 0] // 5 * 2

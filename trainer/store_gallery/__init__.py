@@ -1,0 +1,1 @@
+"""A page about a store: all its rows, browsed in a browser."""
