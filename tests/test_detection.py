@@ -391,7 +391,7 @@ def test_coco_scores_of_a_perfect_detector_and_finds_in_a_crowd(
 def test_coco_segmentation_runs(form: str, tmp_path: Path) -> None:
     options = chosen(coco_segmentation, form=form, schedule__iterations="1")
     result: Result = coco_segmentation.run(tiny_subject(tmp_path / "s"), write_coco(tmp_path / "coco"), options)
-    assert result.facts["train2017 images with objects"] == 2
+    assert result.facts["training images with objects"] == 2
     assert result.facts["categories"] == {"seen": 2, "expected": 80}
     assert {name.partition("_")[0] for name in result.metrics} == {"box", "mask"}
 

@@ -43,7 +43,7 @@ def test_a_run_finds_its_column_of_cast(with_cast: bool, phi: float, value: floa
     settings = resolve_settings("cast_coco", "cast", "none", True, [])
     views = tuple(replace(view, min_foreground=phi) for view in settings.views)
     settings = replace(settings, views=views, cast=settings.cast if with_cast else None)
-    assert paper_numbers("cast", settings)["voc07-svm", "map"] == ("1", value)
+    assert paper_numbers("cast", settings)["voc07-svm", "voc07_map"] == ("1", value)
 
 
 def test_a_run_of_another_kind_has_no_number_beside_it() -> None:

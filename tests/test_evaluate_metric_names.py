@@ -17,6 +17,14 @@ OF_SETS = {
     "fgsm": {"robust_top1"},
     "shape-bias": {"shape_bias"},
 }
+OF_CAST = {
+    "voc07-svm": {"voc07_map"},
+    "linear": {"top1"},
+    "voc-detection": {"ap50", "ap", "ap75"},
+    "coco-segmentation": {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap50", "ap", "ap75")},
+    "imagenet-9": set(imagenet_9.VARIANTS),
+    "grounding": {"mean_iou"},
+}
 
 
 @pytest.mark.parametrize("task", OF_SETS)
@@ -25,3 +33,10 @@ def test_the_papers_metrics_are_ours(task: str) -> None:
     medium = resolve_settings("moco_v2_220", "moco", "rm", False, [])
     named = {metric for each in (settings, medium) for of, metric in paper_numbers("ryali", each) if of == task}
     assert named == OF_SETS[task]
+
+
+@pytest.mark.parametrize("task", OF_CAST)
+def test_the_metrics_of_cast_are_ours(task: str) -> None:
+    numbers = paper_numbers("cast", resolve_settings("cast_coco", "cast", "none", True, []))
+    assert {metric for of, metric in numbers if of == task} == OF_CAST[task]
+    assert {of for of, _ in numbers} == set(OF_CAST)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from tests.reference.voc_ap import reference_ap
 from trainer.evaluation._voc_ap import Detections, Objects, as_written, eleven_point_ap, overlaps, voc_scores
@@ -98,3 +100,46 @@ def test_as_the_reference(seed: int) -> None:
     assert of_class == pytest.approx((100 * expected[:, 0]).tolist())
     assert scores["ap"] == pytest.approx(100 * expected.mean())
     assert scores["ap75"] == pytest.approx(100 * expected[:, 5].mean())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_as_pycocotools_where_the_two_protocols_agree(seed: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked at VOC's eleven recalls, of objects far apart and none difficult, it must give the same ten numbers."""
+    rng = np.random.default_rng(seed)
+    score_N = rng.permutation(1000)[:80] / 1000
+    truth, found, records, annotations = {}, {}, [], []
+    for number, image in enumerate("abcd"):
+        corner = np.array([[left, top] for left in (1, 101, 201) for top in (1, 101, 201)])
+        box = np.concatenate([corner, corner + rng.integers(30, 60, (9, 2))], axis=1).astype(float)
+        class_M = rng.integers(0, 2, 9)
+        truth[image] = Objects(box, class_M, np.zeros(9, dtype=bool))
+        rows = rng.integers(0, 9, 20)  # some twice, some never
+        noisy = (box[rows] + rng.normal(0, 4, (20, 4))).round(1) - [1, 1, 0, 0]
+        class_N, some_N = np.where(rng.random(20) < 0.8, class_M[rows], 1 - class_M[rows]), score_N[20 * number :][:20]
+        found[image] = Detections(noisy.astype(np.float32), class_N, some_N)
+        # VOC's boxes hold both their ends.
+        annotations += [
+            {"image_id": number, "category_id": int(kind), "bbox": [left, top, right - left + 1, bottom - top + 1],
+             "area": 1.0, "iscrowd": 0, "id": len(annotations) + place + 1}
+            for place, (kind, (left, top, right, bottom)) in enumerate(zip(class_M, box.tolist(), strict=True))
+        ]  # fmt: skip
+        records += [
+            {"image_id": number, "category_id": int(kind), "score": float(score),
+             "bbox": [left + 1, top + 1, right - left, bottom - top]}
+            for kind, score, (left, top, right, bottom) in zip(class_N, some_N, noisy.tolist(), strict=True)
+        ]  # fmt: skip
+    coco = COCO()
+    coco.dataset = {"info": {}, "images": [{"id": number} for number in range(4)], "annotations": annotations,
+                    "categories": [{"id": 0}, {"id": 1}]}  # fmt: skip
+    coco.createIndex()
+    scored = COCOeval(coco, coco.loadRes(records), "bbox")
+    scored.params.recThrs = np.arange(0.0, 1.1, 0.1)
+    scored.evaluate()
+    scored.accumulate()
+    capsys.readouterr()
+    theirs_TK = 100 * scored.eval["precision"][:, :, :, 0, -1].mean(axis=1)
+    scores, of_class = voc_scores(found, truth, 2)
+    assert 20 < scores["ap"] < 80
+    assert of_class == pytest.approx(theirs_TK[0].tolist(), abs=1e-6)
+    assert scores["ap"] == pytest.approx(theirs_TK.mean(), abs=1e-6)
+    assert scores["ap75"] == pytest.approx(theirs_TK[5].mean(), abs=1e-6)

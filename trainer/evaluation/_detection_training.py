@@ -38,6 +38,7 @@ from trainer.evaluation._detection_images import (
     training_example,
 )
 from trainer.evaluation._detection_model import Detector, Target, build_detector, paste_masks
+from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 
 _AHEAD = 2  # batches that are prepared while one is computed on
@@ -114,6 +115,35 @@ def resolved(schedule: Schedule, defaults: dict[str, Any]) -> Schedule:
         if getattr(whole, name) < 0:
             raise UserError(f"schedule.{name}={getattr(whole, name)} must be 0 or more")
     return whole
+
+
+def fine_tune_and_detect(
+    subject: Subject, train: Sequence[LabelledImage], test: Sequence[LabelledImage], job: Job, result: Result
+) -> Iterator[tuple[LabelledImage, Target]]:
+    """Fine-tune a detector on the images that have an object, and look at the test images.
+
+    Args: result: gets what decides the detector among its facts, and what cannot be read among its problems.
+    Yields: each test image that can be read, with what was found in it; see `detect`.
+    Raises: UserError: no image to train on has an object; see `fine_tuned`.
+    """
+    schedule = job.schedule
+    with_objects = [image for image in train if len(image.class_N)]
+    result.facts |= {
+        "form": job.form,
+        "schedule": asdict(schedule),
+        "transform": job.sizes.name,
+        "bn_mode": f"trained, then averaged over {schedule.precise_bn_iterations} batches",
+        "training images with objects": len(with_objects),
+    }
+    if not with_objects:
+        raise UserError(f"none of the {len(train)} images to train on has an object: are these the annotations?")
+    detector, progress = fine_tuned(subject, with_objects, job)
+    result.problems += [f"{key} {reason}" for key, reason in sorted(progress.unreadable.items())]
+    for image, found in detect(detector, test, job, subject.device):
+        if isinstance(found, str):
+            result.problems.append(f"{image.key} {found}: nothing is found in it")
+        else:
+            yield image, found
 
 
 def fine_tuned(subject: Subject, images: Sequence[LabelledImage], job: Job) -> tuple[Detector, Progress]:

@@ -102,6 +102,7 @@ def _summary(
         "evaluation": task,
         "backbone": str(run_or_weights),
         "weights_sha256": subject.weights_sha256,
+        "precision": subject.precision,
         "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
         "options": as_kept(asdict(options)),
         "scores": result.metrics,
@@ -117,7 +118,7 @@ def as_kept(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep(run: Path, task: str, summary: dict[str, Any]) -> None:
-    facts = {name: summary[name] for name in ("weights_sha256", "data", "options", "facts")}
+    facts = {name: summary[name] for name in ("weights_sha256", "precision", "data", "options", "facts")}
     run_folder.add_results(run, task, summary["scores"].items(), facts)
     if summary["untrained"]:
         run_folder.add_results(run, task + UNTRAINED, summary["untrained"].items(), facts)

@@ -29,6 +29,7 @@ from stores.durable_files import written_aside
 from stores.errors import UserError
 from stores.image_codec import sha256
 from trainer.evaluation._pixels import Cut, Pixels, cut_batches
+from trainer.evaluation._subject import number_format
 
 TO_DO, THERE, CORRUPT = 0, 1, 2
 BATCH_SIZE = 128
@@ -68,7 +69,8 @@ def features_of(
         device: where to compute. dtype: of the file, float16 or float32.
     Raises: UserError: no image can be decoded, a feature is not finite, the disk is full.
     """
-    digest = sha256(json.dumps([*identity, pixels.identity, cut.identity, dtype]).encode()).hex()
+    told = [*identity, str(number_format(device)), pixels.identity, cut.identity, dtype]
+    digest = sha256(json.dumps(told).encode()).hex()
     path = folder / f"{name}-{digest[:16]}.h5"
     with disk_errors(path):
         if not path.exists():

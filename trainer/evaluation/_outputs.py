@@ -144,7 +144,7 @@ def _computed(
 
 def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:
     stamps = [images.stamp(row) for row in range(len(images))]
-    told = [asked, subject.weights_sha256, transform.name, list(images.keys), stamps]
+    told = [asked, subject.weights_sha256, subject.precision, transform.name, list(images.keys), stamps]
     return sha256(json.dumps(told).encode()).hex()
 
 

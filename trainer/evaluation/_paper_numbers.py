@@ -75,7 +75,7 @@ A29 imagenet-c     digital         full   | 45.9 45.0 44.2 | 48.9 49.7 49.4 | 46
 """
 # table, task, metric | MoCo, with the crop constraint, with CAST
 _CAST = """
-1   voc07-svm      map             | 67.5 71.1 74.0
+1   voc07-svm      voc07_map       | 67.5 71.1 74.0
 1   linear         top1            | 46.5 46.0 48.7
 1   voc-detection  ap              | 47.5 49.0 54.2
 1   voc-detection  ap50            | 75.4 77.4 80.1

@@ -41,6 +41,11 @@ class Subject:
     run: Path | None
     device: torch.device
 
+    @property
+    def precision(self) -> str:
+        """Number format of the backbone's convolutions, by its name in torch."""
+        return str(self.backbone.autocast_dtype or torch.float32).removeprefix("torch.")
+
     def logits(self, image_BCHW: torch.Tensor, num_classes: int = NUM_CLASSES) -> torch.Tensor:
         """Return float32 (B, num_classes). Raises: UserError: there is no classifier, or one of another number."""
         if self.head is None:
@@ -72,7 +77,7 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
     settings = run_folder.read_settings(path) if is_run else None
     digest = weights_digest(backbone, head)
     return Subject(
-        backbone=backbone.to(device).eval(),
+        backbone=_at_home(backbone, device),
         head=None if head is None else head.to(device).eval(),
         weights_sha256=digest,
         bn_mode=probe_facts(path).get("bn_mode", "eval"),
@@ -85,6 +90,16 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
     )
 
 
+def number_format(device: torch.device) -> torch.dtype | None:
+    """Return the format of convolutions on a device, None = float32: as `pretrain` has it by default."""
+    return torch.bfloat16 if device.type == "cuda" else None
+
+
+def _at_home(backbone: Backbone, device: torch.device) -> Backbone:
+    backbone.autocast_dtype = number_format(device)
+    return backbone.to(device).eval()
+
+
 def pretrained_backbone(subject: Subject) -> Backbone:
     """Return the backbone as it was trained: without the BN statistics that `evaluate linear` adapted since.
 
@@ -92,7 +107,7 @@ def pretrained_backbone(subject: Subject) -> Backbone:
     """
     has_probe = subject.run is not None and (subject.run / PROBE_FILE).exists()
     backbone = load_network(subject.run)[0] if has_probe and subject.run is not None else subject.backbone
-    return copy.deepcopy(backbone).to(subject.device).eval()
+    return _at_home(copy.deepcopy(backbone), subject.device)
 
 
 def probe_facts(run_or_probe: Path) -> dict[str, str]:

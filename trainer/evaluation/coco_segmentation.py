@@ -8,7 +8,6 @@ The 80 categories have numbers from 1 to 90 with gaps: a detector's classes are 
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 from collections import defaultdict
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from stores.errors import UserError
 from trainer.evaluation._detection_images import LabelledImage, Sizes
-from trainer.evaluation._detection_training import Job, Schedule, detect, fine_tuned, resolved
+from trainer.evaluation._detection_training import Job, Schedule, fine_tune_and_detect, resolved
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 
@@ -57,10 +56,7 @@ class Options:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score: box_ and mask_ of ap50, ap, ap75, ap_small, ap_medium and ap_large, in percent."""
-    schedule = resolved(options.schedule, SETTINGS)
-    result = Result(facts={"release": "COCO 2017", "form": options.form, "schedule": dataclasses.asdict(schedule)})
-    result.facts["transform"] = options.sizes.name
-    result.facts["bn_mode"] = f"trained, then averaged over {schedule.precise_bn_iterations} batches"
+    result = Result(facts={"release": "COCO 2017"})
     train, test = (read_annotations(data, split) for split in NUM_IMAGES)
     for annotations, (split, number) in zip((train, test), NUM_IMAGES.items(), strict=True):
         result.expect(f"{split} images", len(annotations["images"]), number)
@@ -68,28 +64,19 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.expect("categories", len(ids), NUM_CATEGORIES)
     if category_ids(test) != ids:
         raise UserError(f"train2017 and val2017 of {data} have other categories. From: {SOURCE}")
-    images = labelled_images(data / "train2017", train, result.problems)
-    with_objects = [image for image in images if len(image.class_N)]
-    result.facts["train2017 images with objects"] = len(with_objects)
-    if not with_objects:
-        raise UserError(f"no image of {data}/train2017 has an object. Expected: {LAYOUT}. From: {SOURCE}")
     job = Job(
         name="coco-segmentation",
         form=options.form,
         num_classes=len(ids),
         has_masks=True,
-        schedule=schedule,
+        schedule=resolved(options.schedule, SETTINGS),
         sizes=options.sizes,
     )
-    detector, progress = fine_tuned(subject, with_objects, job)
-    result.problems += [f"train2017/{key} {reason}" for key, reason in sorted(progress.unreadable.items())]
-    found: list[dict[str, Any]] = []
+    to_learn = labelled_images(data / "train2017", train, result.problems)
     to_score = labelled_images(data / "val2017", test, [])
-    number_of = {image["file_name"]: image["id"] for image in test["images"]}
-    for image, answer in detect(detector, to_score, job, subject.device):
-        if isinstance(answer, str):
-            result.problems.append(f"val2017/{image.key} {answer}: nothing is found in it")
-            continue
+    number_of = {image.key: described["id"] for image, described in zip(to_score, test["images"], strict=True)}
+    found: list[dict[str, Any]] = []
+    for image, answer in fine_tune_and_detect(subject, to_learn, to_score, job, result):
         found += coco_records(answer, number_of[image.key], ids)
     result.metrics |= coco_scores(test, found)
     return result
@@ -150,7 +137,7 @@ def _labelled(
     box_N4 = np.array([each["bbox"] for each in objects], dtype=np.float64).reshape(-1, 4)
     box_N4[:, 2:] += box_N4[:, :2]
     return LabelledImage(
-        key=image["file_name"],
+        key=f"{folder.name}/{image['file_name']}",
         path=folder / Path(image["file_name"]).name,
         height=image["height"],
         width=image["width"],

@@ -46,8 +46,9 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if not 0 <= options.epsilon <= 1:
         raise UserError(f"epsilon={options.epsilon}; allowed: 0 to 1, of pixel values in 0 .. 1, e.g. 0.03137")
     # The step is taken on the pixels; the normalisation is part of the network that is attacked.
-    transform = replace(standard(), name=f"{standard().name}, not normalised", mean=(0.0,) * 3, std=(1.0,) * 3)
-    result = Result(facts={"release": "ILSVRC2012 val", "transform": standard().name, "projection": "none"})
+    cut = standard(subject.image_size_px)
+    transform = replace(cut, name=f"{cut.name}, not normalised", mean=(0.0,) * 3, std=(1.0,) * 3)
+    result = Result(facts={"release": "ILSVRC2012 val", "transform": cut.name, "projection": "none"})
     result.facts |= {"bn_mode": subject.bn_mode, "epsilon": options.epsilon, "precision": "float32"}
     images = open_validation(data, result)
     result.expect("images", len(images), NUM_IMAGES)

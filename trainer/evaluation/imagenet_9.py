@@ -58,7 +58,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     group_C = read_table(Path(options.table)) if options.table else in9_of_class()
     # ToTensor and normalisation alone. The reference clamps to 0 .. 1 between the two: bytes / 255 lie there already.
-    transform = as_published()
+    transform = as_published(subject.image_size_px)
     result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name})
     if options.nine_outputs:
         transform = replace(transform, name=f"{transform.name}, ImageNet-9's normalisation", mean=_MEAN, std=_STD)

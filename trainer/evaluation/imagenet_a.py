@@ -41,7 +41,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     if not 0 <= options.fill <= 255:
         raise UserError(f"fill={options.fill}; allowed: 0 (black) to 255 (white)")
-    transform = standard()
+    transform = standard(subject.image_size_px)
     result = Result(facts={"release": "imagenet-a", **_restricted.facts_of(subject, transform, IMAGENET_A)})
     images = _restricted.keep_classes(wnid_folders(data, LAYOUT), IMAGENET_A, LAYOUT, result)
     result.expect("images", len(images), NUM_IMAGES)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stores.errors import UserError
-from trainer.evaluation._images import centre_cut, wnid_folders
+from trainer.evaluation._images import Transform, centre_cut, standard, wnid_folders
 from trainer.evaluation._outputs import top_of
 from trainer.evaluation._result import MAX_NAMED, Result
 from trainer.evaluation._subject import Subject
@@ -30,6 +30,7 @@ CATEGORIES = {
 CORRUPTIONS = tuple(name for names in CATEGORIES.values() for name in names)
 SEVERITIES = (1, 2, 3, 4, 5)
 NUM_IMAGES_EACH = 50_000
+PUBLISHED_PX = 224
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,10 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     Raises: UserError: none of the corruptions is there, errors that cannot be read, or no classifier.
     """
     alexnet = read_alexnet_errors(Path(options.alexnet_errors)) if options.alexnet_errors else None
-    transform = centre_cut()
+    transform = transform_for(subject.image_size_px)
     result = Result(facts={"release": "imagenet-c", "transform": transform.name, "projection": "none"})
     result.facts["bn_mode"] = subject.bn_mode
-    top1_of = _score_all(subject, _found_sets(data, result), result)
+    top1_of = _score_all(subject, _found_sets(data, result), transform, result)
     complete = [name for name in CORRUPTIONS if all((name, severity) in top1_of for severity in SEVERITIES)]
     mean_of = {name: float(np.mean([top1_of[name, severity] for severity in SEVERITIES])) for name in complete}
     for category, names in CATEGORIES.items():
@@ -65,6 +66,11 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.metrics.update(mean_of)
     result.facts["top1"] = {f"{name}/{severity}": value for (name, severity), value in top1_of.items()}
     return result
+
+
+def transform_for(size_px: int) -> Transform:
+    """Return the centre crop alone, as published; for networks at home at another size than 224 px, resized first."""
+    return centre_cut(size_px) if size_px == PUBLISHED_PX else standard(size_px)
 
 
 def mean_corruption_error(top1_of: dict[str, float], alexnet_error_of: dict[str, float]) -> float:
@@ -108,9 +114,9 @@ def _found_sets(data: Path, result: Result) -> dict[tuple[str, int], Path]:
 
 
 def _score_all(
-    subject: Subject, folder_of: dict[tuple[str, int], Path], result: Result
+    subject: Subject, folder_of: dict[tuple[str, int], Path], transform: Transform, result: Result
 ) -> dict[tuple[str, int], float]:
-    transform, odd, top1_of = centre_cut(), [], {}
+    odd, top1_of = [], {}
     for (name, severity), folder in folder_of.items():
         images = wnid_folders(folder, LAYOUT)
         result.note_strays([f"{name}/{severity}/{stray}" for stray in images.strays])

@@ -25,7 +25,7 @@ class Options:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network: top1, top5. Raises: UserError: another layout, or no classifier."""
-    transform = standard()
+    transform = standard(subject.image_size_px)
     result = Result(facts={"release": "imagenet-r", **_restricted.facts_of(subject, transform, IMAGENET_R)})
     images = _restricted.keep_classes(wnid_folders(data, LAYOUT), IMAGENET_R, LAYOUT, result)
     result.expect("images", len(images), NUM_IMAGES)

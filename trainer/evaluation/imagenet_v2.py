@@ -51,7 +51,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     if options.release not in (NUMERIC, WNID):
         raise UserError(f"release={options.release!r}; allowed: {NUMERIC}, {WNID}")
-    transform = standard()
+    transform = standard(subject.image_size_px)
     result = Result(facts={"transform": transform.name, "projection": "none", "bn_mode": subject.bn_mode})
     result.facts["release"] = {}
     for name, folders in _found_sets(data).items():

@@ -24,7 +24,9 @@ from tqdm import tqdm
 
 from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
+from stores.imagenet_classes import WNIDS
 from trainer.evaluation._features import features_of
+from trainer.evaluation._imagenet import NUM_TRAIN, NUM_VAL
 from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
 from trainer.evaluation._images import (
     as_published,
@@ -87,11 +89,11 @@ class Features:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network and, beside it, an untrained one of the same kind; see `score`."""
-    trained = pretrained_backbone(subject)
+    trained, sets = pretrained_backbone(subject), open_sets(data)
     found, untrained = (
-        score(
+        score_sets(
             backbone,
-            data,
+            sets,
             k=options.k,
             other_k=options.other_k,
             temperature=options.temperature,
@@ -103,7 +105,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         for backbone in (trained, untrained_like(trained))
     )
     names = [metric.removeprefix(CORRUPT_IMAGE) for metric, _ in found if metric.startswith(CORRUPT_IMAGE)]
-    return Result(
+    result = Result(
         metrics=_without_names(found),
         untrained=_without_names(untrained),
         facts={
@@ -115,6 +117,21 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         },
         problems=[f"{name} cannot be decoded" for name in names],
     )
+    _count(sets, result)
+    return result
+
+
+def _count(sets: dict[str, DatasetIndex], result: Result) -> None:
+    """Note how many images there are, and what of ImageNet is missing where the classes are ImageNet's."""
+    is_imagenet = set(sets["train"].class_names) <= set(WNIDS)
+    for split, expected in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        if is_imagenet:
+            result.expect(f"{split} images", len(sets[split]), expected)
+        else:
+            result.facts[f"{split} images"] = {"seen": len(sets[split])}
+    num_missing = len(WNIDS) - len(sets["train"].class_names)
+    if is_imagenet and num_missing:
+        result.problems.append(f"{num_missing} of {len(WNIDS)} classes have no training image")
 
 
 def _without_names(scores: list[tuple[str, float]]) -> dict[str, float]:
@@ -148,17 +165,58 @@ def score(
         corrupt_image/<key> = 1 for the first of those. Accuracies are in percent of the images that could be decoded.
     Raises: UserError: a missing folder, an unknown class in val, a backbone with values that are not finite.
     """
+    return score_sets(
+        backbone,
+        open_sets(data_dir),
+        k=k,
+        other_k=other_k,
+        temperature=temperature,
+        image_size=image_size,
+        device=device,
+        dtype=dtype,
+        folder=folder,
+    )
+
+
+def open_sets(data_dir: str | Path) -> dict[str, DatasetIndex]:
+    """List train, val and the variants there are; see `score`. Raises: UserError: a folder is missing."""
+    train_index, val_index = open_split(data_dir, "train"), open_split(data_dir, "val")
+    return {"train": train_index, "val": val_index, **_variants(train_index.root.parent)}
+
+
+def score_sets(
+    backbone: nn.Module,
+    sets: dict[str, DatasetIndex],
+    *,
+    k: int,
+    other_k: Sequence[int],
+    temperature: float,
+    image_size: int,
+    device: torch.device | str,
+    dtype: str,
+    folder: Path | None,
+) -> list[tuple[str, float]]:
+    """Score a backbone on sets that are open; see `score`.
+
+    Args: sets: of `open_sets`, the rest as for `score`.
+    """
     if min((k, *other_k)) < 1 or not temperature > 0 or dtype not in ("float16", "float32"):
         raise UserError(
             f"k={(k, *other_k)} must be 1 or more, temperature={temperature} above 0, dtype float16 or float32"
         )
-    train_index, val_index = open_split(data_dir, "train"), open_split(data_dir, "val")
-    names = train_index.class_names
-    sets = {"train": train_index, "val": val_index, **_variants(train_index.root.parent)}
+    names = sets["train"].class_names
     label_of_set = {name: labels_as(index, names) for name, index in sets.items()}  # fails before the first forward
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary) if folder is None else folder
-        unit = functools.partial(extract, backbone, size_px=image_size, device=device, dtype=dtype, folder=place)
+        unit = functools.partial(
+            extract,
+            backbone,
+            weights_sha256=weights_digest(backbone, None),
+            size_px=image_size,
+            device=device,
+            dtype=dtype,
+            folder=place,
+        )
         features = {name: unit(index, label_of_set[name], name=name) for name, index in sets.items()}
         corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
         accuracies = {
@@ -182,6 +240,7 @@ def extract(
     label_N: np.ndarray,
     *,
     name: str,
+    weights_sha256: str,
     size_px: int,
     device: torch.device | str,
     dtype: str,
@@ -190,7 +249,8 @@ def extract(
     """Compute the unit-length features of a set of images, or take those that are kept.
 
     Args: backbone: (B, 3, H, W) to (B, D), left in the mode it was in. index: the images. label_N: int64 (N,), classes.
-        name: of the set. size_px: side of the crop. device: where to compute. dtype, folder: of the file.
+        name: of the set. weights_sha256: of the backbone. size_px: side of the crop. device: where to compute.
+        dtype, folder: of the file.
     Raises: UserError: a feature is not finite, or no image can be decoded.
     """
     was_training = backbone.training
@@ -201,7 +261,7 @@ def extract(
         fixed(as_published(size_px) if name in VARIANTS else standard(size_px)),
         folder=folder,
         name=f"knn-{name}",
-        identity=(weights_digest(backbone, None), "unit length"),
+        identity=(weights_sha256, "unit length"),
         device=torch.device(device),
         dtype=dtype,
     )

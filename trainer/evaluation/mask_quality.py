@@ -72,13 +72,14 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     if options.variant not in NAMES:
         raise UserError(f"variant={options.variant!r} is unknown; allowed: {', '.join(NAMES)}")
-    result = Result(facts={"bn_mode": subject.bn_mode, "transform": as_published().name, "variant": options.variant})
+    transform = as_published(subject.image_size_px)
+    result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
     masks = open_masks(Path(options.masks) if options.masks else data / "masks", options.mask_threshold)
     result.facts |= {"masks": masks.name, "seed": options.seed}
     group_C = in9_of_class()
     variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}
     for name, images in _spoilt(variants[options.variant]):
-        result.metrics[name] = accuracy(subject, images, as_published(), group_C, name, result)
+        result.metrics[name] = accuracy(subject, images, transform, group_C, name, result)
     return result
 
 

@@ -60,7 +60,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.expect_classes(images.label_N, range(len(labels)), labels)
     result.expect("classes of ImageNet", len(labels), NUM_CLASSES)
     result.expect("folders", sum((data / "images" / name).is_dir() for name in label_of_folder), NUM_FOLDERS)
-    transform = framed(options.border_px)
+    transform = framed(options.border_px, subject.image_size_px)
     result.facts |= {"images": len(images), "transform": transform.name, "projection": "strict, any and restricted"}
     outputs = logits_of(subject, images, transform, name="objectnet")
     outputs.report(result)

@@ -37,7 +37,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result = Result(facts={"release": "real.json", "projection": "none", "bn_mode": subject.bn_mode})
     labels_of_image = read_labels(Path(options.labels) if options.labels else data / "real.json")
     images = _named(open_validation(data, result), len(labels_of_image), result)
-    transform = standard()
+    transform = standard(subject.image_size_px)
     outputs = logits_of(subject, images, transform, name="imagenet-val")
     outputs.report(result)
     labels_N = [labels_of_image[number_of(images, row) - 1] for row in outputs.rows_N]
@@ -57,7 +57,9 @@ def read_labels(path: Path) -> list[list[int]]:
     try:
         labels = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as ReaL's labels: {error}. From: {SOURCE}") from error
+        raise UserError(
+            f"{path} cannot be read as ReaL's labels: {error}. Expected: {LAYOUT}. From: {SOURCE}"
+        ) from error
     is_lists = isinstance(labels, list) and all(isinstance(each, list) for each in labels)
     if not is_lists or any(type(label) is not int or not 0 <= label < 1000 for each in labels for label in each):
         raise UserError(f"{path} is no list of lists of classes 0 .. 999. From: {SOURCE}")

@@ -46,7 +46,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     if options.preprocessing not in _TRANSFORMS:
         raise UserError(f"preprocessing={options.preprocessing!r}; allowed: {', '.join(_TRANSFORMS)}")
-    transform = _TRANSFORMS[options.preprocessing]()
+    transform = _TRANSFORMS[options.preprocessing](subject.image_size_px)
     result = Result(facts={"release": "cue-conflict", "transform": transform.name, "bn_mode": subject.bn_mode})
     result.facts["projection"] = "mean probability of the classes of each of 16 categories"
     images, texture_N = open_conflicts(data, result)

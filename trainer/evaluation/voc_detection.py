@@ -5,7 +5,6 @@ and A27 (mean of three seeds); CAST, Table 1. How the detector is put together, 
 detectron2's, is told in `_detection_model`; how it is scored in `_voc_ap`.
 """
 
-import dataclasses
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from stores.errors import UserError
 from trainer.evaluation._detection_images import LabelledImage, Sizes
-from trainer.evaluation._detection_training import Job, Schedule, detect, fine_tuned, resolved
+from trainer.evaluation._detection_training import Job, Schedule, fine_tune_and_detect, resolved
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 from trainer.evaluation._voc_ap import Detections, Objects, voc_scores
@@ -71,33 +70,22 @@ class VocImage:
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score a detector: ap50, ap, ap75 in percent, in the papers' order."""
     settings_of = method_settings(options.settings_of, subject.method)
-    schedule = resolved(options.schedule, METHOD_SETTINGS[settings_of])
-    result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of, "form": options.form})
-    result.facts["schedule"] = dataclasses.asdict(schedule)
-    result.facts["transform"] = options.sizes.name
+    result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of})
     result.facts["metric"] = "11 points, mean over overlaps .50 to .95"
-    result.facts["bn_mode"] = f"trained, then averaged over {schedule.precise_bn_iterations} batches"
     train = [each.image for year, split, number in TRAIN_SETS for each in _counted(data, year, split, number, result)]
     test = _counted(data, *TEST_SET, result)
-    with_objects = [image for image in train if len(image.class_N)]
-    if not with_objects:
-        raise UserError(f"no image to train on below {data} has an object. Expected: {LAYOUT}. From: {SOURCE}")
     job = Job(
         name="voc-detection",
         form=options.form,
         num_classes=len(CLASSES),
         has_masks=False,
-        schedule=schedule,
+        schedule=resolved(options.schedule, METHOD_SETTINGS[settings_of]),
         sizes=options.sizes,
     )
-    detector, progress = fine_tuned(subject, with_objects, job)
-    result.problems += [f"{key} {reason}" for key, reason in sorted(progress.unreadable.items())]
-    found: dict[str, Detections] = {}
-    for image, answer in detect(detector, [each.image for each in test], job, subject.device):
-        if isinstance(answer, str):
-            result.problems.append(f"{image.key} {answer}: nothing is found in it")
-            continue
-        found[image.key] = Detections(*(answer[name].numpy() for name in ("boxes", "classes", "scores")))
+    found = {
+        image.key: Detections(*(answer[name].numpy() for name in ("boxes", "classes", "scores")))
+        for image, answer in fine_tune_and_detect(subject, train, [each.image for each in test], job, result)
+    }
     scores, of_class = voc_scores(found, {each.image.key: each.objects for each in test}, len(CLASSES))
     result.metrics |= scores
     result.facts["ap50_of_class"] = {

@@ -1,0 +1,174 @@
+"""The public command on real photographs: a ResNet-50 of random weights goes through, runs of ours score above chance.
+
+The runs are short: 64-px views of 800 images, minutes on a CPU core. What is asserted of them is only that they are
+clearly above an untrained network, or above chance.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.models import resnet50
+
+from tests.test_real_chain import link_images, run
+from trainer.evaluation import imagenet_9
+
+NUM_VAL = 300
+# The first labels that fit: ten classes of 1,000.
+CHANCE = 10.0
+
+
+@pytest.fixture(scope="module")
+def data(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """BACKDROP_DATA: folders by the names that the evaluations look for."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "imagenet").mkdir()
+    for split in ("train", "val"):
+        (root / "imagenet" / split).symlink_to(shared_data / "imagenette" / split)
+    (root / "imagenet" / "real.json").symlink_to(shared_data / "labels" / "real.json")
+    for name in ("coco", "cue-conflict", "scenes-with-masks"):
+        (root / name).symlink_to(shared_data / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ResNet-50 under torchvision's names, its classifier included, as it is before any training."""
+    path = tmp_path_factory.mktemp("weights") / "resnet50.safetensors"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_file(resnet50(weights=None).state_dict(), path)
+    return path
+
+
+def evaluate(folder: Path, task: str, *words: str | Path) -> dict[str, Any]:
+    """Run `evaluate`, and return the summary it writes."""
+    run("evaluate", task, "--json", folder / f"{task}.json", *words)
+    return json.loads((folder / f"{task}.json").read_text())
+
+
+def settings(**values: object) -> list[str]:
+    return [word for name, value in values.items() for word in ("--set", f"{name.replace('__', '.')}={value}")]
+
+
+# ------------------------------------------------------------------------------------------------- the plumbing alone
+
+
+def test_reassessed_labels_are_found_for_real_validation_images(data: Path, weights: Path, tmp_path: Path) -> None:
+    link_images(data / "imagenet" / "val", tmp_path / "set" / "val", num_per_folder=1)
+    (tmp_path / "set" / "real.json").symlink_to((data / "imagenet" / "real.json").resolve())
+    found = evaluate(tmp_path, "real", "--weights", weights, "--data", tmp_path / "set")
+    assert found["facts"]["images"] == {"seen": 10, "expected": 50_000}
+    assert found["facts"]["labels"] == {"seen": 50_000, "expected": 50_000}
+    assert found["facts"]["images with labels"]["seen"] >= 9
+    assert 0 <= found["scores"]["real_top1"] <= found["scores"]["real_top5"] <= 20
+    assert not [problem for problem in found["problems"] if "official" not in problem and "classes" not in problem]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_random_weights_go_through_everything(data: Path, weights: Path, tmp_path: Path) -> None:
+    to = ("--weights", weights, "--data")
+    real = evaluate(tmp_path, "real", *to, data / "imagenet")
+    assert real["facts"]["images with labels"]["seen"] > 280
+    assert real["scores"]["real_top1"] < CHANCE
+    shape = evaluate(tmp_path, "shape-bias", *to, data / "cue-conflict")
+    assert shape["facts"]["images in conflict"]["seen"] == 64
+    assert shape["scores"]["shape_decisions"] + shape["scores"]["texture_decisions"] <= 100
+    scenes = tmp_path / "scenes"
+    link_scenes(data / "scenes-with-masks", scenes, every=40)
+    nine = evaluate(tmp_path, "imagenet-9", *to, scenes, *settings(masks=data / "scenes-with-masks" / "masks"))
+    assert set(nine["scores"]) == {*imagenet_9.VARIANTS, "bg_gap"}
+    assert all(0 <= value <= 60 for name, value in nine["scores"].items() if name != "bg_gap")
+    knn = evaluate(tmp_path, "knn", *to, data / "imagenet")
+    assert knn["facts"]["train images"] == {"seen": 800, "expected": 1_281_167}
+    assert knn["scores"]["top1"] > CHANCE
+    short = settings(training="cached_centre", protocol="cast", epochs=20, lr=1)
+    linear = evaluate(tmp_path, "linear", *to, data / "imagenet", *short)
+    assert linear["facts"]["val images"]["seen"] == NUM_VAL
+
+
+def link_scenes(source: Path, target: Path, every: int) -> None:
+    """Every so many images of a set with masks, and its table."""
+    (target / "images").mkdir(parents=True)
+    for image in sorted((source / "images").iterdir())[::every]:
+        (target / "images" / image.name).symlink_to(image.resolve())
+    (target / "labels.csv").symlink_to((source / "labels.csv").resolve())
+
+
+# -------------------------------------------------------------------------------------------------------- runs of ours
+
+
+@pytest.fixture(scope="module")
+def store(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "imagenet-train.zarr"
+    run("build-store", "--dataset", "imagenet", "--root", data / "imagenet", "--detector", "rbd", "--threshold", "0.5",
+        "--out", path)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def supervised(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "supervised"
+    run("pretrain", "--method", "supervised", "--store", store, "--recipe", "smoke", "--out", out, *settings(epochs=30))
+    return out
+
+
+@pytest.fixture(scope="module")
+def cast(store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "cast"
+    run("pretrain", "--method", "cast", "--store", store, "--recipe", "smoke", "--out", out, *settings(epochs=16))
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+def test_a_supervised_run_scores_above_chance_everywhere(supervised: Path, data: Path, tmp_path: Path) -> None:
+    to = ("--run", supervised, "--data")
+    knn = evaluate(tmp_path, "knn", *to, data / "imagenet")
+    assert knn["scores"]["top1"] > knn["untrained"]["top1"] + 5
+    linear = evaluate(tmp_path, "linear", *to, data / "imagenet")  # at its defaults
+    assert linear["scores"]["top1"] > 3 * CHANCE
+    assert linear["facts"]["probe"] == "linear.safetensors"
+    # The classifier of the thousand classes is there now: what was scored by chance is scored by what it learned.
+    real = evaluate(tmp_path, "real", *to, data / "imagenet")
+    assert real["scores"]["real_top1"] > 3 * CHANCE
+    assert real["facts"]["transform"] == linear["facts"]["transform"]
+    scenes = tmp_path / "scenes"
+    link_scenes(data / "scenes-with-masks", scenes, every=8)
+    nine = evaluate(tmp_path, "imagenet-9", *to, scenes, *settings(masks=data / "scenes-with-masks" / "masks"))
+    assert len(nine["scores"]) == 9
+    shape = evaluate(tmp_path, "shape-bias", *to, data / "cue-conflict")
+    assert shape["facts"]["images in conflict"]["seen"] == 64
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_grounding_of_a_run_is_above_an_untrained_network(cast: Path, data: Path, tmp_path: Path) -> None:
+    masks = tmp_path / "coco-val.zarr"
+    run("build-store", "--dataset", "coco", "--root", data / "coco", "--split", "val", "--detector", "rbd",
+        "--threshold", "0.5", "--no-beton", "--out", masks)  # fmt: skip
+    found = evaluate(tmp_path, "grounding", "--run", cast, "--data", data / "coco", *settings(store=masks))
+    assert found["scores"]["mean_iou"] > found["untrained"]["mean_iou"]
+    assert found["facts"]["images"]["seen"] > 100
+    assert "untrained" in (cast / "grounding.svg").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_detection_of_a_run_from_the_command_to_the_table(cast: Path, data: Path, tmp_path: Path) -> None:
+    """A few batches of small images: the whole way, and boxes and masks that are scored; no more can be learned."""
+    small = settings(
+        schedule__iterations=6, schedule__batch_size=2, schedule__regions_per_image=32,
+        schedule__precise_bn_iterations=2, schedule__warmup_iterations=1, sizes__train_short_px=160,
+        sizes__test_short_px=160,
+    )  # fmt: skip
+    found = evaluate(tmp_path, "coco-segmentation", "--run", cast, "--data", data / "coco", *small)
+    assert found["facts"]["val2017 images"] == {"seen": 128, "expected": 5_000}
+    assert found["facts"]["categories"] == {"seen": 80, "expected": 80}
+    assert {name for name in found["scores"] if name.endswith("ap50")} == {"box_ap50", "mask_ap50"}
+    again = evaluate(tmp_path, "coco-segmentation", "--run", cast, "--data", data / "coco", *small)
+    assert again["scores"] == found["scores"]  # from the file of the detector

@@ -1,0 +1,169 @@
+"""What every file of trainer/evaluation must do: say what it needs, refuse anything else, count what is odd in it."""
+
+import dataclasses
+import inspect
+import json
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from stores.errors import UserError
+from tests.detection_fixtures import tiny_subject
+from tests.evaluation_fixtures import WNIDS, imagenet_split, oracle, paint, save_image, write_tree
+from tests.test_evaluate_imagenet_9 import CLASS_OF_FOLDER
+from tests.test_evaluate_objectnet import write_mappings
+from trainer import evaluation
+from trainer.evaluation import imagenet_c, limited_labels, linear
+from trainer.evaluation._evaluate import task_module
+from trainer.evaluation._result import Result
+
+# A run and its store are needed before anything is read, or masks are: their own tests have these.
+NEEDS_MORE = ("grounding", "mask-quality")
+
+
+@pytest.fixture(params=evaluation.NAMES)
+def task(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def module(task: str) -> ModuleType:
+    return import_module(f"trainer.evaluation.{task.replace('-', '_')}")
+
+
+def test_says_what_it_needs_and_where_that_comes_from(module: ModuleType) -> None:
+    assert module.DATA
+    assert "ROOT/" in module.LAYOUT or "DIR/" in module.LAYOUT
+    assert module.SOURCE
+    assert list(inspect.signature(module.run).parameters) == ["subject", "data", "options"]
+    assert "score" in (module.run.__doc__ or "").lower()
+
+
+def test_options_are_frozen_and_all_have_defaults(module: ModuleType) -> None:
+    options = module.Options()
+    for field in dataclasses.fields(options):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(options, field.name, None)
+
+
+def test_another_layout_is_refused_with_the_one_expected(task: str, module: ModuleType, tmp_path: Path) -> None:
+    if task in NEEDS_MORE:
+        pytest.skip("it looks for a run's store or for masks first")
+    data = tmp_path / "something"
+    write_tree(data, {"photos/1.jpg": 3, "notes.txt": "nothing of the kind"})
+    subject = tiny_subject(tmp_path) if task in ("voc-detection", "coco-segmentation") else oracle(tmp_path)
+    with pytest.raises(UserError, match=r"[Ee]xpected"):
+        module.run(subject, data, module.Options())
+
+
+# ------------------------------------------------------------------------------------------------------ what is odd
+
+
+@dataclasses.dataclass(frozen=True)
+class Odd:
+    """A tiny data set. damage: one of its images. stray: a file that is none of its. missing: a class folder."""
+
+    root: Path
+    damage: Path
+    stray: Path | None
+    missing: Path | None
+    options: Any = None
+
+
+def _imagenet(root: Path, options: Any = None) -> Odd:
+    for split in ("train", "val"):
+        imagenet_split(root, split, {label: [label] * 3 for label in (3, 40, 700)})
+    names = [path.name for path in sorted((root / "train").rglob("*.JPEG"))]
+    write_tree(root, {f"{percent}percent.txt": "\n".join(names) for percent in (1, 10)})
+    (root / "real.json").write_text(json.dumps([[label] for _ in range(3) for label in (3, 40, 700)]))
+    folder = root / "val" / WNIDS[3]
+    return Odd(root, sorted(folder.iterdir())[0], folder / "notes.txt", root / "val" / WNIDS[700], options)
+
+
+def _wnids(root: Path, classes: tuple[int, ...]) -> Odd:
+    write_tree(root, {f"{WNIDS[label]}/{number}.jpg": label for label in classes for number in range(2)})
+    folder = root / WNIDS[classes[0]]
+    return Odd(root, folder / "0.jpg", folder / "notes.txt", root / WNIDS[classes[1]])
+
+
+def _imagenet_c(root: Path) -> Odd:
+    for name in imagenet_c.CORRUPTIONS:
+        for severity in imagenet_c.SEVERITIES:
+            write_tree(root / name / str(severity), {f"{WNIDS[label]}/1.JPEG": label for label in (3, 7)}, (224, 224))
+    folder = root / "fog" / "1" / WNIDS[3]
+    return Odd(root, folder / "1.JPEG", folder / "notes.txt", root / "snow" / "2")
+
+
+def _imagenet_9(root: Path) -> Odd:
+    for variant in ("original", "mixed_same"):
+        for folder, label in CLASS_OF_FOLDER.items():
+            save_image(root / variant / "val" / folder / "1.JPEG", paint(label, (224, 224)))
+    folder = root / "original/val/00_dog"
+    return Odd(root, root / "original/val/01_bird/1.JPEG", folder / "notes.txt", root / "original/val/08_fish")
+
+
+def _imagenet_v2(root: Path) -> Odd:
+    folder = root / "imagenetv2-matched-frequency"
+    write_tree(folder, {f"{label}/{number}.jpeg": label for label in (0, 2, 10, 100) for number in range(2)})
+    return Odd(root, folder / "2/0.jpeg", folder / "2/notes.txt", folder / "100")
+
+
+def _objectnet(root: Path) -> Odd:
+    write_mappings(root / "mappings")
+    painted = {"alarm_clock/0.png": 409, "bike/0.png": 671, "bike/1.png": 671, "zz_bannana/0.png": 954}
+    write_tree(root / "images", painted)
+    return Odd(root, root / "images/bike/0.png", root / "images/bike/notes.txt", root / "images/zz_bannana")
+
+
+def _shape_bias(root: Path) -> Odd:
+    write_tree(
+        root, {f"{name}.png": 281 for name in ("cat/cat1-dog2", "cat/cat2-dog2", "dog/dog1-cat2", "car/car1-cat1")}
+    )
+    return Odd(root, root / "cat/cat1-dog2.png", root / "cat/notes.txt", root / "car")
+
+
+SHORT = linear.Options(protocol="swav", epochs=1, warmup_epochs=0, batch_size=4, training="cached_centre")
+# knn takes any folders of classes. The others' damage is another (lists, arrays, annotations), in their own tests.
+ODD: dict[str, Callable[[Path], Odd]] = {
+    "fgsm": _imagenet,
+    "imagenet-9": _imagenet_9,
+    "imagenet-a": lambda root: _wnids(root, (6, 11, 13)),
+    "imagenet-c": _imagenet_c,
+    "imagenet-r": lambda root: _wnids(root, (1, 2, 4)),
+    "imagenet-v2": _imagenet_v2,
+    "knn": lambda root: dataclasses.replace(_imagenet(root), stray=None),
+    "linear": lambda root: _imagenet(root, SHORT),
+    "limited-labels": lambda root: _imagenet(root, limited_labels.Options(modes=("linear",), linear=SHORT)),
+    "objectnet": _objectnet,
+    "real": _imagenet,
+    "shape-bias": _shape_bias,
+}
+
+
+@pytest.fixture(params=ODD)
+def odd_task(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_what_is_odd_is_counted_and_strict_fails(odd_task: str, tmp_path: Path) -> None:
+    """A truncated image, a file too many, a class too few: each is told, and none shifts a label or ends the run."""
+    module, odd = task_module(odd_task), ODD[odd_task](tmp_path / "data")
+    options = odd.options or module.Options()
+    whole = module.run(oracle(tmp_path / "before"), odd.root, options)
+    odd.damage.write_bytes(odd.damage.read_bytes()[:200])
+    if odd.stray is not None:
+        odd.stray.write_text("")
+    if odd.missing is not None:
+        shutil.rmtree(odd.missing)
+    result: Result = module.run(oracle(tmp_path / "after"), odd.root, options)
+    new = "\n".join(problem for problem in result.problems if problem not in whole.problems)
+    assert odd.damage.name in new
+    assert odd.stray is None or odd.stray.name in new
+    assert len(new.splitlines()) >= 2 + (odd.stray is not None)  # the class' absence changed a count or a list
+    with pytest.raises(UserError, match="--strict: "):
+        result.fail_where_strict(True)
