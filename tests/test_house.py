@@ -113,3 +113,17 @@ def test_every_package_is_shipped() -> None:
     listed = set(config["options"]["packages"].split())
     found = {module_name(path.parent) for floor in FLOORS[:-1] for path in (ROOT / floor).rglob("__init__.py")}
     assert listed == found
+
+
+def test_every_asset_of_a_page_is_shipped() -> None:
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    shipped = {name: patterns.split() for name, patterns in config["options.package_data"].items()}
+    assets = [
+        path for floor in FLOORS[:-1] for path in (ROOT / floor).rglob("*") if path.suffix in (".html", ".css", ".js")
+    ]
+    assert assets
+    for path in assets:
+        assert any(path.match(pattern) for pattern in shipped.get(module_name(path.parent), [])), path
