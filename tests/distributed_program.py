@@ -49,19 +49,22 @@ def loader_of(settings: RunSettings, ranks: Ranks) -> MemoryLoader:
 
 
 def steps(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Take steps; the state of all processes together, gradients of the last step, and losses."""
+    """Take steps; the state of all processes together, gradients of the last step, and losses. is_double: not as in a
+    run but in float64, where more than one step can be compared."""
     settings = settings_of(words)
     loader = loader_of(settings, ranks)
     training = start(settings, steps_per_epoch=loader.num_batches, device=torch.device("cpu"), ranks=ranks)
     training.step = words.get("first_step", 0)
-    # Wrapped anew: DistributedDataParallel's buckets are of the type that the weights had.
-    training.forward = wrapped_step(training.method.double(), ranks)
+    is_double = words.get("is_double", True)
+    if is_double:
+        # Wrapped anew: DistributedDataParallel's buckets are of the type that the weights had.
+        training.forward = wrapped_step(training.method.double(), ranks)
     stage = DeviceStage(settings.plan, device="cpu")
     found: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(loader.epoch(0)):
         if number == words["steps"]:
             break
-        losses, _ = take_step(training, _in_float64(stage(batch)))
+        losses, _ = take_step(training, _in_float64(stage(batch)) if is_double else stage(batch))
         found |= {f"loss.{number}.{name}": value.detach() for name, value in losses.items()}
     found |= {f"state.{name}": tensor for name, tensor in whole_state(training.method).items()}
     for name, weight in training.method.named_parameters():

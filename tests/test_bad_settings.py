@@ -61,6 +61,8 @@ def refused(tmp_path: Path, store: Path | str, command: str, **more: object) -> 
         ("moco none precision=fp8", "allowed: auto, fp32, bf16, fp16"),
         ("moco none geometry=gpu", "allowed: host, device"),
         ("moco none bad_rows=ignore", "allowed: error, skip"),
+        ("moco none device_form=fast", "allowed: rows, dense, compiled"),
+        ("moco none probe.every_epochs=-1", "0 (never) or more"),
         ("moco none geometry=device shrink_on_decoding=true", "goes with geometry=host"),
         ("moco none algorithm.head=cnn", "allowed: mlp, linear, bn_mlp"),
         ("moco swaps background.applies_to=local", "choose one of: global, query, key, all"),

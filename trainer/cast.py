@@ -31,6 +31,11 @@ from trainer.losses.saliency_attention import (
 
 # Share of the foreground each crop holds (phi of the paper; Table 2a).
 MIN_FOREGROUND = 0.2
+# See trainer/run/expected_curve.py.
+EXPECTED_CURVE = (
+    "With CAST, loss is that plus cast.weight times attention_loss, which is 1 minus a cosine: 1 where the network "
+    "looks beside the foreground, 0 where it looks at nothing else. It falls early and then little."
+)
 _REGIONS = ("query", "intersection")
 _VARIANTS = ("paper", "released")
 

@@ -115,6 +115,11 @@ class Loader:
         return len(self._rows)
 
     @property
+    def rows(self) -> np.ndarray:
+        """The rows that are trained on, int64 (N,), ascending."""
+        return self._rows
+
+    @property
     def labels(self) -> np.ndarray:
         """Class of each row that is trained on, int32 (N,); -1 = none."""
         return self._records["label"][self._rows]

@@ -40,6 +40,7 @@ DONOR_CROP = 1_100  # as CROP, of the donor's background
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
 NO_VIEW = 4_294_967_295
 ROW_ORDER = 2_000
+PROBE_ROWS = 2_001  # which rows are scored while a run goes on
 REPLACEMENT = 2_100  # + try: which row takes the place of one that cannot be read
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -81,17 +82,17 @@ def integer(seed: int, epoch: int, row: int, view: int, draw: int, stop: int) ->
 
 
 @numba.njit(nogil=True, cache=True)
-def _order_keys(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+def _order_keys(seed: int, epoch: int, num_rows: int, draw: int) -> np.ndarray:
     keys = np.empty(num_rows, dtype=np.uint64)
     for row in range(num_rows):
-        keys[row] = bits(seed, epoch, row, NO_VIEW, ROW_ORDER)
+        keys[row] = bits(seed, epoch, row, NO_VIEW, draw)
     return keys
 
 
-def row_order(seed: int, epoch: int, num_rows: int) -> np.ndarray:
+def row_order(seed: int, epoch: int, num_rows: int, draw: int = ROW_ORDER) -> np.ndarray:
     """Return the order in which an epoch visits its rows: a permutation sorted by each row's own random key.
 
-    Args: seed, epoch: the key. num_rows: rows of the dataset.
+    Args: seed, epoch, draw: the key. num_rows: rows of the dataset.
     Returns: int64 (num_rows,), a permutation of 0 .. num_rows - 1.
     """
-    return np.argsort(_order_keys(seed, epoch, num_rows), kind="stable").astype(np.int64)
+    return np.argsort(_order_keys(seed, epoch, num_rows, draw), kind="stable").astype(np.int64)

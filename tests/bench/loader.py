@@ -11,16 +11,13 @@ import numpy as np
 import torch
 
 from pipeline.build._scene_kernels import close_decoder, decode_jpeg
-from pipeline.build.export_beton import export_beton, read_records
-from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from pipeline.build.export_beton import read_records
 from pipeline.loader._scene_kernels import make_scratch
 from pipeline.loader.loader import Loader
 from pipeline.views.device_stage import DeviceStage
 from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.dataset_index import open_index
-from stores.reader import open_store
 from tests.bench.ffcv_peer import ffcv_epoch
-from tests.bench.photographs import write_dataset
+from tests.bench.photographs import write_beton
 from tests.bench.timing import best_seconds, one_core, row
 from tests.bench.torchvision_peer import torchvision_epoch
 
@@ -37,11 +34,7 @@ PLANS = {
 
 def measure(folder: Path) -> dict[str, dict]:
     """Return the lines named `loader.*`."""
-    write_dataset(folder / "data", NUM_IMAGES)
-    index = open_index("folder", root=folder / "data" / "images")
-    store = folder / "s.zarr"
-    build_store(index, f"masks:{folder / 'data' / 'masks'}", store, BuildSettings(), num_workers=2)
-    beton = export_beton(open_store(store), index, folder / "s.beton")
+    beton, index = write_beton(folder, NUM_IMAGES)
     paths = [index.path(number) for number in range(len(index))]
     results = {}
     for name, plan in PLANS.items():

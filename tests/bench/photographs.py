@@ -6,7 +6,11 @@ import cv2
 import numpy as np
 import skimage.data
 
+from pipeline.build.export_beton import export_beton
+from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from stores.dataset_index import DatasetIndex, open_index
 from stores.image_codec import encode_jpeg
+from stores.reader import open_store
 
 HEIGHT, WIDTH = 375, 500
 JPEG_QUALITY = 90
@@ -43,3 +47,11 @@ def write_dataset(root: Path, num_images: int) -> None:
     for number in range(num_images):
         (root / "images" / f"{number:04d}.jpg").write_bytes(encode_jpeg(photograph(number), JPEG_QUALITY))
         assert cv2.imwrite(str(root / "masks" / f"{number:04d}.png"), blob_mask(number) * 255)
+
+
+def write_beton(folder: Path, num_images: int) -> tuple[Path, DatasetIndex]:
+    """Write a data set, its store and the .beton of that below `folder`; returns the last, and the images."""
+    write_dataset(folder / "data", num_images)
+    index = open_index("folder", root=folder / "data" / "images")
+    build_store(index, f"masks:{folder / 'data' / 'masks'}", folder / "s.zarr", BuildSettings(), num_workers=2)
+    return export_beton(open_store(folder / "s.zarr"), index, folder / "s.beton"), index

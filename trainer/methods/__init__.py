@@ -6,11 +6,13 @@ A file provides
   `HAS_CAST`: whether CAST is defined on it; `ALWAYS_CAST` where CAST is part of the method;
 - `view_plan(background) -> ViewPlan`: the paper's views, with Ryali's probability and FG_min for that background;
 - `check(settings, batch_size)`: raises UserError for numbers that do not go together;
+- `expected_curve(settings) -> str`: how the loss of a sound run begins and goes on, in the settings' own numbers;
 - `check_labels(settings, label_N)`, where a method learns from labels: raises UserError for a store without them;
 - `Method(backbone, settings, *, seed, cast)`: a module with `backbone` (what is trained for later use),
   `optimised_parameters() -> list of (name, parameter)`, `training_step(views) -> dict` of scalars, the one to minimise
-  under "loss", and `after_step(step, num_steps)`, called once after each optimiser step. All that decides the future is
-  in its parameters and persistent buffers.
+  under "loss" (and, where images are embedded, `embedding_spread`: it tells a collapse), and `after_step(step,
+  num_steps)`, called once after each optimiser step. All that decides the future is in its parameters and persistent
+  buffers.
 """
 
 from pkgutil import iter_modules

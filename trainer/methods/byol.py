@@ -14,6 +14,7 @@ from stores.errors import UserError
 from trainer import cast
 from trainer.losses.byol_regression import byol_regression, cosine
 from trainer.parts.backbones import Backbone
+from trainer.parts.embedding_spread import embedding_spread
 from trainer.parts.heads import batch_norm_head
 from trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
 
@@ -58,6 +59,15 @@ def check(settings: Settings, batch_size: int) -> None:
         raise UserError(f"batch_size={batch_size}: BYOL normalises over the batch; give 2 or more")
 
 
+def expected_curve(settings: Settings) -> str:
+    """Return what to expect of regression_loss. Args: settings: none of them counts."""
+    return (
+        "regression_loss is that of both directions together: it starts near 4, where predictions and targets are "
+        "unrelated, and falls, soon slowly. At 0 within an epoch, with embedding_spread near 0 beside it, the network "
+        "has collapsed."
+    )
+
+
 class Method(nn.Module):
     """Online network (backbone, projector, predictor) and target network (backbone, projector)."""
 
@@ -97,6 +107,7 @@ class Method(nn.Module):
         ]
         losses = {"regression_loss": directions[0]["regression_loss"] + directions[1]["regression_loss"]}
         losses["loss"] = losses["regression_loss"]
+        losses["embedding_spread"] = (embedding_spread(targets[0]) + embedding_spread(targets[1])) / 2
         if self.cast is not None:
             # The attention loss is the mean of both directions, so that lambda weighs it as it does for one query.
             for name in ("attention_loss", "rows_without_foreground"):

@@ -7,7 +7,7 @@ Everything is MoCo's; only the recipe differs and the attention loss is always o
 from pipeline.views.view_plan import ViewPlan
 from trainer.cast import constrained
 from trainer.methods import moco
-from trainer.methods.moco import CAN_ACCUMULATE, HAS_CAST, HAS_NEGATIVES, Method, Settings, check
+from trainer.methods.moco import CAN_ACCUMULATE, HAS_CAST, HAS_NEGATIVES, Method, Settings, check, expected_curve
 
 __all__ = [
     "ALWAYS_CAST",
@@ -18,6 +18,7 @@ __all__ = [
     "Method",
     "Settings",
     "check",
+    "expected_curve",
     "view_plan",
 ]
 

@@ -3,6 +3,7 @@
 Shapes: B batch, D embedding, K queue.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from stores.errors import UserError
 from trainer import cast
 from trainer.losses.info_nce import info_nce, similarities
 from trainer.parts.backbones import Backbone
+from trainer.parts.embedding_spread import embedding_spread
 from trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from trainer.parts.key_queue import KeyQueue, check_queue
 from trainer.parts.momentum_encoder import frozen_copy, update_momentum
@@ -82,6 +84,17 @@ def check(settings: Settings, batch_size: int) -> None:
         )
 
 
+def expected_curve(settings: Settings) -> str:
+    """Return what to expect of info_nce_loss. Args: settings: the queue's size counts."""
+    highest = math.log(settings.queue_size + 1)
+    return (
+        f"info_nce_loss starts below ln(queue_size + 1) = {highest:.2f}, while the queue still holds noise, rises "
+        "towards it as keys fill the queue (epochs, with the papers' queue), and falls slowly from then on; "
+        "positive_is_nearest rises. A longer queue, a higher temperature or stronger backgrounds mean a higher loss, "
+        "not a worse network."
+    )
+
+
 class Method(nn.Module):
     """Query encoder, key encoder and queue."""
 
@@ -132,6 +145,7 @@ class Method(nn.Module):
         losses["loss"] = losses["info_nce_loss"]
         with torch.no_grad():
             losses["positive_is_nearest"] = (similarity_BN.argmax(dim=1) == 0).float().mean()
+        losses["embedding_spread"] = embedding_spread(query_BD)
         if self.cast is not None and masked_BD is not None:
             similarity_B = (query_BD * masked_BD).sum(dim=1)
             query_mask = cast.query_mask(self.cast, views, query=0, key=1)

@@ -3,6 +3,7 @@
 Shapes: B batch, R rotations, D features.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,14 @@ def check(settings: Settings, batch_size: int) -> None:
         raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: {', '.join(_HEADS)}")
     if settings.hidden_dim < 1:
         raise UserError(f"algorithm.hidden_dim={settings.hidden_dim} must be 1 or more")
+
+
+def expected_curve(settings: Settings) -> str:
+    """Return what to expect of the loss. Args: settings: none of them counts."""
+    return (
+        f"loss starts near ln 4 = {math.log(NUM_ROTATIONS):.2f} with rotation_accuracy 0.25, which is chance; they "
+        "fall and rise within the first epoch."
+    )
 
 
 class Method(nn.Module):

@@ -4,6 +4,7 @@ The baseline is that of Goyal et al. 2017, "Accurate, large minibatch SGD", sect
 Shapes: B batch, D features, L classes.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def check_labels(settings: Settings, label_N: np.ndarray) -> None:
             f"the store's labels go up to {int(label_N.max())}, and algorithm.num_classes={settings.num_classes}; "
             f"set algorithm.num_classes={int(label_N.max()) + 1} or more"
         )
+
+
+def expected_curve(settings: Settings) -> str:
+    """Return what to expect of the loss. Args: settings: the number of classes and where weights come from count."""
+    chance = f"ln(num_classes) = {math.log(settings.num_classes):.2f}"
+    if settings.start_from and settings.trained == "all":
+        return f"loss goes on where the run of start_from ended, far below chance, {chance}."
+    return f"loss starts near {chance}, which is chance, and falls at once; accuracy rises from 1 / num_classes."
 
 
 class Method(nn.Module):

@@ -4,6 +4,7 @@ assignments"), with CAST.
 Shapes: V views, G global views, B batch, D embedding, K prototypes.
 """
 
+import math
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -17,6 +18,7 @@ from stores.errors import UserError
 from trainer import cast
 from trainer.losses.swapped_prediction import swapped_prediction
 from trainer.parts.backbones import Backbone
+from trainer.parts.embedding_spread import embedding_spread
 from trainer.parts.heads import batch_norm_head
 from trainer.parts.key_queue import KeyQueue, check_queue
 from trainer.parts.running_statistics import still_running_statistics
@@ -83,6 +85,18 @@ def check(settings: Settings, batch_size: int) -> None:
         )
 
 
+def expected_curve(settings: Settings) -> str:
+    """Return what to expect of swapped_loss. Args: settings: the number of prototypes counts."""
+    chance = math.log(settings.num_prototypes)
+    return (
+        f"swapped_loss starts near ln(num_prototypes) = {chance:.2f}, every prototype as likely as any other, and "
+        "stays there for the first epoch or two, the steps with frozen prototypes among them; then it falls slowly. "
+        "Should it stay, set algorithm.sinkhorn_epsilon=0.03. prototype_entropy near the same number says that all "
+        "prototypes are used, near 0 that one takes all. A change of the learning rate or the start of the queue may "
+        "move the loss up for a while."
+    )
+
+
 class Method(nn.Module):
     """Backbone, projector, prototypes and, optionally, a queue per global view."""
 
@@ -135,6 +149,7 @@ class Method(nn.Module):
         code_GBK = self._codes(embedding_VBD.detach(), score_VBK.detach(), views.epoch)
         losses = {"swapped_loss": swapped_prediction(code_GBK, score_VBK, self.settings.temperature)}
         losses["loss"] = losses["swapped_loss"]
+        losses["embedding_spread"] = embedding_spread(embedding_VBD[0])
         if self.cast is not None:
             losses |= self._attention(self.cast, views, map_GBDhw, pooled_VBD, score_VBK)
             losses["loss"] = cast.total(self.cast, losses["swapped_loss"], losses["attention_loss"])

@@ -25,8 +25,14 @@ from trainer.run import run_folder
 from trainer.run.settings import RunSettings, method_module, to_json
 
 _NO_CHART = ("step", "epoch")
-_UNITS = {"images_per_s": "images/s", "waited_s": "s"}
-_TITLES = {"loss": "loss", "lr": "learning rate", "images_per_s": "images per second", "waited_s": "wait for data"}
+_UNITS = {"images_per_s": "images/s", "waited_s": "s", "knn_top1": "%"}
+_TITLES = {
+    "loss": "loss",
+    "lr": "learning rate",
+    "images_per_s": "images per second",
+    "waited_s": "wait for data",
+    "knn_top1": "kNN on the store's own rows",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,7 @@ def render(run: Run, exhibits: list[Exhibit], why_no_exhibits: str) -> str:
     title = f"{run.settings.method}, background {run.settings.background.name}"
     sections = [
         ("scores", "Scores", scores_section(run.folder)),
-        ("curves", "Training", _curves_section(run.metrics)),
+        ("curves", "Training", _curves_section(run.metrics, run.provenance.get("expected", ""))),
         ("gallery", "What the model saw", _gallery_section(run, exhibits, why_no_exhibits)),
         ("crops", "Crops", _crops_section(run)),
         ("store", "Store", _store_section(run)),
@@ -174,10 +180,12 @@ def _headline(run: Run) -> str:
     return f'<dl class="headline">{items}</dl>'
 
 
-def _curves_section(metrics: list[dict[str, Any]]) -> str:
+def _curves_section(metrics: list[dict[str, Any]], expected: str) -> str:
     if not metrics:
         return "<p>The run has no recorded step yet.</p>"
-    is_wanted = [name for name in metrics[-1] if name not in _NO_CHART and not name.startswith("view")]
+    # Of all records: what is measured once an epoch is not in every one.
+    names = dict.fromkeys(name for record in metrics for name in record)
+    is_wanted = [name for name in names if name not in _NO_CHART and not name.startswith("view")]
     # The total first, then its parts, then learning rate and speed.
     order = {"loss": 0, "lr": 2, "images_per_s": 3, "waited_s": 4}
     charts = []
@@ -193,9 +201,10 @@ def _curves_section(metrics: list[dict[str, Any]]) -> str:
             is_noisy=name != "lr",
         )
         charts.append(f"<figure><figcaption>{escape(curve.name)}</figcaption>{curves.chart(curve)}</figure>")
+    note = f"<p>What to expect: {escape(expected)}</p>" if expected else ""
     return (
-        f'<div class="charts">{"".join(charts)}</div><p class="note">Pale: every step. Dark: trailing mean over 4 % '
-        "of the run.</p>"
+        f'{note}<div class="charts">{"".join(charts)}</div>'
+        '<p class="note">Pale: every step. Dark: trailing mean over 4 % of the run.</p>'
     )
 
 

@@ -10,11 +10,12 @@ import pipeline.views.backgrounds
 import trainer.methods
 from pipeline.loader.batch import BAD_ROWS, GEOMETRIES
 from pipeline.views.crops import check_background
+from pipeline.views.device_stage import FORMS
 from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
 from stores.errors import UserError
 from trainer import cast
 from trainer.parts import backbones
-from trainer.run import optimisers, schedules
+from trainer.run import online_probe, optimisers, schedules
 from trainer.run.settings import PRECISIONS, RunSettings, method_module
 
 # Pixels of the image per cell of a ResNet's last feature map.
@@ -37,10 +38,12 @@ def check(settings: RunSettings) -> None:
     _check_choice("precision", settings.precision, PRECISIONS)
     _check_choice("geometry", settings.geometry, GEOMETRIES)
     _check_choice("bad_rows", settings.bad_rows, BAD_ROWS)
+    _check_choice("device_form", settings.device_form, FORMS)
     if settings.shrink_on_decoding and settings.geometry == "device":
         raise UserError("shrink_on_decoding=True goes with geometry=host: with geometry=device images are sent whole")
     optimisers.check(settings.optimiser)
     schedules.check(settings.schedule, settings.epochs)
+    online_probe.check(settings.probe)
     _check_views(settings, len(module.view_plan().views))
     _check_background(settings, module)
     _check_cast(settings, module)

@@ -122,9 +122,9 @@ def wrapped_step(method: Any, ranks: Ranks) -> Callable[[Views], dict[str, Tenso
         return method.training_step
     has_unused = getattr(method, "has_unused_parameters", False)
     with warnings.catch_warnings():
-        # Newer versions of torch warn of this argument's end; its successor copies buffers once, at the start, and
-        # older versions do not have it.
-        warnings.simplefilter("ignore", FutureWarning)
+        # torch 2.13 and later warn of this argument's end. Its successor copies all buffers from the first process at
+        # the start, and SwAV's dealt queue is each process's own: torch's warning says to stay with this one then.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(_Step(method), broadcast_buffers=False, find_unused_parameters=has_unused)
 
 

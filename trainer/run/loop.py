@@ -6,21 +6,24 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import trainer.recipes
 from pipeline.build.cached_beton import cached_beton
 from pipeline.build.export_beton import read_sidecar
 from pipeline.loader.loader import Loader
+from pipeline.views.view_plan import ViewPlan
 from saliency.data_parallel import joined
 from stores.errors import UserError
 from stores.reader import open_store
 from stores.store_cache import open_published
 from trainer.run.checks import check
 from trainer.run.distributed import TIMEOUT, loader_threads, share_of
+from trainer.run.online_probe import BATCH_SIZE, OnlineProbe
 from trainer.run.run_folder import Origin
 from trainer.run.settings import RunSettings, apply_overrides, method_module
-from trainer.run.training import train
+from trainer.run.training import Probe, train
 
 
 def pretrain(
@@ -75,8 +78,10 @@ def pretrain(
                 _check_same_store(Path(store), beton, loader.store_id)
             if hasattr(method_module(method), "check_labels"):
                 method_module(method).check_labels(settings.algorithm, loader.labels)
-            device = torch.device(ranks.device)
-            return train(settings, loader, Path(out), origin=origin, resume=resume, device=device, ranks=ranks)
+            device, probe = torch.device(ranks.device), _online_probe(settings, loader, beton)
+            return train(
+                settings, loader, Path(out), origin=origin, resume=resume, device=device, ranks=ranks, probe=probe
+            )
 
 
 def default_recipe(method: str) -> tuple[str, str]:
@@ -123,6 +128,29 @@ def find_beton(store: Path) -> Path:
         zarr = store.with_suffix(".zarr")
         raise UserError(f"there is no file {beton}; make it: python cli.py store export {zarr} --format beton")
     return beton
+
+
+def _online_probe(settings: RunSettings, loader: Loader, beton: Path) -> Probe | None:
+    """What scores the backbone while the run goes on, on rows of the same file; None where that is off."""
+    if not settings.probe.every_epochs:
+        return None
+
+    def open_loader(plan: ViewPlan, rows: np.ndarray) -> Loader:
+        return Loader(
+            beton,
+            plan,
+            batch_size=min(BATCH_SIZE, len(rows)),
+            seed=settings.seed,
+            num_threads=loader_threads(settings),
+            drop_last=False,
+            rows=rows,
+            bad_rows=settings.bad_rows,
+        )
+
+    size_px = max(view.size_px for view in settings.views)
+    return OnlineProbe(
+        settings.probe, loader.rows, loader.labels, open_loader, seed=settings.seed, size_px=size_px
+    ).score
 
 
 def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:

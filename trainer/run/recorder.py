@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from pipeline.loader.batch import Batch, WholeBatch
 from stores.errors import UserError
 from trainer.parts.collectives import num_processes, summed
+from trainer.run.collapse import CollapseWatch
 
 with warnings.catch_warnings():
     # TensorBoard's import warns about its own dependencies.
@@ -53,6 +55,12 @@ class Recorder:
         self._log_steps, self._batch_size, self._bar = log_steps, batch_size, bar
         self._waiting: list[tuple[dict[str, Any], list[str], torch.Tensor]] = []
         self._since = time.perf_counter()
+        self._collapse = CollapseWatch()
+        self._score: dict[str, str] = {}
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count seconds that passed since the last step as time that images took."""
+        self._since += seconds
 
     def add(self, record: dict[str, Any], losses: dict[str, torch.Tensor]) -> None:
         """Take one step's numbers; losses may still be on their way on the device."""
@@ -73,11 +81,11 @@ class Recorder:
             line = record | dict(zip(names, numbers, strict=True)) | {"images_per_s": round(images_per_s, 2)}
             self._check_finite(line)
             self._write(line)
+            self._say(line)
         if self._file is not None:
             self._file.flush()
-        self._bar.set_postfix(
-            {"img/s": f"{images_per_s:.1f}", "loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.4g}"}, refresh=False
-        )
+        beside = {"img/s": f"{images_per_s:.1f}", "loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.4g}"}
+        self._bar.set_postfix(beside | self._score, refresh=False)
         self._waiting.clear()
 
     def close(self) -> None:
@@ -93,6 +101,14 @@ class Recorder:
         for name, value in line.items():
             if name not in ("step", "epoch"):
                 self._curves.add_scalar(name, value, line["step"])
+
+    def _say(self, line: dict[str, Any]) -> None:
+        """What belongs on the terminal: the latest score stays beside the bar, a collapse is said once."""
+        if "knn_top1" in line:
+            self._score = {"kNN": f"{line['knn_top1']:.1f} %"}
+        message = self._collapse.add(line)
+        if message is not None and self._file is not None:
+            self._bar.write(message, file=sys.stderr)
 
     def _check_finite(self, line: dict[str, Any]) -> None:
         if not math.isfinite(line["loss"]):

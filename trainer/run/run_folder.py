@@ -1,6 +1,6 @@
 """A run's folder: all that is needed to read, repeat or continue the run.
 
-settings.json   every setting          run.json       commit, versions, store, machine
+settings.json   every setting          run.json       commit, versions, store, machine, what losses to expect
 metrics.jsonl   one line per step      tensorboard/   the same as curves
 checkpoints/    see checkpoint.py      results.csv    scores, one row per metric, added by the evaluations
 """
@@ -20,6 +20,7 @@ import torch
 
 from stores.durable_files import PARTIAL, write_aside
 from stores.errors import UserError
+from trainer.run.expected_curve import expected_curve
 from trainer.run.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
@@ -53,7 +54,7 @@ def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id
         raise UserError(f"{folder} is not empty; add --resume to go on with the run in it, or name another --out")
     # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
     if {name for name in found if not name.endswith(PARTIAL)} <= {"run.json"}:
-        write_json(folder / "run.json", _provenance(origin, store_id, settings.seed))
+        write_json(folder / "run.json", _provenance(origin, store_id, settings))
     else:
         _check_same_run(folder, settings, store_id)
     write_json(folder / "settings.json", to_json(settings))
@@ -86,6 +87,7 @@ _MAY_CHANGE = (
     "log_steps:",
     "loader_threads:",
     "processes_may_change:",
+    "probe.",
 )
 
 
@@ -152,11 +154,11 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"{path} is not valid JSON ({error}); it was changed by hand or damaged") from error
 
 
-def _provenance(origin: Origin, store_id: str, seed: int) -> dict[str, Any]:
+def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "numba")}
     return {
         **asdict(origin),
-        "seed": seed,
+        "seed": settings.seed,
         "store_id": store_id,
         "commit": _commit(),
         "python": platform.python_version(),
@@ -164,6 +166,7 @@ def _provenance(origin: Origin, store_id: str, seed: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         # Sums are grouped by thread on a CPU: the same number gives the same bits.
         "num_threads": torch.get_num_threads(),
+        "expected": expected_curve(settings),
     }
 
 

@@ -16,8 +16,9 @@ from pipeline.views.view_plan import Background, View, ViewPlan
 from stores.errors import UserError
 from stores.setting_overrides import split_override, with_override
 from trainer.cast import Settings as CastSettings
-from trainer.run import optimisers, schedules
+from trainer.run import online_probe, optimisers, schedules
 
+_NO_PROBE = online_probe.Settings()
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
@@ -55,10 +56,15 @@ class RunSettings:
     keep_every_epochs: int = 0
     # Steps between writes to metrics.jsonl; every step is recorded.
     log_steps: int = 20
+    # A score on the store's own rows while the run goes on.
+    probe: online_probe.Settings = _NO_PROBE
     # Threads of the loader; 0 = all cores, shared by the processes of a machine.
     loader_threads: int = 0
     # Where views are cut: host, or device = whole images are sent to it (spares the host, not the bus).
     geometry: str = "host"
+    # How views are made of the crops on the device: rows = of those drawn alone; dense = all, in fixed shapes;
+    # compiled = dense through torch.compile, for a GPU.
+    device_form: str = "rows"
     # Whether images are decoded smaller where no view needs all their pixels; for small views of large images.
     shrink_on_decoding: bool = False
     # What a row that cannot be read does: error, or skip = another row takes its place and is named.

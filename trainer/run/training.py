@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,12 +19,16 @@ from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import checkpoint, distributed, run_folder
 from trainer.run.crop_fallbacks import FallbackWatch
+from trainer.run.expected_curve import expected_curve
 from trainer.run.micro_batches import parts_of
 from trainer.run.optimisers import build_optimiser, peak_lr, set_lr
 from trainer.run.recorder import Recorder, crop_statistics
 from trainer.run.run_folder import Origin
 from trainer.run.schedules import lr_fraction
 from trainer.run.settings import RunSettings, method_module
+
+# A backbone and where it computes, to scores by name; the backbone stays as it was.
+Probe = Callable[[Backbone, torch.device], dict[str, float]]
 
 
 class BatchSource(Protocol):
@@ -157,11 +161,13 @@ def train(
     resume: bool,
     device: torch.device,
     ranks: Ranks | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, Any] | None:
     """Train from the run's latest checkpoint, or from the start, to the end, or until a scheduler asks to stop.
 
     Args: loader: batches of settings.plan, this process's share. out: the run's folder. origin: for the records.
-        ranks: this process among those of the training, None = it is alone.
+        ranks: this process among those of the training, None = it is alone. probe: scores the backbone every
+        settings.probe.every_epochs epochs, in the first process; what it finds is recorded.
     Returns: a summary for the command line; None but in the first process.
     Raises: UserError: the folder cannot take this run; the store is too small; a loss is not finite; another process
         is gone.
@@ -193,7 +199,9 @@ def train(
             )
         distributed.on_first(ranks, lambda: run_folder.drop_metrics_from(out, training.step))
         with _progress(training, out) as (bar, recorder):
-            _run(training, loader, out, bar, recorder, request)
+            if training.ranks.is_first:
+                bar.write(f"what to expect: {expected_curve(settings)}", file=sys.stderr)
+            _run(training, loader, out, bar, recorder, request, probe)
     state = "finished" if training.step == num_steps else STOPPED
     return _finished(out, settings, training.method.backbone, training.step, state, ranks)
 
@@ -243,9 +251,11 @@ def _run(
     bar: tqdm,
     recorder: Recorder,
     request: distributed.StopRequest,
+    probe: Probe | None,
 ) -> None:
     """Step until the end, or until every process knows that one was asked to stop."""
-    stage = DeviceStage(training.settings.plan, device=training.device)
+    settings = training.settings
+    stage = DeviceStage(settings.plan, device=training.device, form=settings.device_form, channels_last=True)
     fallbacks = FallbackWatch(training.settings.plan)
     while training.step < training.num_steps:
         epoch, first_batch = divmod(training.step, training.steps_per_epoch)
@@ -253,8 +263,9 @@ def _run(
         for batch in loader.epoch(epoch, first_batch=first_batch):
             waited_s = time.perf_counter() - wait_from
             record = {"step": training.step, "epoch": epoch, "waited_s": round(waited_s, 5)}
-            losses, lr = take_step(training, _channels_last(stage(batch)))
-            recorder.add(record | {"lr": lr} | crop_statistics(batch), losses)
+            losses, lr = take_step(training, stage(batch))
+            scores = _scores_when_due(training, recorder, probe)
+            recorder.add(record | {"lr": lr} | crop_statistics(batch) | scores, losses)
             _warn(fallbacks.add(batch.records), training.ranks)
             for message in batch.skipped:
                 tqdm.write(message, file=sys.stderr)  # of whichever process: each has rows of its own
@@ -273,9 +284,17 @@ def _warn(message: str | None, ranks: Ranks) -> None:
         tqdm.write(message, file=sys.stderr)
 
 
-def _channels_last(views: Views) -> Views:
-    """Give images the memory format of the networks."""
-    return replace(views, images=[image.contiguous(memory_format=torch.channels_last) for image in views.images])
+def _scores_when_due(training: Training, recorder: Recorder, probe: Probe | None) -> dict[str, float]:
+    """Score the backbone where an epoch ends that is to be scored, in the first process while the others wait."""
+    epoch, step_of_epoch = divmod(training.step, training.steps_per_epoch)
+    every = training.settings.probe.every_epochs
+    if probe is None or not every or step_of_epoch or epoch % every:
+        return {}
+    scores: dict[str, float] = {}
+    begun = time.perf_counter()
+    distributed.on_first(training.ranks, lambda: scores.update(probe(training.method.backbone, training.device)))
+    recorder.leave_out(time.perf_counter() - begun)
+    return scores
 
 
 def _save_when_due(training: Training, out: Path, recorder: Recorder, is_stopping: bool) -> None:

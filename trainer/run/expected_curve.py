@@ -1,0 +1,12 @@
+"""What a run's losses should look like, said when it starts, in its folder and on its page: low does not mean good."""
+
+from trainer import cast
+from trainer.run.settings import RunSettings, method_module
+
+
+def expected_curve(settings: RunSettings) -> str:
+    """Return what to expect of a run's losses, in numbers of its own settings. Each method says it in its file."""
+    notes = [method_module(settings.method).expected_curve(settings.algorithm)]
+    if settings.cast is not None:
+        notes.append(cast.EXPECTED_CURVE)
+    return " ".join(notes)
