@@ -224,10 +224,10 @@ def test_no_method_is_left_out() -> None:
 
 
 def test_it_is_said_at_the_start_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    settings = replace(tiny("swav"), epochs=1)
+    settings = apply_overrides(tiny("swav"), ["epochs=1", "algorithm.embedding_dim=128"])
     run(settings, tmp_path, None)
     note = expected_curve(settings)
     assert f"what to expect: {note}" in capsys.readouterr().err
     assert run_folder.read_run(tmp_path)["expected"] == note
     # It is so: the first loss lies near what it names.
-    assert run_folder.read_metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(12), rel=0.25)
+    assert run_folder.read_metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(12), abs=0.8)

@@ -89,11 +89,10 @@ def expected_curve(settings: Settings) -> str:
     """Return what to expect of swapped_loss. Args: settings: the number of prototypes counts."""
     chance = math.log(settings.num_prototypes)
     return (
-        f"swapped_loss starts near ln(num_prototypes) = {chance:.2f}, every prototype as likely as any other, and "
-        "stays there for the first epoch or two, the steps with frozen prototypes among them; then it falls slowly. "
-        "Should it stay, set algorithm.sinkhorn_epsilon=0.03. prototype_entropy near the same number says that all "
-        "prototypes are used, near 0 that one takes all. A change of the learning rate or the start of the queue may "
-        "move the loss up for a while."
+        f"swapped_loss starts at or a little above ln(num_prototypes) = {chance:.2f}, every prototype as likely as any "
+        "other, and stays there for the first epoch or two, the steps with frozen prototypes among them; then it falls "
+        "slowly. Should it stay, set algorithm.sinkhorn_epsilon=0.03. prototype_entropy near the same number says that "
+        "all prototypes are used, near 0 that one takes all. When the queue starts, the loss may rise for a while."
     )
 
 
