@@ -523,10 +523,10 @@ def store_export(
     if format_name in MASK_EXPORTS:
         if root is not None or max_side_px is not None:
             raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
-        from tqdm import tqdm
+        from stores.progress import stage_bar
 
         module, suffix = MASK_EXPORTS[format_name]
-        with tqdm(total=opened.num_rows, unit="row", desc=format_name) as bar:
+        with stage_bar(total=opened.num_rows, unit="row", stage=f"export {format_name}") as bar:
             export = import_module(f"stores.{module}").export
             written = export(opened, out or opened.path.with_suffix(suffix), progress=bar.update)
     elif is_for_cache:

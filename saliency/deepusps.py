@@ -35,6 +35,7 @@ from saliency.training import LOG_FILE, Training
 from stores.dataset_index import DatasetIndex
 from stores.durable_files import write_aside
 from stores.errors import UserError
+from stores.progress import warn
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 SETTINGS_FILE = "settings.json"
@@ -266,7 +267,7 @@ def _subset(num_rows: int, settings: DeepUspsSettings, seed: int) -> np.ndarray:
 def _require_images(file: h5py.File, index: DatasetIndex) -> None:
     left_out = pseudo_labels.unreadable_keys(file, index)
     if left_out:
-        print(
+        warn(
             f"warning: {len(left_out)} of {len(file['rows'])} images cannot be decoded and are left out: "
             f"{', '.join(left_out[:5])}{', ...' if len(left_out) > 5 else ''}"
         )

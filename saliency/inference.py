@@ -6,7 +6,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from saliency.binarise import binarise
 from saliency.detector import open_detector
@@ -15,6 +14,7 @@ from saliency.metrics import to_8_bit
 from stores.dataset_index import DatasetIndex, open_index
 from stores.durable_files import write_aside
 from stores.errors import UserError
+from stores.progress import stage_bar, warn
 
 IDENTITY_FILE = "made-by.json"
 
@@ -55,16 +55,16 @@ def predict_folder(
     todo = [row for row in range(len(index)) if not (out / names[row]).is_file()]
     problems: dict[str, str] = {}
     title = f"maps by {detector.identity['name']}"
-    for found in tqdm(found_maps(index, todo, detector), total=len(todo), desc=title, unit="img"):
+    for found in stage_bar(found_maps(index, todo, detector), stage=title, unit="img", total=len(todo)):
         if found.map_HW is None:
             problems[index.keys[found.row]] = found.problem
-            tqdm.write(f"warning: no map of {index.keys[found.row]}: {found.problem}")
+            warn(f"warning: no map of {index.keys[found.row]}: {found.problem}")
             continue
         path = out / names[found.row]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(path, encode_png(_as_8_bit(found.map_HW, threshold)))
     if problems:
-        print(f"warning: {len(problems)} of {len(index)} images have no map; their keys are above")
+        warn(f"warning: {len(problems)} of {len(index)} images have no map; their keys are above")
     num_skipped = len(index) - len(todo)
     return {"num_written": len(todo) - len(problems), "num_skipped": num_skipped, "problems": problems}
 

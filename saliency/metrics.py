@@ -17,12 +17,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from saliency.detector import Detector, MaskError, MaskFolder, open_detector
 from saliency.find_maps import found_maps
 from stores.dataset_index import open_index
 from stores.errors import UserError
+from stores.progress import stage_bar
 
 BETA_SQUARED = 0.3
 NUM_THRESHOLDS = 256
@@ -240,7 +240,7 @@ def evaluate_folder(
         detector = open_detector(detector, device=device)
     scores = []
     found_of_all = found_maps(index, range(len(index)), detector)
-    for found in tqdm(found_of_all, total=len(index), desc="evaluate", unit="img"):
+    for found in stage_bar(found_of_all, stage="evaluate", unit="img", total=len(index)):
         key = index.keys[found.row]
         if found.map_HW is None:
             raise UserError(f"{found.problem} ({key}); every image of {images_dir} must have a map to be scored")

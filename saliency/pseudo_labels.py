@@ -28,7 +28,6 @@ from pathlib import Path
 import cv2
 import h5py
 import numpy as np
-from tqdm import tqdm
 
 from saliency.detector import Detector, MaskError, open_detector
 from saliency.preprocessing import squash
@@ -36,6 +35,7 @@ from stores.dataset_index import DatasetIndex
 from stores.durable_files import written_aside
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
+from stores.progress import stage_bar, warn
 
 TO_DO, THERE, UNREADABLE = 0, 1, 2
 FILE = "pseudo_labels.h5"
@@ -145,9 +145,9 @@ def compute_first_labels(file: h5py.File, index: DatasetIndex, sources: Mapping[
     rows = file["rows"][:][todo]
     results = _squash_all(index, rows, list(sources.values()), file["images"].shape[1], num_workers)
     pending: list[tuple[int, int]] = []
-    for place, row, result in zip(todo, tqdm(rows, desc="first labels", unit="img"), results, strict=True):
+    for place, row, result in zip(todo, stage_bar(rows, stage="first labels", unit="img"), results, strict=True):
         if result.image_HWC is None:
-            tqdm.write(f"warning: {index.keys[row]} is left out: {result.problem} ({index.path(row)})")
+            warn(f"warning: {index.keys[row]} is left out: {result.problem} ({index.path(row)})")
             pending.append((int(place), UNREADABLE))
         else:
             file["images"][place] = result.image_HWC

@@ -25,6 +25,7 @@ from saliency.random_streams import FLIPS, ORDER, SCALES, WEIGHTS, stream
 from saliency.refinement import Refiner
 from stores.durable_files import write_aside
 from stores.errors import UserError
+from stores.progress import stage_bar
 
 LOG_FILE = "training.jsonl"
 
@@ -108,8 +109,8 @@ class Training:
             training_state.restore(model, optimiser, self.tensors)
         shared = self.ranks.wrap(model)
         num_left = phase.num_epochs - self.progress.num_epochs
-        with tqdm(
-            total=num_left * len(self.places), desc=phase.title, unit="img", disable=not self.ranks.is_first
+        with stage_bar(
+            total=num_left * len(self.places), stage=phase.title, unit="img", is_shown=self.ranks.is_first
         ) as bar:
             for epoch in range(self.progress.num_epochs, phase.num_epochs):
                 learning_rate = decayed(phase.learning_rate, epoch, phase.num_epochs, self.settings.learning_rate_power)

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
 from stores.mask_codec import decode_mask
 from stores.part_reader import Part
+from stores.progress import stage_bar
 from stores.provenance import differing_fields
 from stores.reader import Store
 from stores.schema import Status
@@ -53,7 +53,7 @@ def diff(a: Store, b: Store) -> dict:
     same = _same_parts(a, b)
     rows_of_b = {key: (part, at) for part, at, key in _rows(b, same)}
     only_in_a, changes = [], _Changes()
-    for part, at, key in tqdm(_rows(a, same), unit="row", desc="comparing"):
+    for part, at, key in stage_bar(_rows(a, same), stage="compare", unit="row"):
         other = rows_of_b.pop(key, None)
         if other is None:
             only_in_a.append(key)

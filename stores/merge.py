@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stores import schema
 from stores.bounded_files import read_bounded
 from stores.disk_errors import disk_errors
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
+from stores.progress import stage_bar
 from stores.provenance import differing_fields, log_event
 from stores.schema import Status
 from stores.writer import (
@@ -56,7 +55,7 @@ def merge(sources: Sequence[Path], out: Path) -> str:
     to_copy = {part: source for part, source in sorted(source_of.items()) if source != out}
     with disk_errors(out):
         log_event(out, "merge started", sources=[str(store) for store in stores], parts=len(to_copy))
-    for part, source in tqdm(to_copy.items(), unit="part", desc=out.name):
+    for part, source in stage_bar(to_copy.items(), stage=f"merge {out.name}", unit="part"):
         _copy_part(source, out, part)
     store_id = finish(out)
     with disk_errors(out):

@@ -17,14 +17,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stores import schema
 from stores.disk_errors import disk_errors
 from stores.durable_files import sync, sync_all
 from stores.errors import CorruptStore, UserError
 from stores.image_codec import sha256
 from stores.object_storage import ObjectStorage, concurrently
+from stores.progress import stage_bar, warn
 from stores.provenance import canonical_json
 from stores.published import (
     CLAIM,
@@ -75,9 +74,7 @@ def publish(store: Path, url: str, *, progress: bool = True) -> dict:
         storage.delete(CLAIM)
         return _report(storage, opened.store_id, 0, 0, is_conditional)
     if not is_conditional:
-        tqdm.write(
-            f"warning: {storage.url} does not honour conditional creates: see that nobody else publishes there now"
-        )
+        warn(f"warning: {storage.url} does not honour conditional creates: see that nobody else publishes there now")
     objects, num_bytes = _send_all(storage, opened, progress)
     storage.make_durable()
     storage.create(schema.MANIFEST, manifest) if is_conditional else _put_unless_there(storage, manifest)
@@ -181,7 +178,7 @@ def _send_all(storage: ObjectStorage, store: Store, progress: bool) -> tuple[int
     sent = _Sent(storage, store, there)
     objects, num_bytes = len(ROOT_FILES), sum((store.path / name).stat().st_size for name in ROOT_FILES)
     total = json.loads((store.path / schema.MANIFEST).read_bytes())["totals"]["bytes"]
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"publish {store.path.name}", disable=not progress) as bar:
+    with stage_bar(total=total, unit="B", stage=f"publish {store.path.name}", is_shown=progress) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(sent.send_part, range(store.num_parts)):
             objects, num_bytes = objects + objects_of_part, num_bytes + bytes_of_part
             bar.update(size_of_part)
@@ -263,7 +260,7 @@ def _fetch_all(storage: ObjectStorage, manifest: dict, staging: Path, progress: 
             f"{free}; free space, then give the same command again"
         )
     objects, num_bytes = len(ROOT_FILES) + len(manifest["parts"]), 0
-    with tqdm(total=total, unit="B", unit_scale=True, desc=f"pull {storage.url}", disable=not progress) as bar:
+    with stage_bar(total=total, unit="B", stage=f"pull {storage.url}", is_shown=progress) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(fetch.part, range(len(manifest["parts"]))):
             objects, num_bytes = objects + objects_of_part, num_bytes + bytes_of_part
             bar.update(size_of_part)

@@ -23,7 +23,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from stores import background_variants
 from stores._sample_drawing import BACKGROUNDS, CLASSES, draw
@@ -31,6 +30,7 @@ from stores.background_variants import make_variant, tiled_background
 from stores.disk_errors import disk_errors
 from stores.errors import UserError
 from stores.image_codec import decode_grey, decode_rgb, encode_jpeg
+from stores.progress import stage_bar
 from stores.provenance import canonical_json
 
 DRAWING_VERSION = 1
@@ -108,7 +108,7 @@ def picture_key(number: int) -> str:
 def _draw_all(stage: Path, settings: SampleSettings) -> None:
     counts = {"train": settings.num_train, "val": settings.num_val}
     total = sum(counts.values()) + settings.num_val * len(background_variants.NAMES)
-    with tqdm(total=total, unit="image", desc="drawing the sample data set") as bar:
+    with stage_bar(total=total, unit="img", stage="draw the sample data set") as bar:
         for split in SPLITS:
             for number in range(counts[split]):
                 image_HWC, mask_HW = draw_picture(settings, split, number)

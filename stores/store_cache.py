@@ -24,14 +24,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stores import schema
 from stores.disk_errors import disk_errors
 from stores.durable_files import sync
 from stores.errors import StorageUnreachable, UserError
 from stores.image_codec import sha256
 from stores.object_storage import ObjectStorage, concurrently, is_usable
+from stores.progress import stage_bar, warn
 from stores.provenance import canonical_json
 from stores.published import ROOT_FILES, fetch_file, fetch_metadata, fetch_receipt, read_published, write_durably
 from stores.reader import Store
@@ -84,9 +83,7 @@ def _open_kept(url: str, cache_dir: Path, error: StorageUnreachable) -> Store:
     if not record.exists():
         raise error
     cached = _CachedStore(url, cache_dir, json.loads(record.read_bytes())["store_id"])
-    tqdm.write(
-        f"warning: {error}\nGoing on with what {cache_dir} holds of store {cached.store_id}, which was there last."
-    )
+    warn(f"warning: {error}\nGoing on with what {cache_dir} holds of store {cached.store_id}, which was there last.")
     return cached.open()
 
 
@@ -126,7 +123,7 @@ class _CachedStore:
         """Have files of these parts here, checked; one that a part's receipt does not list stays absent."""
         missing = [part for part in parts if any(not (self._part(part) / file).exists() for file in files)]
         if missing and is_usable():
-            bar = tqdm(total=len(missing), desc=f"fetch {self.url}", unit="part", delay=BAR_AFTER_S)
+            bar = stage_bar(total=len(missing), stage=f"fetch {self.url}", unit="part", delay_s=BAR_AFTER_S)
             with disk_errors(self.cache_dir, NEXT_STEP), bar:
                 for _ in concurrently(functools.partial(self._fetch_one, files), missing):
                     bar.update()

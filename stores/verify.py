@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stores import schema
 from stores.bounded_files import open_plain
@@ -17,6 +16,7 @@ from stores.errors import CorruptStore
 from stores.image_codec import jpeg_header, sha256
 from stores.mask_codec import unpack_rows
 from stores.part_reader import Part, map_file
+from stores.progress import stage_bar
 from stores.provenance import differing_fields, identity_digest
 from stores.reader import open_store
 from stores.schema import Status
@@ -59,7 +59,7 @@ def verify(path: Path | str, *, full: bool = True, allow_partial: bool = False) 
         return [Problem(None, None, str(error))]
     problems = list(_check_root(path, attributes, allow_partial))
     is_complete = (path / schema.MANIFEST).exists()
-    for part in tqdm(range(num_parts(attributes)), unit="part", desc=path.name, disable=not full):
+    for part in stage_bar(range(num_parts(attributes)), stage=f"verify {path.name}", unit="part", is_shown=full):
         if (path / schema.PARTS / schema.part_name(part)).is_dir():
             problems += _check_part(path, attributes, part, full)
         elif is_complete:

@@ -105,6 +105,22 @@ def test_no_error_is_swallowed(path: Path) -> None:
             assert not (silent and wide), f"{module_name(path)}:{node.lineno}: swallows every error"
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_bars_and_messages_have_one_style(path: Path) -> None:
+    """Bars come from stores/progress.py; standard output is for results, which cli.py alone prints."""
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        is_own = module_name(path) == "stores.progress"
+        is_silent = any(isinstance(keyword.value, ast.Dict) for keyword in node.keywords if keyword.arg is None)
+        assert is_own or is_silent or called not in ("tqdm", "tqdm.write"), (
+            f"{path}:{node.lineno}: take stage_bar, warn"
+        )
+        to_stderr = any(keyword.arg == "file" and "stderr" in ast.unparse(keyword.value) for keyword in node.keywords)
+        assert called != "print" or to_stderr, f"{path}:{node.lineno}: print: use stores.progress.warn or note"
+
+
 def test_every_package_is_shipped() -> None:
     import configparser
 

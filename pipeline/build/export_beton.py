@@ -42,6 +42,7 @@ from stores.dataset_index import DatasetIndex
 from stores.disk_errors import disk_errors
 from stores.durable_files import PARTIAL, sync, write_aside
 from stores.errors import CorruptStore, UserError
+from stores.progress import stage_bar
 from stores.provenance import identity_digest
 from stores.reader import Store
 
@@ -310,7 +311,7 @@ def _write_watched(
     send.close()
     memory_name: list[str] = []
     try:
-        with tqdm(total=store.num_rows, unit="row", desc=path.name.removesuffix(PARTIAL)) as bar:
+        with stage_bar(total=store.num_rows, unit="row", stage=f"export {path.name.removesuffix(PARTIAL)}") as bar:
             _follow(process, receive, bar, memory_name, timeout_s)
         process.join(timeout_s)
         if process.exitcode != 0:

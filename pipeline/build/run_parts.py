@@ -5,11 +5,10 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stores import engines
 from stores.disk_errors import disk_errors
 from stores.errors import PartsFailed, UserError
+from stores.progress import stage_bar
 from stores.provenance import environment, log_event
 from stores.reader import open_store
 from stores.schema import Status
@@ -58,7 +57,7 @@ def run_parts(
     rows_missing = sum(len(rows_of_part(attributes, part)) for part in missing)
     with disk_errors(out):
         log_event(out, "started", rows=rows_missing, workers=num_workers, engine=engine, **logged, **environment())
-    with tqdm(total=num_rows, initial=num_rows - rows_missing, unit="row", desc=out.name, smoothing=0.05) as bar:
+    with stage_bar(total=num_rows, initial=num_rows - rows_missing, unit="row", stage=f"build {out.name}") as bar:
         try:
             receipts = run(run_part, spec, missing, num_workers=num_workers, progress=bar.update, uses_gpu=uses_gpu)
         except PartsFailed as failure:

@@ -21,12 +21,12 @@ import safetensors
 import torch
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import ImageError, UserError
 from stores.image_codec import sha256
+from stores.progress import stage_bar
 from trainer.evaluation._detection_images import (
     LabelledImage,
     Sizes,
@@ -184,7 +184,9 @@ def _train(
     save: Callable[[], None],
 ) -> None:
     schedule = job.schedule
-    with tqdm(total=schedule.iterations, initial=progress.iteration, desc=f"{job.name}: train", unit="batch") as bar:
+    with stage_bar(
+        total=schedule.iterations, initial=progress.iteration, stage=f"{job.name}: train", unit="batch"
+    ) as bar:
         for pixels, targets in islice(batches, schedule.iterations - progress.iteration):
             losses = _step(detector, optimiser, pixels, targets, schedule, progress.iteration)
             progress.iteration += 1
@@ -211,7 +213,7 @@ def detect(
             return str(error)
 
     detector.eval()
-    with tqdm(total=len(images), desc=f"{job.name}: test", unit="img") as bar:
+    with stage_bar(total=len(images), stage=f"{job.name}: test", unit="img") as bar:
         for image, pixels in zip(images, _ahead(read, images, 2 * _AHEAD), strict=True):
             bar.update()
             if isinstance(pixels, str):

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
 from stores.imagenet_classes import CLASS_OF_WNID
+from stores.progress import stage_bar
 
 LAYOUT = "DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg, the same class names in both"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -297,7 +297,10 @@ def prepared_batches(
     """
     mean_C11 = torch.tensor(mean, device=device)[:, None, None]
     std_C11 = torch.tensor(std, device=device)[:, None, None]
-    with ThreadPoolExecutor() as pool, tqdm(total=sum(map(len, batches)), desc=title, unit="img", leave=False) as bar:
+    with (
+        ThreadPoolExecutor() as pool,
+        stage_bar(total=sum(map(len, batches)), stage=title, unit="img", is_inner=True) as bar,
+    ):
         ahead = [pool.submit(prepare, int(row)) for row in batches[0]] if len(batches) else []
         for number, rows in enumerate(batches):
             now = ahead

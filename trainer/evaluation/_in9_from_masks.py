@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from stores.background_variants import NAMES, make_variant, tiled_background
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
+from stores.progress import stage_bar
 from stores.tiling import bounding_box, largest_strip, strips_beside
 from trainer.evaluation._class_lists import NONE
 from trainer.evaluation._images import IMAGE_SUFFIXES, Images, resize_and_crop, wnid_folders
@@ -81,7 +81,9 @@ def open_variants(data: Path, masks: Masks, group_C: np.ndarray, seed: int, resu
     in_group = np.flatnonzero(images.label_N != NONE)
     masked = [row for row in in_group.tolist() if masks.has(images.keys[row])]
     originals = Variant(images.root, images.keys, images.label_N, masks=masks)
-    usable = [row for row in tqdm(masked, "masks", unit="img", leave=False) if _is_usable(originals, row, result)]
+    usable = [
+        row for row in stage_bar(masked, stage="masks", unit="img", is_inner=True) if _is_usable(originals, row, result)
+    ]
     result.facts["images"] = {
         "found": len(images),
         "of a group": len(in_group),

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from pipeline.loader.reference_loader import ReferenceLoader
 from pipeline.views.device_stage import DeviceStage, Views
@@ -27,6 +26,7 @@ from stores.dataset_index import open_index
 from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import UserError
+from stores.progress import stage_bar
 from stores.reader import Store, open_store
 from trainer import cast
 from trainer.evaluation._result import Result
@@ -187,5 +187,5 @@ def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iter
     plan = ViewPlan(views=(view, view))
     loader = ReferenceLoader(store, index, plan, batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
     stage = DeviceStage(plan, device=subject.device)
-    for batch in tqdm(loader.epoch(0), total=loader.num_batches, desc="grounding", leave=False):
+    for batch in stage_bar(loader.epoch(0), stage="grounding", unit="batch", total=loader.num_batches, is_inner=True):
         yield stage(batch)

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from stores.dataset_index import DatasetIndex
 from stores.errors import UserError
 from stores.imagenet_classes import WNIDS
+from stores.progress import stage_bar
 from trainer.evaluation._features import features_of
 from trainer.evaluation._imagenet import NUM_TRAIN, NUM_VAL
 from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
@@ -289,7 +289,7 @@ def top_accuracies(
     Returns: (top1, top5) for each k.
     """
     num_hits = torch.zeros(len(k), 2, dtype=torch.int64)
-    for start in tqdm(range(0, len(test), _TEST_CHUNK), desc="neighbours", leave=False):
+    for start in stage_bar(range(0, len(test), _TEST_CHUNK), stage="neighbours", unit="batch", is_inner=True):
         feature_MD = test.chunk(start, start + _TEST_CHUNK, device)
         similarity_MK, neighbour_MK = neighbours(feature_MD, train, max(k))
         label_M1 = test.label_N[start : start + _TEST_CHUNK, None]

@@ -1,6 +1,5 @@
 """The training loop: batches to views to losses to steps, with checkpoints that lose nothing."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.views.device_stage import DeviceStage, Views
 from saliency.data_parallel import Ranks
 from stores.errors import UserError
+from stores.progress import stage_bar, warn
 from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import checkpoint, distributed, run_folder
 from trainer.run.crop_fallbacks import FallbackWatch
@@ -228,8 +228,12 @@ def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> No
 def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
     settings = training.settings
     is_first = training.ranks.is_first
-    with tqdm(
-        total=training.num_steps, initial=training.step, desc=settings.method, unit="step", disable=not is_first
+    with stage_bar(
+        total=training.num_steps,
+        initial=training.step,
+        stage=f"pretrain {settings.method}",
+        unit="step",
+        is_shown=is_first,
     ) as bar:
         recorder = Recorder(
             out if is_first else None,
@@ -268,7 +272,7 @@ def _run(
             recorder.add(record | {"lr": lr} | crop_statistics(batch) | scores, losses)
             _warn(fallbacks.add(batch.records), training.ranks)
             for message in batch.skipped:
-                tqdm.write(message, file=sys.stderr)  # of whichever process: each has rows of its own
+                warn(message)  # of whichever process: each has rows of its own
             is_stopping = request.is_agreed(training.ranks)
             _save_when_due(training, out, recorder, is_stopping)
             bar.update()
@@ -281,7 +285,7 @@ def _run(
 
 def _warn(message: str | None, ranks: Ranks) -> None:
     if message is not None and ranks.is_first:
-        tqdm.write(message, file=sys.stderr)
+        warn(message)
 
 
 def _scores_when_due(training: Training, recorder: Recorder, probe: Probe | None) -> dict[str, float]:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from stores.disk_errors import disk_errors
 from stores.durable_files import PARTIAL, sync, write_aside
 from stores.engines._devices import num_cores
 from stores.errors import UserError
 from stores.image_codec import sha256
+from stores.progress import stage_bar
 from stores.reader import Store
 from trainer.report._style import CSS
 from trainer.store_gallery import content
@@ -114,7 +114,7 @@ def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, folder: Pa
             (folder / content.picture_path(row, kind)).write_bytes(jpeg)
         return why_not
 
-    with tqdm(total=len(rows), unit="row", desc="gallery") as bar, ThreadPoolExecutor(num_cores()) as threads:
+    with stage_bar(total=len(rows), unit="row", stage="gallery") as bar, ThreadPoolExecutor(num_cores()) as threads:
         for chunk in range(content.num_chunks(rows)):
             now = content.chunk_rows(rows, chunk).tolist()
             if not (folder / content.chunk_path(chunk)).exists():
