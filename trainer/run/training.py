@@ -15,7 +15,7 @@ from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.views.device_stage import DeviceStage, Views
 from saliency.data_parallel import Ranks
 from stores.errors import UserError
-from stores.progress import stage_bar, warn
+from stores.progress import note, stage_bar, warn
 from trainer.parts.backbones import Backbone, build_backbone
 from trainer.run import checkpoint, distributed, run_folder
 from trainer.run.crop_fallbacks import FallbackWatch
@@ -200,7 +200,7 @@ def train(
         distributed.on_first(ranks, lambda: run_folder.drop_metrics_from(out, training.step))
         with _progress(training, out) as (bar, recorder):
             if training.ranks.is_first:
-                bar.write(f"what to expect: {expected_curve(settings)}", file=sys.stderr)
+                note(f"what to expect: {expected_curve(settings)}")
             _run(training, loader, out, bar, recorder, request, probe)
     state = "finished" if training.step == num_steps else STOPPED
     return _finished(out, settings, training.method.backbone, training.step, state, ranks)
