@@ -752,13 +752,14 @@ def export_detectron2_command(run: Path | None, weights: Path | None, out: Path,
 
 
 @main.command("report")
-@click.argument("run", type=path_type)
-def report_command(run: Path) -> None:
-    """Write a page about a run: curves, gallery, scores."""
+@click.argument("runs", type=path_type, nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.option("--out", type=path_type, default=None, help="The page. Default, of a single run: RUN/report.html.")
+def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Write a page about a run, or about several beside each other: settings, scores, curves, pictures, speed."""
     from trainer.report.page import write_report
 
-    with disk_errors(run):
-        click.echo(f"page: {write_report(run)}")
+    with disk_errors(out or runs[0]):
+        click.echo(f"page: {write_report(runs, out)}")
 
 
 # -------------------------------------------------------------------------------------------------------------- demo

@@ -19,7 +19,7 @@ from tests.s3_server import ACCESS_KEY, BUCKET, FEW_RETRIES, SECRET_KEY, S3Serve
 from tests.small_store import tree
 from tests.tiny_runs import tiny
 from trainer.recipes import smoke
-from trainer.report.page import load
+from trainer.report.loaded_run import load
 from trainer.run import run_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")

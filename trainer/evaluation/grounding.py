@@ -27,15 +27,13 @@ from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import UserError
 from stores.progress import stage_bar
+from stores.pages.curves import density_chart, standalone
 from stores.reader import Store, open_store
 from trainer import cast
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
 from trainer.losses.saliency_attention import attention_target, grad_cam, importance
-from trainer.report.curves import density_chart, standalone
-from trainer.run import checkpoint
-from trainer.run.run_folder import read_settings
-from trainer.run.training import Training, start
+from trainer.run.trained_method import trained_method, untrained_method
 
 DATA = "coco"
 LAYOUT = "ROOT/val2017/*.jpg, and a store of their masks: build-store --dataset coco --split val --out STORE"
@@ -75,7 +73,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     if options.resolution not in ("view", "cells"):
         raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
-    methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject)}
+    methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject.run, subject.device)}
     store = open_store(Path(options.store))
     trained_N, untrained_N, num_skipped = _ious(tuple(methods.values()), _views(subject, store, data, options), options)
     if not len(trained_N):
@@ -119,24 +117,10 @@ def load_method(subject: Subject) -> Any:
     Raises: UserError: its method has no key network, or there is no checkpoint.
     """
     assert subject.run is not None
-    training = _start(subject)
-    last = checkpoint.latest(subject.run)
-    if last is None:
-        raise UserError(f"run {subject.run} has no checkpoint yet; train it first")
-    if not hasattr(training.method, "embed_key"):
-        raise UserError(f"grounding compares a query with a key; {training.settings.method} has none")
-    checkpoint.load(last, training.method, training.optimiser)
-    return training.method.eval()
-
-
-def untrained_method(subject: Subject) -> Any:
-    """Return a run's method as it stood before its first step, in evaluation mode."""
-    return _start(subject).method.eval()
-
-
-def _start(subject: Subject) -> Training:
-    assert subject.run is not None
-    return start(read_settings(subject.run), steps_per_epoch=1, device=subject.device)
+    method = trained_method(subject.run, subject.device)
+    if not hasattr(method, "embed_key"):
+        raise UserError(f"grounding compares a query with a key; {subject.method} has none")
+    return method
 
 
 def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, Tensor]:
@@ -144,12 +128,11 @@ def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, 
 
     Args: method: with `backbone`, `embed_query` and `embed_key`. views: two views each, query and key.
     """
-    map_BDhw = method.backbone.forward_map(views.images[0]).detach()
-    pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()
-    with torch.no_grad():
-        key_BD = method.embed_key(cast.masked_key(views.images[1], views.masks[1]))
-    similarity_B = functional.cosine_similarity(method.embed_query(pooled_BD), key_BD, dim=1)
-    cam_Bhw = grad_cam(importance(similarity_B, pooled_BD).detach(), map_BDhw)
+    return cam_iou(query_cam(method, views), views, options)
+
+
+def cam_iou(cam_Bhw: Tensor, views: Views, options: Options) -> tuple[Tensor, Tensor]:
+    """Return what `grounding_iou` does, for maps that are there already: float32 (B, h, w), 0 or more."""
     mask_B1HW = views.masks[0]
     if options.resolution == "view":
         cam_BHW = functional.interpolate(cam_Bhw[:, None], mask_B1HW.shape[2:], mode="bilinear")[:, 0]
@@ -158,6 +141,31 @@ def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, 
         cam_BHW, target_BHW = cam_Bhw, attention_target(mask_B1HW, cam_Bhw.shape[1:]) > 0.5
     has_both_B = (target_BHW.flatten(1).any(dim=1)) & (views.masks[1].flatten(1).amax(dim=1) > 0)
     return binary_iou(scaled(cam_BHW) > options.threshold, target_BHW), has_both_B
+
+
+def query_cam(method: Any, views: Views) -> Tensor:
+    """Return Grad-CAM of q . k_m on the query's last feature map (CAST Eq. 1 and 2), float32 (B, h, w), 0 or more.
+
+    Args: method: with `backbone`, `embed_query` and `embed_key`. views: two views each, query and key.
+    """
+    map_BDhw = method.backbone.forward_map(views.images[0]).detach()
+    pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()
+    with torch.no_grad():
+        key_BD = method.embed_key(cast.masked_key(views.images[1], views.masks[1]))
+    similarity_B = functional.cosine_similarity(method.embed_query(pooled_BD), key_BD, dim=1)
+    return grad_cam(importance(similarity_B, pooled_BD).detach(), map_BDhw)
+
+
+def plain_plan(size_px: int, min_foreground: float) -> ViewPlan:
+    """Return two constrained crops without colour augmentation. Args: size_px: their side. min_foreground: phi."""
+    view = View(
+        size_px=size_px,
+        min_foreground=min_foreground,
+        jitter_probability=0.0,
+        greyscale_probability=0.0,
+        blur_probability=0.0,
+    )
+    return ViewPlan(views=(view, view))
 
 
 def scaled(cam_BHW: Tensor) -> Tensor:
@@ -177,14 +185,7 @@ def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iter
     """Two constrained crops of every image, without colour augmentation."""
     root = None if str(data) == "sample" else data
     index = open_index(store.dataset, root=root, split=store.split)
-    view = View(
-        size_px=subject.image_size_px,
-        min_foreground=options.min_foreground,
-        jitter_probability=0.0,
-        greyscale_probability=0.0,
-        blur_probability=0.0,
-    )
-    plan = ViewPlan(views=(view, view))
+    plan = plain_plan(subject.image_size_px, options.min_foreground)
     loader = ReferenceLoader(store, index, plan, batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
     stage = DeviceStage(plan, device=subject.device)
     for batch in stage_bar(loader.epoch(0), stage="grounding", unit="batch", total=loader.num_batches, is_inner=True):

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.report import pictures
+from stores.pages import pictures
 from trainer.report.exhibits import Exhibit, boxed
 
 _NUM_ROWS = 6

@@ -1,8 +1,9 @@
-"""What a run was fed: rows of its store, and the views its loader makes of them, drawn again.
+"""What a run is fed: rows of its store, and the views its loader makes of them.
 
-Every draw is a function of (seed, epoch, row, view), so these are the very views of that epoch.
+Every draw is a function of (seed, epoch, row, view), so what is drawn again here is what was trained on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,14 +13,17 @@ from torch import Tensor
 
 from pipeline.build.export_beton import read_blob, read_records
 from pipeline.build.scene import decode_runs
+from pipeline.loader.batch import Batch, WholeBatch
 from pipeline.loader.loader import Loader
-from pipeline.views.device_stage import DeviceStage
+from pipeline.views.compositing import negative_sources
+from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage, Views
 from pipeline.views.view_plan import ViewPlan
 from stores.image_codec import decode_rgb
 from stores.mask_codec import unpack_rows
+from stores.pages import pictures
 from stores.reader import Store
 from stores.schema import Status
-from trainer.report import pictures
+from trainer import cast
 
 NUM_EXHIBITS = 12
 # Rows looked at for each row shown: enough to find some whose background was replaced, which is rare by design.
@@ -28,18 +32,39 @@ _BOX = ("top", "left", "height", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Donor:
+    """The row whose tiled background was pasted into a view: its key, and that background, uint8 RGB (H, W, 3)."""
+
+    key: str
+    background_HWC: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class ViewPicture:
     """One view as the model sees it, before normalisation.
 
-    name: query, key, view 3, ... image_HWC: uint8 RGB. record: one `VIEW_DTYPE` record. is_global: see `View`.
-    donor_key: key of the row whose background was pasted, None where none was.
+    name: query, key, view 3, ... image_HWC: uint8 RGB. mask_HW: uint8 {0, 1} of the same size, 1 = foreground.
+    record: one `VIEW_DTYPE` record. is_global: see `View`. donor: None where no other row's background was pasted.
+    masked_HWC: what CAST's key network sees of it, uint8 RGB; None without CAST, and for what is no key.
     """
 
     name: str
     image_HWC: np.ndarray
+    mask_HW: np.ndarray
     record: np.void
     is_global: bool
-    donor_key: str | None
+    donor: Donor | None
+    masked_HWC: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Negative:
+    """An extra negative of BG_Swaps: uint8 RGB, the key of the row whose view fills it, and the name of the view whose
+    background it has, "" where it is a plain other image."""
+
+    image_HWC: np.ndarray
+    key: str
+    matches: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +73,7 @@ class Exhibit:
 
     image_HWC: uint8 RGB, the pixels that boxes refer to. mask_HW: uint8 {0, 1}, 1 = foreground, same size.
     saliency_HW: uint8 or None where the store kept none. background_HWC: uint8 RGB or None where it lends none.
-    negative_HWC: the query's extra negative (BG_Swaps), else None.
+    negatives: the query's extra negatives (BG_Swaps), none for other backgrounds.
     """
 
     row: int
@@ -59,55 +84,157 @@ class Exhibit:
     saliency_HW: np.ndarray | None
     background_HWC: np.ndarray | None
     views: tuple[ViewPicture, ...]
-    negative_HWC: np.ndarray | None
+    negatives: tuple[Negative, ...] = ()
+
+
+class Scenes:
+    """Rows of a .beton, for pictures."""
+
+    def __init__(self, beton: Path, store: Store | None) -> None:
+        """Args: beton: what a run reads. store: where its saliency maps are, None = they are not at hand.
+
+        Raises: UserError: the file is damaged or incomplete.
+        """
+        self.records = read_records(beton)
+        self._bytes = np.memmap(beton, np.uint8, mode="r")
+        self._store = store
+
+    def key(self, row: int) -> str:
+        """Key of a row in its data set."""
+        return read_blob(self._bytes, self.records[row], "key").decode("utf-8", "surrogateescape")
+
+    def background(self, row: int) -> np.ndarray | None:
+        """Tiled background of a row, uint8 RGB, None where there is none."""
+        jpeg = read_blob(self._bytes, self.records[row], "background")
+        return decode_rgb(jpeg) if jpeg else None
+
+    def exhibit(self, row: int) -> Exhibit:
+        """What the store holds of a row, without views."""
+        record = self.records[row]
+        height, width = int(record["height"]), int(record["width"])
+        runs = np.frombuffer(read_blob(self._bytes, record, "mask"), dtype=np.uint32)
+        mask_HW = unpack_rows(decode_runs(runs, height, width), width)
+        return Exhibit(
+            row=row,
+            key=self.key(row),
+            foreground_fraction=float(mask_HW.mean()),
+            image_HWC=decode_rgb(read_blob(self._bytes, record, "image")),
+            mask_HW=mask_HW,
+            saliency_HW=None if self._store is None else self._store.saliency(row),
+            background_HWC=self.background(row),
+            views=(),
+        )
+
+
+class Drawing:
+    """Pictures of a batch: what the loader drew, carried out by the stage that feeds the model."""
+
+    def __init__(
+        self, scenes: Scenes, plan: ViewPlan, names: Sequence[str], *, masked_views: Sequence[int] = ()
+    ) -> None:
+        """Args: plan: the run's. names: what to call the views. masked_views: those that CAST's key network sees."""
+        self._scenes, self._plan, self._masked = scenes, plan, masked_views
+        self._names = [names[at] if at < len(names) else f"view {at + 1}" for at in range(len(plan.views))]
+        self._stage = DeviceStage(plan, device="cpu")
+
+    def exhibits(self, batch: Batch | WholeBatch, places: Sequence[int] | None = None) -> list[Exhibit]:
+        """Return the rows of a batch with their views.
+
+        Args: places: which rows of the batch, in this order; None = all of them.
+        """
+        views = self._stage(batch)
+        chosen = range(len(views.row_B)) if places is None else places
+        return [self._exhibit(batch.records, views, place) for place in chosen]
+
+    def _exhibit(self, record_VB: Sequence[np.ndarray], views: Views, place: int) -> Exhibit:
+        pictured = tuple(
+            self._view(number, record_B[place].copy(), views, place) for number, record_B in enumerate(record_VB)
+        )
+        stored = self._scenes.exhibit(int(views.row_B[place]))
+        return replace(stored, views=pictured, negatives=self._negatives(record_VB, views, place))
+
+    def _view(self, number: int, record: np.void, views: Views, place: int) -> ViewPicture:
+        image_3HW, mask_1HW = views.images[number][place], views.masks[number][place]
+        masked = cast.masked_key(image_3HW, mask_1HW) if number in self._masked else None
+        return ViewPicture(
+            name=self._names[number],
+            image_HWC=denormalised(image_3HW),
+            mask_HW=mask_1HW[0].to(torch.uint8).numpy(),
+            record=record,
+            is_global=self._plan.views[number].is_global,
+            donor=self._donor(record),
+            masked_HWC=None if masked is None else denormalised(masked),
+        )
+
+    def _donor(self, record: np.void) -> Donor | None:
+        row = int(record["donor_row"])
+        if not record["has_background"] or row < 0:
+            return None
+        background_HWC = self._scenes.background(row)
+        return None if background_HWC is None else Donor(key=self._scenes.key(row), background_HWC=background_HWC)
+
+    def _negatives(self, record_VB: Sequence[np.ndarray], views: Views, place: int) -> tuple[Negative, ...]:
+        if views.negative is None:
+            return ()
+        background = self._plan.background
+        matched = {"query": 0, "key": 1}[background.negative_matches]
+        record_B = record_VB[matched]
+        sources = negative_sources(record_B["negative_source"], background.num_negatives)
+        is_matched = record_B[place]["is_negative_matched"] and views.masks[matched][place].any()
+        return tuple(
+            Negative(
+                image_HWC=denormalised(views.negative[at]),
+                key=self._scenes.key(int(views.row_B[sources[at]])),
+                matches=self._names[matched] if is_matched else "",
+            )
+            for at in range(place, len(views.negative), len(record_B))
+        )
 
 
 def collect(
-    beton: Path, store: Store | None, plan: ViewPlan, *, seed: int, epoch: int, names: tuple[str, ...]
+    beton: Path,
+    store: Store | None,
+    plan: ViewPlan,
+    *,
+    seed: int,
+    epoch: int,
+    names: tuple[str, ...],
+    num_wanted: int = NUM_EXHIBITS,
 ) -> list[Exhibit]:
     """Draw an epoch's views of some rows again; half of them have a replaced background, where so many are found.
 
     Args:
         beton: what the run read. store: where its saliency maps are, None = they are not at hand.
-        plan, seed: the run's. epoch: which epoch's draws. names: what to call the views.
-    Returns: at most 12 exhibits in row order; rows with a mask, spread over the store.
+        plan, seed: the run's. epoch: which epoch's draws. names: what to call the views. num_wanted: rows at most.
+    Returns: exhibits in row order; rows with a mask, spread over the store.
     Raises: UserError: the file is damaged or incomplete.
     """
-    records = read_records(beton)
-    with_mask = np.flatnonzero(records["status"] == Status.OK)
-    num_candidates = min(len(with_mask), NUM_EXHIBITS * _CANDIDATES_PER_EXHIBIT)
-    if not num_candidates:
+    scenes = Scenes(beton, store)
+    rows = spread_rows(scenes.records, num_wanted * _CANDIDATES_PER_EXHIBIT)
+    if not len(rows):
         return []
-    rows = with_mask[np.linspace(0, len(with_mask) - 1, num_candidates).astype(np.int64)]
-    stage = DeviceStage(plan, device="cpu", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    with Loader(beton, plan, batch_size=num_candidates, seed=seed, rows=rows, drop_last=False) as loader:
-        for batch in loader.epoch(epoch):  # one batch, as large as the rows
-            views = stage(batch)
-            # The records are the ring buffer's: they are copied while it is there.
-            record_VB = [record_B.copy() for record_B in batch.records]
-    file_bytes = np.memmap(beton, np.uint8, mode="r")
-    is_altered = np.any([record_B["has_background"] != 0 for record_B in record_VB], axis=0)
-    exhibits = []
-    for place in spread(is_altered):
-        pictured = tuple(
-            ViewPicture(
-                name=names[number] if number < len(names) else f"view {number + 1}",
-                image_HWC=_to_uint8(views.images[number][place]),
-                record=record_VB[number][place],
-                is_global=view.is_global,
-                donor_key=_donor_key(file_bytes, records, record_VB[number][place]),
-            )
-            for number, view in enumerate(plan.views)
-        )
-        negative = None if views.negative is None else _to_uint8(views.negative[place])
-        stored = _stored(file_bytes, records[int(views.row_B[place])], store)
-        exhibits.append(replace(stored, views=pictured, negative_HWC=negative))
+    drawing = Drawing(scenes, plan, names)
+    with Loader(beton, plan, batch_size=len(rows), seed=seed, rows=rows, drop_last=False) as loader:
+        (batch,) = loader.epoch(epoch)  # one batch, as large as the rows
+        is_altered = np.any([record_B["has_background"] != 0 for record_B in batch.records], axis=0)
+        exhibits = drawing.exhibits(batch, spread(is_altered, num_wanted).tolist())
     return sorted(exhibits, key=lambda exhibit: exhibit.row)
 
 
-def spread(is_altered: np.ndarray) -> np.ndarray:
-    """Choose 12 places, half of them altered where there are enough, evenly spaced among their kind."""
-    num_wanted = min(NUM_EXHIBITS, len(is_altered))
+def spread_rows(records: np.ndarray, num_wanted: int) -> np.ndarray:
+    """Return rows with foreground and background, int64, at most so many, evenly spaced over a .beton's records."""
+    with_mask = np.flatnonzero(records["status"] == Status.OK)
+    if not len(with_mask):
+        return with_mask
+    return with_mask[np.linspace(0, len(with_mask) - 1, min(len(with_mask), num_wanted)).astype(np.int64)]
+
+
+def spread(is_altered: np.ndarray, num_wanted: int = NUM_EXHIBITS) -> np.ndarray:
+    """Choose places, half of them altered where there are enough, evenly spaced among their kind.
+
+    Args: is_altered: bool (N,). num_wanted: at most so many. Returns: int64.
+    """
+    num_wanted = min(num_wanted, len(is_altered))
     altered, plain = np.flatnonzero(is_altered), np.flatnonzero(~is_altered)
     num_altered = min(len(altered), max(num_wanted // 2, num_wanted - len(plain)))
     chosen = [
@@ -118,35 +245,16 @@ def spread(is_altered: np.ndarray) -> np.ndarray:
     return np.concatenate(chosen)
 
 
-def _stored(file_bytes: np.ndarray, record: np.void, store: Store | None) -> Exhibit:
-    height, width, row = int(record["height"]), int(record["width"]), int(record["row"])
-    runs = np.frombuffer(read_blob(file_bytes, record, "mask"), dtype=np.uint32)
-    mask_HW = unpack_rows(decode_runs(runs, height, width), width)
-    background_jpeg = read_blob(file_bytes, record, "background")
-    return Exhibit(
-        row=row,
-        key=_key(file_bytes, record),
-        foreground_fraction=float(mask_HW.mean()),
-        image_HWC=decode_rgb(read_blob(file_bytes, record, "image")),
-        mask_HW=mask_HW,
-        saliency_HW=None if store is None else store.saliency(row),
-        background_HWC=decode_rgb(background_jpeg) if background_jpeg else None,
-        views=(),
-        negative_HWC=None,
-    )
+def view_names(has_negatives: bool) -> tuple[str, str]:
+    """What the first two views are called: contrastive methods have a query and a key, the others two equal views."""
+    return ("query", "key") if has_negatives else ("view 1", "view 2")
 
 
-def _key(file_bytes: np.ndarray, record: np.void) -> str:
-    return read_blob(file_bytes, record, "key").decode("utf-8", "surrogateescape")
-
-
-def _donor_key(file_bytes: np.ndarray, records: np.ndarray, drawn: np.void) -> str | None:
-    has_donor = drawn["has_background"] and drawn["donor_row"] >= 0
-    return _key(file_bytes, records[int(drawn["donor_row"])]) if has_donor else None
-
-
-def _to_uint8(image_CHW: Tensor) -> np.ndarray:
-    return (image_CHW.permute(1, 2, 0).clamp(0.0, 1.0) * 255).round().to(torch.uint8).numpy()
+def denormalised(image_3HW: Tensor) -> np.ndarray:
+    """Return what the model sees as a picture; normalised float32 (3, H, W) to uint8 (H, W, 3)."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    image_HW3 = (image_3HW.detach().cpu() * std + mean).permute(1, 2, 0)
+    return (image_HW3.clamp(0.0, 1.0) * 255).round().to(torch.uint8).numpy()
 
 
 def boxed(exhibit: Exhibit) -> np.ndarray:
@@ -155,9 +263,14 @@ def boxed(exhibit: Exhibit) -> np.ndarray:
     order = sorted(range(len(exhibit.views)), key=lambda number: exhibit.views[number].is_global)
     boxes, colours = [], []
     for number in order:
-        top, left, height, width = (int(exhibit.views[number].record[name]) for name in _BOX)
-        boxes.append((top, left, height, width))
+        boxes.append(box(exhibit.views[number].record))
         is_global = exhibit.views[number].is_global
         colour = pictures.VIEW_COLOURS[number % len(pictures.VIEW_COLOURS)]
         colours.append(colour if is_global else pictures.LOCAL_COLOUR)
     return pictures.with_boxes(exhibit.image_HWC, boxes, colours)
+
+
+def box(record: np.void, prefix: str = "") -> tuple[int, int, int, int]:
+    """Return a record's crop box, or with prefix "donor_" the donor's: (top, left, height, width) in pixels."""
+    top, left, height, width = (int(record[f"{prefix}{name}"]) for name in _BOX)
+    return top, left, height, width

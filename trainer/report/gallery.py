@@ -4,8 +4,46 @@ from html import escape
 
 import numpy as np
 
-from trainer.report import pictures
-from trainer.report.exhibits import Exhibit, ViewPicture, boxed
+from pipeline.views.view_plan import VIEW_DTYPE
+from stores.pages import document, pictures
+from trainer.report.exhibits import Exhibit, ViewPicture, box, boxed
+
+# Every number of VIEW_DTYPE in words, with its unit.
+PARAMETERS = {
+    "top": "crop box: first row, px of the image",
+    "left": "crop box: first column, px of the image",
+    "height": "crop box: rows, px of the image",
+    "width": "crop box: columns, px of the image",
+    "is_flipped": "mirrored left to right (1 = yes)",
+    "tries": "boxes proposed until one held enough foreground, 1 to 10",
+    "is_fallback": "no proposal held enough: fallback box (1 = yes)",
+    "is_jittered": "colours jittered (1 = yes)",
+    "jitter_order": "order of the four colour changes, 0 to 23",
+    "is_grey": "turned grey (1 = yes)",
+    "is_solarised": "solarised (1 = yes)",
+    "has_background": "background replaced (1 = yes)",
+    "is_negative_matched": "extra negatives have this view's background (1 = yes)",
+    "donor_is_flipped": "donor mirrored (1 = yes)",
+    "mask_is_flipped": "mask spoilt: mirrored (1 = yes)",
+    "brightness": "brightness factor, 1 = unchanged",
+    "contrast": "contrast factor, 1 = unchanged",
+    "saturation": "saturation factor, 1 = unchanged",
+    "hue": "hue shift, turns, 0 = unchanged",
+    "blur_sigma_px": "blur: sigma, px of the view, 0 = none",
+    "background_grey": "grey level of a removed background, 0 = black to 1 = white",
+    "foreground_fraction": "share of the image's foreground inside the box, 0 to 1",
+    "donor_row": "row that lends its background, -1 = none",
+    "donor_top": "donor's box: first row, px of its background",
+    "donor_left": "donor's box: first column, px of its background",
+    "donor_height": "donor's box: rows, px of its background",
+    "donor_width": "donor's box: columns, px of its background",
+    "negative_source": "which other row of the batch fills the extra negative, 0 to 1",
+    "mask_rotation_degrees": "mask spoilt: rotation, degrees",
+    "mask_row_shear_degrees": "mask spoilt: shear along rows, degrees",
+    "mask_column_shear_degrees": "mask spoilt: shear along columns, degrees",
+    "mask_shift_rows": "mask spoilt: shift down, share of the foreground's height",
+    "mask_shift_columns": "mask spoilt: shift right, share of the foreground's width",
+}
 
 
 def exhibit_html(exhibit: Exhibit, background: str) -> str:
@@ -13,7 +51,46 @@ def exhibit_html(exhibit: Exhibit, background: str) -> str:
 
     Args: exhibit: what to show. background: name of the plan's background augmentation, for the captions.
     """
-    key = escape(exhibit.key)
+    views = [(view, _view_figure(exhibit, view, number, background)) for number, view in enumerate(exhibit.views)]
+    shown = _row_figures(exhibit) + [figure for view, figure in views if view.is_global] + _negative_figures(exhibit)
+    return _article(exhibit, shown, [figure for view, figure in views if not view.is_global])
+
+
+def full_exhibit_html(exhibit: Exhibit, background: str) -> str:
+    """Return one exhibit with, beside each view, its mask, its donor and CAST's masked key, and every number drawn."""
+    shown, local_figures = _row_figures(exhibit), []
+    for number, view in enumerate(exhibit.views):
+        figures = [_view_figure(exhibit, view, number, background), *_beside(exhibit, view)]
+        if view.is_global:
+            shown += figures
+        else:
+            local_figures += figures
+    return _article(exhibit, shown + _negative_figures(exhibit), local_figures, numbers_table(exhibit))
+
+
+def numbers_table(exhibit: Exhibit) -> str:
+    """Return all that was drawn for the views of a row: a line per number of VIEW_DTYPE, a column per view."""
+    names = [name for name in VIEW_DTYPE.names or () if name != "padding"]
+    rows = [
+        [
+            f"{escape(PARAMETERS[name])} <code>{name}</code>",
+            *(f"{view.record[name].item():.5g}" for view in exhibit.views),
+        ]
+        for name in names
+    ]
+    head = ["drawn", *(escape(view.name) for view in exhibit.views)]
+    return document.table(head, rows, label=f"all that was drawn for {exhibit.key}")
+
+
+def _article(exhibit: Exhibit, figures: list[str], local_figures: list[str], numbers: str = "") -> str:
+    strips = f'<div class="strip">{"".join(figures)}</div>'
+    if local_figures:
+        strips += f'<div class="strip small">{"".join(local_figures)}</div>'
+    folded = document.folded(f"All numbers drawn for row {exhibit.row}", numbers) if numbers else ""
+    return f'<article class="exhibit"><h3>{escape(exhibit.key)}</h3>{strips}{folded}</article>'
+
+
+def _row_figures(exhibit: Exhibit) -> list[str]:
     figures = [
         _figure(boxed(exhibit), f"{exhibit.key} with the boxes of its views", "image and boxes"),
         _saliency_figure(exhibit),
@@ -28,27 +105,53 @@ def exhibit_html(exhibit: Exhibit, background: str) -> str:
     else:
         picture = pictures.thumbnail(exhibit.background_HWC)
         figures.append(_figure(picture, f"tiled background of {exhibit.key}", "tiled background"))
-    local_figures: list[str] = []
-    for number, view in enumerate(exhibit.views):
-        kind = f"view v{number % len(pictures.VIEW_COLOURS)}" if view.is_global else "view local"
-        text = f"<b>{escape(view.name)}</b><br>{'<br>'.join(_view_facts(view, background))}"
-        alternative = f"{view.name} of {exhibit.key}"
-        strip = figures if view.is_global else local_figures
-        strip.append(_figure(pictures.thumbnail(view.image_HWC), alternative, text, kind))
-    if exhibit.negative_HWC is not None:
-        picture = pictures.thumbnail(exhibit.negative_HWC)
-        is_matched = exhibit.views[0].record["is_negative_matched"]
-        text = f"<b>extra negative</b><br>{'with the background of the query' if is_matched else 'a plain other image'}"
-        figures.append(_figure(picture, f"extra negative of {exhibit.key}", text, "view local"))
-    strips = f'<div class="strip">{"".join(figures)}</div>'
-    if local_figures:
-        strips += f'<div class="strip small">{"".join(local_figures)}</div>'
-    return f'<article class="exhibit"><h3>{key}</h3>{strips}</article>'
+    return figures
+
+
+def _view_figure(exhibit: Exhibit, view: ViewPicture, number: int, background: str) -> str:
+    text = f"<b>{escape(view.name)}</b><br>{'<br>'.join(_view_facts(view, background))}"
+    kind = f"view v{number % len(pictures.VIEW_COLOURS)}" if view.is_global else "view local"
+    return _figure(pictures.thumbnail(view.image_HWC), f"{view.name} of {exhibit.key}", text, kind)
+
+
+def _beside(exhibit: Exhibit, view: ViewPicture) -> list[str]:
+    """What belongs to a view: its mask, the donor of its background, what CAST's key network sees."""
+    name = escape(view.name)
+    figures = [
+        _figure(
+            pictures.with_contour(view.image_HWC, view.mask_HW),
+            f"foreground of the {view.name} of {exhibit.key} outlined, the rest darkened",
+            f"mask of the {name}, {float(view.mask_HW.mean()):.0%} foreground",
+        )
+    ]
+    if view.donor is not None:
+        donor_HWC = pictures.with_boxes(
+            view.donor.background_HWC, [box(view.record, "donor_")], [pictures.VIEW_COLOURS[0]]
+        )
+        caption = f"donor of the {name}: tiled background of <code>{escape(view.donor.key)}</code>, the part taken"
+        figures.append(_figure(donor_HWC, f"tiled background of {view.donor.key} with the part that is taken", caption))
+    if view.masked_HWC is not None:
+        caption = f"masked {name}: what CAST compares the query with"
+        alternative = f"{view.name} of {exhibit.key} with its background at the mean colour"
+        figures.append(_figure(pictures.thumbnail(view.masked_HWC), alternative, caption))
+    return figures
+
+
+def _negative_figures(exhibit: Exhibit) -> list[str]:
+    return [
+        _figure(
+            pictures.thumbnail(negative.image_HWC),
+            f"extra negative of {exhibit.key}",
+            f"<b>extra negative</b><br>from <code>{escape(negative.key)}</code>, "
+            + (f"with the background of the {escape(negative.matches)}" if negative.matches else "a plain other image"),
+            "view local",
+        )
+        for negative in exhibit.negatives
+    ]
 
 
 def _figure(image_HWC: np.ndarray, alternative: str, caption_html: str, kind: str = "") -> str:
-    image = pictures.img(image_HWC, alternative)
-    return f'<figure class="{kind}">{image}<figcaption>{caption_html}</figcaption></figure>'
+    return document.picture(pictures.img(image_HWC, alternative), caption_html, kind)
 
 
 def _saliency_figure(exhibit: Exhibit) -> str:
@@ -67,8 +170,8 @@ def _view_facts(view: ViewPicture, background: str) -> list[str]:
         facts.append(f"fallback box after {tries} tries")
     elif tries > 1:
         facts.append(f"{tries} tries")
-    if record["has_background"] and view.donor_key is not None:
-        facts.append(f"background of <code>{escape(view.donor_key)}</code>")
+    if record["has_background"] and view.donor is not None:
+        facts.append(f"background of <code>{escape(view.donor.key)}</code>")
     elif record["has_background"] and background == "rm":
         facts.append(f"background grey {float(record['background_grey']):.2f}")
     drawn = [

@@ -1,146 +1,77 @@
-"""One self-contained HTML page about a run: no script, no network, readable on a phone, in light and dark.
+"""One self-contained HTML page about a run, or about several beside each other: no script, no network, for screen,
+phone and print, in light and dark.
 
 What cannot be shown (a store that moved, a run without steps) is said on the page instead of failing.
 """
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from stores.durable_files import write_aside, written_aside
 from stores.errors import UserError
-from stores.reader import Store, describe
-from trainer.report import curves
-from trainer.report._style import CSS
+from stores.pages import curves, document
+from stores.pages.document import Section
+from stores.reader import describe
+from trainer.report import attention, spectrum, training_charts
 from trainer.report.contact_sheet import contact_sheet
-from trainer.report.exhibits import Exhibit, collect
+from trainer.report.exhibits import NUM_EXHIBITS, Exhibit
 from trainer.report.gallery import exhibit_html
+from trainer.report.loaded_run import Run, load_all
 from trainer.report.score_table import scores_section
-from trainer.report.sources import find_beton, find_store
-from trainer.run import run_folder
-from trainer.run.settings import RunSettings, method_module, to_json
+from trainer.report.settings_table import differences_section, settings_section
+from trainer.report.shown import Shown, look_at
 
-_NO_CHART = ("step", "epoch")
-_UNITS = {"images_per_s": "images/s", "waited_s": "s", "knn_top1": "%"}
-_TITLES = {
-    "loss": "loss",
-    "lr": "learning rate",
-    "images_per_s": "images per second",
-    "waited_s": "wait for data",
-    "knn_top1": "kNN on the store's own rows",
-}
+_MIN_EXHIBITS = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run as read from its folder, and what was found of its store."""
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write a page about runs; of a single one also RUN/gallery.png, where its store is at hand.
 
-    folder: Path
-    settings: RunSettings
-    provenance: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    beton: Path | None
-    store: Store | None
-    # Why .beton or store are missing; "" when both are there.
-    missing: str
-
-
-def write_report(run: Path) -> Path:
-    """Write run/report.html and, where the store is at hand, run/gallery.png.
-
-    Args: run: the folder of a run of pretrain. Returns: the page.
-    Raises: UserError: the folder holds no run.
+    Args: folders: of runs of pretrain. out: the page; None, for a single run, = RUN/report.html.
+    Returns: the page.
+    Raises: UserError: a folder holds no run or stands there twice; several runs and no place for their page.
     """
-    loaded = load(Path(run))
-    exhibits, why = _exhibits(loaded)
-    page = loaded.folder / "report.html"
-    write_aside(page, render(loaded, exhibits, why))
-    if exhibits:
-        with written_aside(loaded.folder / "gallery.png") as aside:
-            contact_sheet(exhibits).save(aside, "PNG", optimize=True)
+    if out is None and len(folders) > 1:
+        raise UserError("a page about several runs belongs to none of them: say where it goes with --out PAGE.html")
+    runs = load_all(folders)
+    num_exhibits = max(_MIN_EXHIBITS, NUM_EXHIBITS // len(runs))
+    shown = [look_at(run, num_exhibits) for run in runs]
+    page = runs[0].folder / "report.html" if out is None else out
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(page, render(runs, shown))
+    if len(runs) == 1 and shown[0].exhibits:
+        with written_aside(runs[0].folder / "gallery.png") as aside:
+            contact_sheet(shown[0].exhibits).save(aside, "PNG", optimize=True)
     return page
 
 
-def load(folder: Path) -> Run:
-    """Read a run's folder and look for what it was trained on. Raises: UserError: the folder holds no run."""
-    settings, provenance = run_folder.read_settings(folder), run_folder.read_run(folder)
-    beton, store, missing = None, None, ""
-    try:
-        beton = find_beton(folder, provenance)
-        store = find_store(beton, provenance)
-    except UserError as error:
-        missing = str(error)
-    return Run(
-        folder=folder,
-        settings=settings,
-        provenance=provenance,
-        metrics=run_folder.read_metrics(folder),
-        beton=beton,
-        store=store,
-        missing=missing,
+def render(runs: Sequence[Run], shown: Sequence[Shown]) -> str:
+    """Return the whole page. Args: runs: what was read. shown: what is drawn of each."""
+    pairs = list(zip(runs, shown, strict=True))
+    comparison = [Section(anchor="differences", heading="What differs", body=differences_section(runs))]
+    return document.page(
+        runs[0].title if len(runs) == 1 else f"{len(runs)} runs compared",
+        "".join(_lead(run) for run in runs),
+        [
+            *(comparison if len(runs) > 1 else []),
+            Section(anchor="scores", heading="Scores", body=scores_section({run.title: run.folder for run in runs})),
+            Section(anchor="curves", heading="Training", body=training_charts.curves_section(runs)),
+            Section(anchor="attention", heading="Where the query looks", body=_attention_section(pairs)),
+            Section(anchor="spectrum", heading="Spectrum of the embeddings", body=_spectrum_section(pairs)),
+            Section(anchor="gallery", heading="What the model saw", body=_gallery_section(pairs)),
+            Section(anchor="crops", heading="Crops", body=training_charts.crops_section(runs)),
+            Section(anchor="speed", heading="Speed", body=training_charts.speed_section(runs)),
+            Section(anchor="store", heading="Store", body=_store_section(runs)),
+            Section(anchor="settings", heading="Settings", body=settings_section(runs)),
+        ],
     )
 
 
-def render(run: Run, exhibits: list[Exhibit], why_no_exhibits: str) -> str:
-    """Return the whole page.
-
-    Args: run: what was read. exhibits: the gallery. why_no_exhibits: shown in place of an empty gallery.
-    """
-    title = f"{run.settings.method}, background {run.settings.background.name}"
-    sections = [
-        ("scores", "Scores", scores_section(run.folder)),
-        ("curves", "Training", _curves_section(run.metrics, run.provenance.get("expected", ""))),
-        ("gallery", "What the model saw", _gallery_section(run, exhibits, why_no_exhibits)),
-        ("crops", "Crops", _crops_section(run)),
-        ("store", "Store", _store_section(run)),
-        ("settings", "Settings", _settings_section(run)),
-    ]
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in sections)
-    body = "".join(f'<section id="{name}"><h2>{heading}</h2>{html}</section>' for name, heading, html in sections)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body>"
-        f"<header><h1>{escape(title)}</h1><p class='note'>{_one_line(run)}</p>{_command(run)}{_headline(run)}"
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>{body}</main></body></html>\n'
-    )
-
-
-def table(rows: list[tuple[str, object]]) -> str:
-    """Return a two-column table of names and values."""
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td class="value">{_value(v)}</td></tr>' for name, v in rows
-    )
-    return f'<div class="scroll"><table><tbody>{body}</tbody></table></div>'
-
-
-# ------------------------------------------------------------------------------------------------------------ parts
-
-
-def _exhibits(run: Run) -> tuple[list[Exhibit], str]:
-    """The gallery's exhibits, or none and the reason."""
-    if run.beton is None:
-        return [], run.missing
-    # Contrastive methods speak of query and key, the others have two equal views.
-    names = ("query", "key") if method_module(run.settings.method).HAS_NEGATIVES else ("view 1", "view 2")
-    try:
-        exhibits = collect(
-            run.beton, run.store, run.settings.plan, seed=run.settings.seed, epoch=_last_epoch(run), names=names
-        )
-    except UserError as error:
-        return [], f"The views cannot be drawn again: {error}"
-    return exhibits, "" if exhibits else "The store has no row with foreground and background."
-
-
-def _last_epoch(run: Run) -> int:
-    return int(run.metrics[-1]["epoch"]) if run.metrics else 0
-
-
-def _one_line(run: Run) -> str:
+def _lead(run: Run) -> str:
+    """A run's name, where it comes from, the command that made it, and its first numbers."""
     provenance = run.provenance
     words = [
         f"recipe {provenance.get('recipe', 'unknown')}",
@@ -149,71 +80,99 @@ def _one_line(run: Run) -> str:
         f"store {str(provenance.get('store_id', 'unknown'))[:12]}",
         str(provenance.get("device", "")),
     ]
-    return escape(", ".join(word for word in words if word))
-
-
-def _command(run: Run) -> str:
-    command = run.provenance.get("command")
-    return f"<pre>{escape(str(command))}</pre>" if command else ""
+    one_line = escape(", ".join(word for word in words if word))
+    name = f"<h2>{escape(run.label)}</h2>" if run.label else ""
+    command = provenance.get("command")
+    made = document.command(str(command)) if command else ""
+    return f'{name}<p class="note">{one_line}</p>{made}{_headline(run)}'
 
 
 def _headline(run: Run) -> str:
-    """The few numbers a reader looks for first."""
     if not run.metrics:
         return ""
     last, settings = run.metrics[-1], run.settings
-    num_steps = max(1, len(run.metrics))
-    loss = curves.smoothed(np.array([record["loss"] for record in run.metrics], dtype=np.float64))
-    rates = np.array([record["images_per_s"] for record in run.metrics if "images_per_s" in record], dtype=np.float64)
+    loss = curves.smoothed(run.recorded("loss")[1])
+    rates = run.recorded("images_per_s")[1]
     facts = [
         ("epochs", f"{int(last['epoch']) + 1}", f"of {settings.epochs}"),
         ("steps", f"{int(last['step']) + 1}", f"of {settings.batch_size} images"),
-        ("loss", f"{loss[-1]:.3f}", f"from {loss[0]:.3f}" if num_steps > 1 else ""),
+        ("loss", f"{loss[-1]:.3f}", f"from {loss[0]:.3f}" if len(loss) > 1 else ""),
         ("backbone", settings.backbone, f"{settings.views[0].size_px} px views"),
     ]
     if len(rates):
         facts.insert(3, ("speed", f"{np.median(rates):.0f}", "images/s, median"))
-    items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(note)}</small></dd></div>"
-        for name, value, note in facts
+    return document.headline(facts)
+
+
+def _of_each(pairs: Sequence[tuple[Run, Shown]], part: str, html_of: dict[str, str]) -> str:
+    """A part of every run under its name, or why there is none."""
+    body = ""
+    for run, shown in pairs:
+        name = f"<h3>{escape(run.label)}</h3>" if run.label else ""
+        html = html_of[run.label]
+        body += name + (html or f"<p>{escape(shown.why.get(part, 'There is nothing to show.'))}</p>")
+    return body
+
+
+def _attention_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
+    words = (
+        "Grad-CAM of the trained network: which parts of the query make it similar to the key with its background "
+        "removed (masked key). Red counts most, blue nothing. A network that knows the object by itself looks inside "
+        "the mask; one that knows it by its background looks around it. IoU: overlap of the map above one half with "
+        "the mask, 0 to 1, as evaluate grounding measures it."
     )
-    return f'<dl class="headline">{items}</dl>'
+    html_of = {run.label: attention.attention_html(shown.attention) for run, shown in pairs}
+    return f'<p class="note">{words}</p>' + _of_each(pairs, "attention", html_of)
 
 
-def _curves_section(metrics: list[dict[str, Any]], expected: str) -> str:
-    if not metrics:
-        return "<p>The run has no recorded step yet.</p>"
-    # Of all records: what is measured once an epoch is not in every one.
-    names = dict.fromkeys(name for record in metrics for name in record)
-    is_wanted = [name for name in names if name not in _NO_CHART and not name.startswith("view")]
-    # The total first, then its parts, then learning rate and speed.
-    order = {"loss": 0, "lr": 2, "images_per_s": 3, "waited_s": 4}
-    charts = []
-    for name in sorted(is_wanted, key=lambda name: order.get(name, 1)):
-        recorded = [record for record in metrics if isinstance(record.get(name), int | float)]
-        if not recorded:
-            continue
-        curve = curves.Curve(
-            name=_TITLES.get(name, name.replace("_", " ")),
-            unit=_UNITS.get(name, ""),
-            steps=np.array([record["step"] for record in recorded], dtype=np.float64),
-            values=np.array([record[name] for record in recorded], dtype=np.float64),
-            is_noisy=name != "lr",
-        )
-        charts.append(f"<figure><figcaption>{escape(curve.name)}</figcaption>{curves.chart(curve)}</figure>")
-    note = f"<p>What to expect: {escape(expected)}</p>" if expected else ""
-    return (
-        f'{note}<div class="charts">{"".join(charts)}</div>'
-        '<p class="note">Pale: every step. Dark: trailing mean over 4 % of the run.</p>'
+def _spectrum_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
+    words = (
+        f"Each of up to {spectrum.NUM_IMAGES} images of the store becomes a vector of length 1; the mean is taken "
+        "away, and the singular values say how much the vectors spread along each direction, the largest first. A line "
+        "that falls steeply means that few directions are used: dimensional collapse. The effective rank is the number "
+        "of equally used directions with the same entropy (Roy and Vetterli 2007); it is below the number of images."
     )
+    kinds = list(dict.fromkeys(name for _, shown in pairs for name in shown.spectra))
+    charts = "".join(_spectrum_chart(pairs, name) for name in kinds)
+    rows = [
+        [f"{escape(run.title)}, {name}", f"{spectrum.effective_rank(values):.1f}", str(len(values))]
+        for run, shown in pairs
+        for name, values in shown.spectra.items()
+    ]
+    head = ["vectors", "effective rank", "directions at most"]
+    table = document.table(head, rows, label="effective ranks") if rows else ""
+    missing = "".join(
+        f"<p>{escape(f'{run.label}: ' if run.label else '')}{escape(shown.why['spectra'])}</p>"
+        for run, shown in pairs
+        if "spectra" in shown.why
+    )
+    return f'<p class="note">{words}</p>{table}<div class="charts">{charts}</div>{missing}'
 
 
-def _gallery_section(run: Run, exhibits: list[Exhibit], why_no_exhibits: str) -> str:
+def _spectrum_chart(pairs: Sequence[tuple[Run, Shown]], name: str) -> str:
+    lines = [
+        curves.Line(x_N=np.arange(1, len(values) + 1), y_N=values / values[0], label=run.label, style=style)
+        for style, (run, shown) in enumerate(pairs)
+        if (values := shown.spectra.get(name, np.zeros(1)))[0] > 0
+    ]
+    words = {"features": "Features of the backbone.", "embedding": "What the loss compares, after the head."}
+    drawn = curves.Chart(
+        name=f"{name}: singular values", unit="share of the largest", x_name="direction", has_log_axis=True,
+        lines=tuple(lines), y_range=(1e-4, 1.0),
+    )  # fmt: skip
+    return curves.figure(drawn, words[name])
+
+
+def _gallery_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
+    return _of_each(pairs, "exhibits", {run.label: _gallery(run, shown.exhibits) for run, shown in pairs})
+
+
+def _gallery(run: Run, exhibits: list[Exhibit]) -> str:
     if not exhibits:
-        return f"<p>{escape(why_no_exhibits)}</p>"
+        return ""
     background = run.settings.background
     text = (
-        f"Rows of the store and the views drawn for them in epoch {_last_epoch(run)}, before normalisation; boxes in "
+        f"Rows of the store and the views drawn for them in epoch {run.last_epoch}, before normalisation; boxes in "
         "the colour of their view's frame."
     )
     if background.name != "none":
@@ -221,7 +180,7 @@ def _gallery_section(run: Run, exhibits: list[Exhibit], why_no_exhibits: str) ->
             f" Backgrounds are replaced in {background.probability:.0%} of global views; up to half of the rows "
             "below were chosen because theirs was."
         )
-    if exhibits[0].negative_HWC is not None:
+    if exhibits[0].negatives:
         text += " The other image of an extra negative is of the same batch; here, of the rows looked at for this page."
     if all(exhibit.saliency_HW is None for exhibit in exhibits):
         text += (
@@ -234,62 +193,34 @@ def _gallery_section(run: Run, exhibits: list[Exhibit], why_no_exhibits: str) ->
     )
 
 
-def _crops_section(run: Run) -> str:
-    """How often the crop constraint had to try again or fell back, per view, over all recorded steps."""
-    names = sorted({name for record in run.metrics for name in record if name.startswith("view")})
-    if not names:
-        return "<p>The run recorded no crop statistics.</p>"
-    columns = {"tries": "tries, mean", "fallback": "fallback box", "no_foreground": "without foreground",
-               "background": "background replaced"}  # fmt: skip
-    views = sorted({name.partition("/")[0] for name in names}, key=lambda name: (len(name), name))
-    head = "".join(f'<th class="n" scope="col">{title}</th>' for title in columns.values())
-    body = ""
-    for number, view in enumerate(views):
-        cells = ""
-        for column in columns:
-            values = [record[f"{view}/{column}"] for record in run.metrics if f"{view}/{column}" in record]
-            text = "-" if not values else f"{np.mean(values):.2f}" if column == "tries" else f"{np.mean(values):.1%}"
-            cells += f'<td class="n">{text}</td>'
-        settings = run.settings.views[number] if number < len(run.settings.views) else None
-        size = f", {settings.size_px} px, at least {settings.min_foreground:.0%} of the foreground" if settings else ""
-        body += f'<tr><th scope="row">view {number + 1}{size}</th>{cells}</tr>'
-    return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">view</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+def _store_section(runs: Sequence[Run]) -> str:
+    """Every store once, with the runs that were trained on it."""
+    parts: dict[str, str] = {}
+    users: dict[str, list[str]] = {}
+    for run in runs:
+        store_id = str(run.provenance.get("store_id"))
+        users.setdefault(store_id, []).append(run.label)
+        if store_id not in parts or run.store is not None:
+            parts[store_id] = _store_card(run)
+    if len(runs) == 1:
+        return next(iter(parts.values()))
+    return "".join(
+        f"<h3>{escape(store_id[:12])}</h3><p>Trained on by {escape(', '.join(users[store_id]))}.</p>{html}"
+        for store_id, html in parts.items()
     )
 
 
-def _store_section(run: Run) -> str:
+def _store_card(run: Run) -> str:
     if run.store is None:
         return f"<p>{escape(run.missing)}</p>"
     card = describe(run.store)
     rows: list[tuple[str, object]] = [(name, card[name]) for name in card if name not in ("identity", "status")]
     rows += [(f"rows {label}", count) for label, count in card["status"].items()]
-    return table(rows + list(_flat(card["identity"], "")))
-
-
-def _settings_section(run: Run) -> str:
-    rows = list(_flat(to_json(run.settings), ""))
-    half = (len(rows) + 1) // 2
-    provenance = list(_flat({name: value for name, value in run.provenance.items() if name != "command"}, ""))
-    return f'<div class="columns">{table(rows[:half])}{table(rows[half:])}</div><h3>Made with</h3>{table(provenance)}'
+    return document.facts_table(rows + list(_flat(card["identity"], "")), label="the store")
 
 
 def _flat(data: object, prefix: str) -> list[tuple[str, object]]:
-    """Nested settings as (path, value), in their order."""
-    items: list[tuple[str, Any]]
-    if isinstance(data, dict):
-        items = list(data.items())
-    elif isinstance(data, list | tuple) and any(isinstance(item, dict) for item in data):
-        items = [(str(number), item) for number, item in enumerate(data)]
-    else:
+    """A nested identity as (path, value), in its order."""
+    if not isinstance(data, dict):
         return [(prefix.rstrip("."), data)]
-    return [row for name, value in items for row in _flat(value, f"{prefix}{name}.")]
-
-
-def _value(value: object) -> str:
-    if isinstance(value, float):
-        return escape(f"{value:.6g}")
-    if isinstance(value, list | tuple):
-        return escape(", ".join(str(item) for item in value))
-    return escape(value if isinstance(value, str) else json.dumps(value, default=str))
+    return [row for name, value in data.items() for row in _flat(value, f"{prefix}{name}.")]

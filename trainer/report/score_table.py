@@ -1,7 +1,9 @@
-"""The table of a run's scores: each metric, the untrained backbone beside it, a picture of what was classified."""
+"""The tables of runs' scores: each metric, the untrained backbone beside it, a picture of what was classified."""
 
 import csv
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 from stores.dataset_index import open_index
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
-from trainer.report import pictures
-from trainer.report.curves import density_chart
+from stores.pages import document, pictures
+from stores.pages.curves import density_chart
 
 _UNTRAINED = "-untrained"
 _WORDS = {
@@ -28,58 +30,110 @@ _VAL = ("top1", "top5")
 _NEITHER_BETTER = ("no_fg_top1", "only_bg_b_top1", "only_bg_t_top1")
 
 
-def scores_section(folder: Path) -> str:
-    """Return the scores of every evaluation of a run as tables.
+@dataclass(frozen=True)
+class _Scores:
+    """One evaluation of one run: its metrics, those of the backbone before training, and its summary."""
 
-    Args: folder: the run's folder, with results.csv and <evaluation>.json where it was scored.
+    trained: dict[str, float]
+    untrained: dict[str, float]
+    summary: dict[str, Any]
+
+
+def scores_section(folders: Mapping[str, Path]) -> str:
+    """Return the scores of every evaluation of runs as tables.
+
+    Args: folders: label to folder of each run, with results.csv and <evaluation>.json where it was scored.
     """
+    scored = {label: _read(folder) for label, folder in folders.items()}
+    evaluations = list(dict.fromkeys(name for scores in scored.values() for name in scores))
+    unscored = ", ".join(label for label, scores in scored.items() if not scores)
+    hint = "<code>python cli.py evaluate knn --run RUN --data DIR</code>"
+    if not evaluations:
+        return f"<p>{'The run was' if len(folders) == 1 else 'These runs were'} not scored yet: {hint}.</p>"
+    note = f"<p>Not scored yet: {escape(unscored)} ({hint}).</p>" if unscored else ""
+    return note + "".join(
+        _table(name, {label: scores[name] for label, scores in scored.items() if name in scores})
+        for name in evaluations
+    )
+
+
+def _read(folder: Path) -> dict[str, _Scores]:
     path = folder / "results.csv"
     if not path.exists():
-        return "<p>The run was not scored yet: <code>python cli.py evaluate knn --run RUN --data DIR</code>.</p>"
-    rows = list(csv.DictReader(path.read_text().splitlines()))
+        return {}
     values: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in csv.DictReader(path.read_text().splitlines()):
         values.setdefault(row["evaluation"], {})[row["metric"]] = float(row["value"])
-    evaluations = [name for name in values if not name.endswith(_UNTRAINED)]
-    return "".join(_table(folder, name, values[name], values.get(name + _UNTRAINED, {})) for name in evaluations)
+    return {
+        name: _Scores(values[name], values.get(name + _UNTRAINED, {}), _summary(folder, name))
+        for name in values
+        if not name.endswith(_UNTRAINED)
+    }
 
 
-def _table(folder: Path, evaluation: str, trained: dict[str, float], untrained: dict[str, float]) -> str:
-    summary = _summary(folder, evaluation)
-    body = "".join(_row(metric, value, untrained.get(metric), summary) for metric, value in trained.items())
-    data = f" on <code>{escape(str(summary['data']))}</code>" if "data" in summary else ""
-    named = summary.get("corrupt_images", [])
-    corrupt = f'<p class="note">Not decoded: {escape(", ".join(named))}.</p>' if named else ""
-    return (
-        f"<h3>{escape(evaluation)}{data}</h3>"
-        '<div class="scroll"><table><thead><tr><th scope="col">images</th><th scope="col">metric</th>'
-        '<th class="n" scope="col">this run</th><th class="n" scope="col">untrained</th>'
-        f'<th class="n" scope="col">gain</th></tr></thead><tbody>{body}</tbody></table></div>{corrupt}'
-        + _densities(summary.get("facts", {}).get("density", {}))
-    )
-
-
-def _densities(share_of: dict[str, list[float]]) -> str:
-    """The density plot of an evaluation that has one."""
-    if not share_of:
-        return ""
-    chart = density_chart({name: np.array(share_B) for name, share_B in share_of.items()}, "IoU")
-    return f'<div class="charts"><figure><figcaption>density over the images</figcaption>{chart}</figure></div>'
-
-
-def _row(metric: str, value: float, baseline: float | None, summary: dict[str, Any]) -> str:
-    if metric == "corrupt_images":
-        shown, beside, gain = f"{value:.0f}", "", ""
+def _table(evaluation: str, scored: dict[str, _Scores]) -> str:
+    """One evaluation's table: a metric per line, of one run with its gains, of several side by side."""
+    metrics = list(dict.fromkeys(metric for scores in scored.values() for metric in scores.trained))
+    summary = next(iter(scored.values())).summary
+    if len(scored) == 1:
+        (only,) = scored.values()
+        heads = ["this run", "untrained", "gain"]
+        cells = {metric: _cells_of_one(metric, only) for metric in metrics}
+        note = ""
     else:
-        shown = f"{value:.2f}"
-        beside = "-" if baseline is None else f"{baseline:.2f}"
-        gain = "" if baseline is None else _gain(metric, value - baseline)
+        heads = [escape(label) for label in scored]
+        cells = {metric: _cells_of_several(metric, list(scored.values())) for metric in metrics}
+        note = (
+            '<p class="note">Bold: the best of its line. Small: the gain over the same backbone before training, in '
+            "points.</p>"
+        )
+    rows = [[escape(_words(metric)), _picture(metric, summary), *cells[metric]] for metric in metrics]
+    html = document.table(["metric", "images", *heads], rows, label=f"scores of {evaluation}", num_text_columns=2)
+    data = f" on <code>{escape(str(summary['data']))}</code>" if "data" in summary else ""
+    named = sorted({key for scores in scored.values() for key in scores.summary.get("corrupt_images", [])})
+    corrupt = f'<p class="note">Not decoded: {escape(", ".join(named))}.</p>' if named else ""
+    return f"<h3>{escape(evaluation)}{data}</h3>{html}{note}{corrupt}{_densities(scored)}"
+
+
+def _densities(scored: dict[str, _Scores]) -> str:
+    """The density plots of an evaluation that has them, a run each."""
+    figures = ""
+    for label, scores in scored.items():
+        share_of = scores.summary.get("facts", {}).get("density", {})
+        if share_of:
+            chart = density_chart({name: np.array(share_B) for name, share_B in share_of.items()}, "IoU")
+            name = f"{escape(label)}: " if len(scored) > 1 else ""
+            figures += f"<figure><figcaption>{name}density over the images</figcaption>{chart}</figure>"
+    return f'<div class="charts">{figures}</div>' if figures else ""
+
+
+def _words(metric: str) -> str:
     stem = metric.removesuffix("_top1")
-    name = _WORDS.get(metric, metric.replace("_", " ") if stem == metric else f"{stem}: top-1, %")
-    return (
-        f'<tr><td>{_picture(metric, summary)}</td><th scope="row">{escape(name)}</th><td class="n">{shown}</td>'
-        f'<td class="n">{beside}</td><td class="n">{gain}</td></tr>'
-    )
+    return _WORDS.get(metric, metric.replace("_", " ") if stem == metric else f"{stem}: top-1, %")
+
+
+def _cells_of_one(metric: str, scores: _Scores) -> list[str]:
+    value, baseline = scores.trained[metric], scores.untrained.get(metric)
+    if metric == "corrupt_images":
+        return [f"{value:.0f}", "", ""]
+    beside = "-" if baseline is None else f"{baseline:.2f}"
+    return [f"{value:.2f}", beside, "" if baseline is None else _gain(metric, value - baseline)]
+
+
+def _cells_of_several(metric: str, scored: list[_Scores]) -> list[str]:
+    values = [scores.trained.get(metric) for scores in scored]
+    known = [value for value in values if value is not None]
+    best = None if metric in _NEITHER_BETTER or metric == "corrupt_images" or len(set(known)) < 2 else max(known)
+    if best is not None and metric == "bg_gap":
+        best = min(known)
+    cells = []
+    for value, scores in zip(values, scored, strict=True):
+        baseline = scores.untrained.get(metric)
+        shown = "-" if value is None else f"{value:.0f}" if metric == "corrupt_images" else f"{value:.2f}"
+        shown = f"<b>{shown}</b>" if value is not None and value == best else shown
+        gain = "" if value is None or baseline is None or metric == "corrupt_images" else value - baseline
+        cells.append(shown if gain == "" else f"{shown} <small>{_gain(metric, float(gain))}</small>")
+    return cells
 
 
 def _gain(metric: str, difference: float) -> str:

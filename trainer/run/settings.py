@@ -167,12 +167,17 @@ def _value(kind: Any, value: Any) -> Any:
 
 def differences(old: RunSettings, new: RunSettings) -> list[str]:
     """Return "name: old -> new" for every setting that differs, by path."""
-    old_flat, new_flat = _flatten(to_json(old)), _flatten(to_json(new))
+    old_flat, new_flat = by_path(old), by_path(new)
     return [
         f"{name}: {old_flat.get(name)!r} -> {new_flat.get(name)!r}"
         for name in sorted(old_flat.keys() | new_flat.keys())
         if old_flat.get(name) != new_flat.get(name)
     ]
+
+
+def by_path(settings: RunSettings) -> dict[str, Any]:
+    """Return every setting by its path, as overrides name it: {"views.0.size_px": 224, ...}; tuples become lists."""
+    return _flatten(to_json(settings))
 
 
 def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:

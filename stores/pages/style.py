@@ -1,21 +1,24 @@
-"""The page's style sheet: one column on a phone, light and dark after the reader's own setting."""
+"""The pages' style sheet: one column on a phone, light and dark after the reader's own setting, plain in print."""
 
 COLOURS = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #ffffff; --card: #f6f8fa; --line: #d0d7de;
-  --accent: #0b5fa5; --raw: #a5c4de; --good: #116329; --bad: #a40e26; --v0: #b57600; --v1: #0072b2; --v2: #00795a;
-  --v3: #a8558a; }
+  --accent: #0b5fa5; --raw: #a5c4de; --good: #116329; --bad: #a40e26; --mark: #fff1c2;
+  --v0: #8a5a00; --v1: #006ba6; --v2: #00704f; --v3: #9c4a7f;
+  --s0: #0b5fa5; --s1: #b34700; --s2: #00695c; --s3: #8e3a80; --s4: #616000; --s5: #a40e26; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #a3adb8; --paper: #0d1117; --card: #161b22;
-  --line: #30363d; --accent: #6cb6ff; --raw: #2f5579; --good: #5fd27f; --bad: #ff8f8f; --v0: #e69f00;
-  --v1: #4db2f0; --v2: #2fc79b;
-  --v3: #dd9ac2; } }
+  --line: #30363d; --accent: #6cb6ff; --raw: #2f5579; --good: #5fd27f; --bad: #ff8f8f;
+  --mark: #4a3a06; --v0: #e69f00; --v1: #4db2f0; --v2: #2fc79b; --v3: #dd9ac2;
+  --s0: #6cb6ff; --s1: #ffa657; --s2: #5fd2b3; --s3: #e0a3d8; --s4: #d6cf60; --s5: #ff8f8f; } }
 """
 CHARTS = """
 svg { display: block; width: 100%; height: auto; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .tick { stroke: var(--soft); }
 svg .axis { fill: var(--soft); font-size: 12px; font-family: inherit; }
 svg polyline { fill: none; stroke-linejoin: round; } svg .raw { stroke: var(--raw); stroke-width: 1.2; }
-svg .smooth { stroke: var(--accent); stroke-width: 2.2; } svg circle.raw, svg circle.smooth { fill: var(--accent);
-  stroke: none; }
+svg .line { stroke-width: 2.2; } svg circle { fill: var(--accent); stroke: none; }
+svg .s0 { stroke: var(--s0); } svg .s1 { stroke: var(--s1); stroke-dasharray: 8 4; }
+svg .s2 { stroke: var(--s2); stroke-dasharray: 2 3; } svg .s3 { stroke: var(--s3); stroke-dasharray: 10 3 2 3; }
+svg .s4 { stroke: var(--s4); stroke-dasharray: 5 2; } svg .s5 { stroke: var(--s5); stroke-dasharray: 14 4; }
 """
 CSS = (
     COLOURS
@@ -44,8 +47,15 @@ dl.headline small { font-size: .8rem; font-weight: 400; color: var(--soft); }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .charts figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .7rem .7rem .3rem; }
-.charts figcaption { color: var(--ink); font-weight: 600; }
-.scroll { overflow-x: auto; }
+.charts figcaption { color: var(--ink); }
+figcaption .unit { font-weight: 400; color: var(--soft); }
+ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 .4rem; padding: 0;
+  font-size: .875rem; overflow-wrap: anywhere; }
+ul.legend svg.key { display: inline-block; width: 1.75rem; vertical-align: middle; margin-right: .4rem; }
+.scroll { overflow-x: auto; position: relative; }
+:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
+tr.differs th, tr.differs td { background: var(--mark); } mark { background: var(--mark); color: inherit; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .925rem; }
 th, td { text-align: left; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: middle; }
@@ -58,13 +68,20 @@ tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: a
   align-items: start; }
 .strip figure { margin: 0; } .strip img { display: block; width: 100%; height: auto; border-radius: 4px;
   background: var(--line); }
-.strip .view img { border: 3px solid var(--edge); } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
+.strip .view img { border: 3px solid var(--edge); }
+.strip .view img + img { margin-top: .25rem; } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
 .strip .view b { color: var(--edge); }
 .strip.small { grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin-top: .7rem; }
 .v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
   .local { --edge: var(--soft); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.5rem; }
 td.value { overflow-wrap: anywhere; }
+@media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }
+  nav { display: none; }
+  .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  details::details-content { content-visibility: visible; display: block; block-size: auto; }
+  summary { color: inherit; }
+  h2, h3 { break-after: avoid; } figure, article, tr { break-inside: avoid; } a { color: inherit; } }
 @media (max-width: 30rem) { table { font-size: .82rem; } th, td { padding-right: .55rem; } td img { height: 2.4rem; } }
 """
 )

@@ -1,4 +1,4 @@
-"""Small pictures for the page: overlays on photographs, and their encoding.
+"""Small pictures for pages: overlays on photographs, and their encoding.
 
 Masks are uint8 {0, 1}, 1 = foreground. Boxes are (top, left, height, width) in pixels, half-open.
 """
@@ -54,6 +54,16 @@ def with_contour(image_HWC: np.ndarray, mask_HW: np.ndarray, side_px: int = THUM
     contours, _ = cv2.findContours(small_mask_HW, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(small_HWC, contours, -1, _CONTOUR_COLOUR, 2)
     return small_HWC
+
+
+def with_heat(image_HWC: np.ndarray, map_HW: np.ndarray) -> np.ndarray:
+    """Lay a map over the grey version of a picture: blue to red is low to high (OpenCV's "turbo"); uint8 RGB.
+
+    Args: image_HWC: uint8 RGB. map_HW: float (H, W), [0, 1].
+    """
+    colour_HWC = cv2.applyColorMap((map_HW * 255).round().astype(np.uint8), cv2.COLORMAP_TURBO)[:, :, ::-1]
+    grey_HWC = grey_to_rgb(cv2.cvtColor(image_HWC, cv2.COLOR_RGB2GRAY))
+    return (grey_HWC // 2 + colour_HWC // 2).astype(np.uint8)
 
 
 def grey_to_rgb(grey_HW: np.ndarray) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""Where a trained query looks: Grad-CAM of its similarity with a masked key, beside the foreground it should look at.
+
+The same maps, crops and IoU as `evaluate grounding` (CAST section 4.4), for a few rows of the run's own store.
+"""
+
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.loader.loader import Loader
+from pipeline.views.device_stage import DeviceStage
+from stores.pages import document, pictures
+from trainer import cast
+from trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
+from trainer.report.exhibits import Scenes, denormalised, spread_rows
+from trainer.run.settings import RunSettings
+
+NUM_ROWS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention:
+    """One row: uint8 RGB pictures of query and masked key, the map over the query float32 (H, W) in [0, 1], the query's
+    mask uint8 {0, 1} of the same size, and the IoU of both cut at 0.5; None where a crop holds no foreground."""
+
+    key: str
+    query_HWC: np.ndarray
+    masked_key_HWC: np.ndarray
+    map_HW: np.ndarray
+    mask_HW: np.ndarray
+    iou: float | None
+
+
+def attended(method: Any, beton: Path, settings: RunSettings, *, num_rows: int = NUM_ROWS) -> list[Attention]:
+    """Return where a trained method's queries look, for a few rows of its store.
+
+    Args: method: of `trained_method`, with `embed_key`. beton: what the run read. settings: the run's.
+    """
+    scenes = Scenes(beton, None)
+    rows = spread_rows(scenes.records, num_rows)
+    if not len(rows):
+        return []
+    options = Options(seed=settings.seed)
+    plan = plain_plan(settings.views[0].size_px, options.min_foreground)
+    stage = DeviceStage(plan, device=next(method.parameters()).device)
+    with Loader(beton, plan, batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False) as loader:
+        (batch,) = loader.epoch(0)
+        views = stage(batch)
+    cam_Bhw = query_cam(method, views)
+    iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
+    map_BHW = _enlarged(cam_Bhw, settings.views[0].size_px)
+    masked_B3HW = cast.masked_key(views.images[1], views.masks[1])
+    found = [
+        Attention(
+            key=scenes.key(int(views.row_B[place])),
+            query_HWC=denormalised(views.images[0][place]),
+            masked_key_HWC=denormalised(masked_B3HW[place]),
+            map_HW=map_BHW[place].cpu().numpy(),
+            mask_HW=views.masks[0][place, 0].cpu().numpy().astype(np.uint8),
+            iou=float(iou_B[place]) if is_counted_B[place] else None,
+        )
+        for place in range(len(views.row_B))
+    ]
+    return sorted(found, key=lambda each: each.key)
+
+
+def _enlarged(cam_Bhw: Tensor, size_px: int) -> Tensor:
+    return scaled(functional.interpolate(cam_Bhw[:, None], (size_px, size_px), mode="bilinear")[:, 0])
+
+
+def attention_html(rows: list[Attention]) -> str:
+    """Return the rows as HTML, four pictures each."""
+    return "".join(_row(row) for row in rows)
+
+
+def _row(row: Attention) -> str:
+    found = "no foreground in a crop, not scored" if row.iou is None else f"overlap with the mask (IoU) {row.iou:.2f}"
+    figures = (
+        (row.query_HWC, f"query crop of {row.key}", "query"),
+        (row.masked_key_HWC, f"key crop of {row.key}, background at the mean colour", "masked key"),
+        (pictures.with_heat(row.query_HWC, row.map_HW), f"where the query of {row.key} looks", f"map, {found}"),
+        (pictures.with_contour(row.query_HWC, row.mask_HW), f"foreground of the query of {row.key} outlined", "mask"),
+    )
+    strip = "".join(
+        document.picture(pictures.img(pictures.thumbnail(image), alternative), escape(caption))
+        for image, alternative, caption in figures
+    )
+    return f'<article class="exhibit"><h3>{escape(row.key)}</h3><div class="strip">{strip}</div></article>'

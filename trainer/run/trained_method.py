@@ -1,0 +1,31 @@
+"""A run's networks as its latest checkpoint left them, or before its first step: backbone, heads and key network."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stores.errors import UserError
+from trainer.run import checkpoint
+from trainer.run.run_folder import read_settings
+from trainer.run.training import start
+
+
+def trained_method(run: Path, device: torch.device) -> Any:
+    """Return a run's method with the weights of its latest checkpoint, in evaluation mode.
+
+    Args: run: the run's folder. device: where it is wanted.
+    Raises: UserError: there is no checkpoint, or it is damaged.
+    """
+    training = start(read_settings(run), steps_per_epoch=1, device=device)
+    last = checkpoint.latest(run)
+    if last is None:
+        raise UserError(f"run {run} has no checkpoint yet; train it first")
+    # How many processes trained it decides how it goes on, not what it has become.
+    checkpoint.load(last, training.method, training.optimiser, processes_may_change=True)
+    return training.method.eval()
+
+
+def untrained_method(run: Path, device: torch.device) -> Any:
+    """Return a run's method as it stood before its first step, in evaluation mode; arguments as above."""
+    return start(read_settings(run), steps_per_epoch=1, device=device).method.eval()
