@@ -212,6 +212,29 @@ def saliency_evaluate(
     print_json(scores[detectors[0]] if len(detectors) == 1 else scores, json_path)
 
 
+@saliency_group.command("report")
+@click.option("--images", type=path_type, default=None, help="Folder of images to score on; with --masks.")
+@click.option("--masks", type=path_type, default=None, help="Folder of true masks: PNG, foreground above 127.")
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, help=DETECTOR_HELP)
+@click.option("--run", "runs", type=path_type, multiple=True, help="A run of saliency train, finished or not.")
+@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
+@click.option("--out", type=path_type, default=ARTIFACTS / "saliency.html", show_default=True, help="The page.")
+def saliency_report(
+    images: Path | None,
+    masks: Path | None,
+    detectors: tuple[str, ...],
+    runs: tuple[Path, ...],
+    size: int | None,
+    out: Path,
+) -> None:
+    """Write a page about detectors: scores, precision-recall curves, worst and best images, the course of trainings."""
+    from saliency.report_page import write_report
+
+    with disk_errors(out):
+        page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
+    click.echo(f"page: {page}")
+
+
 # ------------------------------------------------------------------------------------------------------------ stores
 
 
@@ -561,6 +584,8 @@ def store_export(
 @click.option("--backbone", default=None, help="resnet18 to 152, drn_d_22 to 105. Default: the recipe's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
+@click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
+@click.option("--views-epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Of --show-views.")
 def pretrain_command(
     method: str,
     bg: str,
@@ -574,6 +599,8 @@ def pretrain_command(
     backbone: str | None,
     overrides: tuple[str, ...],
     resume: bool,
+    show_views: Path | None,
+    views_epoch: int,
 ) -> None:
     """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
     if store is None:
@@ -588,7 +615,7 @@ def pretrain_command(
     is_url = isinstance(store, str)
     if root is not None and not is_url:
         raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
-    if out is None:
+    if out is None and show_views is None:
         out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
         say_default("run", out, "the default of --out")
 
@@ -597,20 +624,25 @@ def pretrain_command(
     if recipe is None:
         recipe, why = default_recipe(method)
         say_default("recipe", recipe, why)
+    given = {
+        "method": method,
+        "background": bg,
+        "with_cast": with_cast,
+        "store": store,
+        "dataset": dataset,
+        "recipe": recipe,
+        "overrides": [*([f"backbone={backbone}"] if backbone else []), *overrides],
+        "cache": cache_folder(cache) if is_url else None,
+        "root": root,
+    }
+    if show_views is not None:
+        from trainer.report.views_page import write_views_page
+
+        with disk_errors(show_views):
+            click.echo(f"page: {write_views_page(show_views, epoch=views_epoch, **given)}")
+        return
     with disk_errors(out):
-        summary = pretrain(
-            method=method,
-            background=bg,
-            with_cast=with_cast,
-            store=store,
-            dataset=dataset,
-            out=out,
-            recipe=recipe,
-            overrides=[*([f"backbone={backbone}"] if backbone else []), *overrides],
-            resume=resume,
-            cache=cache_folder(cache) if is_url else None,
-            root=root,
-        )
+        summary = pretrain(out=out, resume=resume, **given)
     if summary is not None:
         print_json(summary)
 

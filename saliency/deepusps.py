@@ -30,8 +30,9 @@ from saliency.drn import Drn, DrnSegmenter
 from saliency.drn_detector import DetectorDescription, DrnDetector, save_detector, weights_sha256
 from saliency.metrics import evaluate_folder
 from saliency.phases import Phase
+from saliency.progress import LOG_FILE, VALIDATION_FILE
 from saliency.random_streams import SUBSET, stream
-from saliency.training import LOG_FILE, Training
+from saliency.training import Training
 from stores.dataset_index import DatasetIndex
 from stores.durable_files import write_aside
 from stores.errors import UserError
@@ -39,7 +40,6 @@ from stores.progress import warn
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 SETTINGS_FILE = "settings.json"
-VALIDATION_FILE = "validation.jsonl"
 BACKBONE_FILE = "backbone.safetensors"
 
 

@@ -10,7 +10,7 @@ Published F-measures differ by up to 0.07 on the same maps by protocol alone, so
 Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 everywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from saliency.detector import Detector, MaskError, MaskFolder, open_detector
 from saliency.find_maps import found_maps
-from stores.dataset_index import open_index
+from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import UserError
 from stores.progress import stage_bar
 
@@ -154,6 +154,16 @@ def score_image(map_HW: np.ndarray, truth_HW: np.ndarray) -> ImageScores:
     )
 
 
+def mean_curve(scores: list[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at 256 thresholds, means over the images with foreground; float64 (256,) each.
+
+    Args:
+        scores: one per image, at least one of them with foreground.
+    """
+    mean_precision, mean_recall = np.mean([score.curve for score in scores if score.curve is not None], axis=0)
+    return mean_precision, mean_recall
+
+
 def summarise(scores: list[ImageScores]) -> dict[str, Any]:
     """Scores of a set from the scores of its images; images with an empty true mask count for the error only.
 
@@ -174,7 +184,7 @@ def summarise(scores: list[ImageScores]) -> dict[str, Any]:
         return result
     fixed = np.array([score.fixed for score in scores if score.fixed is not None])
     adaptive = np.array([score.adaptive for score in scores if score.adaptive is not None])
-    mean_precision, mean_recall = np.mean([score.curve for score in scores if score.curve is not None], axis=0)
+    mean_precision, mean_recall = mean_curve(scores)
     f_by_threshold = f_beta(mean_precision, mean_recall)
     result["f_fixed"] = float(f_beta(fixed[:, 0], fixed[:, 1]).mean())
     result["f_adaptive"] = float(f_beta(adaptive[:, 0], adaptive[:, 1]).mean())
@@ -235,20 +245,40 @@ def evaluate_folder(
             set would not be comparable), or there are no images.
     """
     index = open_index("folder", root=Path(images_dir))
-    truths = MaskFolder(Path(masks_dir))
     if isinstance(detector, str):
         detector = open_detector(detector, device=device)
-    scores = []
+    scores = [scored.scores for scored in scored_images(index, masks_dir, detector, size_px=size_px)]
+    return {**summarise(scores), "size_px": size_px, "detector": detector.identity}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One image of a set with its scores."""
+
+    row: int
+    # of the index
+    map_HW: np.ndarray
+    # float32, [0, 1], at the image's own size
+    truth_HW: np.ndarray
+    # bool, the same size
+    scores: ImageScores
+
+
+def scored_images(
+    index: DatasetIndex, masks_dir: Path | str, detector: Detector, *, size_px: int | None = None
+) -> Iterator[Scored]:
+    """Score a detector's map of every image, in the order of the index; arguments and errors as `evaluate_folder`."""
+    truths = MaskFolder(Path(masks_dir))
     found_of_all = found_maps(index, range(len(index)), detector)
     for found in stage_bar(found_of_all, stage="evaluate", unit="img", total=len(index)):
         key = index.keys[found.row]
         if found.map_HW is None:
-            raise UserError(f"{found.problem} ({key}); every image of {images_dir} must have a map to be scored")
+            raise UserError(f"{found.problem} ({key}); every image of {index.root} must have a map to be scored")
         truth_HW = truths.grey(key) > 127
         if truth_HW.shape != found.map_HW.shape:
             raise MaskError(f"{key}: its true mask is {truth_HW.shape}, the image {found.map_HW.shape} (rows, columns)")
-        scores.append(_score_at(found.map_HW, truth_HW, size_px))
-    return {**summarise(scores), "size_px": size_px, "detector": detector.identity}
+        scores = _score_at(found.map_HW, truth_HW, size_px)
+        yield Scored(row=found.row, map_HW=found.map_HW, truth_HW=truth_HW, scores=scores)
 
 
 def _score_at(map_HW: np.ndarray, truth_HW: np.ndarray, size_px: int | None) -> ImageScores:

@@ -21,13 +21,12 @@ from saliency.deepusps_settings import DeepUspsSettings
 from saliency.drn import STRIDE_PX, DrnSegmenter, normalise_images
 from saliency.losses import mean_f_loss
 from saliency.phases import Phase, decayed, phases
+from saliency.progress import LOG_FILE
 from saliency.random_streams import FLIPS, ORDER, SCALES, WEIGHTS, stream
 from saliency.refinement import Refiner
 from stores.durable_files import write_aside
 from stores.errors import UserError
 from stores.progress import stage_bar
-
-LOG_FILE = "training.jsonl"
 
 
 class Training:

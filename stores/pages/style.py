@@ -76,6 +76,7 @@ tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: a
   .local { --edge: var(--soft); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.5rem; }
 td.value { overflow-wrap: anywhere; }
+dl.kinds { max-width: 46rem; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }

@@ -1,7 +1,8 @@
 """Pretraining from the command line's words to a run folder; what can fail early fails before anything is built."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from pipeline.build.cached_beton import cached_beton
 from pipeline.build.export_beton import read_sidecar
 from pipeline.loader.loader import Loader
 from pipeline.views.view_plan import ViewPlan
-from saliency.data_parallel import joined
+from saliency.data_parallel import Ranks, joined
 from stores.errors import UserError
 from stores.reader import open_store
 from stores.store_cache import open_published
@@ -56,32 +57,44 @@ def pretrain(
     command = shlex.join(["python", "cli.py", *words, "--out", str(out)])
     settings = resolve_settings(recipe, method, background, with_cast, overrides)
     url = store if isinstance(store, str) else ""
-    beton = _published_beton(url, cache, root, dataset) if url else find_beton(Path(store))
-    _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
+    beton = beton_of(store, cache=cache, root=root, dataset=dataset)
     origin = Origin(recipe=recipe, beton=str(beton.absolute()), store_url=url, command=command)
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
-        loader = Loader(
-            beton,
-            settings.plan,
-            batch_size=share,
-            seed=settings.seed,
-            num_threads=loader_threads(settings),
-            rank=ranks.rank,
-            world_size=ranks.size,
-            geometry=settings.geometry,
-            shrink_on_decoding=settings.shrink_on_decoding,
-            bad_rows=settings.bad_rows,
-        )
-        with loader:
-            if not url:
-                _check_same_store(Path(store), beton, loader.store_id)
-            if hasattr(method_module(method), "check_labels"):
-                method_module(method).check_labels(settings.algorithm, loader.labels)
+        with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             device, probe = torch.device(ranks.device), _online_probe(settings, loader, beton)
             return train(
                 settings, loader, Path(out), origin=origin, resume=resume, device=device, ranks=ranks, probe=probe
             )
+
+
+@contextmanager
+def opened_loader(
+    settings: RunSettings, store: Path | str, beton: Path, *, batch_size: int, ranks: Ranks
+) -> Iterator[Loader]:
+    """Open the loader that feeds a run, and check that store and labels are what the run needs.
+
+    Args: store: as named by the user. beton: of `beton_of`. batch_size: rows that this process takes at once.
+    Raises: UserError: the beton is of another build of the store, or a method does not find its labels.
+    """
+    loader = Loader(
+        beton,
+        settings.plan,
+        batch_size=batch_size,
+        seed=settings.seed,
+        num_threads=loader_threads(settings),
+        rank=ranks.rank,
+        world_size=ranks.size,
+        geometry=settings.geometry,
+        shrink_on_decoding=settings.shrink_on_decoding,
+        bad_rows=settings.bad_rows,
+    )
+    with loader:
+        if not isinstance(store, str):
+            _check_same_store(Path(store), beton, loader.store_id)
+        if hasattr(method_module(settings.method), "check_labels"):
+            method_module(settings.method).check_labels(settings.algorithm, loader.labels)
+        yield loader
 
 
 def default_recipe(method: str) -> tuple[str, str]:
@@ -151,6 +164,16 @@ def _online_probe(settings: RunSettings, loader: Loader, beton: Path) -> Probe |
     return OnlineProbe(
         settings.probe, loader.rows, loader.labels, open_loader, seed=settings.seed, size_px=size_px
     ).score
+
+
+def beton_of(store: Path | str, *, cache: Path | None, root: Path | None, dataset: str | None) -> Path:
+    """Return the .beton that a run on a store reads; the arguments are those of `pretrain`.
+
+    Raises: UserError: it is not there, or of another data set.
+    """
+    beton = _published_beton(store, cache, root, dataset) if isinstance(store, str) else find_beton(Path(store))
+    _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
+    return beton
 
 
 def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:

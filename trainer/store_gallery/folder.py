@@ -23,8 +23,8 @@ from stores.engines._devices import num_cores
 from stores.errors import UserError
 from stores.image_codec import sha256
 from stores.progress import stage_bar
+from stores.pages.style import CSS
 from stores.reader import Store
-from trainer.report._style import CSS
 from trainer.store_gallery import content
 from trainer.store_gallery.row_pictures import RowPictures
 from trainer.store_gallery.source_images import SourceImages

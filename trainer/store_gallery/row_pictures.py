@@ -4,9 +4,9 @@ import numpy as np
 
 from stores.errors import ImageError
 from stores.image_codec import encode_jpeg
+from stores.pages.pictures import grey_to_rgb, thumbnail, with_contour
 from stores.reader import Store
 from stores.schema import Status
-from trainer.report.pictures import grey_to_rgb, thumbnail, with_contour
 from trainer.store_gallery.source_images import SourceImages
 
 # In the order of the page. "saliency" is the soft map.

@@ -1,0 +1,198 @@
+"""What a run would be fed, as a page: the first rows of an epoch with every view, all that was drawn, and nothing
+trained. Settings, store, loader and device stage are the run's own, so that the page is the truth about it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.build.beton_reader import has_mask
+from pipeline.build.export_beton import read_sidecar
+from pipeline.loader.loader import Loader
+from pipeline.views import crops
+from saliency.data_parallel import Ranks
+from stores.durable_files import write_aside
+from stores.errors import UserError
+from stores.pages import document
+from stores.pages.document import Section
+from stores.reader import Store
+from trainer.report.exhibits import Drawing, Exhibit, Scenes, view_names
+from trainer.report.gallery import full_exhibit_html
+from trainer.report.sources import find_store
+from trainer.run.loop import beton_of, opened_loader, resolve_settings
+from trainer.run.settings import RunSettings, method_module
+
+NUM_ROWS = 32
+
+
+def write_views_page(
+    page: Path,
+    *,
+    epoch: int,
+    method: str,
+    background: str,
+    with_cast: bool,
+    store: Path | str,
+    recipe: str,
+    overrides: Sequence[str] = (),
+    cache: Path | None = None,
+    root: Path | None = None,
+    dataset: str | None = None,
+) -> Path:
+    """Write a page of the first 32 rows of an epoch.
+
+    Args: page: the file. epoch: from 0. The others are those of `trainer.run.loop.pretrain`.
+    Returns: page. Raises: UserError: anything given is wrong, as there, or the run has no such epoch.
+    """
+    settings = resolve_settings(recipe, method, background, with_cast, overrides)
+    if epoch >= settings.epochs:
+        raise UserError(f"--views-epoch is {epoch}; the run has {settings.epochs} epochs, 0 to {settings.epochs - 1}")
+    beton = beton_of(store, cache=cache, root=root, dataset=dataset)
+    store_id = read_sidecar(beton)["store_id"]
+    scenes = Scenes(beton, _store_of(beton, store_id, store))
+    names = view_names(method_module(method).HAS_NEGATIVES)
+    drawing = Drawing(scenes, settings.plan, names, masked_views=masked_views(settings))
+    batch_size = _batch_size(settings, int(has_mask(scenes.records).sum()))
+    with opened_loader(settings, store, beton, batch_size=batch_size, ranks=Ranks(device="cpu")) as loader:
+        exhibits, skipped = _first_rows(loader, drawing, epoch)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(page, render(settings, exhibits, epoch=epoch, recipe=recipe, store_id=store_id, skipped=skipped))
+    return page
+
+
+def _first_rows(loader: Loader, drawing: Drawing, epoch: int) -> tuple[list[Exhibit], list[str]]:
+    """The first rows of an epoch as they come, and what the loader says of rows that it could not read."""
+    exhibits: list[Exhibit] = []
+    skipped: list[str] = []
+    for batch in loader.epoch(epoch):
+        exhibits += drawing.exhibits(batch, range(min(len(batch.row_B), NUM_ROWS - len(exhibits))))
+        skipped += batch.skipped
+        if len(exhibits) == NUM_ROWS:
+            break
+    return exhibits, skipped
+
+
+def masked_views(settings: RunSettings) -> tuple[int, ...]:
+    """Return the views whose backgrounds CAST removes for the key network: the key, or both of two equal views."""
+    if settings.cast is None:
+        return ()
+    if method_module(settings.method).HAS_NEGATIVES:
+        return (1,)
+    return tuple(number for number, view in enumerate(settings.views) if view.is_global)
+
+
+def _batch_size(settings: RunSettings, num_rows: int) -> int:
+    """Rows to draw at once: the run's own where an extra negative may be any other row of its batch; else just enough,
+    because a row's views depend on no other row. A batch that the store cannot fill is for the loader to refuse.
+    """
+    _, has_negative = crops.background_needs(settings.plan)
+    is_whole = has_negative or settings.batch_size > num_rows
+    return settings.batch_size if is_whole else min(NUM_ROWS, settings.batch_size)
+
+
+def _store_of(beton: Path, store_id: str, store: Path | str) -> Store | None:
+    """The store with the saliency maps, None where only the .beton is at hand."""
+    try:
+        return find_store(beton, {"store_id": store_id, "store_url": store if isinstance(store, str) else ""})
+    except UserError:
+        return None
+
+
+def render(
+    settings: RunSettings,
+    exhibits: Sequence[Exhibit],
+    *,
+    epoch: int,
+    recipe: str,
+    store_id: str,
+    skipped: Sequence[str] = (),
+) -> str:
+    """Return the page. Args: exhibits: rows in the order of the epoch. skipped: which rows could not be read."""
+    background = settings.background
+    names = [view.name for view in exhibits[0].views]
+    facts = [
+        ("rows shown", f"{len(exhibits)}", f"the first of epoch {epoch}"),
+        ("views of each", f"{len(settings.views)}", " and ".join(sorted({f"{v.size_px} px" for v in settings.views}))),
+        ("batch", f"{settings.batch_size}", "images a step"),
+        ("backgrounds replaced", f"{background.probability:.0%}", f"of views, {background.name}"),
+        ("seed", f"{settings.seed}", f"recipe {recipe}"),
+        ("store", store_id[:12], "id"),
+    ]
+    rows = "".join(full_exhibit_html(exhibit, background.name) for exhibit in exhibits)
+    lost = "".join(f"<li>{escape(message)}</li>" for message in skipped)
+    return document.page(
+        f"Views of {settings.method}, background {background.name}",
+        document.headline(facts),
+        [
+            Section(anchor="reading", heading="How to read this", body=_reading(settings)),
+            Section(anchor="plan", heading="The plan", body=_plan_table(settings, names)),
+            Section(anchor="drawn", heading="Tries and fallbacks", body=_drawn_table(exhibits, names)),
+            Section(anchor="rows", heading="Rows", body=(f"<ul>{lost}</ul>" if lost else "") + rows),
+        ],
+    )
+
+
+def _reading(settings: RunSettings) -> str:
+    """The kinds of pictures, in words for a newcomer; only those that this plan has."""
+    kinds = [
+        ("image and boxes", "the stored image; each box is what one view shows of it, in the colour of the view's frame"
+         " (grey: local views)."),
+        ("mask", "the foreground a detector found, outlined; the rest is darkened."),
+        ("tiled background", "the image with its foreground filled in from beside it; other rows may borrow it."),
+        ("views", "what the network is fed, after every augmentation, before normalisation; below it, how many"
+         " proposals its box took and what was changed. Training makes views of one image agree."),
+    ]  # fmt: skip
+    name = settings.background.name
+    if name in ("random", "swaps"):
+        kinds.append(
+            ("donor", "the row whose tiled background was put behind the foreground; the box is the part used.")
+        )
+    if name == "rm":
+        kinds.append(("grey backgrounds", "where a background is removed, one grey level drawn for the view fills it."))
+    if name == "swaps":
+        kinds.append(
+            ("extra negative", "an image the query must not resemble: another image's foreground on the query's own "
+             "background, so that the background does not help; or a plain other image.")
+        )  # fmt: skip
+    if settings.cast is not None:
+        kinds.append(
+            ("masked key", "the key with its background at the mean colour: what makes the query similar to it should "
+             "lie in the foreground (CAST).")
+        )  # fmt: skip
+    items = "".join(f"<dt>{escape(kind)}</dt><dd>{escape(words)}</dd>" for kind, words in kinds)
+    return f'<dl class="kinds">{items}</dl>'
+
+
+def _plan_table(settings: RunSettings, names: Sequence[str]) -> str:
+    """The settings of every view, a column each, and what ties them together."""
+    per_view = [asdict(view) for view in settings.views]
+    rows = [[escape(field), *(document.value_html(view[field]) for view in per_view)] for field in per_view[0]]
+    table = document.table(["setting", *map(escape, names)], rows, label="settings of the views")
+    together: list[tuple[str, object]] = [
+        ("crop_proposal", settings.crop_proposal),
+        ("crop_fallback", settings.crop_fallback),
+        ("pair_constraint", settings.pair_constraint),
+        *((f"background.{name}", value) for name, value in asdict(settings.background).items()),
+    ]
+    return table + document.facts_table(together, label="settings of all views together")
+
+
+def _drawn_table(exhibits: Sequence[Exhibit], names: Sequence[str]) -> str:
+    """What was drawn for the rows shown, per view."""
+    head = ["view", "tries, mean", "fallback boxes", "without foreground", "backgrounds replaced", "negatives matched"]
+    rows = []
+    for number, name in enumerate(names):
+        records = [exhibit.views[number].record for exhibit in exhibits]
+        counts = [
+            sum(bool(record["is_fallback"]) for record in records),
+            sum(record["foreground_fraction"] == 0 for record in records),
+            sum(bool(record["has_background"]) for record in records),
+            sum(bool(record["is_negative_matched"]) for record in records),
+        ]
+        tries = f"{np.mean([record['tries'] for record in records]):.2f}"
+        rows.append([escape(name), tries, *(f"{count} of {len(records)}" for count in counts)])
+    words = "Of the rows below. A box is proposed up to ten times until it holds the foreground its view asks for."
+    return f'<p class="note">{words}</p>{document.table(head, rows, label="what was drawn")}'
