@@ -66,7 +66,7 @@ def chart(drawn: Chart) -> str:
     if not lines:
         return f"<p>{escape(drawn.name)}: no finite value was recorded.</p>"
     every_x = np.concatenate([line.x_N for line in lines] + ([] if drawn.x_range is None else [drawn.x_range]))
-    every_y = np.concatenate([line.y_N for line in lines] + ([] if drawn.y_range is None else [drawn.y_range]))
+    every_y = np.concatenate([line.y_N for line in lines] + ([] if drawn.y_range is None else [_y_ends(drawn)]))
     x_ticks, x_px = _axis(every_x, _LEFT_PX, WIDTH_PX - _RIGHT_PX)
     y_ticks, y_px = _axis(every_y, HEIGHT_PX - _BOTTOM_PX, _TOP_PX)
     if drawn.has_log_axis and (whole := np.unique(np.round(y_ticks))).size > 1:
@@ -171,6 +171,12 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 def number(value: float) -> str:
     """Return a number with four significant digits."""
     return f"{float(value) + 0.0:.4g}"  # + 0.0 makes of -0 a 0
+
+
+def _y_ends(drawn: Chart) -> np.ndarray:
+    """What the vertical axis shows at least, as it stands on it."""
+    ends = np.array(drawn.y_range, dtype=np.float64)
+    return np.log10(ends) if drawn.has_log_axis else ends
 
 
 def _finite(line: Line, has_log_axis: bool) -> Line:

@@ -95,5 +95,5 @@ def value_html(value: object) -> str:
     if isinstance(value, float):
         return escape(f"{value:.6g}")
     if isinstance(value, list | tuple):
-        return escape(", ".join(str(item) for item in value))
+        return escape(", ".join(f"{item:.6g}" if isinstance(item, float) else str(item) for item in value))
     return escape(value if isinstance(value, str) else json.dumps(value, default=str))

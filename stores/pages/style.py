@@ -52,7 +52,7 @@ figcaption .unit { font-weight: 400; color: var(--soft); }
 ul.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin: .2rem 0 .4rem; padding: 0;
   font-size: .875rem; overflow-wrap: anywhere; }
 ul.legend svg.key { display: inline-block; width: 1.75rem; vertical-align: middle; margin-right: .4rem; }
-.scroll { overflow-x: auto; position: relative; }
+.scroll { overflow-x: auto; position: relative; margin-bottom: .8rem; }
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 details { margin: .6rem 0; } summary { cursor: pointer; color: var(--accent); padding: .3rem 0; }
 tr.differs th, tr.differs td { background: var(--mark); } mark { background: var(--mark); color: inherit; }

@@ -75,7 +75,7 @@ def _enlarged(cam_Bhw: Tensor, size_px: int) -> Tensor:
 
 def attention_html(rows: list[Attention]) -> str:
     """Return the rows as HTML, four pictures each."""
-    return "".join(_row(row) for row in rows)
+    return f'<div class="columns">{"".join(_row(row) for row in rows)}</div>' if rows else ""
 
 
 def _row(row: Attention) -> str:

@@ -25,6 +25,8 @@ from trainer.report.settings_table import differences_section, settings_section
 from trainer.report.shown import Shown, look_at
 
 _MIN_EXHIBITS = 3
+# Singular values below this share of the largest are what float32 leaves of a zero.
+_ROUNDING = 1e-6
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -130,7 +132,8 @@ def _spectrum_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
         f"Each of up to {spectrum.NUM_IMAGES} images of the store becomes a vector of length 1; the mean is taken "
         "away, and the singular values say how much the vectors spread along each direction, the largest first. A line "
         "that falls steeply means that few directions are used: dimensional collapse. The effective rank is the number "
-        "of equally used directions with the same entropy (Roy and Vetterli 2007); it is below the number of images."
+        "of equally used directions with the same entropy (Roy and Vetterli 2007); it is below the number of images. "
+        "Directions that hold less than a millionth of the largest are not drawn."
     )
     kinds = list(dict.fromkeys(name for _, shown in pairs for name in shown.spectra))
     charts = "".join(_spectrum_chart(pairs, name) for name in kinds)
@@ -150,15 +153,15 @@ def _spectrum_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
 
 
 def _spectrum_chart(pairs: Sequence[tuple[Run, Shown]], name: str) -> str:
-    lines = [
-        curves.Line(x_N=np.arange(1, len(values) + 1), y_N=values / values[0], label=run.label, style=style)
-        for style, (run, shown) in enumerate(pairs)
-        if (values := shown.spectra.get(name, np.zeros(1)))[0] > 0
-    ]
+    lines = []
+    for style, (run, shown) in enumerate(pairs):
+        values = shown.spectra.get(name, np.zeros(1))
+        share = (values / values[0])[values > _ROUNDING * values[0]] if values[0] > 0 else np.zeros(0)
+        lines.append(curves.Line(x_N=np.arange(1, len(share) + 1), y_N=share, label=run.label, style=style))
     words = {"features": "Features of the backbone.", "embedding": "What the loss compares, after the head."}
     drawn = curves.Chart(
         name=f"{name}: singular values", unit="share of the largest", x_name="direction", has_log_axis=True,
-        lines=tuple(lines), y_range=(1e-4, 1.0),
+        lines=tuple(lines), y_range=(1e-2, 1.0),
     )  # fmt: skip
     return curves.figure(drawn, words[name])
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -26,6 +27,8 @@ _WORDS = {
 }
 # A picture is asked for by what the metric's images are.
 _VAL = ("top1", "top5")
+# kNN with another number of neighbours than its main one.
+_OF_NEIGHBOURS = re.compile(r"k(\d+)_(top[15])")
 # Images without their foreground: a higher score there says how much the background gives away, not that it is better.
 _NEITHER_BETTER = ("no_fg_top1", "only_bg_b_top1", "only_bg_t_top1")
 
@@ -108,6 +111,9 @@ def _densities(scored: dict[str, _Scores]) -> str:
 
 
 def _words(metric: str) -> str:
+    found = _OF_NEIGHBOURS.fullmatch(metric)
+    if found:
+        return f"{_WORDS[found[2]]}, {found[1]} neighbours"
     stem = metric.removesuffix("_top1")
     return _WORDS.get(metric, metric.replace("_", " ") if stem == metric else f"{stem}: top-1, %")
 
@@ -158,7 +164,8 @@ def _picture(metric: str, summary: dict[str, Any]) -> str:
         else:
             root = Path(summary["data"])
         name = metric.removesuffix("_top1")
-        folder = root / "val" if metric in _VAL else root / "variants" / name
+        is_of_val = metric in _VAL or _OF_NEIGHBOURS.fullmatch(metric)
+        folder = root / "val" if is_of_val else root / "variants" / name
         index = open_index("folder", root=folder)
         image_HWC = decode_rgb(index.read(0))
     except (UserError, ImageError, OSError):

@@ -25,10 +25,19 @@ def differing(runs: Sequence[Run]) -> dict[str, list[Any]]:
 
 
 def differences_section(runs: Sequence[Run]) -> str:
-    """Return the settings that differ as a table, a column a run."""
+    """Return the settings that differ as a table, a column a run; those that only some runs have at all are folded."""
     found = differing(runs)
     if not found:
         return "<p>All settings are equal, and so are seed, store, code and machine: the runs repeat each other.</p>"
+    shared = {name: values for name, values in found.items() if _ABSENT not in values}
+    partial = {name: values for name, values in found.items() if _ABSENT in values}
+    html = _comparison(runs, shared) if shared else "<p>What all runs have is equal in all of them.</p>"
+    if partial:
+        html += document.folded(f"{len(partial)} settings that only some of the runs have", _comparison(runs, partial))
+    return html
+
+
+def _comparison(runs: Sequence[Run], found: dict[str, list[Any]]) -> str:
     head = ["setting", *(escape(run.title) for run in runs)]
     rows = [[escape(name), *map(_cell, values)] for name, values in found.items()]
     return document.table(head, rows, label="settings that differ", num_text_columns=len(head))
@@ -69,5 +78,7 @@ def _facts(run: Run) -> dict[str, Any]:
     for name, value in run.provenance.items():
         if name in _NOT_COMPARED or name == "seed":
             continue
+        if name == "commit":
+            value = f"{str(value)[:10]}{'+' * str(value).endswith('+')}"
         flat |= {f"{name}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     return flat

@@ -22,6 +22,7 @@ _TITLES = {
 # One sentence each for those who see the name for the first time.
 _MEANINGS = {
     "loss": "What training makes small; its height is comparable between runs of one method only.",
+    "info_nce_loss": "How hard it is to tell the query's own key from the keys of other images.",
     "lr": "How large a step the optimiser takes.",
     "positive_is_nearest": "Share of queries whose own key is nearer than every other image's, 0 to 1.",
     "attention_loss": "CAST: 1 - cosine between where the query looks and its foreground; 0 = exactly there.",
