@@ -241,7 +241,7 @@ def _extremes(measured: Measured) -> str:
         "what the cut map, and what the true mask calls foreground; the rest is darkened."
     )
     parts = [
-        f"<h3>{title}</h3>{''.join(_extreme_html(each) for each in ranked)}"
+        f'<h3>{title}</h3><div class="columns">{"".join(_extreme_html(each) for each in ranked)}</div>'
         for title, ranked in (("Worst", measured.worst), ("Best", measured.best))
     ]
     return f'<p class="note">{words}</p>{"".join(parts)}'

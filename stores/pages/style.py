@@ -25,6 +25,7 @@ CSS = (
     + CHARTS
     + """
 * { box-sizing: border-box; }
+h1, h2, h3, h4, nav a, summary { overflow-wrap: anywhere; } h4 { margin: 0 0 .4rem; font-size: .95rem; }
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 76rem; background: var(--paper); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; }
@@ -60,12 +61,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { text-align: left; padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line);
   vertical-align: middle; }
 td.n, th.n { text-align: right; } thead th { color: var(--soft); font-weight: 600; font-size: .85rem; }
-tbody th { font-weight: 500; } td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
+tbody th { font-weight: 500; min-width: 7rem; overflow-wrap: anywhere; }
+td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 .better { color: var(--good); } .worse { color: var(--bad); }
 .exhibit { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem;
   margin: 0 0 1rem; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .7rem;
   align-items: start; }
+.strip + .strip { margin-top: .7rem; }
 .strip figure { margin: 0; } .strip img { display: block; width: 100%; height: auto; border-radius: 4px;
   background: var(--line); }
 .strip .view img { border: 3px solid var(--edge); }

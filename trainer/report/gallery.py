@@ -53,19 +53,22 @@ def exhibit_html(exhibit: Exhibit, background: str) -> str:
     """
     views = [(view, _view_figure(exhibit, view, number, background)) for number, view in enumerate(exhibit.views)]
     shown = _row_figures(exhibit) + [figure for view, figure in views if view.is_global] + _negative_figures(exhibit)
-    return _article(exhibit, shown, [figure for view, figure in views if not view.is_global])
+    return _article(exhibit, [shown], [figure for view, figure in views if not view.is_global])
 
 
 def full_exhibit_html(exhibit: Exhibit, background: str) -> str:
-    """Return one exhibit with, beside each view, its mask, its donor and CAST's masked key, and every number drawn."""
-    shown, local_figures = _row_figures(exhibit), []
+    """Return one exhibit with, beside each view, its mask, its donor and CAST's masked key, and every number drawn.
+
+    Each global view has a line of its own, the local ones share one.
+    """
+    lines, local_figures = [_row_figures(exhibit)], []
     for number, view in enumerate(exhibit.views):
         figures = [_view_figure(exhibit, view, number, background), *_beside(exhibit, view)]
         if view.is_global:
-            shown += figures
+            lines.append(figures)
         else:
             local_figures += figures
-    return _article(exhibit, shown + _negative_figures(exhibit), local_figures, numbers_table(exhibit))
+    return _article(exhibit, [*lines, _negative_figures(exhibit)], local_figures, numbers_table(exhibit))
 
 
 def numbers_table(exhibit: Exhibit) -> str:
@@ -82,8 +85,8 @@ def numbers_table(exhibit: Exhibit) -> str:
     return document.table(head, rows, label=f"all that was drawn for {exhibit.key}")
 
 
-def _article(exhibit: Exhibit, figures: list[str], local_figures: list[str], numbers: str = "") -> str:
-    strips = f'<div class="strip">{"".join(figures)}</div>'
+def _article(exhibit: Exhibit, lines: list[list[str]], local_figures: list[str], numbers: str = "") -> str:
+    strips = "".join(f'<div class="strip">{"".join(figures)}</div>' for figures in lines if figures)
     if local_figures:
         strips += f'<div class="strip small">{"".join(local_figures)}</div>'
     folded = document.folded(f"All numbers drawn for row {exhibit.row}", numbers) if numbers else ""

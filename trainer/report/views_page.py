@@ -23,7 +23,7 @@ from trainer.report.exhibits import Drawing, Exhibit, Scenes, view_names
 from trainer.report.gallery import full_exhibit_html
 from trainer.report.sources import find_store
 from trainer.run.loop import beton_of, opened_loader, resolve_settings
-from trainer.run.settings import RunSettings, method_module
+from trainer.run.settings import RunSettings, by_path, method_module
 
 NUM_ROWS = 32
 
@@ -128,9 +128,9 @@ def render(
         document.headline(facts),
         [
             Section(anchor="reading", heading="How to read this", body=_reading(settings)),
-            Section(anchor="plan", heading="The plan", body=_plan_table(settings, names)),
             Section(anchor="drawn", heading="Tries and fallbacks", body=_drawn_table(exhibits, names)),
             Section(anchor="rows", heading="Rows", body=(f"<ul>{lost}</ul>" if lost else "") + rows),
+            Section(anchor="plan", heading="The plan", body=_plan_table(settings, names)),
         ],
     )
 
@@ -175,7 +175,7 @@ def _plan_table(settings: RunSettings, names: Sequence[str]) -> str:
         ("crop_proposal", settings.crop_proposal),
         ("crop_fallback", settings.crop_fallback),
         ("pair_constraint", settings.pair_constraint),
-        *((f"background.{name}", value) for name, value in asdict(settings.background).items()),
+        *((name, value) for name, value in by_path(settings).items() if name.startswith("background.")),
     ]
     return table + document.facts_table(together, label="settings of all views together")
 
