@@ -55,7 +55,7 @@ def scores_section(folders: Mapping[str, Path]) -> str:
         return f"<p>{'The run was' if len(folders) == 1 else 'These runs were'} not scored yet: {hint}.</p>"
     note = f"<p>Not scored yet: {escape(unscored)} ({hint}).</p>" if unscored else ""
     return note + "".join(
-        _table(name, {label: scores[name] for label, scores in scored.items() if name in scores})
+        _table(name, {label: scores[name] for label, scores in scored.items() if name in scores}, len(folders) > 1)
         for name in evaluations
     )
 
@@ -74,13 +74,13 @@ def _read(folder: Path) -> dict[str, _Scores]:
     }
 
 
-def _table(evaluation: str, scored: dict[str, _Scores]) -> str:
+def _table(evaluation: str, scored: dict[str, _Scores], is_comparison: bool) -> str:
     """One evaluation's table: a metric per line, of one run with its gains, of several side by side."""
     metrics = list(dict.fromkeys(metric for scores in scored.values() for metric in scores.trained))
     summary = next(iter(scored.values())).summary
     if len(scored) == 1:
-        (only,) = scored.values()
-        heads = ["this run", "untrained", "gain"]
+        ((label, only),) = scored.items()
+        heads = [escape(label) if is_comparison else "this run", "untrained", "gain"]
         cells = {metric: _cells_of_one(metric, only) for metric in metrics}
         note = ""
     else:
