@@ -9,7 +9,7 @@ from trainer.report.loaded_run import Run
 from trainer.run.settings import by_path
 
 # What of run.json decides or identifies a run; where its files lay and how it was called does not.
-_NOT_COMPARED = ("command", "beton", "store_url")
+_NOT_COMPARED = ("command", "beton", "store_url", "expected")
 _ABSENT = object()
 
 

@@ -11,18 +11,19 @@ from trainer.report.loaded_run import Run
 # What is no curve: where a record stands, and the views' crops, which have a table.
 _NO_CHART = ("step", "epoch")
 _SPEED = ("images_per_s", "waited_s")
-_UNITS = {"images_per_s": "images/s", "waited_s": "s", "skipped_rows": "rows a step"}
+_UNITS = {"images_per_s": "images/s", "waited_s": "s", "skipped_rows": "rows a step", "knn_top1": "%"}
 _TITLES = {
     "loss": "loss",
     "lr": "learning rate",
     "images_per_s": "images per second",
     "waited_s": "wait for data",
-    "positive_is_nearest": "positive is nearest",
+    "knn_top1": "kNN on the store's own rows",
 }
 # One sentence each for those who see the name for the first time.
 _MEANINGS = {
     "loss": "What training makes small; its height is comparable between runs of one method only.",
     "info_nce_loss": "How hard it is to tell the query's own key from the keys of other images.",
+    "knn_top1": "How often the nearest training rows give a held-out row of the store its class.",
     "lr": "How large a step the optimiser takes.",
     "positive_is_nearest": "Share of queries whose own key is nearer than every other image's, 0 to 1.",
     "attention_loss": "CAST: 1 - cosine between where the query looks and its foreground; 0 = exactly there.",
@@ -51,8 +52,10 @@ def curves_section(runs: Sequence[Run]) -> str:
         if len(runs) == 1
         else "One line a run: the trailing mean over 4 % of it."
     )
+    expected = dict.fromkeys(str(run.provenance["expected"]) for run in runs if run.provenance.get("expected"))
     return (
-        _charts(runs, names)
+        "".join(f"<p>What to expect: {escape(words)}</p>" for words in expected)
+        + _charts(runs, names)
         + f'<p class="note">{lines} A metric recorded less than {_MIN_NOISY} times is not averaged.</p>'
     )
 
