@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from saliency import pseudo_labels, training_state
+from saliency.course import LOG_FILE, VALIDATION_FILE
 from saliency.data_parallel import Ranks, joined
 from saliency.deepusps_settings import DeepUspsSettings, check
 from saliency.detector import DETECTOR_FILE, open_detector
@@ -30,7 +31,6 @@ from saliency.drn import Drn, DrnSegmenter
 from saliency.drn_detector import DetectorDescription, DrnDetector, save_detector, weights_sha256
 from saliency.metrics import evaluate_folder
 from saliency.phases import Phase
-from saliency.progress import LOG_FILE, VALIDATION_FILE
 from saliency.random_streams import SUBSET, stream
 from saliency.training import Training
 from stores.dataset_index import DatasetIndex

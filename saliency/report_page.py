@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from saliency.course import Course, read_course, run_of
 from saliency.detector import open_detector
 from saliency.metrics import COLUMNS, ImageScores, Scored, f_beta, mean_curve, scored_images, summarise, to_8_bit
-from saliency.progress import Progress, read_progress, run_of
 from stores.dataset_index import DatasetIndex, open_index
 from stores.durable_files import write_aside
 from stores.errors import UserError
@@ -92,7 +92,7 @@ def write_report(
         index = open_index("folder", root=images)
         measured = [measure(index, masks, name, size_px=size_px) for name in detectors]
     named = [run for name in detectors if images is not None and (run := run_of(name)) is not None]
-    trainings = [read_progress(run) for run in dict.fromkeys([*named, *runs])]
+    trainings = [read_course(run) for run in dict.fromkeys([*named, *runs])]
     if not measured and not trainings:
         raise UserError("there is nothing to report about: give --images and --masks to score on, or --run FOLDER")
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _extreme(index: DatasetIndex, scored: Scored) -> Extreme:
 
 
 def render(
-    measured: Sequence[Measured], trainings: Sequence[Progress], *, images: Path | None, size_px: int | None
+    measured: Sequence[Measured], trainings: Sequence[Course], *, images: Path | None, size_px: int | None
 ) -> str:
     """The whole page.
 
@@ -264,7 +264,7 @@ def _extreme_html(extreme: Extreme) -> str:
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def _course(progress: Progress) -> str:
+def _course(progress: Course) -> str:
     """How a training went on: scores after every phase where they were asked for, the loss of every epoch."""
     words = (
         "Stage 1 refines each classical detector's maps by themselves, round after round: a network learns them, and "
@@ -273,7 +273,7 @@ def _course(progress: Progress) -> str:
     return f'<p class="note">{words}</p>{_phase_scores(progress)}<div class="charts">{_losses(progress)}</div>'
 
 
-def _phase_scores(progress: Progress) -> str:
+def _phase_scores(progress: Course) -> str:
     if not progress.scores:
         return "<p>Its networks were not scored on the way; <code>saliency train --validation DIR</code> does so.</p>"
     rows = [
@@ -290,7 +290,7 @@ def _phase_scores(progress: Progress) -> str:
     return f'{table}<div class="charts">{charts}</div>'
 
 
-def _score_lines(progress: Progress, key: str) -> tuple[curves.Line, ...]:
+def _score_lines(progress: Course, key: str) -> tuple[curves.Line, ...]:
     """A line per classical method over its rounds; stage 2 as one more round after the last."""
     of_method: dict[str, list[tuple[int, float]]] = {}
     last_round, of_stage_2 = 0, []
@@ -307,7 +307,7 @@ def _score_lines(progress: Progress, key: str) -> tuple[curves.Line, ...]:
     return tuple(_line(name, style, points) for style, (name, points) in enumerate(of_method.items()))
 
 
-def _losses(progress: Progress) -> str:
+def _losses(progress: Course) -> str:
     of_network: dict[str, list[tuple[int, float]]] = {}
     for record in progress.epochs:
         name = "stage 2" if record["method"] is None else str(record["method"])

@@ -16,12 +16,12 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from saliency import pseudo_labels, training_state
+from saliency.course import LOG_FILE
 from saliency.data_parallel import Ranks
 from saliency.deepusps_settings import DeepUspsSettings
 from saliency.drn import STRIDE_PX, DrnSegmenter, normalise_images
 from saliency.losses import mean_f_loss
 from saliency.phases import Phase, decayed, phases
-from saliency.progress import LOG_FILE
 from saliency.random_streams import FLIPS, ORDER, SCALES, WEIGHTS, stream
 from saliency.refinement import Refiner
 from stores.durable_files import write_aside

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from saliency import deepusps, pseudo_labels, report_page, training_state
+from saliency.course import read_course, run_of
 from saliency.deepusps import train
 from saliency.deepusps_settings import PRESETS, DeepUspsSettings, check, choose_settings
 from saliency.detector import open_detector
 from saliency.drn_detector import load_detector
 from saliency.inference import encode_png
 from saliency.phases import decayed, phases
-from saliency.progress import read_progress, run_of
 from stores.dataset_index import DatasetIndex, open_index
 from stores.errors import UserError
 from stores.image_codec import decode_rgb, encode_jpeg
@@ -303,7 +303,7 @@ def test_every_phase_is_scored_where_asked(index: DatasetIndex, finished: Path, 
         mask_HW[20:50, 20:56] = 255
         (tmp_path / "set" / "masks" / f"{Path(key).stem}.png").write_bytes(encode_png(mask_HW))
     train(index, tmp_path / "run", SETTINGS, validation=tmp_path / "set", num_workers=1)
-    progress = read_progress(tmp_path / "run")
+    progress = read_course(tmp_path / "run")
     records = progress.scores
     assert len(progress.epochs) == 2 * 2 * 2 + 3, "methods x rounds x epochs, and stage 2"
     assert run_of(f"{tmp_path / 'run'}:no-crf") == tmp_path / "run"

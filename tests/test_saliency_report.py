@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 import cli
 from saliency import report_page
+from saliency.course import read_course, run_of
 from saliency.inference import encode_png
 from saliency.metrics import evaluate_folder
-from saliency.progress import read_progress, run_of
 from stores.dataset_index import open_index
 from stores.errors import UserError
 from stores.image_codec import encode_jpeg
@@ -92,7 +92,7 @@ def test_the_page(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_course_of_a_training(tmp_path: Path) -> None:
-    progress = read_progress(write_run(tmp_path / "run"))
+    progress = read_course(write_run(tmp_path / "run"))
     lines = report_page._score_lines(progress, "f_fixed")
     assert [(line.label, line.x_N.tolist()) for line in lines] == [("rbd", [1, 2]), ("hs", [1, 2]), ("stage 2", [3])]
     np.testing.assert_allclose(np.concatenate([line.y_N for line in lines]), [0.5, 0.6, 0.7, 0.8, 0.9])
@@ -126,4 +126,4 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "validation.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"validation\.jsonl"):
-        read_progress(run)
+        read_course(run)

@@ -26,8 +26,8 @@ from stores.dataset_index import open_index
 from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import UserError
-from stores.progress import stage_bar
 from stores.pages.curves import density_chart, standalone
+from stores.progress import stage_bar
 from stores.reader import Store, open_store
 from trainer import cast
 from trainer.evaluation._result import Result

@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.build.export_beton import read_records
 from pipeline.loader.loader import Loader
 from pipeline.views.device_stage import DeviceStage
+from stores.progress import stage_bar
 from trainer.evaluation.grounding import plain_plan
 from trainer.report.exhibits import spread_rows
 from trainer.run.settings import RunSettings
@@ -65,7 +66,8 @@ def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.nda
     stage = DeviceStage(plan, device=device)
     found: dict[str, list[Tensor]] = {"features": []}
     with Loader(beton, plan, batch_size=_BATCH_SIZE, seed=settings.seed, rows=rows, drop_last=False) as loader:
-        for batch in loader.epoch(0):
+        bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, delay_s=1.0)
+        for batch in bar:
             feature_BD = method.backbone(stage(batch).images[0])
             found["features"].append(feature_BD.float().cpu())
             if hasattr(method, "embed_query"):

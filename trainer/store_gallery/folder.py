@@ -22,8 +22,8 @@ from stores.durable_files import PARTIAL, sync, write_aside
 from stores.engines._devices import num_cores
 from stores.errors import UserError
 from stores.image_codec import sha256
-from stores.progress import stage_bar
 from stores.pages.style import CSS
+from stores.progress import stage_bar
 from stores.reader import Store
 from trainer.store_gallery import content
 from trainer.store_gallery.row_pictures import RowPictures

@@ -14,7 +14,7 @@ VALIDATION_FILE = "validation.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Course:
     """A run folder of `saliency train`, finished or not.
 
     epochs: per epoch, in order: stage, method (None in stage 2), round, epoch, loss, learning_rate.
@@ -37,7 +37,7 @@ def run_of(detector: str) -> Path | None:
     return run if (run / LOG_FILE).is_file() else None
 
 
-def read_progress(run: Path) -> Progress:
+def read_course(run: Path) -> Course:
     """Read what a training has written so far.
 
     Args:
@@ -48,7 +48,7 @@ def read_progress(run: Path) -> Progress:
     """
     if not (run / LOG_FILE).is_file():
         raise UserError(f"{run} has no {LOG_FILE}: give a folder of `saliency train` that has finished an epoch")
-    return Progress(run=run, epochs=_records(run / LOG_FILE), scores=_records(run / VALIDATION_FILE))
+    return Course(run=run, epochs=_records(run / LOG_FILE), scores=_records(run / VALIDATION_FILE))
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
