@@ -26,12 +26,12 @@ from stores.pages.document import Section
 NUM_EXTREMES = 6
 _ROUND = re.compile(r"stage 1 (.+) round (\d+)")
 _SCORE_WORDS = {
-    "MAE": "mean absolute error, 0 to 1 (lower is better)",
+    "MAE": "Mean absolute error, 0 to 1 (lower is better)",
     "F(.5)": "F-measure of the map cut at 0.5, per image, 0 to 1",
     "F(adaptive)": "F-measure, cut at twice the map's mean, per image, 0 to 1",
-    "F(adaptive, of means)": "the same cut; F of mean precision and recall, 0 to 1",
-    "max F": "best F of mean precision and recall over 256 cuts, 0 to 1",
-    "IoU": "overlap of the map cut at 0.5 with the true mask, 0 to 1",
+    "F(adaptive, of means)": "The same cut; F of mean precision and recall, 0 to 1",
+    "max F": "Best F of mean precision and recall over 256 cuts, 0 to 1",
+    "IoU": "Overlap of the map cut at 0.5 with the true mask, 0 to 1",
 }
 
 
@@ -270,7 +270,8 @@ def _course(progress: Course) -> str:
         "Stage 1 refines each classical detector's maps by themselves, round after round: a network learns them, and "
         "what it predicts becomes the next round's target. Stage 2 trains one network on all refined maps."
     )
-    return f'<p class="note">{words}</p>{_phase_scores(progress)}<div class="charts">{_losses(progress)}</div>'
+    charts = "".join([*_score_charts(progress), _losses(progress)])
+    return f'<p class="note">{words}</p>{_phase_scores(progress)}<div class="charts">{charts}</div>'
 
 
 def _phase_scores(progress: Course) -> str:
@@ -279,15 +280,18 @@ def _phase_scores(progress: Course) -> str:
     rows = [
         [escape(record["phase"]), *(_score(record.get(key)) for key in COLUMNS.values())] for record in progress.scores
     ]
-    table = document.table(["network after", *map(escape, COLUMNS)], rows, label="scores after every phase")
-    charts = "".join(
+    return document.table(["network after", *map(escape, COLUMNS)], rows, label="scores after every phase")
+
+
+def _score_charts(progress: Course) -> list[str]:
+    return [
         curves.figure(
             curves.Chart(name=f"{name} after every round", lines=_score_lines(progress, key), x_name="round"),
             escape(f"{_SCORE_WORDS[name]}. Stage 2 follows the last round of stage 1."),
         )
         for name, key in (("F(.5)", "f_fixed"), ("MAE", "mae"))
-    )
-    return f'{table}<div class="charts">{charts}</div>'
+        if progress.scores
+    ]
 
 
 def _score_lines(progress: Course, key: str) -> tuple[curves.Line, ...]:

@@ -195,6 +195,8 @@ def _finite(line: Line, has_log_axis: bool) -> Line:
 def _axis(values: np.ndarray, start_px: float, end_px: float) -> tuple[np.ndarray, _ToPixels]:
     """Ticks of an axis, and the way from values to pixels."""
     found = ticks(values.min(), values.max())
+    if (values == np.round(values)).all():  # steps, epochs, rounds: there is nothing between them
+        found = np.unique(np.round(found))
     low, high = min(values.min(), found[0]), max(values.max(), found[-1])
     high = high if high > low else low + 1
     return found, lambda value: start_px + (value - low) / (high - low) * (end_px - start_px)

@@ -15,7 +15,8 @@ svg { display: block; width: 100%; height: auto; }
 svg .grid { stroke: var(--line); stroke-width: 1; } svg .tick { stroke: var(--soft); }
 svg .axis { fill: var(--soft); font-size: 12px; font-family: inherit; }
 svg polyline { fill: none; stroke-linejoin: round; } svg .raw { stroke: var(--raw); stroke-width: 1.2; }
-svg .line { stroke-width: 2.2; } svg circle { fill: var(--accent); stroke: none; }
+svg .line { stroke-width: 2.2; }
+svg circle.line, svg circle.raw { fill: none; stroke-width: 5; stroke-dasharray: none; }
 svg .s0 { stroke: var(--s0); } svg .s1 { stroke: var(--s1); stroke-dasharray: 8 4; }
 svg .s2 { stroke: var(--s2); stroke-dasharray: 2 3; } svg .s3 { stroke: var(--s3); stroke-dasharray: 10 3 2 3; }
 svg .s4 { stroke: var(--s4); stroke-dasharray: 5 2; } svg .s5 { stroke: var(--s5); stroke-dasharray: 14 4; }
@@ -45,7 +46,7 @@ dl.headline div { background: var(--card); border: 1px solid var(--line); border
 dl.headline dt { color: var(--soft); font-size: .8rem; } dl.headline dd { margin: 0; font-size: 1.3rem;
   font-weight: 600; }
 dl.headline small { font-size: .8rem; font-weight: 400; color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: 1rem; }
 .charts figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .7rem .7rem .3rem; }
 .charts figcaption { color: var(--ink); }
@@ -77,7 +78,8 @@ td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 .strip.small { grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin-top: .7rem; }
 .v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
   .local { --edge: var(--soft); }
-.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.5rem; }
+.columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.5rem; }
+.columns > * { min-width: 0; }
 td.value { overflow-wrap: anywhere; }
 dl.kinds { max-width: 46rem; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }

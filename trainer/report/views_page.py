@@ -121,7 +121,8 @@ def render(
         ("seed", f"{settings.seed}", f"recipe {recipe}"),
         ("store", store_id[:12], "id"),
     ]
-    rows = "".join(full_exhibit_html(exhibit, background.name) for exhibit in exhibits)
+    articles = "".join(full_exhibit_html(exhibit, background.name) for exhibit in exhibits)
+    rows = f'<div class="columns">{articles}</div>'
     lost = "".join(f"<li>{escape(message)}</li>" for message in skipped)
     return document.page(
         f"Views of {settings.method}, background {background.name}",
