@@ -97,7 +97,8 @@ def fixed_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[fl
 def adaptive_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[float, float]:
     """Precision and recall of `map >= min(1, 2 * mean(map))`.
 
-    A map that is 0 everywhere has threshold 0 and predicts everything, as in the published evaluators.
+    A map that is 0 everywhere has threshold 0 and predicts everything, as in the published evaluators. A bright one
+    without a white pixel has threshold 1 and predicts nothing; its precision is 0.
 
     Args:
         map_HW: uint8.
@@ -105,7 +106,7 @@ def adaptive_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple
     """
     predicted_HW = map_HW >= min(255.0, 2 * map_HW.mean())
     hits = int((predicted_HW & truth_HW).sum())
-    return float(hits / predicted_HW.sum()), float(hits / truth_HW.sum())
+    return float(hits / max(int(predicted_HW.sum()), 1)), float(hits / truth_HW.sum())
 
 
 def intersection_over_union(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> float:

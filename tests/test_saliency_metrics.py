@@ -131,3 +131,15 @@ def test_the_table_has_a_row_per_detector(small_set: Path) -> None:
     assert lines[1].split() == ["mine", "0.0000", *["1.0000"] * 5]
     assert lines[2].split()[-2:] == ["-", "1.0000"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_a_bright_map_that_predicts_nothing_counts_as_zero() -> None:
+    """All 200 of 255: twice the mean is beyond 1, and no pixel is 255."""
+    truth_HW = np.zeros((4, 5), dtype=bool)
+    truth_HW[1, 2] = True
+    nothing = metrics.score_image(np.full((4, 5), 200, np.uint8), truth_HW)
+    assert nothing.adaptive == (0.0, 0.0)
+    perfect = metrics.score_image(truth_HW.astype(np.uint8) * 255, truth_HW)
+    assert metrics.summarise([nothing, perfect])["f_adaptive_of_means"] == pytest.approx(
+        0.5
+    )  # precision and recall 1/2 each
