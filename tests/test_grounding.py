@@ -1,5 +1,6 @@
 """Grounding: Grad-CAM against finite differences, IoU by hand, the whole evaluation on a tiny run and its store."""
 
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from tests.memory_loader import MemoryLoader
 from tests.tiny_runs import tiny
 from trainer.evaluation import grounding
 from trainer.evaluation._evaluate import evaluate_run
-from trainer.evaluation.grounding import Options, binary_iou, grounding_iou, scaled
+from trainer.evaluation.grounding import Options, _scored, binary_iou, grounding_iou, scaled
 from trainer.losses.saliency_attention import grad_cam, importance
 from trainer.run.run_folder import Origin
 from trainer.run.training import train
@@ -53,6 +54,20 @@ def test_grad_cam_equals_finite_differences() -> None:
     torch.testing.assert_close(found, expected, atol=1e-8, rtol=0)
 
 
+def test_maps_of_a_head_without_biases_sum_to_zero() -> None:
+    """Euler: a cosine does not see how long the features are, so its gradient is perpendicular to them."""
+    torch.manual_seed(0)
+    map_BDhw, key_BE = torch.rand(4, 3, 2, 2, dtype=torch.float64), torch.rand(4, 4, dtype=torch.float64)
+    sums = []
+    for has_bias in (False, True):
+        head = nn.Sequential(nn.Linear(3, 5, bias=has_bias), nn.ReLU(), nn.Linear(5, 4, bias=has_bias)).double()
+        pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()
+        similarity_B = nn.functional.cosine_similarity(head(pooled_BD), key_BE, dim=1)
+        sums.append(torch.einsum("bd,bdhw->b", importance(similarity_B, pooled_BD), map_BDhw).abs())
+    assert sums[0].max() < 1e-12
+    assert sums[1].min() > 1e-4
+
+
 class _LooksLeft:
     """A network whose one feature is the brightness of each half of the image, so that its map is known."""
 
@@ -81,9 +96,16 @@ def test_a_known_map_has_the_known_iou(resolution: str) -> None:
         images=[image, image], masks=[mask, torch.ones_like(mask)], negative=None, row_B=torch.arange(3),
         label_B=torch.zeros(3), epoch=0, step=0, boxes=[], is_flipped=[],
     )  # fmt: skip
-    iou_B, is_counted_B = grounding_iou(_LooksLeft(), views, Options(resolution=resolution))
+    method, options = _LooksLeft(), Options(resolution=resolution)
+    iou_B, is_counted_B = grounding_iou(method, views, options)
     assert iou_B[:2].tolist() == pytest.approx([1.0, 0.0])
     assert is_counted_B.tolist() == [True, True, False]
+    black = replace(views, images=[torch.zeros_like(image), image])  # no feature, hence a map of zeros
+    found = _scored({"it": method}, iter([views, black]), options)
+    assert found.iou_of["it"].tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
+    assert found.zero_share_of["it"] == 0.5
+    assert found.foreground_share_N.tolist() == [0.5] * 4
+    assert found.num_skipped == 2
 
 
 def test_weights_alone_and_unknown_resolutions_are_refused(tmp_path: Path) -> None:
@@ -113,7 +135,12 @@ def test_a_run_is_scored_on_a_store(method: str, scenes: tuple[Path, Path], tmp_
     summary = evaluate_run("grounding", tmp_path / "run", scenes[1], overrides=[f"store={scenes[0]}"])
     assert 0 <= summary["scores"]["mean_iou"] <= 1
     assert 0 <= summary["untrained"]["mean_iou"] <= 1
-    density = summary["facts"]["density"]
+    facts = summary["facts"]
+    assert 0 < facts["iou_of_foreground_everywhere"] < 1
+    # An image whose map is zero has no IoU, so it lies in the first bin.
+    density = facts["density"]
+    for name, share in facts["share_of_maps_that_are_zero"].items():
+        assert 0 <= share <= density[name][0] + 1e-4
     assert [sum(density[name]) for name in ("this run", "untrained")] == pytest.approx([1, 1], abs=0.01)
     plot = ElementTree.fromstring((tmp_path / "run" / "grounding.svg").read_text())
     assert "IoU" in plot.attrib["aria-label"]

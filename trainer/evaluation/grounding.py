@@ -7,6 +7,11 @@ val2017: .24 MoCo, .24 with the crop constraint, .41 CAST. No script was release
 `Options`.
 
 Neither temperature nor queue is needed: a map that is scaled to [0, 1] does not see a factor.
+
+Two facts go with the score. IoU grows with the masks: a map that is foreground everywhere has the share of foreground
+as its own, and small masks (a detector's, cut at 0.9) allow only a small one. And a map that Eq. 2's ReLU leaves zero
+everywhere has none: were the head without biases, the signed map's sum over its cells would be 0 (a cosine does not
+see how long the features are); with them that sum has a sign, and on the few cells of a small view all may be negative.
 """
 
 from collections.abc import Iterator
@@ -75,35 +80,66 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
     methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject.run, subject.device)}
     store = open_store(Path(options.store))
-    trained_N, untrained_N, num_skipped = _ious(tuple(methods.values()), _views(subject, store, data, options), options)
-    if not len(trained_N):
+    found = _scored(methods, _views(subject, store, data, options), options)
+    if not len(found.foreground_share_N):
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
     result = Result(
-        facts={"resolution": options.resolution, "bn_mode": "eval", "skipped_without_foreground": num_skipped}
+        facts={
+            "resolution": options.resolution,
+            "bn_mode": "eval",
+            "skipped_without_foreground": found.num_skipped,
+            "iou_of_foreground_everywhere": round(float(found.foreground_share_N.mean()), 4),
+            "share_of_maps_that_are_zero": {name: round(zero, 4) for name, zero in found.zero_share_of.items()},
+        }
     )
     if store.split != "val":
         result.problems.append(f"{options.store} is of the split {store.split!r}; the paper scores val")
     result.facts["store_id"] = store.store_id
-    result.expect("images", len(trained_N) + num_skipped, NUM_IMAGES)
-    result.metrics["mean_iou"] = float(trained_N.mean())
-    result.untrained["mean_iou"] = float(untrained_N.mean())
-    share_of = {name: _shares(iou_N) for name, iou_N in zip(methods, (trained_N, untrained_N), strict=True)}
+    result.expect("images", len(found.foreground_share_N) + found.num_skipped, NUM_IMAGES)
+    result.metrics["mean_iou"] = float(found.iou_of[OURS].mean())
+    result.untrained["mean_iou"] = float(found.iou_of[UNTRAINED].mean())
+    share_of = {name: _shares(iou_N) for name, iou_N in found.iou_of.items()}
     result.facts["density"] = {name: share_B.round(4).tolist() for name, share_B in share_of.items()}
     with disk_errors(subject.run):
         write_aside(subject.run / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
     return result
 
 
-def _ious(methods: tuple[Any, Any], all_views: Iterator[Views], options: Options) -> tuple[np.ndarray, np.ndarray, int]:
-    """Both methods' IoU of the images with foreground in both crops, float32 (N,) each, and the number of others."""
-    ious: tuple[list[np.ndarray], ...] = ([], [])
-    num_skipped = 0
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """N images with foreground in both crops.
+
+    iou_of: float32 (N,) by whose maps they are. zero_share_of: the share of maps that are zero everywhere, likewise.
+    foreground_share_N: float32, of each query's crop. num_skipped: images without foreground.
+    """
+
+    iou_of: dict[str, np.ndarray]
+    zero_share_of: dict[str, float]
+    foreground_share_N: np.ndarray
+    num_skipped: int
+
+
+def _scored(methods: dict[str, Any], all_views: Iterator[Views], options: Options) -> _Scored:
+    """Score the maps of each method."""
+    ious, zeros = ({name: [np.zeros(0, np.float32)] for name in methods} for _ in range(2))
+    shares, num_skipped = [np.zeros(0, np.float32)], 0
     for views in all_views:
-        for method, found in zip(methods, ious, strict=True):
-            iou_B, is_counted_B = grounding_iou(method, views, options)
-            found.append(iou_B[is_counted_B].cpu().numpy())
+        for name, method in methods.items():
+            cam_Bhw = query_cam(method, views)
+            iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
+            ious[name].append(iou_B[is_counted_B].cpu().numpy())
+            zeros[name].append((cam_Bhw[is_counted_B].flatten(1).amax(dim=1) == 0).float().cpu().numpy())
+        shares.append(_target(views, cam_Bhw, options)[is_counted_B].float().mean(dim=(1, 2)).cpu().numpy())
         num_skipped += int((~is_counted_B).sum())
-    return np.concatenate(ious[0]), np.concatenate(ious[1]), num_skipped
+    share_N = np.concatenate(shares)
+    return _Scored(
+        iou_of={name: np.concatenate(found) for name, found in ious.items()},
+        zero_share_of={
+            name: float(np.concatenate(found).sum()) / max(len(share_N), 1) for name, found in zeros.items()
+        },
+        foreground_share_N=share_N,
+        num_skipped=num_skipped,
+    )
 
 
 def _shares(iou_N: np.ndarray) -> np.ndarray:
@@ -133,14 +169,17 @@ def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, 
 
 def cam_iou(cam_Bhw: Tensor, views: Views, options: Options) -> tuple[Tensor, Tensor]:
     """Return what `grounding_iou` does, for maps that are there already: float32 (B, h, w), 0 or more."""
-    mask_B1HW = views.masks[0]
+    cam_BHW, target_BHW = cam_Bhw, _target(views, cam_Bhw, options)
     if options.resolution == "view":
-        cam_BHW = functional.interpolate(cam_Bhw[:, None], mask_B1HW.shape[2:], mode="bilinear")[:, 0]
-        target_BHW = mask_B1HW[:, 0] > 0.5
-    else:
-        cam_BHW, target_BHW = cam_Bhw, attention_target(mask_B1HW, cam_Bhw.shape[1:]) > 0.5
+        cam_BHW = functional.interpolate(cam_Bhw[:, None], target_BHW.shape[1:], mode="bilinear")[:, 0]
     has_both_B = (target_BHW.flatten(1).any(dim=1)) & (views.masks[1].flatten(1).amax(dim=1) > 0)
     return binary_iou(scaled(cam_BHW) > options.threshold, target_BHW), has_both_B
+
+
+def _target(views: Views, cam_Bhw: Tensor, options: Options) -> Tensor:
+    """The query's mask where it meets the map, bool (B, H, W) or (B, h, w)."""
+    mask_B1HW = views.masks[0]
+    return (mask_B1HW[:, 0] if options.resolution == "view" else attention_target(mask_B1HW, cam_Bhw.shape[1:])) > 0.5
 
 
 def query_cam(method: Any, views: Views) -> Tensor:
