@@ -3,9 +3,10 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,7 @@ import trainer.methods
 import trainer.recipes
 from stores.disk_errors import closed_folders, disk_errors
 from stores.errors import UserError
+from stores.progress import QUIET_VARIABLE, is_quiet, note
 
 if TYPE_CHECKING:
     from stores.reader import Store
@@ -44,8 +46,49 @@ DETECTOR_HELP = (
 )
 
 
+JSON_KEY = "backdrop.json"
+
+
+def be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Leave out bars and notes until the command ends, in this process and those it starts."""
+    if value and not is_quiet():
+        os.environ[QUIET_VARIABLE] = "1"
+        ctx.call_on_close(lambda: os.environ.pop(QUIET_VARIABLE, None))
+
+
+def quiet_option() -> click.Option:
+    """Return the option that every command and group has."""
+    words = "No bars, no notes: only results, warnings and errors."
+    return click.Option(["--quiet"], is_flag=True, is_eager=True, expose_value=False, callback=be_quiet, help=words)
+
+
+class Command(click.Command):
+    """Has a result, which --json prints as JSON; takes --quiet."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        json_option = click.Option(
+            ["--json"],
+            is_flag=False,
+            flag_value="-",
+            metavar="[FILE]",
+            type=click.Path(dir_okay=False, allow_dash=True),
+            expose_value=False,
+            callback=lambda ctx, param, value: ctx.meta.update({JSON_KEY: value}),
+            help="Print the result as JSON and nothing else on standard output; with FILE, write it there too.",
+        )
+        self.params += [json_option, quiet_option()]
+
+
 class Commands(click.Group):
     """Prints a user's mistake as one message with exit code 2; anything else is ours and keeps its traceback."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(quiet_option())
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the chosen command, turning `UserError` into click's own kind of error."""
@@ -58,25 +101,47 @@ class Commands(click.Group):
             raise mistake from error
 
 
-def say_default(name: str, value: object, why: str, *, err: bool = False) -> None:
-    """Print a default that was taken, so that nobody has to guess which detector, store or folder was used."""
-    click.echo(f"{name}: {value} ({why})", err=err)
+def say_default(name: str, value: object, why: str) -> None:
+    """Say which default was taken, so that nobody has to guess which detector, store or folder was used."""
+    note(f"{name}: {value} ({why})")
 
 
-def print_json(summary: object, json_path: Path | None = None) -> None:
-    """Print a result as JSON and, where asked, write it to a file."""
-    click.echo(json.dumps(summary, indent=2, default=str))
-    if json_path is not None:
-        write_json(summary, json_path)
+def print_result(result: object, text: str | None = None) -> None:
+    """Print a command's result on standard output, where nothing else goes, and where asked write it to a file.
+
+    Args: result: JSON-able. text: what is printed for people unless JSON was asked for; None = JSON always.
+    """
+    json_to = click.get_current_context().meta.get(JSON_KEY)
+    as_json = json.dumps(result, indent=2, default=str)
+    click.echo(as_json if text is None or json_to == "-" else text)
+    if json_to not in (None, "-"):
+        write_json(as_json, Path(json_to))
 
 
-def write_json(summary: object, json_path: Path) -> None:
+def write_json(as_json: str, json_path: Path) -> None:
     """Write a result to the file of --json."""
     try:
         json_path.parent.mkdir(parents=True, exist_ok=True)
-        json_path.write_text(json.dumps(summary, indent=2, default=str) + "\n")
+        json_path.write_text(as_json + "\n")
     except OSError as error:
         raise UserError(f"--json {json_path} cannot be written: {error.strerror}. Give a writable file.") from error
+
+
+def note_store(summary: dict[str, Any]) -> None:
+    """Say in a line what became of a store's rows."""
+    statuses = ", ".join(f"{count:,} {label}" for label, count in summary["status"].items() if count)
+    built = f"{summary['rows_built']:,} now, {summary['rows_per_second']:,} rows/s" if summary["rows_built"] else "kept"
+    note(f"store: {summary['num_rows']:,} rows ({statuses}; {built}) in {summary['store']}")
+
+
+def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Print the versions that matter in a report of a fault, and end."""
+    if not value or ctx.resilient_parsing:
+        return
+    from pipeline.versions import versions
+
+    click.echo("\n".join(f"{name:14} {version}" for name, version in versions().items()))
+    ctx.exit()
 
 
 path_type = click.Path(path_type=Path)
@@ -106,7 +171,7 @@ def cache_folder(cache: Path | None) -> Path:
     """Return the folder that keeps what is read of published stores."""
     if cache is None:
         cache = ARTIFACTS / "cache"
-        say_default("cache", cache, "the default of --cache and BACKDROP_CACHE", err=True)
+        say_default("cache", cache, "the default of --cache and BACKDROP_CACHE")
     return cache
 
 
@@ -121,11 +186,20 @@ def open_for_reading(store: Path | str, cache: Path | None, *, allow_partial: bo
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="backdrop-ssl", prog_name="backdrop")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=print_version,
+    help="Print the versions that matter, and end.",
+)
 def main() -> None:
     """Backdrop: find foregrounds, store masks and backgrounds, pretrain on them, score.
 
-    Data sets are looked for under the folder named by the environment variable BACKDROP_DATA.
+    Data sets are looked for under the folder named by the environment variable BACKDROP_DATA. Standard output holds
+    results alone; bars, the defaults taken and a line per stage go to standard error. Exit codes: 0 done, 1 'store
+    verify' found problems or 'store diff' differences, 2 something given was wrong.
     """
 
 
@@ -179,7 +253,8 @@ def saliency_train(
     with disk_errors(out):
         summary = train(index, out, settings, seed=seed, backbone_weights=backbone_weights, validation=validation)
     if summary is not None:
-        print_json(summary)
+        note(f"detector: trained on {summary['num_images']:,} images, loss {summary['final_loss']:.4f}, in {out}")
+        print_result(summary)
 
 
 @saliency_group.command("predict")
@@ -192,7 +267,10 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
     from saliency.inference import predict_folder
 
     with disk_errors(out):
-        print_json(predict_folder(images, detector, out, threshold=threshold))
+        summary = predict_folder(images, detector, out, threshold=threshold)
+    there, without = summary["num_skipped"], len(summary["problems"])
+    note(f"maps: {summary['num_written']:,} written, {there:,} there before, {without:,} images without one, in {out}")
+    print_result(summary)
 
 
 @saliency_group.command("evaluate")
@@ -200,16 +278,13 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
 @click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
 @click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, help=DETECTOR_HELP)
 @click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
-@click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
-def saliency_evaluate(
-    images: Path, masks: Path, detectors: tuple[str, ...], size: int | None, json_path: Path | None
-) -> None:
+def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
     """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
     from saliency.metrics import evaluate_folder, table
 
     scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
-    click.echo(table(scores), err=True)
-    print_json(scores[detectors[0]] if len(detectors) == 1 else scores, json_path)
+    note(table(scores))
+    print_result(scores[detectors[0]] if len(detectors) == 1 else scores)
 
 
 @saliency_group.command("report")
@@ -232,7 +307,7 @@ def saliency_report(
 
     with disk_errors(out):
         page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
-    click.echo(f"page: {page}")
+    print_result({"page": str(page)}, f"page: {page}")
 
 
 # ------------------------------------------------------------------------------------------------------------ stores
@@ -301,14 +376,16 @@ def build_store_command(
         given = {"threshold": threshold, "fill": fill, "keeps_soft_maps": soft_maps}
         settings = BuildSettings(**{name: value for name, value in given.items() if value is not None})
         if plan:
-            print_json(plan_store(index, detector, out, settings))
+            print_result(plan_store(index, detector, out, settings))
             return
         summary = build_store(index, detector, out, settings, num_workers=workers, engine=engine)
-    print_json(summary)
+    note_store(summary)
     if summary["store_id"] is None:
-        click.echo("this process's share is done; the last one to end finishes the store, and exports it")
+        note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
-        click.echo(f"beton: {export_beton(open_store(out), index, out.with_suffix('.beton'))}")
+        summary["beton"] = str(export_beton(open_store(out), index, out.with_suffix(".beton")))
+        note(f"beton: {summary['beton']}")
+    print_result(summary)
 
 
 def default_detector() -> str:
@@ -341,7 +418,7 @@ def store_info(store: Path | str, allow_partial: bool, cache: Path | None) -> No
     """Print a store's identity and what is in it; of s3://bucket/prefix or file:///folder what the manifest says."""
     from stores.reader import describe
 
-    print_json(describe(open_for_reading(store, cache, allow_partial=allow_partial)))
+    print_result(describe(open_for_reading(store, cache, allow_partial=allow_partial)))
 
 
 @store_group.command("verify")
@@ -353,9 +430,9 @@ def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
     from stores.verify import verify
 
     problems = verify(store, full=not quick, allow_partial=allow_partial)
-    for problem in problems:
-        click.echo(str(problem))
-    click.echo(f"{store}: {len(problems)} problems" if problems else f"{store}: sound")
+    verdict = f"{store}: {len(problems)} problems" if problems else f"{store}: sound"
+    result = {"store": str(store), "sound": not problems, "problems": [vars(problem) for problem in problems]}
+    print_result(result, "\n".join([*map(str, problems), verdict]))
     sys.exit(1 if problems else 0)
 
 
@@ -365,7 +442,7 @@ def store_status(store: Path) -> None:
     """Print what of a store is built, what is missing or failed, and how long the rest takes."""
     from stores.build_status import status
 
-    print_json(status(store))
+    print_result(status(store))
 
 
 @store_group.command("diff")
@@ -377,7 +454,7 @@ def store_diff(a: Path | str, b: Path | str, cache: Path | None) -> None:
     from stores.diff import diff
 
     differences = diff(*(open_for_reading(store, cache, allow_partial=True) for store in (a, b)))
-    print_json(differences)
+    print_result(differences)
     sys.exit(0 if differences["equal"] else 1)
 
 
@@ -388,7 +465,8 @@ def store_merge(sources: tuple[Path, ...], out: Path) -> None:
     """Join stores of one identity, each with some of the parts, into one."""
     from stores.merge import merge
 
-    click.echo(f"{out}: store {merge(sources, out)}")
+    store_id = merge(sources, out)
+    print_result({"store": str(out), "store_id": store_id}, f"{out}: store {store_id}")
 
 
 @store_group.command("recompute")
@@ -421,7 +499,9 @@ def store_recompute(
     chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
     index = open_index(opened.dataset, root=root, split=opened.split)
     detector = detector or default_detector()
-    print_json(recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine))
+    summary = recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine)
+    note_store(summary)
+    print_result(summary)
 
 
 @store_group.command("publish")
@@ -434,7 +514,9 @@ def store_publish(store: Path, url: str) -> None:
     """
     from stores.remote import publish
 
-    print_json(publish(store, url))
+    summary = publish(store, url)
+    note(f"published: {summary['objects']:,} objects, {summary['bytes']:,} bytes sent, at {summary['url']}")
+    print_result(summary)
 
 
 @store_group.command("pull")
@@ -444,7 +526,9 @@ def store_pull(url: str, out: Path) -> None:
     """Copy a published store here, every file checked; the same command resumes."""
     from stores.remote import pull
 
-    print_json(pull(url, out))
+    summary = pull(url, out)
+    note(f"pulled: {summary['objects']:,} objects, {summary['bytes']:,} bytes fetched, to {out}")
+    print_result(summary)
 
 
 @store_group.command("gc")
@@ -457,11 +541,13 @@ def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
 
     given = {} if min_age is None else {"min_age_s": min_age}
     summary = gc(store, dry_run=dry_run, **given)
-    for item in summary["kept"]:
-        click.echo(f"kept {item['path']}: {item['bytes']} bytes, touched {item['age_s']} s ago")
-    for item in summary["removed"]:
-        click.echo(f"{'would remove' if dry_run else 'removed'} {item['path']}: {item['bytes']} bytes")
-    click.echo(f"{'would free' if dry_run else 'freed'} {summary['freed_bytes']} bytes")
+    removed, freed = ("would remove", "would free") if dry_run else ("removed", "freed")
+    lines = [
+        *(f"kept {item['path']}: {item['bytes']} bytes, touched {item['age_s']} s ago" for item in summary["kept"]),
+        *(f"{removed} {item['path']}: {item['bytes']} bytes" for item in summary["removed"]),
+        f"{freed} {summary['freed_bytes']} bytes",
+    ]
+    print_result(summary, "\n".join(lines))
 
 
 @store_group.command("card")
@@ -473,7 +559,8 @@ def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
     from stores.card import write_card
     from stores.setting_overrides import split_override
 
-    click.echo(f"card: {write_card(store, out, dict(split_override(text) for text in about))}")
+    card = write_card(store, out, dict(split_override(text) for text in about))
+    print_result({"card": str(card)}, f"card: {card}")
 
 
 @store_group.command("view")
@@ -509,12 +596,14 @@ def store_view(
     opened = open_for_reading(store, cache, allow_partial=allow_partial)
     images = find_images(opened, root)
     if images.missing:
-        click.echo(f"without the source images: {images.missing}", err=True)
+        note(f"without the source images: {images.missing}")
     if serve:
-        serve_gallery(opened, images, port, lambda url: click.echo(f"gallery: {url} (Ctrl-C ends it)"))
+        serve_gallery(
+            opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)")
+        )
     else:
         page = write_gallery(opened, images, choose_rows(opened, num_rows), out or opened.path.with_suffix(".gallery"))
-        click.echo(f"gallery: {page}")
+        print_result({"gallery": str(page)}, f"gallery: {page}")
 
 
 @store_group.command("export")
@@ -535,10 +624,6 @@ def store_export(
     cache: Path | None,
 ) -> None:
     """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
-    from pipeline.build.cached_beton import cached_beton
-    from pipeline.build.export_beton import export_beton
-    from stores.dataset_index import open_index
-
     is_for_cache = isinstance(store, str) and out is None
     if is_for_cache and (format_name in MASK_EXPORTS or max_side_px is not None):
         raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
@@ -553,12 +638,17 @@ def store_export(
             export = import_module(f"stores.{module}").export
             written = export(opened, out or opened.path.with_suffix(suffix), progress=bar.update)
     elif is_for_cache:
+        from pipeline.build.cached_beton import cached_beton
+
         written = cached_beton(opened, root)
     else:
+        from pipeline.build.export_beton import export_beton
+        from stores.dataset_index import open_index
+
         index = open_index(opened.dataset, root=root, split=opened.split)
         given = {} if max_side_px is None else {"max_side_px": max_side_px}
         written = export_beton(opened, index, out or opened.path.with_suffix(".beton"), **given)
-    click.echo(f"{format_name}: {written}")
+    print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")
 
 
 # ----------------------------------------------------------------------------------------------------------- trainer
@@ -639,12 +729,15 @@ def pretrain_command(
         from trainer.report.views_page import write_views_page
 
         with disk_errors(show_views):
-            click.echo(f"page: {write_views_page(show_views, epoch=views_epoch, **given)}")
+            page = write_views_page(show_views, epoch=views_epoch, **given)
+        print_result({"page": str(page)}, f"page: {page}")
         return
     with disk_errors(out):
         summary = pretrain(out=out, resume=resume, **given)
     if summary is not None:
-        print_json(summary)
+        loss = "" if summary["loss"] is None else f", loss {summary['loss']:.4f}, {summary['images_per_s']:,} img/s"
+        note(f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}")
+        print_result(summary)
 
 
 @main.command("loader-bench")
@@ -661,7 +754,6 @@ def pretrain_command(
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
 @click.option("--gpu-images-per-s", type=click.FloatRange(min=0, min_open=True), default=None, help="Default: 1000.")
-@click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
 @click.option("--trace", "trace_path", type=path_type, default=None, help="Write a Chrome trace here.")
 def loader_bench_command(
     store: Path | str,
@@ -677,7 +769,6 @@ def loader_bench_command(
     threads: int,
     seconds: float,
     gpu_images_per_s: float | None,
-    json_path: Path | None,
     trace_path: Path | None,
 ) -> None:
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
@@ -703,13 +794,11 @@ def loader_bench_command(
         beton, settings.plan, batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry,
         seconds=seconds, trace_path=trace_path, **given,
     )  # fmt: skip
-    click.echo(table(result))
-    if json_path is not None:
-        write_json(result, json_path)
+    print_result(result, table(result))
 
 
-@main.command("evaluate")
-@click.argument("task", type=click.Choice([*trainer.evaluation.NAMES, "all"]))
+@main.command("evaluate", epilog=f"TASK is one of: {', '.join([*trainer.evaluation.NAMES, 'all'])}.")
+@click.argument("task", type=click.Choice([*trainer.evaluation.NAMES, "all"]), metavar="TASK")
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
@@ -719,7 +808,6 @@ def loader_bench_command(
 @click.option("--only", multiple=True, metavar="TASK", help="all: this evaluation; may be repeated.")
 @click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
 @click.option("--plan", "is_plan", is_flag=True, help="all: say what would be computed, and compute nothing.")
-@click.option("--json", "json_path", type=path_type, default=None, help="Also write the result here.")
 def evaluate_command(
     task: str,
     recipe: str,
@@ -731,7 +819,6 @@ def evaluate_command(
     only: tuple[str, ...],
     skip: tuple[str, ...],
     is_plan: bool,
-    json_path: Path | None,
 ) -> None:
     """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA.
 
@@ -748,20 +835,24 @@ def evaluate_command(
         from trainer.evaluation._evaluate import evaluate_run
 
         with disk_errors(given):
-            print_json(evaluate_run(task, given, data, overrides=overrides, strict=strict), json_path)
+            summary = evaluate_run(task, given, data, overrides=overrides, strict=strict)
+        note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
+        print_result(summary)
         return
     if data:
         raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
     from trainer.evaluation._all import Choice, evaluate_all, plan, plan_table, table
 
     choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
-    click.echo(plan_table(plan(given, recipe, choice)), err=not is_plan)
+    steps = plan(given, recipe, choice)
     if is_plan:
+        print_result([asdict(step) for step in steps], plan_table(steps))
         return
+    note(plan_table(steps))
     with disk_errors(given):
         summary = evaluate_all(given, recipe, choice)
-    click.echo(table(summary), err=True)
-    print_json(summary, json_path)
+    note(table(summary))
+    print_result(summary)
 
 
 @main.command("export-detectron2")
@@ -779,8 +870,8 @@ def export_detectron2_command(run: Path | None, weights: Path | None, out: Path,
     given = run or weights
     assert given is not None
     with disk_errors(out):
-        for path in export_detectron2(given, out, protocol=protocol, method=method):
-            click.echo(str(path))
+        files = [str(path) for path in export_detectron2(given, out, protocol=protocol, method=method)]
+    print_result({"files": files}, "\n".join(files))
 
 
 @main.command("report")
@@ -791,13 +882,15 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
     from trainer.report.page import write_report
 
     with disk_errors(out or runs[0]):
-        click.echo(f"page: {write_report(runs, out)}")
+        page = write_report(runs, out)
+    print_result({"page": str(page)}, f"page: {page}")
 
 
 # -------------------------------------------------------------------------------------------------------------- demo
 
 
-@main.command("demo")
+# Several commands, so several results: no --json.
+@main.command("demo", cls=click.Command, params=[quiet_option()])
 @click.option("--out", type=path_type, default=ARTIFACTS / "demo", show_default=True, help="Where everything goes.")
 def demo(out: Path) -> None:
     """Run the whole chain on the sample set: detector, store, training, score, page. The same command resumes."""
@@ -810,7 +903,8 @@ def demo(out: Path) -> None:
         f"evaluate knn --run {run} --data sample",
         f"report {run}",
     ):
-        click.secho(f"\n$ python cli.py {words}", bold=True)
+        if not is_quiet():
+            click.secho(f"\n$ python cli.py {words}", bold=True, err=True)
         run_command(words.split())
 
 

@@ -10,12 +10,15 @@ import importlib.metadata
 import json
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 # What may move a bit of a detector's output from machine to machine: logged with every build, not part of the identity.
 LOGGED_PACKAGES = ("backdrop-ssl", "numpy", "Pillow", "opencv-python", "numba", "torch", "zstandard")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def canonical_json(value: object) -> bytes:
@@ -64,18 +67,34 @@ def log_event(store: Path, event: str, /, **details: object) -> None:
 def environment() -> dict[str, object]:
     """Versions and machine, for the log."""
     return {
-        "versions": {name: _version(name) for name in LOGGED_PACKAGES},
+        "versions": {name: version_of(name) for name in LOGGED_PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
         "num_cores": os.cpu_count(),
     }
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def commit() -> str:
+    """Return the code's commit, with "+" when files differ from it; "unknown" outside a git checkout of ours."""
+    if not (ROOT / ".git").exists():  # an installation inside somebody's own checkout would get that one's
+        return "unknown"
+    git = ["git", "-C", str(ROOT)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head + ("+" if status else "")
 
 
 def _plain(value: object) -> object:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.build.beton_format import FORMAT, FORMAT_VERSION
 from pipeline.build.beton_reader import MAX_SIDE_PX, TableReader, has_mask, open_reader, records_of, table_checksum
 from pipeline.build.ffcv_names import DatasetWriter, MemoryAllocator
 from pipeline.build.scene import (
@@ -46,8 +47,6 @@ from stores.progress import stage_bar
 from stores.provenance import identity_digest
 from stores.reader import Store
 
-FORMAT = "backdrop-scenes"
-FORMAT_VERSION = 2
 # A sidecar has a few hundred bytes; whatever is larger is not read.
 MAX_SIDECAR_BYTES = 1 << 20
 SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import click
 import torch
 
 from stores.errors import UserError
+from stores.progress import note, warn
 from trainer.evaluation._evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
 from trainer.evaluation._paper_numbers import RECIPES, paper_numbers, tasks_of
 from trainer.evaluation._subject import open_subject, weights_digest
@@ -100,12 +100,12 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
         digests = _digests(run_or_weights) if digests is None else digests
         scores = _kept_scores(step.task, run_or_weights, step.overrides, digests)
         if scores is None:
-            click.echo(f"[{number}/{len(to_do)}] {step.task} ...", err=True)
+            note(f"[{number}/{len(to_do)}] {step.task} ...")
             digests = None
             try:
                 summary = evaluate_run(step.task, run_or_weights, None, overrides=step.overrides, strict=choice.strict)
             except UserError as error:
-                click.echo(f"[{number}/{len(to_do)}] {step.task} failed: {error}", err=True)
+                warn(f"[{number}/{len(to_do)}] {step.task} failed: {error}")
                 failed[step.task] = str(error)
                 continue
             scores = summary["scores"]

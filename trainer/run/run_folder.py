@@ -10,7 +10,6 @@ import importlib.metadata
 import io
 import json
 import platform
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,11 +19,11 @@ import torch
 
 from stores.durable_files import PARTIAL, write_aside
 from stores.errors import UserError
+from stores.provenance import commit
 from trainer.run.expected_curve import expected_curve
 from trainer.run.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +159,7 @@ def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[st
         **asdict(origin),
         "seed": settings.seed,
         "store_id": store_id,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": versions,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
@@ -168,16 +167,3 @@ def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[st
         "num_threads": torch.get_num_threads(),
         "expected": expected_curve(settings),
     }
-
-
-def _commit() -> str:
-    """Return the code's commit, with "+" when files differ from it; "unknown" outside a git checkout."""
-    git = ["git", "-C", str(_ROOT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if status else "")

@@ -1,0 +1,4 @@
+"""The name and version of a .beton's layout, as its sidecar states them; apart, for those who import nothing heavy."""
+
+FORMAT = "backdrop-scenes"
+FORMAT_VERSION = 2

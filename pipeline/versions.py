@@ -1,0 +1,44 @@
+"""The versions that matter in a report of a fault, read without importing what they are of."""
+
+import importlib.metadata
+import platform
+import re
+from pathlib import Path
+
+from pipeline.build.beton_format import FORMAT_VERSION
+from stores.provenance import commit, version_of
+from stores.schema import SCHEMA_VERSION
+
+PACKAGES = ("torch", "torchvision", "ffcv", "zarr", "numba", "numpy", "opencv-python")
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+
+
+def versions() -> dict[str, str]:
+    """Return name -> version: Backdrop and its commit, Python, the packages, CUDA, the formats of stores and .beton."""
+    return {
+        "backdrop": f"{version_of('backdrop-ssl') or 'not installed'} (commit {commit()})",
+        "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        **{name: version_of(name) or "not installed" for name in PACKAGES},
+        "cuda": f"{_cuda_of_torch()}; driver: {_driver()}",
+        "store schema": SCHEMA_VERSION,
+        "beton format": str(FORMAT_VERSION),
+    }
+
+
+def _cuda_of_torch() -> str:
+    """The CUDA that torch was built for, from the file of versions in its package."""
+    try:
+        text = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        return "no torch"
+    found = re.search(r"^cuda\b.*= '(.+)'$", text, flags=re.MULTILINE)
+    return f"torch built for {found[1]}" if found else "torch built without"
+
+
+def _driver() -> str:
+    try:
+        text = NVIDIA_DRIVER.read_text()
+    except OSError:
+        return "none"
+    found = re.search(r"Kernel Module.*?(\d+(?:\.\d+)+)", text)
+    return found[1] if found else text.splitlines()[0]
