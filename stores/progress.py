@@ -7,9 +7,10 @@ Every bar has its stage, a count with its unit, the rate and the time left. `TQD
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
+if TYPE_CHECKING:  # importing it takes as long as click: not before there is something to show
+    from tqdm import tqdm
 
 QUIET_VARIABLE = "TQDM_DISABLE"
 # Into a file, where a bar cannot be drawn over, a line now and then is enough.
@@ -31,7 +32,7 @@ def stage_bar(
     is_inner: bool = False,
     is_shown: bool = True,
     delay_s: float = 0.0,
-) -> tqdm:
+) -> "tqdm":
     """Return a progress bar, to iterate over or to use as a context and `update`.
 
     Args:
@@ -43,6 +44,8 @@ def stage_bar(
         is_shown: False in all processes but the first of several, and for work of a moment.
         delay_s: seconds before it is shown at all.
     """
+    from tqdm import tqdm
+
     return tqdm(
         items,
         desc=stage,
@@ -61,9 +64,11 @@ def stage_bar(
 def note(message: str) -> None:
     """Write a line that a user may want to know, above the bars: a default taken, a stage's end. Not when quiet."""
     if not is_quiet():
-        tqdm.write(message, file=sys.stderr)
+        warn(message)
 
 
 def warn(message: str) -> None:
     """Write a line that a user must know, above the bars, also when quiet."""
+    from tqdm import tqdm
+
     tqdm.write(message, file=sys.stderr)
