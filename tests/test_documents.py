@@ -1,0 +1,156 @@
+"""What the pages say of the code is true of it: every path and symbol is there, every command can be given."""
+
+import ast
+import re
+import shlex
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import click
+import pytest
+
+import cli
+import trainer.evaluation
+import trainer.methods
+import trainer.recipes
+from saliency.deepusps_settings import choose_settings
+from trainer.evaluation._evaluate import chosen_options, task_module
+from trainer.run.loop import resolve_settings
+from trainer.run.settings import method_module
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("*.md", "stores/*.md", "saliency/*.md", "pipeline/**/*.md", "trainer/**/*.md")
+    for path in ROOT.glob(pattern)
+    if path.name != "CHANGELOG.md"
+)
+COMMANDS = tuple(cli.main.commands)
+# A span that is a path of the tree (with a symbol or not), e.g. `trainer/cast.py:Settings.weight`.
+PLACE = re.compile(r"^(?:cli|(?:stores|saliency|pipeline|trainer|tests)/[\w/]+)\.(?:py|md)(?::[\w.]+)?$")
+
+PAPERS = (Path("trainer/recipes/RYALI.md"), Path("trainer/recipes/CAST.md"))
+# The file that the README and CONTRIBUTING.md have their reader write.
+TO_BE_WRITTEN = {"pipeline/views/backgrounds/noise.py"}
+
+
+def spans(page: Path) -> list[str]:
+    """What stands between backticks outside blocks of code."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def places(page: Path) -> list[str]:
+    return sorted({span for span in spans(page) if PLACE.match(span)} - TO_BE_WRITTEN)
+
+
+def commands(page: Path) -> list[str]:
+    """Spans that begin as a command line does and name an option."""
+    return sorted({span for span in spans(page) if span.split()[0] in COMMANDS and " --" in span})
+
+
+@cache
+def names_of(path: str) -> dict[str, set[str]]:
+    """What a file defines: name -> names of its methods and fields."""
+    found: dict[str, set[str]] = {}
+    for node in ast.parse((ROOT / path).read_text()).body:
+        match node:
+            case ast.ClassDef():
+                found[node.name] = {name for item in node.body for name in defined(item)}
+            case _:
+                found.update({name: set() for name in defined(node)})
+    return found
+
+
+def defined(node: ast.stmt) -> list[str]:
+    match node:
+        case ast.FunctionDef(name=name):
+            return [name]
+        case ast.Assign(targets=targets):
+            return [target.id for target in targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(id=name)):
+            return [name]
+    return []
+
+
+def test_there_are_pages_to_look_at() -> None:
+    names = {str(page) for page in PAGES}
+    assert {"README.md", "CONTRIBUTING.md", "trainer/recipes/RYALI.md", "pipeline/build/COSTS.md"} <= names
+    assert len(places(PAPERS[0])) > 60
+    assert len(commands(PAPERS[0])) > 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_place_named_is_there(page: Path) -> None:
+    for place in places(page):
+        path, _, symbol = place.partition(":")
+        assert (ROOT / path).is_file(), f"{page} names {path}"
+        name, _, member = symbol.partition(".")
+        if name:
+            assert name in names_of(path), f"{page} names {place}"
+        if member:
+            assert member in names_of(path)[name], f"{page} names {place}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_option_named_is_there(page: Path) -> None:
+    for command in commands(page):
+        chosen, words = command_of(command)
+        known = {option for param in chosen.params for option in [*param.opts, *param.secondary_opts]}
+        assert {word for word in words if word.startswith("--")} <= known, f"{page}: {command}"
+
+
+@pytest.mark.parametrize("page", PAPERS, ids=str)
+def test_every_command_for_a_table_can_be_given(page: Path) -> None:
+    """It is parsed as click does, and its settings are resolved; nothing runs."""
+    for command in commands(page):
+        chosen, words = command_of(command)
+        try:
+            given = chosen.make_context(chosen.name, words).params
+        except click.UsageError as error:
+            pytest.fail(f"{command}: {error.format_message()}")
+        if chosen.name == "pretrain":
+            method = given["method"]
+            recipe = given["recipe"] or method_module(method).DEFAULT_RECIPE
+            resolve_settings(recipe, method, given["bg"], given["with_cast"], given["overrides"])
+        elif given.get("task", "all") != "all":
+            chosen_options(task_module(given["task"]), given["overrides"])
+        elif "preset" in given:
+            choose_settings(given["preset"], given["overrides"], given["sources"])
+
+
+def command_of(line: str) -> tuple[click.Command, list[str]]:
+    """The command that a line names, and the words after its name."""
+    command, words = cli.main, shlex.split(line)
+    while isinstance(command, click.Group):
+        assert words[0] in command.commands, line
+        command = command.commands[words.pop(0)]
+    return command, words
+
+
+def test_every_open_set_has_its_place_in_a_page_of_a_paper() -> None:
+    """A recipe or an evaluation that no page names cannot be found by who reads the papers."""
+    named = {place.partition(":")[0] for page in PAPERS for place in places(page)}
+    for recipe in set(trainer.recipes.NAMES) - {"smoke", "moco_v2_200"}:  # of no paper; of MoCo-v2's own
+        assert f"trainer/recipes/{recipe}.py" in named
+    for task in set(trainer.evaluation.NAMES) - {"knn"}:  # of neither paper
+        assert f"trainer/evaluation/{task.replace('-', '_')}.py" in named
+    for method in set(trainer.methods.NAMES) - {"cast", "rotnet"}:  # both by their recipes
+        assert f"trainer/methods/{method}.py" in named
+
+
+COSTS = (ROOT / "pipeline/build/COSTS.md").read_text().splitlines()
+PRICED = [line for line in COSTS if re.match(r"\| `\w+` \| [\d,]+ \|", line)]
+
+
+@pytest.mark.parametrize("line", PRICED, ids=lambda line: line.split("`")[1])
+def test_gpu_hours_are_images_times_epochs_over_the_rate(line: str) -> None:
+    cells = [cell.strip(" `").replace(",", "") for cell in line.strip("|").split("|")]
+    recipe, images, epochs, rate, _, hours, money = cells
+    method = re.search(r"--method (\w+)", import_module(f"trainer.recipes.{recipe}").__doc__ or "")
+    assert method is not None
+    background = "rm" if recipe == "swav_100_wide_crops" else "none"
+    assert int(epochs) == resolve_settings(recipe, method[1], background, False, ()).epochs
+    assert int(hours) == round(int(images) * int(epochs) / float(rate) / 3600)
+    assert int(money) == pytest.approx(2.5 * int(hours), abs=1)
