@@ -1,11 +1,16 @@
 """What the pages say of the code is true of it: every path and symbol is there, every command can be given."""
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -15,6 +20,7 @@ import trainer.evaluation
 import trainer.methods
 import trainer.recipes
 from saliency.deepusps_settings import choose_settings
+from tests import test_every_background as contract
 from trainer.evaluation._evaluate import chosen_options, task_module
 from trainer.run.loop import resolve_settings
 from trainer.run.settings import method_module
@@ -31,8 +37,8 @@ COMMANDS = tuple(cli.main.commands)
 PLACE = re.compile(r"^(?:cli|(?:stores|saliency|pipeline|trainer|tests)/[\w/]+)\.(?:py|md)(?::[\w.]+)?$")
 
 PAPERS = (Path("trainer/recipes/RYALI.md"), Path("trainer/recipes/CAST.md"))
-# The file that the README and CONTRIBUTING.md have their reader write.
-TO_BE_WRITTEN = {"pipeline/views/backgrounds/noise.py"}
+# The file that CONTRIBUTING.md has its reader write.
+TO_BE_WRITTEN = {"pipeline/views/backgrounds/colour.py"}
 
 
 def spans(page: Path) -> list[str]:
@@ -154,3 +160,45 @@ def test_gpu_hours_are_images_times_epochs_over_the_rate(line: str) -> None:
     assert int(epochs) == resolve_settings(recipe, method[1], background, False, ()).epochs
     assert int(hours) == round(int(images) * int(epochs) / float(rate) / 3600)
     assert int(money) == pytest.approx(2.5 * int(hours), abs=1)
+
+
+# ------------------------------------------------------------------------------------------- what CONTRIBUTING.md tells
+
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+ROW = re.compile(r"^\| [\w ]+ \| `([\w/]+)/<name>\.py` \| ([^|]+) \| `([\w/.]+)` \|$", flags=re.MULTILINE)
+OPEN_SETS = ROW.findall(CONTRIBUTING)
+
+
+@pytest.mark.parametrize(("folder", "provided", "test"), OPEN_SETS, ids=[folder for folder, *_ in OPEN_SETS])
+def test_a_file_of_an_open_set_provides_what_the_table_says(folder: str, provided: str, test: str) -> None:
+    package = import_module(folder.replace("/", "."))
+    wanted = re.findall(r"`(\w+)`", provided)
+    assert wanted
+    for name in package.NAMES:
+        module = import_module(f"{package.__name__}.{name.replace('-', '_')}")
+        assert all(hasattr(module, item) for item in wanted), f"{module.__name__} lacks one of {wanted}"
+    assert (ROOT / test).is_file()
+
+
+def test_the_table_has_all_open_sets() -> None:
+    assert len(OPEN_SETS) == 6
+
+
+def test_the_background_of_the_page_works_as_one_file_more(tmp_path: Path) -> None:
+    """Written into a copy of the tree, it is on the command line; it does what every background must."""
+    (source,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING, flags=re.DOTALL)
+    for folder in ("stores", "saliency", "pipeline", "trainer"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.nb?"))
+    shutil.copy(ROOT / "cli.py", tmp_path)
+    (tmp_path / "pipeline/views/backgrounds/colour.py").write_text(source)
+    code = "import cli; print(next(p for p in cli.main.commands['pretrain'].params if p.name == 'bg').type.choices)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "colour" in done.stdout
+    background = ModuleType("colour")
+    exec(source, background.__dict__)
+    contract.test_declares_what_it_needs(background)
+    contract.test_keeps_shape_dtype_foreground_and_rows_not_drawn(background)
+    contract.test_replaces_every_background_pixel_or_none(background)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 import cli
 import stores.object_storage
@@ -73,17 +73,23 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def run(*words: str) -> str:
-    """Run a command that succeeds; what it prints on standard output."""
+def invoked(*words: str) -> Result:
+    """Run a command that succeeds."""
     result = CliRunner().invoke(cli.main, words)
     assert result.exit_code == 0, (result.output, result.exception)
-    return result.stdout
+    return result
+
+
+def run(*words: str) -> str:
+    """Run a command that succeeds; what it prints on standard output."""
+    return invoked(*words).stdout
 
 
 def pretrain(url: str, out: str, *words: str) -> str:
-    return run(
+    """All that it says, results and warnings."""
+    return invoked(
         "pretrain", "--method", "moco", "--bg", "random", "--recipe", "smoke", "--store", url, "--out", out, *words
-    )
+    ).output
 
 
 def test_a_run_from_a_url_is_fetched_and_exported_once(

@@ -111,10 +111,9 @@ def serve_gallery(store: Store, images: SourceImages, port: int, say: Callable[[
     Args: as `GalleryServer`. say: called with the URL once the server listens.
     Raises: UserError: the port cannot be had.
     """
-    with GalleryServer(store, images, port) as server:
+    with GalleryServer(store, images, port) as server, suppress(KeyboardInterrupt):
         say(server.url)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 class _Handler(BaseHTTPRequestHandler):
