@@ -12,6 +12,9 @@ Two facts go with the score. IoU grows with the masks: a map that is foreground 
 as its own, and small masks (a detector's, cut at 0.9) allow only a small one. And a map that Eq. 2's ReLU leaves zero
 everywhere has none: were the head without biases, the signed map's sum over its cells would be 0 (a cosine does not
 see how long the features are); with them that sum has a sign, and on the few cells of a small view all may be negative.
+A BatchNorm in the head, which takes a mean off, does most: of CAST on 48-px views (2 x 2 cells) after 400 steps, half
+of the maps of the sample's images were zero with `algorithm.head=bn_mlp` (IoU .11; .09 untrained), none with `mlp`
+(.24, trained on photographs for 300 steps, cast.weight 3 instead of 1); foreground everywhere has .22 there.
 """
 
 from collections.abc import Iterator

@@ -51,7 +51,7 @@ def attention_target(mask_B1HW: torch.Tensor, grid_hw: Sequence[int]) -> torch.T
 
 
 def attention_loss(cam_Bhw: torch.Tensor, target_Bhw: torch.Tensor) -> torch.Tensor:
-    """Return Eq. 4 per image: 1 - cosine of the two maps; 1 where a map is all zero.
+    """Return Eq. 4 per image: 1 - cosine of the two maps; 1 where a map is all zero, and no gradient.
 
     Args: cam_Bhw: float32 (B, h, w), 0 or more. target_Bhw: float32 (B, h, w), 0 or more. Returns: float32 (B,).
     """
