@@ -108,7 +108,7 @@ def test_a_known_map_has_the_known_iou(resolution: str) -> None:
     assert found.num_skipped == 2
 
 
-def test_weights_alone_and_unknown_resolutions_are_refused(tmp_path: Path) -> None:
+def test_weights_alone_unknown_resolutions_and_absent_masks_are_refused(tmp_path: Path) -> None:
     class Alone:
         run = None
 
@@ -117,6 +117,8 @@ def test_weights_alone_and_unknown_resolutions_are_refused(tmp_path: Path) -> No
     Alone.run = tmp_path
     with pytest.raises(UserError, match=r"'pixels'.*view, cells"):
         grounding.run(Alone(), tmp_path, Options(resolution="pixels"))
+    with pytest.raises(UserError, match=r"is not a store.*build-store --dataset coco --split val --out .*masks.zarr;"):
+        grounding.run(Alone(), tmp_path, Options(store=str(tmp_path / "masks.zarr")))
 
 
 @pytest.fixture(scope="module")

@@ -81,8 +81,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     if options.resolution not in ("view", "cells"):
         raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
+    store = _mask_store(options.store)
     methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject.run, subject.device)}
-    store = open_store(Path(options.store))
     found = _scored(methods, _views(subject, store, data, options), options)
     if not len(found.foreground_share_N):
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
@@ -106,6 +106,18 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     with disk_errors(subject.run):
         write_aside(subject.run / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
     return result
+
+
+def _mask_store(path: str) -> Store:
+    """Open the store of the images' masks. Raises: UserError: it is not there, with the command that makes one."""
+    try:
+        return open_store(Path(path))
+    except UserError as error:
+        raise UserError(
+            f"grounding needs a store of the images' masks, and {error} "
+            f"Make one: python cli.py build-store --dataset coco --split val --out {path}; "
+            "one elsewhere: --set store=STORE, with evaluate all --set grounding.store=STORE"
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
