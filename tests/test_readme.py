@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import cli
+from saliency.deepusps_settings import PRESETS
+from trainer.recipes import smoke
 
 ROOT = Path(__file__).resolve().parents[1]
 # Not run here: they build the environment that this test runs in, and run this test.
@@ -51,7 +54,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the defaults of a CPU shorter: the same stages, phases, losses and files, an eighth of the epochs.
+
+    What the defaults are is tested where they stand (test_recipes.py, test_deepusps.py); here, that commands fit.
+    """
+    small = replace(PRESETS["small"], stage1_epochs=2, averaged_epochs=1, stage2_epochs=3)
+    monkeypatch.setitem(PRESETS, "small", small)
+    as_it_is = smoke.settings
+    monkeypatch.setattr(smoke, "settings", lambda *given: replace(as_it_is(*given), epochs=2))
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("few_epochs")
 def test_readme_commands_run_as_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BACKDROP_DATA", str(data))

@@ -144,7 +144,10 @@ def _readable(path: Path) -> Iterator[None]:
         EOFError,
         UnpicklingError,
     ) as error:
+        # Torch's own words would have the user allow code to run.
+        is_no_tensors = isinstance(error, UnpicklingError)
+        reason = "it holds other things than tensors." if is_no_tensors else str(error).strip().splitlines()[0]
         raise UserError(
-            f"{path} cannot be read as weights: {str(error).strip().splitlines()[0]} Allowed: safetensors, or .pt and "
+            f"{path} cannot be read as weights: {reason} Allowed: safetensors, or .pt and "
             ".pth files that hold tensors and nothing else (code in them is never run)."
         ) from error
