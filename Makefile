@@ -8,13 +8,14 @@ UV_VERSION := 0.13.9
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help demo test test-slow lint format bench lock clean
+.PHONY: help demo test test-slow lint format bench study lock clean
 
 help:
 	@echo "make demo       find foregrounds, build a store, pretrain, score, write a page (first builds .venv)"
 	@echo "make test       default tests        make test-slow  the longer ones"
 	@echo "make lint       ruff and mypy        make format     let ruff format the code"
 	@echo "make bench      measure, write bench.json"
+	@echo "make study      do masks help? train and score what tests/golden/study.csv lacks, print the table"
 	@echo "make lock       resolve requirements.lock anew     make clean  remove .venv and build leftovers"
 
 demo: $(READY)
@@ -40,6 +41,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m tests.bench
+
+study: $(READY)
+	$(BIN)/python -m tests.study
 
 # FFCV compiles against OpenCV and libturbojpeg, which no Python package brings.
 define CHECK_SYSTEM

@@ -1,0 +1,100 @@
+"""Train and score every cell that study.csv lacks, and print the table.
+
+python -m tests.study [--data NAME ...] [--seeds 0,1,2] [--plan] [--scenes DIR] [--folder DIR] [--workers N]
+
+The plan and an estimate of its time come first. A finished cell is a row of the file at once; killed, the same command
+goes on with the cells that are not there yet.
+"""
+
+import multiprocessing
+import os
+import platform
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+import cli  # noqa: F401  it sets for torch what every command runs with
+from stores.progress import stage_bar
+from tests.study import data, table
+from tests.study.cells import CELLS, SEEDS, Cell
+from tests.study.trial import run_trial
+
+ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
+FOLDER = Path("artifacts/study")
+SCENES = Path("../shared/data/scenes-with-masks")
+# Minutes of one core that a cell took where the first rows were made, on a CPU with bf16: for the estimate alone.
+MINUTES = {"moco": 1.5, "cast": 4.0, "byol": 2.5, "swav": 4.0}
+
+
+@click.command()
+@click.option("--data", "names", multiple=True, type=click.Choice(data.NAMES), help="Only these. Default: all.")
+@click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True, help="Comma-separated.")
+@click.option("--plan", is_flag=True, help="Only say what would be done.")
+@click.option("--scenes", type=click.Path(path_type=Path), default=SCENES, show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Data and stores.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Default: one per core; one with a GPU.")
+def main(names: tuple[str, ...], seeds: str, plan: bool, scenes: Path, folder: Path, workers: int | None) -> None:
+    """Do masks help? Train and score every cell of the study, and print the table."""
+    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    todo = _missing([int(seed) for seed in seeds.split(",")], names or data.NAMES)
+    minutes = sum(MINUTES[cell.method] for cell, _ in todo) / workers
+    click.echo(f"{len(todo)} runs to do, {workers} at a time: about {minutes:.0f} minutes on CPU cores with bf16")
+    for cell in dict.fromkeys(cell for cell, _ in todo):
+        click.echo(f"  {cell.data:12s} {cell.name:16s} {cell.size_px} px, masks {cell.masks}")
+    if not plan:
+        _run_all(todo, folder, scenes, workers)
+    click.echo(table.markdown(table.read_rows(ROWS)))
+
+
+def _missing(seeds: list[int], names: tuple[str, ...]) -> list[tuple[Cell, int]]:
+    """Cells without a row: a seed of all cells before the next seed, so that every comparison is there early."""
+    there = {tuple(row[name] for name in (*table.KEY, "seed")) for row in table.read_rows(ROWS)}
+    wanted = [(cell, seed) for seed in seeds for cell in CELLS if cell.data in names]
+    return [(cell, seed) for cell, seed in wanted if (*_key(cell), str(seed)) not in there]
+
+
+def _key(cell: Cell) -> tuple[str, ...]:
+    """A cell's values of the table's key."""
+    return cell.data, cell.name, str(cell.size_px), cell.masks
+
+
+def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    roots = {name: data.prepared(name, folder, scenes) for name in dict.fromkeys(cell.data for cell, _ in todo)}
+    for name, masks, split in _stores(todo):
+        data.store_of(roots[name], masks, split)
+    with (
+        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
+        stage_bar(total=len(todo), stage="study", unit="run") as bar,
+    ):
+        jobs = {pool.submit(_timed, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
+        for job in as_completed(jobs):
+            table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
+            bar.update()
+
+
+def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:
+    """(data, masks, split) of every store that the runs and their scores read."""
+    needed = [(cell.data, cell.masks, "train") for cell, _ in todo]
+    return list(dict.fromkeys([*needed, *((cell.data, "true", "val") for cell, _ in todo)]))
+
+
+def _timed(cell: Cell, seed: int, root: Path, folder: Path) -> dict[str, Any]:
+    torch.set_num_threads(1)  # two runs side by side are faster than one on two cores
+    begun = time.perf_counter()
+    row = run_trial(cell, seed, root, folder)
+    return row | {"seconds": round(time.perf_counter() - begun, 1)}
+
+
+def _hardware(workers: int) -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name().replace(",", " ")
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}) with {workers} runs at a time"
+
+
+if __name__ == "__main__":
+    main()

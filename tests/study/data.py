@@ -1,0 +1,144 @@
+"""The study's data sets, all in the sample's layout, with stores of their masks.
+
+ROOT/{train,val}/<class>/*.jpg    ROOT/masks/{train,val}/<class>/*.png    ROOT/variants/<variant>/<class>/*.jpg
+"""
+
+import csv
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.build.export_beton import export_beton
+from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from saliency.deepusps import train
+from saliency.deepusps_settings import choose_settings
+from stores import background_variants
+from stores.background_variants import make_variant, tiled_background
+from stores.dataset_index import open_index
+from stores.errors import UserError
+from stores.image_codec import decode_grey, decode_rgb, encode_jpeg
+from stores.reader import open_store
+from stores.sample_dataset import VARIANT_QUALITY, SampleSettings, draw_if_absent
+from stores.tiling import bounding_box, largest_strip, strips_beside
+
+# The sample with its own share of pictures that betray their class by the background (0.7), and with others.
+CORRELATIONS = {"sample": 0.7, "sample-0": 0.0, "sample-0.95": 0.95}
+SCENES = "scenes"
+NAMES = (*CORRELATIONS, SCENES)
+# Every so many images of a class are held out.
+_HELD_OUT = 5
+
+
+def prepared(name: str, folder: Path, scenes: Path | None) -> Path:
+    """Return a data set's folder, made if it is not there. Args: scenes: photographs with true masks, labels.csv."""
+    root = folder / name
+    if name == SCENES:
+        if not root.exists():
+            _arrange_scenes(scenes, root)
+    else:
+        draw_if_absent(root, SampleSettings(background_correlation=CORRELATIONS[name]))
+    return root
+
+
+def store_of(root: Path, masks: str, split: str = "train") -> Path:
+    """Return a store of a data set's masks and backgrounds with its .beton, built if it is not there.
+
+    Args: root: the data set. masks: true, rbd or deepusps2; all others are true ones, spoilt when they are used.
+    """
+    source = masks if masks in ("rbd", "deepusps2") else "true"
+    store = root.parent / f"{root.name}-{split}-{source}.zarr"
+    index = open_index("folder", root=root / split, split=split)
+    detector = {"rbd": "rbd", "deepusps2": str(root.parent / f"{root.name}-detector")}.get(
+        source, f"masks:{root / 'masks' / split}"
+    )
+    if source == "deepusps2":
+        train(open_index("folder", root=root / "train"), Path(detector), choose_settings("tiny"), seed=0)
+    build_store(index, detector, store, BuildSettings(threshold=0.5 if source == "true" else 0.9), num_workers=1)
+    if not store.with_suffix(".beton").exists():
+        export_beton(open_store(store), index, store.with_suffix(".beton"))
+    return store
+
+
+def _arrange_scenes(scenes: Path | None, root: Path) -> None:
+    """Copy photographs with masks into the sample's layout, and make the variants of those held out."""
+    if scenes is None or not (scenes / "labels.csv").is_file():
+        raise UserError(
+            f"there are no photographs with masks at {scenes}; name a folder with labels.csv, images/ and masks/ with "
+            "--scenes, or leave its cells out with --data sample"
+        )
+    stage = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(stage, ignore_errors=True)
+    held_out: dict[str, list[str]] = {}
+    for class_name, stems in sorted(_stems_of_class(scenes).items()):
+        for number, stem in enumerate(sorted(stems)):
+            split = "val" if number % _HELD_OUT == 0 else "train"
+            _place(scenes / "images" / f"{stem}.jpg", stage / split / class_name)
+            _place(scenes / "masks" / f"{stem}.png", stage / "masks" / split / class_name)
+            if split == "val":
+                held_out.setdefault(class_name, []).append(stem)
+    _make_variants(stage, held_out)
+    os.rename(stage, root)
+
+
+def _stems_of_class(scenes: Path) -> dict[str, list[str]]:
+    stems: dict[str, list[str]] = {}
+    with (scenes / "labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            stems.setdefault(row["in9_class"], []).append(row["image"])
+    return stems
+
+
+def _place(file: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / file.name)
+
+
+def _make_variants(root: Path, held_out: dict[str, list[str]]) -> None:
+    """Draw the eight variants of ImageNet-9 of every held-out image that can have them all."""
+    names = sorted(held_out)
+    pairs = {
+        (number, stem): pair
+        for number, name in enumerate(names)
+        for stem in held_out[name]
+        if _can_be_tiled((pair := _read(root, name, stem))[1])
+    }
+    for row, ((number, stem), (image_HWC, mask_HW)) in enumerate(pairs.items()):
+        for code, variant in enumerate(background_variants.NAMES):
+            rng = np.random.default_rng([code, row])
+            donor = _donor(rng, list(pairs), (number, stem), variant, len(names))
+            lent = partial(_lent, pairs[donor], image_HWC.shape[:2])
+            made_HWC = make_variant(variant, image_HWC, mask_HW, lent)
+            file = root / "variants" / variant / names[number] / f"{stem}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(encode_jpeg(made_HWC, VARIANT_QUALITY))
+
+
+def _read(root: Path, name: str, stem: str) -> tuple[np.ndarray, np.ndarray]:
+    image_HWC = decode_rgb((root / "val" / name / f"{stem}.jpg").read_bytes())
+    mask_HW = decode_grey((root / "masks" / "val" / name / f"{stem}.png").read_bytes())
+    return image_HWC, (mask_HW > 127).astype(np.uint8)
+
+
+def _can_be_tiled(mask_HW: np.ndarray) -> bool:
+    """Whether there is a foreground, and beside its box a strip to tile from."""
+    return bool(mask_HW.any()) and largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
+
+
+def _donor(
+    rng: np.random.Generator, pairs: list[tuple[int, str]], own: tuple[int, str], variant: str, num_classes: int
+) -> tuple[int, str]:
+    """Whose background a mixed variant takes; never the image's own."""
+    wanted = {"mixed_same": own[0], "mixed_next": (own[0] + 1) % num_classes}
+    number = wanted.get(variant, int(rng.integers(num_classes)))
+    others = [pair for pair in pairs if pair[0] == number and pair != own] or [pair for pair in pairs if pair != own]
+    return others[int(rng.integers(len(others)))]
+
+
+def _lent(pair: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """A donor's tiled background at the size of the image that takes it."""
+    import cv2
+
+    return cv2.resize(tiled_background(*pair), shape[::-1], interpolation=cv2.INTER_AREA)
