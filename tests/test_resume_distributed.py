@@ -146,6 +146,20 @@ def test_two_processes_go_on_bit_for_bit_and_on_one_when_asked(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("method", "background"), list(possible_runs()))
+def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tmp_path: Path, method: str, background: str) -> None:
+    words = {"task": "run", "method": method, "background": background, "overrides": ["checkpoint_steps=2"]}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    plan = [words | {"out": str(whole)}, words | {"out": str(killed), "dies_at": [1, 5]}]
+    assert launch(tmp_path / "a", plan).returncode != 0
+    assert (whole / checkpoint.BACKBONE_FILE).exists()
+    assert checkpoint.step_of(checkpoint.latest(killed)) == 4
+    done = launch(tmp_path / "b", [words | {"out": str(killed), "resume": True}])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same_end(whole, killed)
+
+
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
     words = {**SWAV, "overrides": [*SWAV["overrides"], "epochs=200", "checkpoint_steps=1000", "keep_checkpoints=1000"]}
     (tmp_path / "plan.json").write_text(json.dumps([{"task": "run", "out": str(tmp_path / "run"), **words}]))
