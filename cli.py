@@ -899,7 +899,9 @@ def demo(out: Path) -> None:
         f"saliency train --dataset sample --preset tiny --out {detector}",
         f"build-store --dataset sample --detector {detector} --soft-maps --out {store}",
         f"store verify {store}",
-        f"pretrain --method moco --bg random --store {store} --recipe smoke --out {run} --resume",
+        # Views that show something on the page, and half of the recipe's time.
+        f"pretrain --method moco --bg random --store {store} --recipe smoke --set views.size_px=48 --set epochs=16 "
+        f"--out {run} --resume",
         f"evaluate knn --run {run} --data sample",
         f"report {run}",
     ):

@@ -1,6 +1,6 @@
 """Recipe `smoke` learns: on the sample set, kNN at least 10 points above the untrained backbone, for every method.
 
-The bar is the project's; a method that does not reach it yet is marked with what was measured, and nothing is lowered.
+Minutes a method on two CPU cores; 200 images are scored, so that a point or two are noise.
 """
 
 import json
@@ -13,11 +13,11 @@ import trainer.methods
 from cli import main
 
 POINTS = 10.0
-# Measured with seed 0 and a ResNet-18 on the sample set; a method that was never measured has no mark.
-NOT_YET = {
-    "moco": "+4 as it stands; 65 to 69.5 against 70 in 60 to 300 steps at 32 or 48 px, rates 0.002 to 0.03",
-    "byol": "67 to 69.5 against 70 in 75 to 150 steps at 48 px, rate 0.03",
-    "swav": "the loss stays at ln 64, that of prototypes used at random",
+# Not reached, and what was measured with seed 0. What tells quarter turns apart is not what tells kinds apart: three of
+# the ten look the same after one, and backgrounds are turned at random.
+NOT_REACHED = {
+    "rotnet": "+3.0 in 40 epochs at 32 px and rate 0.24, with 42 % of the turns told; +3.5 in 16 at 48 px and 0.06, "
+    "+1.5 in 10 at 48 px and 0.4; AlexNet with its own head at 64 px, 76 untrained, 72.5 in 10 epochs",
 }
 
 
@@ -34,11 +34,12 @@ def call(*words: object) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=pytest.mark.xfail(raises=AssertionError, strict=False, reason=NOT_YET.get(name, "")))
-        if name in NOT_YET
+        pytest.param(name, marks=pytest.mark.xfail(raises=AssertionError, strict=False, reason=NOT_REACHED[name]))
+        if name in NOT_REACHED
         else name
         for name in trainer.methods.NAMES
     ],
