@@ -80,9 +80,9 @@ def test_table_has_a_line_per_cell(tmp_path: Path) -> None:
 def test_only_missing_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "ROWS", tmp_path / "study.csv")
     cells = [cell for cell in CELLS if cell.data == "scenes"]
-    assert [cell for cell, _ in study._missing([0, 1], ("scenes",))] == cells * 2
+    assert [cell for cell, _ in study._missing([0, 1], cells)] == cells * 2
     table.add_row(tmp_path / "study.csv", row("byol rm", 1, 0.0) | {"data": "scenes"})
-    missing = study._missing([0, 1], ("scenes",))
+    missing = study._missing([0, 1], cells)
     assert len(missing) == 2 * len(cells) - 1
     assert (Cell(data="scenes", method="byol", background="rm", min_foreground=0.05), 1) not in missing
 

@@ -1,6 +1,6 @@
 """Train and score every cell that study.csv lacks, and print the table.
 
-python -m tests.study [--data NAME ...] [--seeds 0,1,2] [--plan] [--scenes DIR] [--folder DIR] [--workers N]
+python -m tests.study [--data NAME] [--masks NAME] [--seeds 0,1,2] [--plan] [--scenes DIR] [--folder DIR] [--workers N]
 
 The plan and an estimate of its time come first. A finished cell is a row of the file at once; killed, the same command
 goes on with the cells that are not there yet.
@@ -25,6 +25,7 @@ from tests.study.trial import run_trial
 
 ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
 FOLDER = Path("artifacts/study")
+MASKS = tuple(dict.fromkeys(cell.masks for cell in CELLS))
 SCENES = Path("../shared/data/scenes-with-masks")
 # Minutes of one core that a cell took where the first rows were made, on a CPU with bf16: for the estimate alone.
 MINUTES = {"moco": 1.5, "cast": 4.0, "byol": 2.5, "swav": 4.0}
@@ -32,15 +33,25 @@ MINUTES = {"moco": 1.5, "cast": 4.0, "byol": 2.5, "swav": 4.0}
 
 @click.command()
 @click.option("--data", "names", multiple=True, type=click.Choice(data.NAMES), help="Only these. Default: all.")
+@click.option("--masks", multiple=True, type=click.Choice(MASKS), help="Only these. Default: all.")
 @click.option("--seeds", default=",".join(map(str, SEEDS)), show_default=True, help="Comma-separated.")
 @click.option("--plan", is_flag=True, help="Only say what would be done.")
 @click.option("--scenes", type=click.Path(path_type=Path), default=SCENES, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Data and stores.")
 @click.option("--workers", type=click.IntRange(min=1), default=None, help="Default: one per core; one with a GPU.")
-def main(names: tuple[str, ...], seeds: str, plan: bool, scenes: Path, folder: Path, workers: int | None) -> None:
+def main(
+    names: tuple[str, ...],
+    masks: tuple[str, ...],
+    seeds: str,
+    plan: bool,
+    scenes: Path,
+    folder: Path,
+    workers: int | None,
+) -> None:
     """Do masks help? Train and score every cell of the study, and print the table."""
     workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
-    todo = _missing([int(seed) for seed in seeds.split(",")], names or data.NAMES)
+    chosen = [cell for cell in CELLS if cell.data in (names or data.NAMES) and cell.masks in (masks or MASKS)]
+    todo = _missing([int(seed) for seed in seeds.split(",")], chosen)
     minutes = sum(MINUTES[cell.method] for cell, _ in todo) / workers
     click.echo(f"{len(todo)} runs to do, {workers} at a time: about {minutes:.0f} minutes on CPU cores with bf16")
     for cell in dict.fromkeys(cell for cell, _ in todo):
@@ -50,11 +61,10 @@ def main(names: tuple[str, ...], seeds: str, plan: bool, scenes: Path, folder: P
     click.echo(table.markdown(table.read_rows(ROWS)))
 
 
-def _missing(seeds: list[int], names: tuple[str, ...]) -> list[tuple[Cell, int]]:
+def _missing(seeds: list[int], cells: list[Cell]) -> list[tuple[Cell, int]]:
     """Cells without a row: a seed of all cells before the next seed, so that every comparison is there early."""
     there = {tuple(row[name] for name in (*table.KEY, "seed")) for row in table.read_rows(ROWS)}
-    wanted = [(cell, seed) for seed in seeds for cell in CELLS if cell.data in names]
-    return [(cell, seed) for cell, seed in wanted if (*_key(cell), str(seed)) not in there]
+    return [(cell, seed) for seed in seeds for cell in cells if (*_key(cell), str(seed)) not in there]
 
 
 def _key(cell: Cell) -> tuple[str, ...]:
@@ -72,9 +82,15 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
         stage_bar(total=len(todo), stage="study", unit="run") as bar,
     ):
         jobs = {pool.submit(_timed, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
+        failed = []
         for job in as_completed(jobs):
-            table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
             bar.update()
+            if job.exception() is not None:  # the others go on, and what failed is said at the end
+                failed.append(f"{jobs[job]}: {job.exception()!r}")
+                continue
+            table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
+    if failed:
+        raise click.ClickException("these runs failed, the same command tries them again:\n" + "\n".join(failed))
 
 
 def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:
