@@ -92,7 +92,13 @@ def one_step(settings: RunSettings, device: torch.device, *, is_released: bool) 
     training = start(settings, steps_per_epoch=100, device=device)
     if is_released:
         training.forward = with_second_query(training)
-    batch = next(iter(MemoryLoader(settings.plan, num_rows=128, batch_size=settings.batch_size).epoch(0)))
+    batch = next(
+        iter(
+            MemoryLoader(
+                settings.plan, num_rows=max(128, 2 * settings.batch_size), batch_size=settings.batch_size
+            ).epoch(0)
+        )
+    )
     stage = DeviceStage(settings.plan, device=device, channels_last=True)
 
     def step() -> None:

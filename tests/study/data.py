@@ -56,7 +56,7 @@ def store_of(root: Path, masks: str, split: str = "train") -> Path:
     )
     if source == "deepusps2":
         train(open_index("folder", root=root / "train"), Path(detector), choose_settings("tiny"), seed=0)
-    build_store(index, detector, store, BuildSettings(threshold=0.5 if source == "true" else 0.9))
+    build_store(index, detector, store, BuildSettings(threshold=0.5 if source == "true" else 0.9), num_workers=None)
     if not store.with_suffix(".beton").exists():
         export_beton(open_store(store), index, store.with_suffix(".beton"))
     return store
