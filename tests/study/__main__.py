@@ -9,10 +9,8 @@ goes on with the cells that are not there yet.
 import multiprocessing
 import os
 import platform
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
@@ -21,7 +19,7 @@ import cli  # noqa: F401  it sets for torch what every command runs with
 from stores.progress import stage_bar
 from tests.study import data, table
 from tests.study.cells import CELLS, SEEDS, Cell
-from tests.study.trial import run_trial
+from tests.study.trial import timed_trial
 
 ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
 FOLDER = Path("artifacts/study")
@@ -81,7 +79,7 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
         stage_bar(total=len(todo), stage="study", unit="run") as bar,
     ):
-        jobs = {pool.submit(_timed, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
+        jobs = {pool.submit(timed_trial, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
         failed = []
         for job in as_completed(jobs):
             bar.update()
@@ -97,13 +95,6 @@ def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:
     """(data, masks, split) of every store that the runs and their scores read."""
     needed = [(cell.data, cell.masks, "train") for cell, _ in todo]
     return list(dict.fromkeys([*needed, *((cell.data, "true", "val") for cell, _ in todo)]))
-
-
-def _timed(cell: Cell, seed: int, root: Path, folder: Path) -> dict[str, Any]:
-    torch.set_num_threads(1)  # two runs side by side are faster than one on two cores
-    begun = time.perf_counter()
-    row = run_trial(cell, seed, root, folder)
-    return row | {"seconds": round(time.perf_counter() - begun, 1)}
 
 
 def _hardware(workers: int) -> str:
