@@ -15,6 +15,7 @@ from tests.study.cells import RECIPE, SIZE_PX, Cell
 from tests.study.data import store_of
 from trainer.evaluation import knn
 from trainer.evaluation._evaluate import evaluate_run
+from trainer.evaluation._subject import weights_digest
 from trainer.run import checkpoint
 from trainer.run.loop import pretrain
 from trainer.run.run_folder import read_metrics, read_run, read_settings
@@ -95,12 +96,13 @@ def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> di
     places = {"train": root / "train", "val": root / "val"}
     places |= {name: root / "variants" / name for name in knn.VARIANTS}
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    digest = weights_digest(backbone, None)
     found = {}
     for name, place in places.items():
         index = open_index("folder", root=place)
         found[name] = knn.extract(
-            backbone.to(device), index, index.labels, name=name, size_px=size_px, device=device, dtype="float32",
-            folder=folder / "features",
+            backbone.to(device), index, index.labels, name=name, weights_sha256=digest, size_px=size_px, device=device,
+            dtype="float32", folder=folder / "features",
         )  # fmt: skip
     return found
 
