@@ -204,7 +204,7 @@ def test_broken_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.Captu
     index.path(2).write_bytes(b"\xff\xd8 broken")
     summary = train(open_index("folder", root=tmp_path / "images"), tmp_path / "run", SETTINGS, num_workers=1)
     assert (summary["num_images"], summary["left_out"]) == (4, ["2.jpg"])
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert "2.jpg is left out" in printed
     assert "1 of 5 images cannot be decoded" in printed
     for row in range(5):

@@ -159,7 +159,8 @@ def test_keys_take_no_gradient_and_the_key_encoder_moves_once_a_step() -> None:
 
 
 def test_cast_adds_lambda_times_the_attention_loss_to_one_query_forward() -> None:
-    training, views = begin(tiny("cast"))
+    settings = tiny("cast")
+    training, views = begin(replace(settings, cast=replace(settings.cast, weight=3.0)))
     calls = []
     training.method.backbone.register_forward_hook(lambda *_: calls.append("pooled"))
     training.method.backbone.layer4.register_forward_hook(lambda *_: calls.append("map"))
@@ -379,7 +380,7 @@ def test_cast_of_the_intersection_sees_less() -> None:
 
 def test_cast_as_released_scales_the_loss_and_moves_the_key_encoder_twice() -> None:
     settings = tiny("cast")
-    training, views = begin(replace(settings, cast=replace(settings.cast, variant="released")))
+    training, views = begin(replace(settings, cast=replace(settings.cast, variant="released", weight=3.0)))
     method = training.method
     training.step = 2
     before = method.key_backbone.conv1.weight.clone()

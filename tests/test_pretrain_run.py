@@ -200,7 +200,7 @@ def test_results_of_an_evaluation_replace_its_earlier_ones(finished: Path) -> No
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"batch_size": 4}, "batch_size: 8 -> 4"),
-        ({"views": tiny("moco", "random", with_cast=True).views}, "views.0.min_foreground"),
+        ({"views": tiny("moco", "random", with_cast=True).views}, "views.0.size_px"),
     ],
 )
 def test_resume_with_other_settings_names_them(finished: Path, changes: dict, message: str) -> None:

@@ -396,7 +396,7 @@ def test_storage_without_conditional_creates(
     monkeypatch.setattr(ObjectStorage, "create", create)
     url = f"file://{tmp_path}/public"
     assert send(store, url)["conditional_creates"] is False
-    assert "does not honour conditional creates" in capsys.readouterr().out
+    assert "does not honour conditional creates" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"holds the store {id_of(store)}, yours is {id_of(other_store)}"):
         send(other_store, url)
     ObjectStorage(f"{url}2", is_upload=True).put(CLAIM, canonical_json({"store_id": id_of(store)}))

@@ -68,13 +68,13 @@ def test_backgrounds_as_in_ryali_a1(plan, background: str, probability: float, m
 def test_overrides_are_read_by_their_type() -> None:
     settings = apply_overrides(
         smoke.settings("moco", "random", True),
-        ["epochs=3", "cifar_stem=true", "optimiser.lr=1e-3", "backbone=resnet34", "views.scale=0.3,1",
-         "views.1.size_px=48", "background.probability=.5", "cast.weight=1", "algorithm.queue_size=1024"],
+        ["epochs=3", "cifar_stem=true", "optimiser.lr=1e-3", "backbone=resnet34", "views.scale=0.4,1",
+         "views.1.size_px=64", "background.probability=.25", "cast.weight=2", "algorithm.queue_size=1024"],
     )  # fmt: skip
     assert (settings.epochs, settings.cifar_stem, settings.optimiser.lr) == (3, True, 1e-3)
-    assert [view.scale for view in settings.views] == [(0.3, 1.0), (0.3, 1.0)]
-    assert [view.size_px for view in settings.views] == [64, 48]
-    assert (settings.background.probability, settings.cast.weight) == (0.5, 1.0)
+    assert [view.scale for view in settings.views] == [(0.4, 1.0), (0.4, 1.0)]
+    assert [view.size_px for view in settings.views] == [48, 64]
+    assert (settings.background.probability, settings.cast.weight) == (0.25, 2.0)
     assert (settings.backbone, settings.algorithm.queue_size) == ("resnet34", 1024)
 
 
@@ -107,8 +107,8 @@ def test_wrong_overrides_say_what_is_allowed(override: str, message: str) -> Non
 
 def test_differences_name_each_changed_setting() -> None:
     settings = smoke.settings("moco", "none", False)
-    changed = apply_overrides(settings, ["seed=2", "views.0.size_px=32"])
-    assert differences(settings, changed) == ["seed: 0 -> 2", "views.0.size_px: 64 -> 32"]
+    changed = apply_overrides(settings, ["seed=2", "views.0.size_px=64"])
+    assert differences(settings, changed) == ["seed: 0 -> 2", "views.0.size_px: 32 -> 64"]
     assert differences(settings, settings) == []
 
 

@@ -179,7 +179,7 @@ def test_without_the_network_what_was_fetched_is_read(
     opened.prefetch("height", "width", "mask")
     public.rename(tmp_path / "away")
     assert everything_of(open_published(url, cache)) == everything_of(open_store(store))
-    assert f"holds of store {opened.store_id}" in capsys.readouterr().out
+    assert f"holds of store {opened.store_id}" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"background_offsets/c/0 is missing at {url}"):
         open_published(url, cache).background_jpeg(0)
     with pytest.raises(UserError, match="no such folder; correct the URL"):

@@ -358,7 +358,13 @@ def test_mistakes_are_said(store: Store, words: list[str], said: str) -> None:
 def test_ctrl_c_ends_the_server_cleanly(store: Store, data: Path) -> None:
     words = [sys.executable, str(ROOT / "cli.py"), "store", "view", str(store.path), "--serve"]
     environment = {**os.environ, "BACKDROP_DATA": str(data), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    # A process started in the background ignores Ctrl-C, and so would what the tests start there.
+    heeding = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        server = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, heeding)
+    with server as process:
         assert process.stdout is not None
         assert process.stderr is not None
         line = process.stdout.readline()
