@@ -9,6 +9,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from pipeline.build.export_beton import export_beton
@@ -139,6 +140,4 @@ def _donor(
 
 def _lent(pair: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:
     """A donor's tiled background at the size of the image that takes it."""
-    import cv2
-
     return cv2.resize(tiled_background(*pair), shape[::-1], interpolation=cv2.INTER_AREA)
