@@ -213,6 +213,27 @@ def test_split_batch_norm_normalises_each_group_alone() -> None:
         check_groups(32, 48, "shuffle_bn_group")
 
 
+def test_split_batch_norm_as_one_formula_gives_the_same_values_gradients_and_running_statistics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Off centre: a variance from unshifted sums would show here.
+    image_BCHW = 10.0 + torch.randn(6, 3, 4, 5, generator=generator)
+    weight_BCHW = torch.randn(6, 3, 4, 5, generator=generator)
+    found = []
+    for normalise in (SplitBatchNorm2d.forward, SplitBatchNorm2d._all_at_once):
+        split = SplitBatchNorm2d(3).train()
+        split.group_size = 2
+        with torch.no_grad():
+            split.weight.copy_(torch.tensor([0.5, 1.0, -2.0]))
+            split.bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
+        leaf = image_BCHW.clone().requires_grad_()
+        out = normalise(split, leaf)
+        (out * weight_BCHW).sum().backward()
+        found.append([out, leaf.grad, split.weight.grad, split.bias.grad, split.running_mean, split.running_var])
+        assert split.num_batches_tracked == 1
+    for group_by_group, at_once in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, group_by_group, rtol=1e-5, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------------------- BYOL
 
 

@@ -151,9 +151,9 @@ def test_unknown_names_are_refused_with_those_there_are(override: str, message: 
 
 @pytest.mark.slow
 def test_compiled_layers_compute_the_same() -> None:
-    plain, plain_losses = one_step(tiny("moco"))
+    plain, plain_losses = one_step(tiny("moco"))  # in groups, as MoCo normalises
     compiled, losses = one_step(tiny("moco", is_compiled=True))
     assert float(losses["loss"]) == pytest.approx(float(plain_losses["loss"]), abs=1e-4)
     assert compiled.method.state_dict().keys() == plain.method.state_dict().keys()
     gradient, expected = compiled.method.backbone.conv1.weight.grad, plain.method.backbone.conv1.weight.grad
-    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+    assert (gradient - expected).norm() < 1e-3 * expected.norm()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
 from pipeline.views.view_plan import ViewPlan
+from pipeline.views.view_work import rows_on
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,9 @@ def _cut_donors(donor_BHWC: Tensor, record_B: np.ndarray, size_px: int, device: 
     crop_BSS3 = torch.empty(len(record_B), size_px, size_px, 3, dtype=torch.uint8, device=device)
     drawn = np.flatnonzero((record_B["has_background"] != 0) & (record_B["donor_row"] >= 0))
     if len(drawn):
-        rows = torch.from_numpy(drawn)
-        planes_D3HW = _to_planes(donor_BHWC[rows], device)
-        crop_BSS3[rows.to(device)] = _cut_pixels(planes_D3HW, _boxes(record_B[drawn], "donor_", device), size_px)
+        planes_D3HW = _to_planes(rows_on(donor_BHWC, drawn, device), device)
+        crop_DSS3 = _cut_pixels(planes_D3HW, _boxes(record_B[drawn], "donor_", device), size_px)
+        crop_BSS3[torch.from_numpy(drawn).to(device)] = crop_DSS3
     return crop_BSS3
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.loader.batch import ViewBatch
 from pipeline.views import compositing, mask_perturbation, photometric, photometric_cpu
-from pipeline.views.view_work import ViewWork, mean_std, to_level
+from pipeline.views.view_work import ViewWork, mean_std, rows_on, to_level
 
 
 def make_view(batch: ViewBatch, work: ViewWork, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -42,7 +42,7 @@ def _background_last(
         if work.needs_donor:
             # A donor takes the photometrics of the view it is pasted into: draws of its own would be as many again
             # for the same distribution.
-            donor_DCHW = _augment(_donors(batch, is_drawn_B), record_D, work, device)
+            donor_DCHW = _augment(_donors(batch, is_drawn_B, device), record_D, work, device)
         grey_D111 = torch.from_numpy(record_D["background_grey"]).to(device, non_blocking=True)[:, None, None, None]
         mean, std = mean_std(work, device)
         replacement = work.replacement(donor_DCHW, (grey_D111 - mean) / std)
@@ -72,7 +72,7 @@ def _background_first(
     if work.has_background and is_drawn_B.any():
         donor_DCHW = None
         if work.needs_donor:
-            donor_DCHW = _donors(batch, is_drawn_B).to(device, non_blocking=True).permute(0, 3, 1, 2)
+            donor_DCHW = _donors(batch, is_drawn_B, device).permute(0, 3, 1, 2)
         level_D = _to(to_level(record_B["background_grey"][is_drawn_B]), device)
         replacement = work.replacement(donor_DCHW, level_D[:, None, None, None].expand(-1, 3, -1, -1))
         assert replacement is not None
@@ -114,9 +114,9 @@ def _perturbed(mask_B1HW: Tensor, record_B: np.ndarray, work: ViewWork) -> Tenso
     return mask_B1HW.index_copy(0, used, perturb(mask_B1HW.index_select(0, used)))
 
 
-def _donors(batch: ViewBatch, is_drawn_B: np.ndarray) -> Tensor:
+def _donors(batch: ViewBatch, is_drawn_B: np.ndarray, device: torch.device) -> Tensor:
     assert batch.donor_BHWC is not None, "a loader hands over donors to a plan that needs them"
-    return batch.donor_BHWC[torch.from_numpy(np.flatnonzero(is_drawn_B)).to(batch.donor_BHWC.device)]
+    return rows_on(batch.donor_BHWC, np.flatnonzero(is_drawn_B), device)
 
 
 def _matches(record_B: np.ndarray, work: ViewWork) -> tuple[np.ndarray, np.ndarray]:

@@ -74,3 +74,19 @@ def mean_std(work: ViewWork, device: torch.device) -> tuple[Tensor, Tensor]:
 def to_level(grey_B: np.ndarray) -> np.ndarray:
     """Round grey values in [0, 1] to levels, uint8."""
     return (grey_B * 255.0 + 0.5).astype(np.uint8)
+
+
+def rows_on(image_BHWC: Tensor, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Return some rows of what a loader handed over, (D, H, W, C) on the device.
+
+    To a GPU each row goes by itself: gathered on the host they would lie in memory that is not pinned, and their copy
+    would hold up the host until the GPU has done all that was asked of it before.
+
+    Args: image_BHWC: any. rows: int64 (D,) of its rows. device: where they are wanted.
+    """
+    if image_BHWC.device.type == device.type:
+        return image_BHWC[torch.from_numpy(rows).to(device)]
+    chosen_DHWC = image_BHWC.new_empty((len(rows), *image_BHWC.shape[1:]), device=device)
+    for at, row in enumerate(rows):
+        chosen_DHWC[at].copy_(image_BHWC[row], non_blocking=True)
+    return chosen_DHWC

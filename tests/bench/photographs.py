@@ -53,5 +53,5 @@ def write_beton(folder: Path, num_images: int) -> tuple[Path, DatasetIndex]:
     """Write a data set, its store and the .beton of that below `folder`; returns the last, and the images."""
     write_dataset(folder / "data", num_images)
     index = open_index("folder", root=folder / "data" / "images")
-    build_store(index, f"masks:{folder / 'data' / 'masks'}", folder / "s.zarr", BuildSettings(), num_workers=2)
+    build_store(index, f"masks:{folder / 'data' / 'masks'}", folder / "s.zarr", BuildSettings(), num_workers=None)
     return export_beton(open_store(folder / "s.zarr"), index, folder / "s.beton"), index

@@ -41,12 +41,20 @@ class Backbone(nn.Module):
 
         Args: image_BCHW: float (B, 3, H, W), normalised. Returns: float32 (B, D, h, w).
         """
+        features = self._apply_layers(image_BCHW)
+        # Widened from a short format; float64, which tests train in, stays.
+        return features.to(torch.promote_types(features.dtype, torch.float32))
+
+    def compile_layers(self) -> None:
+        """Put all layers through torch.compile as one graph, once per shape of a batch."""
+        self._apply_layers = torch.compile(self._apply_layers, dynamic=False)  # type: ignore[method-assign]
+
+    def _apply_layers(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         dtype, features = self.autocast_dtype, image_BCHW
         with torch.autocast(image_BCHW.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             for layer in self.children():
                 features = layer(features)
-        # Widened from a short format; float64, which tests train in, stays.
-        return features.to(torch.promote_types(features.dtype, torch.float32))
+        return features
 
     def forward(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         """Return the spatial mean of the last feature map.

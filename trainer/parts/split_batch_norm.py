@@ -30,10 +30,30 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         """Normalise a batch. Args: x_BCHW: float (B, C, H, W). Returns: the same shape."""
         if not self.training or self.group_size == 0 or len(x_BCHW) <= self.group_size:
             return super().forward(x_BCHW)
+        if torch.compiler.is_compiling() and len(x_BCHW) % self.group_size == 0:
+            return self._all_at_once(x_BCHW)
         first, *others = x_BCHW.split(self.group_size)
         normalise = nn.functional.batch_norm
         rest = [normalise(x, None, None, self.weight, self.bias, training=True, eps=self.eps) for x in others]
         return torch.cat([super().forward(first), *rest])
+
+    def _all_at_once(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """The same as one formula, which a compiler makes a few kernels of; operation by operation it costs more."""
+        assert self.running_mean is not None, "of the first group, as in `forward`"
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        group_size = self.group_size
+        groups = x_BCHW.unflatten(0, (-1, group_size)).to(torch.promote_types(x_BCHW.dtype, torch.float32))
+        var, mean = torch.var_mean(groups, dim=(1, 3, 4), correction=0, keepdim=True)
+        with torch.no_grad():
+            num_values = group_size * x_BCHW.shape[2] * x_BCHW.shape[3]
+            unbiased = var[0].flatten() * (num_values / (num_values - 1))
+            self.running_mean.lerp_(mean[0].flatten(), self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+            self.num_batches_tracked.add_(1)
+        scale = self.weight[:, None, None] * torch.rsqrt(var + self.eps)
+        return ((groups - mean) * scale + self.bias[:, None, None]).flatten(0, 1).to(x_BCHW.dtype)
 
 
 def split_batch_norms(network: _Network, group_size: int) -> _Network:

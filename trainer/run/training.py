@@ -111,9 +111,9 @@ def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 def _compile_backbones(method: torch.nn.Module) -> None:
     """Compile the layers of every backbone in place; heads, queues and losses have too little to gain."""
-    for backbone in [module for module in method.modules() if isinstance(module, Backbone)]:
-        for layer in backbone.children():
-            layer.compile()
+    for module in method.modules():
+        if isinstance(module, Backbone):
+            module.compile_layers()
 
 
 def take_step(training: Training, views: Views) -> tuple[dict[str, Tensor], float]:
