@@ -64,6 +64,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("BACKDROP_DATA", str(root))
     for name in ("imagenet", "cifar10", "coco"):
         (root / name).mkdir(parents=True)
+    for name in ("real.json", "1percent.txt", "10percent.txt"):
+        (root / "imagenet" / name).touch()
     return root
 
 
@@ -116,8 +118,14 @@ def test_some_evaluations_with_options_of_their_own(data: Path, weights: Path, m
         _all.plan(weights, "ryali", Choice(overrides=("epochs=3",)))
     with pytest.raises(UserError, match="epoch"):
         _all.plan(weights, "ryali", Choice(overrides=("linear.epoch=3",)))
-    (step,) = _all.plan(weights, "cast", Choice(only=("grounding",), overrides=("grounding.store=a.b/c.zarr",)))
-    assert (step.state, step.overrides) == ("to do", ("store=a.b/c.zarr",))
+    store = data / "coco" / "a.b.zarr"
+    chosen = Choice(only=("grounding",), overrides=(f"grounding.store={store}",))
+    (step,) = _all.plan(weights, "cast", chosen)
+    assert step.state == "missing"
+    assert step.why.startswith(f"there is no {store}. Expected: ")
+    store.mkdir()
+    (step,) = _all.plan(weights, "cast", chosen)
+    assert (step.state, step.overrides) == ("to do", (f"store={store}",))
     assert "Visual grounding" in _all.plan_table([step])
 
 

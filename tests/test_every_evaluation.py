@@ -128,7 +128,7 @@ def _shape_bias(root: Path) -> Odd:
 
 
 SHORT = linear.Options(protocol="swav", epochs=1, warmup_epochs=0, batch_size=4, training="cached_centre")
-# knn takes any folders of classes. The others' damage is another (lists, arrays, annotations), in their own tests.
+# The others' damage is another (lists, arrays, annotations), in their own tests.
 ODD: dict[str, Callable[[Path], Odd]] = {
     "fgsm": _imagenet,
     "imagenet-9": _imagenet_9,
@@ -136,7 +136,7 @@ ODD: dict[str, Callable[[Path], Odd]] = {
     "imagenet-c": _imagenet_c,
     "imagenet-r": lambda root: _wnids(root, (1, 2, 4)),
     "imagenet-v2": _imagenet_v2,
-    "knn": lambda root: dataclasses.replace(_imagenet(root), stray=None),
+    "knn": _imagenet,
     "linear": lambda root: _imagenet(root, SHORT),
     "limited-labels": lambda root: _imagenet(root, limited_labels.Options(modes=("linear",), linear=SHORT)),
     "objectnet": _objectnet,

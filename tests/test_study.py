@@ -15,7 +15,7 @@ from stores.image_codec import encode_jpeg
 from tests.study import __main__ as study
 from tests.study import table
 from tests.study.cells import CELLS, PHI, RECIPE, Cell
-from tests.study.data import NAMES, prepared
+from tests.study.data import NAMES, build_if_absent, prepared
 from tests.study.trial import run_trial
 from trainer.run.loop import resolve_settings
 
@@ -127,6 +127,8 @@ def test_missing_photographs_are_named(tmp_path: Path) -> None:
 def test_one_trial_gives_a_whole_row(tmp_path: Path) -> None:
     cell = Cell(data="sample", method="moco", background="swaps", size_px=48, min_foreground=0.1)
     root = prepared("sample", tmp_path, None)
+    for split in ("train", "val"):
+        build_if_absent(root, "true", split)
     found = run_trial(cell, 0, root, tmp_path)
     assert {"linear_mixed_rand", "knn_val", "grounding_iou", "steps_per_s", "store_id"} <= set(found)
     assert found["linear_bg_gap"] == pytest.approx(found["linear_mixed_same"] - found["linear_mixed_rand"], abs=0.002)

@@ -16,7 +16,7 @@ import click
 import torch
 
 import cli  # noqa: F401  it sets for torch what every command runs with
-from stores.progress import stage_bar
+from stores.progress import stage_bar, warn
 from tests.study import data, table
 from tests.study.cells import CELLS, SEEDS, Cell
 from tests.study.trial import timed_trial
@@ -74,21 +74,22 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
     folder.mkdir(parents=True, exist_ok=True)
     roots = {name: data.prepared(name, folder, scenes) for name in dict.fromkeys(cell.data for cell, _ in todo)}
     for name, masks, split in _stores(todo):
-        data.store_of(roots[name], masks, split)
+        data.build_if_absent(roots[name], masks, split)
     with (
         ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
         stage_bar(total=len(todo), stage="study", unit="run") as bar,
     ):
         jobs = {pool.submit(timed_trial, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
-        failed = []
+        num_failed = 0
         for job in as_completed(jobs):
             bar.update()
-            if job.exception() is not None:  # the others go on, and what failed is said at the end
-                failed.append(f"{jobs[job]}: {job.exception()!r}")
+            if job.exception() is not None:  # the others go on
+                num_failed += 1
+                warn(f"{jobs[job]} failed: {job.exception()!r}")
                 continue
             table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
-    if failed:
-        raise click.ClickException("these runs failed, the same command tries them again:\n" + "\n".join(failed))
+    if num_failed:
+        raise click.ClickException(f"{num_failed} runs failed; the same command tries them again")
 
 
 def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:

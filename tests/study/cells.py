@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from trainer.run.settings import method_module
+
 SEEDS = (0, 1, 2)
 RECIPE = "smoke"
 # Of every cell: a shorter run than the recipe's, in the short format, which takes 0.6 of the time on a CPU that has it.
@@ -18,8 +20,6 @@ _FG_MIN = {
     ("swav", "rm"): 0.15,
     ("swav", "random"): 0.15,
 }
-_NUM_SWAV_VIEWS = 8
-_NUM_GLOBAL = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Cell:
     @property
     def settings(self) -> tuple[str, ...]:
         """The cell's changes of the recipe."""
-        is_multi_crop = self.method == "swav"
         own = []
-        for view in [f"views.{number}" for number in range(_NUM_GLOBAL)] if is_multi_crop else ["views"]:
-            own += [f"{view}.min_foreground={self.min_foreground:g}", f"{view}.size_px={self.size_px}"]
-        if is_multi_crop:
-            own += [f"views.{number}.min_foreground=0" for number in range(_NUM_GLOBAL, _NUM_SWAV_VIEWS)]
+        for number, view in enumerate(method_module(self.method).view_plan(self.background).views):
+            min_foreground = self.min_foreground if view.is_global else 0.0
+            own.append(f"views.{number}.min_foreground={min_foreground:g}")
+            if view.is_global:
+                own.append(f"views.{number}.size_px={self.size_px}")
         return (*SETTINGS, *own, *_SPOILT.get(self.masks, ()))
 
 

@@ -44,13 +44,21 @@ def prepared(name: str, folder: Path, scenes: Path | None) -> Path:
     return root
 
 
-def store_of(root: Path, masks: str, split: str = "train") -> Path:
-    """Return a store of a data set's masks and backgrounds with its .beton, built if it is not there.
+def store_path(root: Path, masks: str, split: str = "train") -> Path:
+    """Return where the store of a data set's masks is.
 
     Args: root: the data set. masks: true, rbd or deepusps2; all others are true ones, spoilt when they are used.
     """
-    source = masks if masks in ("rbd", "deepusps2") else "true"
-    store = root.parent / f"{root.name}-{split}-{source}.zarr"
+    return root.parent / f"{root.name}-{split}-{_source(masks)}.zarr"
+
+
+def _source(masks: str) -> str:
+    return masks if masks in ("rbd", "deepusps2") else "true"
+
+
+def build_if_absent(root: Path, masks: str, split: str) -> None:
+    """Build the store of `store_path` with its .beton. Args: as there."""
+    store, source = store_path(root, masks, split), _source(masks)
     index = open_index("folder", root=root / split, split=split)
     detector = {"rbd": "rbd", "deepusps2": str(root.parent / f"{root.name}-detector")}.get(
         source, f"masks:{root / 'masks' / split}"
@@ -60,7 +68,6 @@ def store_of(root: Path, masks: str, split: str = "train") -> Path:
     build_store(index, detector, store, BuildSettings(threshold=0.5 if source == "true" else 0.9), num_workers=None)
     if not store.with_suffix(".beton").exists():
         export_beton(open_store(store), index, store.with_suffix(".beton"))
-    return store
 
 
 def _arrange_scenes(scenes: Path | None, root: Path) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from stores.dataset_index import open_index
 from tests.study.cells import RECIPE, SIZE_PX, Cell
-from tests.study.data import store_of
+from tests.study.data import store_path
 from trainer.evaluation import knn
 from trainer.evaluation._evaluate import evaluate_run
 from trainer.evaluation._subject import weights_digest
@@ -45,7 +45,7 @@ def run_trial(cell: Cell, seed: int, root: Path, folder: Path) -> dict[str, Any]
         method=cell.method,
         background=cell.background,
         with_cast=False,
-        store=store_of(root, cell.masks),
+        store=store_path(root, cell.masks),
         out=out,
         recipe=RECIPE,
         overrides=(*cell.settings, f"seed={seed}"),
@@ -86,7 +86,7 @@ def scores_of(run: Path, root: Path) -> dict[str, float]:
         scores[f"{kind}_bg_gap"] = scores[f"{kind}_mixed_same"] - scores[f"{kind}_mixed_rand"]
     if size_px <= SIZE_PX:  # a map of one cell points nowhere
         return scores
-    store = store_of(root, "true", "val")
+    store = store_path(root, "true", "val")
     grounding = evaluate_run("grounding", run, root / "val", overrides=[f"store={store}"])
     return scores | {"grounding_iou": 100.0 * grounding["scores"]["mean_iou"]}
 

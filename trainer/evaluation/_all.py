@@ -60,9 +60,10 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     steps = []
     for task in sorted(tasks, key=lambda task: task in _LAST):
         module = task_module(task)
-        chosen_options(module, overrides_of[task])  # unknown options fail here, before hours of work
+        options = chosen_options(module, overrides_of[task])  # unknown ones fail here, before hours of work
         try:
             folder = data_folder(module, None)
+            _check_needed_beside(module, folder, options)
         except UserError as error:
             steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
             continue
@@ -70,6 +71,14 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
         state = KEPT if is_kept else TO_DO
         steps.append(Step(task=task, state=state, overrides=overrides_of[task], why=str(folder)))
     return steps
+
+
+def _check_needed_beside(module: ModuleType, folder: Path, options: Any) -> None:
+    """Raise UserError where a file is not there that an evaluation needs besides its images."""
+    needed = module.needed_beside(folder, options) if hasattr(module, "needed_beside") else []
+    for path in needed:
+        if not path.exists():
+            raise UserError(f"there is no {path}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
 
 
 def plan_table(steps: Sequence[Step]) -> str:

@@ -4,6 +4,7 @@ Legend: B batch, C channels, H W rows and columns.
 """
 
 import functools
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -93,6 +94,17 @@ def open_class_folders(folder: Path) -> DatasetIndex:
         stray = next((key for key in index.keys if "/" not in key), "none")
         raise UserError(f"{folder} has images outside of class folders (e.g. {stray}). Expected {LAYOUT}.")
     return index
+
+
+def strays_beside(index: DatasetIndex) -> list[str]:
+    """Return the files below an index's folder that are none of its images, relative to that, sorted."""
+    known = set(index.keys)
+    below = (Path(folder, name).relative_to(index.root) for folder, _, names in os.walk(index.root) for name in names)
+    return sorted(
+        path.as_posix()
+        for path in below
+        if path.as_posix() not in known and not path.name.lower().startswith(_EXPECTED_STRAYS)
+    )
 
 
 def labels_as(index: DatasetIndex, class_names: tuple[str, ...]) -> np.ndarray:

@@ -72,6 +72,11 @@ class Options:
     seed: int = 0
 
 
+def needed_beside(data: Path, options: Options) -> list[Path]:
+    """Return what must be there besides the images."""
+    return [Path(options.store)]
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a run's grounding, and that of the same networks untrained: mean IoU, and the density over IoU.
 

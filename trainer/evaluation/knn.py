@@ -34,6 +34,7 @@ from trainer.evaluation._images import (
     open_class_folders,
     open_split,
     standard,
+    strays_beside,
 )
 from trainer.evaluation._pixels import FilePixels, fixed
 from trainer.evaluation._result import Result
@@ -125,6 +126,7 @@ def _count(sets: dict[str, DatasetIndex], result: Result) -> None:
     """Note how many images there are, and what of ImageNet is missing where the classes are ImageNet's."""
     is_imagenet = set(sets["train"].class_names) <= set(WNIDS)
     for split, expected in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+        result.note_strays([f"{split}/{name}" for name in strays_beside(sets[split])])
         if is_imagenet:
             result.expect(f"{split} images", len(sets[split]), expected)
         else:

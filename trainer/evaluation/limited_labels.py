@@ -87,6 +87,12 @@ _FINETUNING = {
 }
 
 
+def needed_beside(data: Path, options: Options) -> list[Path]:
+    """Return the lists, one per share, that must be there besides the images."""
+    folder = Path(options.lists) if options.lists else data
+    return [folder / f"{percent}percent.txt" for percent in options.percents]
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fit and score on every share and in every mode: linear_1_top1, linear_1_top5, finetune_1_top1, ..."""
     _check(options)
@@ -97,11 +103,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     # The whole training set is not needed here, only what the lists name.
     result.facts.pop("train images")
     result.problems = [problem for problem in result.problems if not problem.startswith("train images")]
-    folder = Path(options.lists) if options.lists else data
-    subsets = {
-        percent: listed_images(folder / f"{percent}percent.txt", splits.train.pixels.root, percent, result)
-        for percent in options.percents
-    }
+    lists = zip(options.percents, needed_beside(data, options), strict=True)
+    subsets = {percent: listed_images(path, splits.train.pixels.root, percent, result) for percent, path in lists}
     for percent, train in subsets.items():
         for mode in options.modes:
             scores = _MODE[mode](subject, replace(splits, train=train), percent, options, result)

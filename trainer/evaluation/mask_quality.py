@@ -65,6 +65,11 @@ class SpoiltVariant(Variant):
         return (*super().stamp(row), list(KINDS).index(self.kind), self.strength)
 
 
+def needed_beside(data: Path, options: Options) -> list[Path]:
+    """Return what must be there besides the images."""
+    return [Path(options.masks) if options.masks else data / "masks"]
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network: the variant with good masks under its name, then <variant>_<kind>_<strength> for each.
 
@@ -74,7 +79,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         raise UserError(f"variant={options.variant!r} is unknown; allowed: {', '.join(NAMES)}")
     transform = as_published(subject.image_size_px)
     result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
-    masks = open_masks(Path(options.masks) if options.masks else data / "masks", options.mask_threshold)
+    (path,) = needed_beside(data, options)
+    masks = open_masks(path, options.mask_threshold)
     result.facts |= {"masks": masks.name, "seed": options.seed}
     group_C = in9_of_class()
     variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}

@@ -32,10 +32,15 @@ class Options:
     labels: str = ""
 
 
+def needed_beside(data: Path, options: Options) -> list[Path]:
+    """Return what must be there besides the images."""
+    return [Path(options.labels) if options.labels else data / "real.json"]
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network on the reassessed labels: real_top1, real_top5."""
     result = Result(facts={"release": "real.json", "projection": "none", "bn_mode": subject.bn_mode})
-    labels_of_image = read_labels(Path(options.labels) if options.labels else data / "real.json")
+    labels_of_image = read_labels(*needed_beside(data, options))
     images = _named(open_validation(data, result), len(labels_of_image), result)
     transform = standard(subject.image_size_px)
     outputs = logits_of(subject, images, transform, name="imagenet-val")
