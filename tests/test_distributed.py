@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from tests.distributed_program import TASKS
 from tests.tiny_runs import tiny
 from trainer.run.distributed import _group_size, share_of
 from trainer.run.settings import apply_overrides
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).resolve().parents[1]
 ALONE = Ranks(device="cpu")
@@ -49,14 +50,6 @@ def launch(folder: Path, plan: list[dict[str, Any]], num_processes: int = 2) -> 
     words = ["-m", "tests.distributed_program", str(folder / "plan.json")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")

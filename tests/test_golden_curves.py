@@ -1,26 +1,17 @@
 """A refactoring does not move the losses of a run: the curves of tests/golden/loss_curves.json, step by step."""
 
 import json
-from collections.abc import Iterator
 
 import pytest
-import torch
 
 from tests.golden.make_loss_curves import CURVES, FILE, NUM_STEPS, curve
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # the number of threads decides the order of sums
 
 # Other processors add floats in another order, which the first steps amplify little and thirty steps more.
 _NUM_FIRST = 3
 _FIRST_TOLERANCE = 0.01
 _ALL_TOLERANCE = 0.1
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The number of threads decides the order of sums."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def golden(name: str) -> list[float]:

@@ -32,17 +32,10 @@ from trainer.run.optimisers import set_lr
 from trainer.run.settings import RunSettings, method_module
 from trainer.run.training import Training, start, take_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STEPS_PER_EPOCH = 4
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting threads than they gain, above all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def possible_runs() -> Iterator[Any]:

@@ -30,15 +30,10 @@ from trainer.run.online_probe import OnlineProbe, Settings, in_evaluation
 from trainer.run.settings import RunSettings, apply_overrides
 from trainer.run.training import Probe, train
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 # --------------------------------------------------------------------------------------------------------- which rows

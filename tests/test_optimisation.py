@@ -1,6 +1,5 @@
 """LARS against the formulas of timm and apex; precision, clipping and batches in parts."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,18 +19,11 @@ from trainer.run.optimisers import build_optimiser, set_lr
 from trainer.run.settings import RunSettings, apply_overrides
 from trainer.run.training import Training, start, take_step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CPU = torch.device("cpu")
 # MoCo without BatchNorm in its head: rows meet in the backbone's groups of 4 only.
 MLP = "algorithm.head=mlp"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting threads than they gain, above all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def lars_steps(settings: optimisers.Settings, weights: list[np.ndarray], gradients: list) -> list[np.ndarray]:

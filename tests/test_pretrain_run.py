@@ -30,16 +30,10 @@ from trainer.run.training import train
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 NUM_ROWS = 24  # 3 batches of 8
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting threads than they gain, above all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 class Interrupted(Exception):

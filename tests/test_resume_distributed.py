@@ -25,21 +25,15 @@ from trainer.run import checkpoint, run_folder
 from trainer.run.settings import RunSettings, method_module
 from trainer.run.training import train
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("one_thread"),
+]
 SWAV = {
     "method": "swav",
     "background": "random",
     "overrides": ["checkpoint_steps=2", "algorithm.queue_size=16", "algorithm.queue_start_epoch=0"],
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small lose more to waiting threads than they gain, above all on a busy machine."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 def possible_runs() -> Iterator[tuple[str, str]]:
