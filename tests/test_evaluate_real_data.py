@@ -19,6 +19,8 @@ from tests.test_real_chain import run
 from trainer.evaluation import coco_segmentation, imagenet_9
 from trainer.evaluation._detection_images import outlines_as_masks
 
+# pycocotools with numpy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
 NUM_VAL = 300
 # The first labels that fit: ten classes of 1,000.
 CHANCE = 10.0

@@ -439,14 +439,13 @@ def test_cast_under_distributed_data_parallel(method: str, one_process_group: No
 # The compiler itself looks at gradients of tensors that have none.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_cast_with_compiled_layers() -> None:
-    """Layers become compiled graphs; the second-order graph of CAST lives in the head, which is not compiled."""
-    training, views = begin(tiny("cast"))
-    plain = copy.deepcopy(training.method)
-    for layer in training.method.backbone.children():
-        layer.compile(backend="aot_eager")
-    training.method.training_step(views[0])["loss"].backward()
-    plain.training_step(views[0])["loss"].backward()
-    _assert_same_gradients(training.method, plain)
+    """Layers become one compiled graph; the second-order graph of CAST lives in the head, which is not compiled."""
+    (compiled, views), (plain, _) = begin(tiny("cast", is_compiled=True)), begin(tiny("cast"))
+    exact = replace(views[0], images=[image.double() for image in views[0].images])
+    for training in (compiled, plain):
+        # In float64: a ReLU that tips over by a rounding moves a float32 gradient of this small network by a percent.
+        training.method.double().training_step(exact)["loss"].backward()
+    _assert_same_gradients(compiled.method, plain.method)
 
 
 def _assert_same_gradients(found: torch.nn.Module, expected: torch.nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from stores.errors import UserError
 from stores.image_codec import encode_jpeg
 from tests.study import __main__ as study
 from tests.study import table
-from tests.study.cells import CELLS, PHI, RECIPE, Cell
+from tests.study.cells import CAST_SIZE_PX, CELLS, PHI, RECIPE, Cell
 from tests.study.data import NAMES, build_if_absent, prepared
 from tests.study.trial import run_trial
 from trainer.run.loop import resolve_settings
@@ -36,10 +37,15 @@ def test_every_cell_has_a_row_of_its_own() -> None:
     assert {cell.data for cell in CELLS} == set(NAMES)
 
 
-def test_crops_alone_are_told_from_none_and_from_cast() -> None:
-    names = {cell.name for cell in CELLS if cell.data == "sample" and cell.method in ("moco", "cast")}
-    assert names == {"moco none", "moco rm", "moco random", "moco swaps", "moco none + crop", "cast none"}
-    assert Cell(data="sample", method="moco", min_foreground=PHI).name == "moco none + crop"
+def test_cells_of_larger_views_differ_in_what_they_are_named_for() -> None:
+    cells = {cell.name: cell for cell in CELLS if cell.data == "sample" and cell.size_px == CAST_SIZE_PX}
+    assert list(cells) == ["moco none", "moco crop", "moco crop + attention"]
+    settings = [resolve_settings(RECIPE, cell.method, "none", False, cell.settings) for cell in cells.values()]
+    (none, crop, attention), phi = settings, [replace(view, min_foreground=PHI) for view in settings[0].views]
+    assert crop == replace(none, views=tuple(phi))
+    assert attention.cast.weight > 0
+    assert attention == replace(crop, cast=attention.cast)
+    assert crop.cast == replace(attention.cast, weight=0.0)
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,22 @@ from trainer.run.run_folder import read_metrics, read_settings
 from trainer.run.settings import RunSettings, apply_overrides
 from trainer.run.training import Training, start, take_step
 
-# (method, background) of each line; every one is divided by MoCo without backgrounds.
+# (method, background) of each line; every one is divided by the same without its background, or without CAST's loss.
 CASES = {
     "none": ("moco", "none"),
+    "cast_without": ("cast", "none"),
     "rm": ("moco", "rm"),
     "random": ("moco", "random"),
     "swaps": ("moco", "swaps"),
     "cast": ("cast", "none"),
     "cast_released": ("cast", "none"),
+}
+PEERS = {
+    "rm": "none",
+    "random": "none",
+    "swaps": "none",
+    "cast": "cast_without",
+    "cast_released": "cast_without",
 }
 NUM_EPOCHS = 3
 
@@ -76,19 +84,16 @@ def measure(folder: Path) -> dict[str, dict]:
 
 def step_ratios(device: torch.device) -> dict[str, dict]:
     """Return each case's step over one without backgrounds."""
-    steps = {
-        name: steps_of(settings_of(*case, device), device, is_released=name == "cast_released")
-        for name, case in CASES.items()
-    }
+    settings = {name: settings_of(*case, device) for name, case in CASES.items()}
+    settings["cast_without"] = replace(settings["cast_without"], cast=None)
+    steps = {name: steps_of(each, device, is_released=name == "cast_released") for name, each in settings.items()}
     seconds = in_turns(steps, device)
-    what = f"{SIZES[device.type].what}, {device.type}, device stage included; peer: seconds of a MoCo step without"
+    what = f"{SIZES[device.type].what}, {device.type}, device stage included; peer: seconds of a step without"
+    ratios = {name: (seconds[name] / seconds[peer], seconds[peer]) for name, peer in PEERS.items()}
     return {
-        f"trainer.{name}_step_ratio": row(
-            seconds[name] / seconds["none"], "ratio", peer=seconds["none"], ratio=seconds[name] / seconds["none"],
-            what=what,
-        )
-        for name in CASES if name != "none"
-    }  # fmt: skip
+        f"trainer.{name}_step_ratio": row(ratio, "ratio", peer=peer, ratio=ratio, what=what)
+        for name, (ratio, peer) in ratios.items()
+    }
 
 
 def compiled_over_bare(device: torch.device) -> dict[str, dict]:
@@ -199,7 +204,8 @@ def loader_wait(folder: Path) -> dict[str, dict]:
     """
     size = SIZES["cuda" if torch.cuda.is_available() else "cpu"]
     beton, _ = write_beton(folder, size.num_images)
-    overrides = [*size.overrides, "background.probability=0.2", f"epochs={NUM_EPOCHS}", "log_steps=1"]
+    length = [f"epochs={NUM_EPOCHS}", "schedule.warmup_epochs=0"]
+    overrides = [*size.overrides, *length, "background.probability=0.2", "log_steps=1"]
     pretrain(
         method="moco", background="swaps", with_cast=False, store=beton, out=folder / "run", recipe=size.recipe,
         overrides=overrides,

@@ -27,7 +27,8 @@ class Cell:
     """One way of training.
 
     data: a name of `data.NAMES`. method, background: as on the command line. size_px, min_foreground: of the global
-    views. masks: true, rbd, deepusps2; or true ones that are spoilt at use: rotated, boxes.
+    views. masks: true, rbd, deepusps2; or true ones that are spoilt at use: rotated, boxes. has_attention_loss: of
+    method cast; without, it is MoCo with CAST's head and clipping, which CAST is to be compared with.
     """
 
     data: str
@@ -36,12 +37,15 @@ class Cell:
     size_px: int = SIZE_PX
     min_foreground: float = 0.0
     masks: str = "true"
+    has_attention_loss: bool = True
 
     @property
     def name(self) -> str:
         """What the cell is called in the table's rows."""
-        crop = " + crop" if self.min_foreground == PHI and self.background == "none" and self.method != "cast" else ""
-        return f"{self.method} {self.background}{crop}"
+        if self.method != "cast":
+            return f"{self.method} {self.background}"
+        crops = "crop" if self.min_foreground == PHI else "none"
+        return "moco crop + attention" if self.has_attention_loss else f"moco {crops}"
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -52,6 +56,8 @@ class Cell:
             own.append(f"views.{number}.min_foreground={min_foreground:g}")
             if view.is_global:
                 own.append(f"views.{number}.size_px={self.size_px}")
+        if not self.has_attention_loss:
+            own.append("cast.weight=0")
         return (*SETTINGS, *own, *_SPOILT.get(self.masks, ()))
 
 
@@ -73,13 +79,23 @@ def _with_backgrounds(data: str, method: str, backgrounds: tuple[str, ...]) -> l
     ]
 
 
+def _cast(data: str, *, min_foreground: float, has_attention_loss: bool) -> Cell:
+    return Cell(
+        data=data,
+        method="cast",
+        size_px=CAST_SIZE_PX,
+        min_foreground=min_foreground,
+        has_attention_loss=has_attention_loss,
+    )
+
+
 def _methods(data: str) -> list[Cell]:
-    """Every method with every background; and MoCo without, with CAST's crops and with CAST on larger views."""
+    """Every method with every background; and on larger views MoCo, MoCo with CAST's crops, and CAST."""
     return [
         *_with_backgrounds(data, "moco", ("none", "rm", "random", "swaps")),
-        Cell(data=data, method="moco", size_px=CAST_SIZE_PX),
-        Cell(data=data, method="moco", size_px=CAST_SIZE_PX, min_foreground=PHI),
-        Cell(data=data, method="cast", size_px=CAST_SIZE_PX, min_foreground=PHI),
+        _cast(data, min_foreground=0.0, has_attention_loss=False),
+        _cast(data, min_foreground=PHI, has_attention_loss=False),
+        _cast(data, min_foreground=PHI, has_attention_loss=True),
         *_with_backgrounds(data, "byol", ("none", "rm", "random")),
         *_with_backgrounds(data, "swav", ("none", "rm", "random")),
     ]
