@@ -18,9 +18,10 @@ from pipeline.views.view_plan import View
 from stores.errors import UserError
 from tests.evaluation_fixtures import WNIDS, imagenet_split, paint, save_image, write_tree
 from trainer.evaluation import _cifar, cifar10, cifar100, limited_labels, linear, places205, voc07_svm
+from trainer.evaluation._all import _digests
 from trainer.evaluation._imagenet import open_splits
 from trainer.evaluation._result import Result
-from trainer.evaluation._subject import PROBE_FILE, Subject, open_subject, weights_digest
+from trainer.evaluation._subject import PROBE_FILE, Subject, open_subject, pretrained_backbone, weights_digest
 from trainer.parts.backbones import Backbone, build_backbone
 
 CLASSES = (3, 40, 700)
@@ -150,20 +151,25 @@ def test_the_classifier_stays_for_the_evaluations_after_it(imagenet: Path, tmp_p
     assert 100 * float(top1) == pytest.approx(result.metrics["top1"])
 
 
+def run_of(backbone: Backbone, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run's folder whose latest weights are those that the backbone has when they are asked for."""
+
+    class Settings:
+        backbone, cifar_stem, method, views = name, False, "moco", (View(size_px=32),)
+
+    monkeypatch.setattr("trainer.run.run_folder.read_settings", lambda folder: Settings)
+    monkeypatch.setattr("trainer.run.checkpoint.load_backbone", lambda path: copy.deepcopy(backbone).eval())
+    run = folder / "run"
+    run.mkdir()
+    return run
+
+
 def test_a_run_with_another_backbone_keeps_its_classifier_too(
     imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The probe is scored from then on, and a second probe starts from the backbone as it was trained."""
-
-    class Settings:
-        backbone, cifar_stem, method, views = "drn_d_22", False, "moco", (View(size_px=32),)
-
     torch.manual_seed(0)
-    backbone = build_backbone("drn_d_22").eval()
-    monkeypatch.setattr("trainer.run.run_folder.read_settings", lambda folder: Settings)
-    monkeypatch.setattr("trainer.run.checkpoint.load_backbone", lambda path: copy.deepcopy(backbone).eval())
-    run = tmp_path / "run"
-    run.mkdir()
+    run = run_of(build_backbone("drn_d_22").eval(), "drn_d_22", tmp_path, monkeypatch)
     before = open_subject(run, torch.device("cpu"))
     assert before.head is None
     options = linear.Options(epochs=1, warmup_epochs=0, lr=1.0)
@@ -176,6 +182,34 @@ def test_a_run_with_another_backbone_keeps_its_classifier_too(
     again = linear.run(after, imagenet, options)
     assert again.metrics == first.metrics
     assert again.facts["pretrained_sha256"] == before.weights_sha256
+
+
+def test_a_classifier_of_earlier_weights_is_not_scored(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on after `evaluate linear` has another backbone than its classifier was fitted on."""
+    torch.manual_seed(0)
+    backbone = build_backbone("resnet18").eval()
+    run = run_of(backbone, "resnet18", tmp_path, monkeypatch)
+    options = linear.Options(protocol="moco", epochs=1, warmup_epochs=0, lr=1.0)
+    linear.run(open_subject(run, torch.device("cpu")), imagenet, options)
+    fitted = open_subject(run, torch.device("cpu"))
+    assert fitted.bn_mode == "adapt"
+    assert _digests(run) == {fitted.weights_sha256, weights_digest(backbone, None)}
+    with torch.no_grad():
+        backbone.conv1.weight.mul_(2)
+    assert "earlier weights" not in capsys.readouterr().err
+    gone_on = open_subject(run, torch.device("cpu"))
+    assert (gone_on.head, gone_on.bn_mode) == (None, "eval")
+    assert gone_on.weights_sha256 == weights_digest(backbone, None)
+    assert _digests(run) == {gone_on.weights_sha256}
+    assert weights_digest(pretrained_backbone(gone_on), None) == gone_on.weights_sha256
+    assert f"{PROBE_FILE} is of earlier weights" in capsys.readouterr().err
+    linear.run(gone_on, imagenet, options)
+    assert open_subject(run, torch.device("cpu")).head is not None
+    (run / PROBE_FILE).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"linear\.safetensors cannot be read"):
+        open_subject(run, torch.device("cpu"))
 
 
 def test_other_classes_than_imagenets_leave_no_classifier(tmp_path: Path) -> None:

@@ -7,13 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-
 from stores.errors import UserError
 from stores.progress import note, warn
 from trainer.evaluation._evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
 from trainer.evaluation._paper_numbers import RECIPES, paper_numbers, tasks_of
-from trainer.evaluation._subject import open_subject, weights_digest
+from trainer.evaluation._subject import probe_of, weights_digest
 from trainer.evaluation._weights import load_network
 from trainer.run import run_folder
 
@@ -187,11 +185,11 @@ def _kept_scores(
 
 
 def _digests(run_or_weights: Path) -> set[str]:
-    """The run's weights with the classifier of `evaluate linear`, and without, as `linear` itself found them."""
-    return {
-        open_subject(run_or_weights, torch.device("cpu")).weights_sha256,
-        weights_digest(*load_network(run_or_weights)),
-    }
+    """Of the weights with the classifier that `evaluate linear` left of them, and without, as `linear` found them."""
+    pretrained = load_network(run_or_weights)
+    probe = probe_of(run_or_weights, *pretrained)
+    networks = [pretrained] if probe is None else [pretrained, load_network(probe)]
+    return {weights_digest(*network) for network in networks}
 
 
 def _row(task: str, metric: str, value: float, paper: tuple[str, float] | None) -> dict[str, Any]:

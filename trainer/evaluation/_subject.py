@@ -10,7 +10,8 @@ from torch import nn
 
 from stores.errors import UserError
 from stores.image_codec import sha256
-from trainer.evaluation._weights import NUM_CLASSES, load_network
+from stores.progress import warn
+from trainer.evaluation._weights import NUM_CLASSES, load_network, readable
 from trainer.parts.backbones import Backbone
 from trainer.run import run_folder
 
@@ -26,6 +27,7 @@ class Subject:
     head: features to logits of the 1,000 classes in the order of their sorted WordNet ids, or of ImageNet-9's nine;
         None = not known.
     weights_sha256: of backbone and head, by their names and values, so that the same weights in another file are equal.
+    pretrained_at: where the weights are without what `evaluate linear` changed since (BN statistics); None = these are.
     bn_mode: how BatchNorm stood when the head was fitted: "eval" or "adapt" (`linear`); "eval" where unknown.
     image_size_px: side of the images it is at home with. method: of the run, "" where unknown.
     folder: where per-image outputs and probes of it are kept. run: the run's folder, None for a weights file.
@@ -40,6 +42,7 @@ class Subject:
     folder: Path
     run: Path | None
     device: torch.device
+    pretrained_at: Path | None = None
 
     @property
     def precision(self) -> str:
@@ -65,29 +68,48 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
     """Load a network.
 
     Args:
-        run_or_weights: folder of a run of pretrain (its classifier is that of `evaluate linear`, where that was run);
-            or a file of weights, see `_weights.load_network`.
+        run_or_weights: folder of a run of pretrain (its classifier is that of `evaluate linear`, where that was run on
+            its present weights); or a file of weights, see `_weights.load_network`.
         device: where to score.
     Raises: UserError: nothing of the kind is there, or it is damaged.
     """
     path, is_run = Path(run_or_weights), Path(run_or_weights).is_dir()
     backbone, head = load_network(path)
-    if is_run and (path / PROBE_FILE).exists():
-        backbone, head = load_network(path / PROBE_FILE)
+    probe = probe_of(path, backbone, head)
+    if probe is not None:
+        backbone, head = load_network(probe)
+    elif head is None and _probe_file(path).is_file():
+        warn(f"{_probe_file(path)} is of earlier weights of {path}: not used. Fit it anew with evaluate linear")
     settings = run_folder.read_settings(path) if is_run else None
     digest = weights_digest(backbone, head)
     return Subject(
         backbone=_at_home(backbone, device),
         head=None if head is None else head.to(device).eval(),
         weights_sha256=digest,
-        bn_mode=probe_facts(path).get("bn_mode", "eval"),
+        bn_mode=probe_facts(probe or path).get("bn_mode", "eval"),
         # Features are at home at the resolution they were learned at.
         image_size_px=settings.views[0].size_px if settings else 224,
         method=settings.method if settings else "",
         folder=path / "evaluation" if is_run else path.with_name(path.name + ".evaluation"),
         run=path if is_run else None,
         device=device,
+        pretrained_at=None if probe is None else path,
     )
+
+
+def probe_of(run_or_weights: Path, backbone: Backbone, head: nn.Linear | None) -> Path | None:
+    """Return the classifier that `evaluate linear` left of these very weights, None where there is none.
+
+    Args: backbone, head: what `load_network` gives. A run that went on since has another backbone than its classifier.
+    """
+    file = _probe_file(run_or_weights)
+    if head is not None or not file.is_file():
+        return None
+    return file if probe_facts(file).get("pretrained_sha256") == weights_digest(backbone, None) else None
+
+
+def _probe_file(run_or_weights: Path) -> Path:
+    return run_or_weights / PROBE_FILE
 
 
 def number_format(device: torch.device) -> torch.dtype | None:
@@ -105,17 +127,15 @@ def pretrained_backbone(subject: Subject) -> Backbone:
 
     A copy, in evaluation mode, so that what is fitted on it stays out of the subject.
     """
-    has_probe = subject.run is not None and (subject.run / PROBE_FILE).exists()
-    backbone = load_network(subject.run)[0] if has_probe and subject.run is not None else subject.backbone
+    backbone = subject.backbone if subject.pretrained_at is None else load_network(subject.pretrained_at)[0]
     return _at_home(copy.deepcopy(backbone), subject.device)
 
 
-def probe_facts(run_or_probe: Path) -> dict[str, str]:
-    """Return what `evaluate linear` wrote of a classifier, given it or its run's folder; {} where there is none."""
-    file = run_or_probe / PROBE_FILE if run_or_probe.is_dir() else run_or_probe
+def probe_facts(file: Path) -> dict[str, str]:
+    """Return what `evaluate linear` wrote of a classifier; {} where it is no file of its own."""
     if not file.is_file() or file.suffix != ".safetensors":
         return {}
-    with safe_open(file, framework="pt", device="cpu") as opened:
+    with readable(file), safe_open(file, framework="pt", device="cpu") as opened:
         return opened.metadata() or {}
 
 

@@ -50,7 +50,7 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
     if path.is_dir():
         return checkpoint.load_backbone(path), None
     if path.suffix == ".safetensors":
-        with _readable(path), safetensors.safe_open(path, framework="pt", device="cpu") as file:
+        with readable(path), safetensors.safe_open(path, framework="pt", device="cpu") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in names}
         if "backbone" in metadata and not any(name.startswith("fc.") for name in names):
@@ -120,7 +120,7 @@ def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
 
 
 def _torch_file(path: Path) -> dict[str, Tensor]:
-    with _readable(path):
+    with readable(path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     for name in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
@@ -131,8 +131,8 @@ def _torch_file(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turn what the two readers raise into one message."""
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the readers of tensors raise into one message. Raises: UserError: the file cannot be read."""
     try:
         yield
     except (
