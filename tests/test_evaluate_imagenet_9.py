@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 from stores.errors import UserError
 from stores.image_codec import decode_rgb
 from tests.evaluation_fixtures import BLACK, WNIDS, colour, oracle, paint, save_image, write_tree
-from trainer.evaluation import _weights, imagenet_9
+from trainer.evaluation import _weights, imagenet_9, mask_quality
 from trainer.evaluation._class_lists import in9_of_class
 from trainer.evaluation._images import as_published
 from trainer.evaluation._in9_from_masks import Variant, open_variants
@@ -208,6 +209,30 @@ def test_the_same_seed_draws_the_same_donors(scenes: Path) -> None:
 
     assert donors(0) == donors(0)
     assert len({tuple(donors(seed)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize("task", [imagenet_9, mask_quality])
+def test_answers_to_variants_of_other_masks_are_not_taken(task: ModuleType, scenes: Path) -> None:
+    """Files of one name and size, of which the content or the threshold decides what is foreground."""
+    subject = oracle(scenes)
+
+    def only_fg(folder: str, threshold: float) -> float:
+        options = task.Options(masks=str(scenes / folder), mask_threshold=threshold)
+        return task.run(subject, scenes / "scenes", options).metrics["only_fg"]
+
+    around_HW = np.zeros((128, 128), dtype=np.uint8)
+    around_HW[10:118, 10:118] = 100
+    square_HW, beside_HW = around_HW.copy(), around_HW.copy()
+    square_HW[SQUARE], beside_HW[10:30, 10:118] = 255, 255
+    for folder, mask_HW in (("square", square_HW), ("beside", beside_HW)):
+        for key in SCENES:
+            path = scenes / folder / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(mask_HW).save(path, compress_level=0)
+    assert len({path.stat().st_size for path in (*scenes.glob("square/*/*"), *scenes.glob("beside/*/*"))}) == 1
+    assert only_fg("square", 0.5) == 100.0
+    assert only_fg("beside", 0.5) == 0.0  # the background's colours
+    assert only_fg("square", 0.3) == 0.0  # mostly those
 
 
 def test_masks_without_foreground_of_another_size_or_absent(scenes: Path) -> None:

@@ -6,7 +6,7 @@ Which image lends its background is a function of seed, variant and row alone.
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from stores.image_codec import decode_rgb
 from stores.progress import stage_bar
 from stores.tiling import bounding_box, largest_strip, strips_beside
 from trainer.evaluation._class_lists import NONE
-from trainer.evaluation._images import IMAGE_SUFFIXES, Images, resize_and_crop, wnid_folders
+from trainer.evaluation._images import IMAGE_SUFFIXES, Images, Transform, resize_and_crop, wnid_folders
 from trainer.evaluation._masks import MASK_FAULT, Masks, check_size, encoded
 from trainer.evaluation._result import Result
 
@@ -68,6 +68,11 @@ class Variant(Images):
 def cut_mask(mask_HW: np.ndarray) -> np.ndarray:
     """The part of a mask that the standard transform leaves of its image: uint8 (224, 224)."""
     return resize_and_crop(mask_HW, SIZE_PX, resample=Image.Resampling.NEAREST)
+
+
+def made_with(transform: Transform, masks: Masks, seed: int) -> Transform:
+    """Return a transform whose name also says what variants are made with: answers to others are not these."""
+    return replace(transform, name=f"{transform.name}, of variants made with {masks.name}, seed {seed}")
 
 
 def open_variants(data: Path, masks: Masks, group_C: np.ndarray, seed: int, result: Result) -> Iterator[Variant]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from stores.errors import ImageError, UserError
-from stores.image_codec import decode_grey, decode_rgb
+from stores.image_codec import decode_grey, decode_rgb, sha256
 from stores.reader import Store, open_store
 from stores.schema import Status
 from trainer.evaluation._images import Images
@@ -47,8 +47,8 @@ class Masks:
         return (grey_HW > self.threshold * 255).astype(np.uint8)
 
     def stamp(self, key: str) -> int:
-        """What, with the key, tells a mask from another."""
-        return 0 if self.folder is None else self._file(key).stat().st_size
+        """What, with the key and `name`, tells a mask from another: of a PNG file the first bytes of its digest."""
+        return 0 if self.folder is None else int.from_bytes(sha256(self._file(key).read_bytes())[:8], "big")
 
     def _file(self, key: str) -> Path:
         assert self.folder is not None

@@ -15,10 +15,10 @@ import numpy as np
 from stores.background_variants import NAMES
 from stores.errors import UserError
 from stores.image_codec import sha256
-from trainer.evaluation import _in9_from_masks
 from trainer.evaluation._class_lists import IN9_NAMES, NONE, in9_of_class
 from trainer.evaluation._images import Images, Transform, as_published, class_folders
-from trainer.evaluation._masks import open_masks
+from trainer.evaluation._in9_from_masks import made_with, open_variants
+from trainer.evaluation._masks import Masks, open_masks
 from trainer.evaluation._outputs import kept
 from trainer.evaluation._projections import grouped_answer
 from trainer.evaluation._result import Result
@@ -59,7 +59,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     group_C = read_table(Path(options.table)) if options.table else in9_of_class()
     # ToTensor and normalisation alone. The reference clamps to 0 .. 1 between the two: bytes / 255 lie there already.
     transform = as_published(subject.image_size_px)
-    result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name})
+    result = Result(facts={"bn_mode": subject.bn_mode})
     if options.nine_outputs:
         transform = replace(transform, name=f"{transform.name}, ImageNet-9's normalisation", mean=_MEAN, std=_STD)
         group_C = np.arange(len(IN9_NAMES), dtype=np.int64)
@@ -67,19 +67,24 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         "the nine outputs" if options.nine_outputs else "best of 1,000 classes to its group or none"
     )
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
-    for name, images in _variants(data, group_C, options, result):
+    masks = open_masks(Path(options.masks), options.mask_threshold) if options.masks else None
+    if masks is not None:
+        transform = made_with(transform, masks, options.seed)
+    result.facts["transform"] = transform.name
+    for name, images in _variants(data, masks, group_C, options, result):
         result.metrics[name] = accuracy(subject, images, transform, group_C, name, result)
     if {"mixed_same", "mixed_rand"} <= set(result.metrics):
         result.metrics["bg_gap"] = result.metrics["mixed_same"] - result.metrics["mixed_rand"]
     return result
 
 
-def _variants(data: Path, group_C: np.ndarray, options: Options, result: Result) -> Iterator[tuple[str, Images]]:
-    if options.masks:
-        masks = open_masks(Path(options.masks), options.mask_threshold)
+def _variants(
+    data: Path, masks: Masks | None, group_C: np.ndarray, options: Options, result: Result
+) -> Iterator[tuple[str, Images]]:
+    if masks is not None:
         result.facts |= {"release": f"made from {masks.name}", "seed": options.seed}
         table_C = in9_of_class() if options.nine_outputs else group_C
-        for images in _in9_from_masks.open_variants(data, masks, table_C, options.seed, result):
+        for images in open_variants(data, masks, table_C, options.seed, result):
             yield images.variant, images
         return
     result.facts["release"] = "bg_challenge"

@@ -20,7 +20,7 @@ from stores.errors import UserError
 from trainer.evaluation._class_lists import in9_of_class
 from trainer.evaluation._images import as_published
 from trainer.evaluation._in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
-from trainer.evaluation._in9_from_masks import Variant, open_variants
+from trainer.evaluation._in9_from_masks import Variant, made_with, open_variants
 from trainer.evaluation._masks import open_masks
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
@@ -77,10 +77,10 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     if options.variant not in NAMES:
         raise UserError(f"variant={options.variant!r} is unknown; allowed: {', '.join(NAMES)}")
-    transform = as_published(subject.image_size_px)
-    result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
     (path,) = needed_beside(data, options)
     masks = open_masks(path, options.mask_threshold)
+    transform = made_with(as_published(subject.image_size_px), masks, options.seed)
+    result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
     result.facts |= {"masks": masks.name, "seed": options.seed}
     group_C = in9_of_class()
     variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}
