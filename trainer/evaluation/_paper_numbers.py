@@ -136,7 +136,8 @@ def _of_cast(settings: RunSettings) -> dict[tuple[str, str], tuple[str, float]]:
     if settings.method not in ("moco", "cast") or settings.background.name != "none":
         return {}
     is_constrained = any(view.min_foreground > 0 for view in settings.views)
-    column = 2 if settings.cast is not None else int(is_constrained)
+    # Rows 4 and 5 of Table 1 are CAST's command at lambda 0 (trainer/recipes/cast_coco.py).
+    column = 2 if settings.cast is not None and settings.cast.weight > 0 else int(is_constrained)
     return {(words[1], words[2]): (words[0], float(groups[0].split()[column])) for words, groups in _rows("cast")}
 
 
