@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from stores.errors import UserError
 from trainer import evaluation
 from trainer.evaluation import _all, cifar10
 from trainer.evaluation._all import Choice
-from trainer.evaluation._evaluate import as_kept
+from trainer.evaluation._evaluate import as_kept, chosen_options, task_module
 from trainer.evaluation._paper_numbers import paper_numbers, tasks_of
 from trainer.parts.backbones import build_backbone
 from trainer.run.loop import resolve_settings
@@ -131,6 +132,18 @@ def test_some_evaluations_with_options_of_their_own(data: Path, weights: Path, m
     (step,) = _all.plan(weights, "cast", chosen)
     assert (step.state, step.overrides) == ("to do", (f"store={store}",))
     assert "Visual grounding" in _all.plan_table([step])
+
+
+def test_cast_is_scored_as_its_paper_scored_it(data: Path, weights: Path) -> None:
+    """An FPN and MoCo's linear schedule, whose defaults are Ryali's; what the user says comes last."""
+
+    def options(recipe: str, task: str, *overrides: str) -> Any:
+        (step,) = _all.plan(weights, recipe, Choice(only=(task,), overrides=overrides))
+        return chosen_options(task_module(task), step.overrides)
+
+    assert (options("cast", "coco-segmentation").form, options("ryali", "coco-segmentation").form) == ("fpn", "c4")
+    assert (options("cast", "linear").protocol, options("ryali", "linear").protocol) == ("cast", "")
+    assert options("cast", "coco-segmentation", "coco-segmentation.form=c4").form == "c4"
 
 
 def test_kept_scores_are_those_of_the_same_weights_data_and_options(

@@ -10,7 +10,7 @@ from typing import Any
 from stores.errors import UserError
 from stores.progress import note, warn
 from trainer.evaluation._evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
-from trainer.evaluation._paper_numbers import RECIPES, paper_numbers, tasks_of
+from trainer.evaluation._paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
 from trainer.evaluation._subject import probe_of, weights_digest
 from trainer.evaluation._weights import load_network
 from trainer.run import run_folder
@@ -37,7 +37,10 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One evaluation of the plan. overrides: of its own options. why: where its data are, or what is missing."""
+    """One evaluation of the plan.
+
+    overrides: of its own options, the paper's and the user's. why: where its data are, or what is missing.
+    """
 
     task: str
     state: str
@@ -53,7 +56,7 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     if recipe not in RECIPES:
         raise UserError(f"no paper {recipe!r}; there are {', '.join(RECIPES)}")
     tasks = _chosen(tasks_of(recipe), choice)
-    overrides_of = _overrides(choice.overrides, tasks)
+    overrides_of = _overrides(recipe, choice.overrides, tasks)
     digests = _digests(run_or_weights)
     steps = []
     for task in sorted(tasks, key=lambda task: task in _LAST):
@@ -142,9 +145,9 @@ def _chosen(tasks: Sequence[str], choice: Choice) -> list[str]:
     return [task for task in tasks if (not choice.only or task in choice.only) and task not in choice.skip]
 
 
-def _overrides(given: Sequence[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """TASK.NAME=VALUE, by task, as NAME=VALUE."""
-    found: dict[str, list[str]] = {task: [] for task in tasks}
+def _overrides(recipe: str, given: Sequence[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The paper's options and, after them, the user's TASK.NAME=VALUE, by task, as NAME=VALUE."""
+    found = {task: list(options_of(recipe, task)) for task in tasks}
     for override in given:
         task, dot, setting = override.partition(".")
         if not dot or task not in found:

@@ -101,11 +101,18 @@ _BACKGROUNDS = {"moco": ("none", "rm", "swaps"), "byol": ("none", "rm", "random"
 # From how many epochs on a run is one of the full length (A.1).
 _FULL_EPOCHS = {"moco": 800, "byol": 1000, "swav": 800}
 RECIPES = ("ryali", "cast")
+# NAME=VALUE options that a paper's numbers were made with, where an evaluation's defaults are the other paper's.
+_OPTIONS = {("cast", "coco-segmentation"): ("form=fpn",), ("cast", "linear"): ("protocol=cast",)}
 
 
 def tasks_of(recipe: str) -> tuple[str, ...]:
     """Return the evaluations of a paper's tables, in their order. Args: recipe: ryali or cast."""
     return tuple(dict.fromkeys(words[1] for words, _ in _rows(recipe)))
+
+
+def options_of(recipe: str, task: str) -> tuple[str, ...]:
+    """Return the NAME=VALUE changes of an evaluation's defaults that a paper's numbers of it were made with."""
+    return _OPTIONS.get((recipe, task), ())
 
 
 def paper_numbers(recipe: str, settings: RunSettings | None) -> dict[tuple[str, str], tuple[str, float]]:
