@@ -65,10 +65,10 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
         try:
             folder = data_folder(module, None)
             _check_needed_beside(module, folder, options)
+            is_kept = _kept_scores(task, run_or_weights, overrides_of[task], digests) is not None
         except UserError as error:
             steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
             continue
-        is_kept = _kept_scores(task, run_or_weights, overrides_of[task], digests) is not None
         state = KEPT if is_kept else TO_DO
         steps.append(Step(task=task, state=state, overrides=overrides_of[task], why=str(folder)))
     return steps
@@ -92,7 +92,8 @@ def plan_table(steps: Sequence[Step]) -> str:
 def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str, Any]:
     """Run what can be run, and say of the rest what is missing.
 
-    A run's scores that are there already, of the same weights, data and options, are not computed again.
+    A run's scores that are there already, of the same weights, data and options, are not computed again, unless
+    something was odd about the data.
 
     Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables.
     Returns: recipe, rows (task, metric, value, table, paper, difference), missing ({task: where to get the data}),
@@ -173,18 +174,30 @@ def _first_line(module: ModuleType) -> str:
 def _kept_scores(
     task: str, run_or_weights: Path, overrides: Sequence[str], digests: set[str]
 ) -> dict[str, float] | None:
-    """Scores of these very weights, data and options, where the run's folder has them."""
+    """Scores of these very weights, data and options, where the run's folder has them.
+
+    Where something was odd about the data, they may be mended since: then all is asked once more. That is cheap, for
+    answers, features and fine-tuned networks are kept under the images that they are of.
+    """
     kept = run_or_weights / f"{task}.json"
     if not (run_or_weights.is_dir() and kept.exists()):
         return None
     summary, module = json.loads(kept.read_text()), task_module(task)
-    wanted = as_kept(asdict(chosen_options(module, overrides)))
+    folder, options = data_folder(module, None), chosen_options(module, overrides)
     is_same = (
-        summary["weights_sha256"] in digests
-        and summary["options"] == wanted
-        and summary["data"] == str(data_folder(module, None).absolute())
+        # What is fitted on the backbone as it was trained stays what it was when `linear` adapts statistics.
+        summary["facts"].get("pretrained_sha256", summary["weights_sha256"]) in digests
+        and summary["options"] == as_kept(asdict(options))
+        and summary["data"] == str(folder.absolute())
+        and not summary["problems"]
+        and _facts_of_data(module, folder, options).items() <= summary["facts"].items()
     )
     return dict(summary["scores"]) if is_same else None
+
+
+def _facts_of_data(module: ModuleType, folder: Path, options: Any) -> dict[str, Any]:
+    """The facts of a score that tell without scoring whether it was of the data that are there now."""
+    return as_kept(module.facts_of_data(folder, options)) if hasattr(module, "facts_of_data") else {}
 
 
 def _digests(run_or_weights: Path) -> set[str]:

@@ -77,6 +77,11 @@ def needed_beside(data: Path, options: Options) -> list[Path]:
     return [Path(options.store)]
 
 
+def facts_of_data(data: Path, options: Options) -> dict[str, Any]:
+    """Return which masks a score is of. Raises: UserError: they are not there."""
+    return {"store_id": _mask_store(options.store).store_id}
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a run's grounding, and that of the same networks untrained: mean IoU, and the density over IoU.
 
