@@ -178,6 +178,23 @@ def test_finding_rows(browser: Browser, page: Path) -> None:
         browser.wait(lambda said=said: browser.find("#find-answer").text == said)
 
 
+def test_a_key_of_digits_is_no_row_number(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """COCO's keys, three apart: 000000000039.jpg is row 13 here, and "39" is row 39 with another key."""
+    folder = Path(shutil.copytree(page.parent, tmp_path / "coco"))
+    rows = folder / "data" / "rows-00000.js"
+    number, facts = json.loads(f"[{rows.read_text().removeprefix('gallery.rows(').removesuffix(');' + chr(10))}]")
+    for row, fact in enumerate(facts):
+        fact["key"] = f"{3 * row:012d}.jpg"
+    rows.write_text(f"gallery.rows({number}, {json.dumps(facts)});\n")
+    opened(browser, folder / "index.html")
+    find = browser.find("#find")
+    for text, row in (("000000000039", 13), ("39", 39), ("0", 0)):
+        find.send_keys(text, Keys.ENTER)
+        browser.wait(lambda row=row: browser.find("#row-title").text == f"{3 * row:012d}.jpg")
+        browser.press(Keys.ESCAPE)
+        find.clear()
+
+
 def test_served_it_is_the_same(browser: Browser, store: Store, images: SourceImages) -> None:
     with GalleryServer(store, images) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -349,7 +349,8 @@ const gallery = (() => {
   }
 
   async function find(text) {
-    if (/^\d+$/.test(text)) {
+    // Digits with zeros before them are no row: COCO's keys begin so.
+    if (/^(0|[1-9]\d*)$/.test(text)) {
       const place = columns.row.indexOf(Number(text));
       return place >= 0 ? { place } : { answer: `row ${text} is not on this page` };
     }
