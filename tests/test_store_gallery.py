@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -316,6 +317,26 @@ def test_the_server_only_answers_get(server: GalleryServer, method: str) -> None
 def test_the_server_answers_to_this_machine_only(server: GalleryServer) -> None:
     assert ask(server, "/data/store.js", Host="attacker.example")[0] == 403
     assert ask(server, "/data/store.js", Host=f"localhost:{server.server_port}")[0] == 200
+
+
+def test_a_browser_that_hangs_up_is_no_error(
+    server: GalleryServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_over = threading.Event()
+    shutdown_request = server.shutdown_request
+    monkeypatch.setattr(server, "shutdown_request", lambda request: (shutdown_request(request), is_over.set()))
+    with server._drawing, socket.create_connection(("127.0.0.1", server.server_port)) as browser:
+        host = f"127.0.0.1:{server.server_port}"
+        browser.sendall(f"GET /pictures/0/3-image.jpg HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        # Closed at once, the other side is told that nobody reads.
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert is_over.wait(20)
+    assert capsys.readouterr().err == ""
+    try:
+        raise ValueError("our own")
+    except ValueError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert "our own" in capsys.readouterr().err
 
 
 def test_a_port_in_use_is_said(store: Store, images: SourceImages) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from stores.errors import UserError
 from stores.reader import Store
@@ -86,6 +87,11 @@ class GalleryServer(ThreadingHTTPServer):
                 else None
             )
         return None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report what went wrong with a request; not that a browser hung up, as it does when its reader pages on."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     def _picture(self, row: int, kind: str) -> Answer:
         with self._drawing:
