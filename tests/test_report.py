@@ -16,6 +16,7 @@ from trainer.report import page, training_charts
 from trainer.report.contact_sheet import contact_sheet
 from trainer.report.exhibits import spread
 from trainer.report.loaded_run import labels, load, load_all
+from trainer.report.score_table import scores_section
 from trainer.report.settings_table import differing
 from trainer.report.spectrum import effective_rank, singular_values
 from trainer.run.settings import to_json
@@ -244,6 +245,34 @@ def test_runs_beside_each_other(two_runs: list[Path], tmp_path: Path) -> None:
     assert re.search(r"BG-Gap.*?4\.00.*?<b>3\.00</b>", html), "of the gap the smallest is best"
     assert re.search(r"only_bg_t.*?>40\.00 .*?40\.00", html)
     assert html.count("is not at hand") >= 2 * 3, "exhibits, attention and spectra of both"
+
+
+def test_lower_errors_are_better_and_leanings_neither(two_runs: list[Path]) -> None:
+    """As `evaluate` names them: kNN's names end in _top1, those of ImageNet-9 do not."""
+    names = ("mce", "only_fg", "no_fg", "only_bg_b", "only_bg_t", "shape_bias", "shape_decisions", "texture_decisions")
+    for folder, value in zip(two_runs, (60.0, 70.0), strict=True):
+        rows = [
+            f"{name},{number},robust{end},smoke,0,abc,def"
+            for name in names
+            for number, end in ((value, ""), (65.0, "-untrained"))
+        ]
+        (folder / "results.csv").write_text("\n".join([RESULTS.splitlines()[0], *rows]))
+    html = scores_section({"low": two_runs[0], "high": two_runs[1]})
+    low, high = (
+        dict(zip(names, re.findall(pattern, html), strict=True))
+        for pattern in (
+            r'</th><td></td><td class="n">(.*?)</td>',
+            r'</th><td></td><td class="n">.*?</td><td class="n">(.*?)</td>',
+        )
+    )
+    for name, better, worse in (("mce", low, high), ("only_fg", high, low)):
+        assert "<b>" in better[name]
+        assert 'class="better"' in better[name]
+        assert "<b>" not in worse[name]
+        assert 'class="worse"' in worse[name]
+    for name in names[2:]:
+        assert "<b>" not in low[name] + high[name], name
+        assert (low[name] + high[name]).count('class=""') == 2, name
 
 
 def test_several_runs_need_a_place_and_none_stands_twice(two_runs: list[Path], tmp_path: Path) -> None:

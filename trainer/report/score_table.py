@@ -22,6 +22,7 @@ _WORDS = {
     "top1": "top-1 on val, %",
     "top5": "top-5 on val, %",
     "bg_gap": "BG-Gap, points (lower is better)",
+    "mce": "mCE, % of AlexNet's (lower is better)",
     "mean_iou": "IoU of map and mask, mean",
     "corrupt_images": "images not decoded",
 }
@@ -29,8 +30,10 @@ _WORDS = {
 _VAL = ("top1", "top5")
 # kNN with another number of neighbours than its main one.
 _OF_NEIGHBOURS = re.compile(r"k(\d+)_(top[15])")
+_LOWER_BETTER = ("bg_gap", "mce")
 # Images without their foreground: a higher score there says how much the background gives away, not that it is better.
-_NEITHER_BETTER = ("no_fg_top1", "only_bg_b_top1", "only_bg_t_top1")
+# Which of shape and texture decides is a leaning, not a merit. kNN calls the first "..._top1".
+_NEITHER_BETTER = ("no_fg", "only_bg_b", "only_bg_t", "shape_bias", "shape_decisions", "texture_decisions")
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,8 @@ def _cells_of_one(metric: str, scores: _Scores) -> list[str]:
 def _cells_of_several(metric: str, scored: list[_Scores]) -> list[str]:
     values = [scores.trained.get(metric) for scores in scored]
     known = [value for value in values if value is not None]
-    best = None if metric in _NEITHER_BETTER or metric == "corrupt_images" or len(set(known)) < 2 else max(known)
-    if best is not None and metric == "bg_gap":
-        best = min(known)
+    has_best = not _is_neither_better(metric) and metric != "corrupt_images" and len(set(known)) > 1
+    best = (min if metric in _LOWER_BETTER else max)(known) if has_best else None
     cells = []
     for value, scores in zip(values, scored, strict=True):
         baseline = scores.untrained.get(metric)
@@ -143,10 +145,14 @@ def _cells_of_several(metric: str, scored: list[_Scores]) -> list[str]:
 
 
 def _gain(metric: str, difference: float) -> str:
-    is_better = difference < 0 if metric == "bg_gap" else difference > 0
-    is_plain = metric in _NEITHER_BETTER or abs(difference) < 0.005
+    is_better = difference < 0 if metric in _LOWER_BETTER else difference > 0
+    is_plain = _is_neither_better(metric) or abs(difference) < 0.005
     kind = "" if is_plain else "better" if is_better else "worse"
     return f'<span class="{kind}">{difference:+.2f}</span>'
+
+
+def _is_neither_better(metric: str) -> bool:
+    return metric.removesuffix("_top1") in _NEITHER_BETTER
 
 
 def _summary(folder: Path, evaluation: str) -> dict[str, Any]:
