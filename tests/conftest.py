@@ -35,6 +35,20 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store of tests/small_scenes.py for tests that only read it, scenes.zarr with scenes.beton beside it."""
+    from pipeline.build.export_beton import export_beton  # here: most tests do without them
+    from stores.reader import open_store
+    from tests import small_scenes
+
+    folder = tmp_path_factory.mktemp("scenes")
+    built, index = small_scenes.build(folder)
+    path = built.rename(folder / "scenes.zarr")
+    export_beton(open_store(path), index, folder / "scenes.beton")
+    return path
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """An S3 server for all tests that want one; each has addresses of its own on it."""
     server = S3Server(tmp_path_factory.mktemp("s3") / "log")

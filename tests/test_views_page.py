@@ -8,12 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 import cli
-from pipeline.build.export_beton import export_beton
 from pipeline.views.device_stage import DeviceStage
 from pipeline.views.view_plan import VIEW_DTYPE
 from stores.errors import UserError
-from stores.reader import open_store
-from tests import small_scenes
 from tests.page_material import Checker, exhibit
 from trainer.report import views_page
 from trainer.report.exhibits import denormalised
@@ -21,15 +18,6 @@ from trainer.report.gallery import PARAMETERS, full_exhibit_html
 from trainer.run import loop
 
 TINY = ["batch_size=8", "epochs=2", "algorithm.queue_size=32", "algorithm.shuffle_bn_group=4", "views.size_px=48"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("views")
-    built, index = small_scenes.build(folder)
-    path = built.rename(folder / "scenes.zarr")
-    export_beton(open_store(path), index, folder / "scenes.beton")
-    return path
 
 
 def given(store: Path, method: str, background: str) -> dict:
@@ -42,7 +30,7 @@ def given(store: Path, method: str, background: str) -> dict:
 
 @pytest.mark.parametrize(("method", "background"), [("moco", "swaps"), ("cast", "random")])
 def test_the_page_shows_what_the_run_is_fed(
-    method: str, background: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, background: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the loader that `pretrain` itself opens: its training is replaced by keeping the first batch's views."""
     fed, shown = [], []
@@ -54,7 +42,7 @@ def test_the_page_shows_what_the_run_is_fed(
     render = views_page.render
     monkeypatch.setattr(loop, "train", keep_views)
     monkeypatch.setattr(views_page, "render", lambda *a, **k: shown.append(a[1]) or render(*a, **k))
-    arguments = given(store, method, background)
+    arguments = given(scenes, method, background)
     loop.pretrain(out=tmp_path / "run", **arguments)
     html = views_page.write_views_page(tmp_path / "new" / "page.html", epoch=0, **arguments).read_text()
     (views, record_VB), (exhibits,) = fed[0], shown
@@ -90,9 +78,9 @@ def test_every_number_drawn_is_explained_and_shown() -> None:
     assert not re.search(r"<(n|7)>", html)
 
 
-def test_the_option_trains_nothing_and_says_what_is_wrong(store: Path, tmp_path: Path) -> None:
+def test_the_option_trains_nothing_and_says_what_is_wrong(scenes: Path, tmp_path: Path) -> None:
     page = tmp_path / "views.html"
-    words = ["pretrain", "--method", "byol", "--bg", "rm", "--store", str(store), "--recipe", "smoke"]
+    words = ["pretrain", "--method", "byol", "--bg", "rm", "--store", str(scenes), "--recipe", "smoke"]
     words += ["--set", "batch_size=8", "--set", "epochs=2", "--set", "views.size_px=32", "--show-views", str(page)]
     words += ["--out", str(tmp_path / "run"), "--views-epoch"]
     result = CliRunner().invoke(cli.main, [*words, "1"])
@@ -104,7 +92,7 @@ def test_the_option_trains_nothing_and_says_what_is_wrong(store: Path, tmp_path:
     assert "2 epochs, 0 to 1" in wrong.stderr
 
 
-def test_a_batch_that_the_store_cannot_fill_is_refused_as_in_the_run(store: Path, tmp_path: Path) -> None:
-    arguments = given(store, "byol", "none") | {"overrides": ["batch_size=512"]}
+def test_a_batch_that_the_store_cannot_fill_is_refused_as_in_the_run(scenes: Path, tmp_path: Path) -> None:
+    arguments = given(scenes, "byol", "none") | {"overrides": ["batch_size=512"]}
     with pytest.raises(UserError, match="do not fill one batch of 512"):
         views_page.write_views_page(tmp_path / "page.html", epoch=0, **arguments)

@@ -17,7 +17,7 @@ from pipeline.views.device_stage import DeviceStage
 from stores.pages import document, pictures
 from trainer import cast
 from trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
-from trainer.report.exhibits import Scenes, denormalised, spread_rows
+from trainer.report.exhibits import Scenes, denormalised, different_rows, spread_rows
 from trainer.run.settings import RunSettings
 
 NUM_ROWS = 6
@@ -48,7 +48,9 @@ def attended(method: Any, beton: Path, settings: RunSettings, *, num_rows: int =
     options = Options(seed=settings.seed)
     plan = plain_plan(settings.views[0].size_px, options.min_foreground)
     stage = DeviceStage(plan, device=next(method.parameters()).device)
-    with Loader(beton, plan, batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False) as loader:
+    with Loader(
+        beton, plan, batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows
+    ) as loader:
         (batch,) = loader.epoch(0)
         views = stage(batch)
     cam_Bhw = query_cam(method, views)
@@ -64,7 +66,7 @@ def attended(method: Any, beton: Path, settings: RunSettings, *, num_rows: int =
             mask_HW=views.masks[0][place, 0].cpu().numpy().astype(np.uint8),
             iou=float(iou_B[place]) if is_counted_B[place] else None,
         )
-        for place in range(len(views.row_B))
+        for place in different_rows(views.row_B)
     ]
     return sorted(found, key=lambda each: each.key)
 

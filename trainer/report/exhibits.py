@@ -18,6 +18,7 @@ from pipeline.loader.loader import Loader
 from pipeline.views.compositing import negative_sources
 from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage, Views
 from pipeline.views.view_plan import ViewPlan
+from stores.errors import CorruptStore
 from stores.image_codec import decode_rgb
 from stores.mask_codec import unpack_rows
 from stores.pages import pictures
@@ -72,7 +73,8 @@ class Exhibit:
     """One row of the store and its views.
 
     image_HWC: uint8 RGB, the pixels that boxes refer to. mask_HW: uint8 {0, 1}, 1 = foreground, same size.
-    saliency_HW: uint8 or None where the store kept none. background_HWC: uint8 RGB or None where it lends none.
+    saliency_HW: uint8 or None where the store kept none. background_HWC: uint8 RGB or None where it lends none,
+    or one that cannot be read.
     negatives: the query's extra negatives (BG_Swaps), none for other backgrounds.
     """
 
@@ -112,6 +114,10 @@ class Scenes:
         """What the store holds of a row, without views."""
         record = self.records[row]
         height, width = int(record["height"]), int(record["width"])
+        try:
+            background_HWC = self.background(row)
+        except CorruptStore:  # no view of the row itself is made of it: the page says that there is none to show
+            background_HWC = None
         runs = np.frombuffer(read_blob(self._bytes, record, "mask"), dtype=np.uint32)
         mask_HW = unpack_rows(decode_runs(runs, height, width), width)
         return Exhibit(
@@ -121,7 +127,7 @@ class Scenes:
             image_HWC=decode_rgb(read_blob(self._bytes, record, "image")),
             mask_HW=mask_HW,
             saliency_HW=None if self._store is None else self._store.saliency(row),
-            background_HWC=self.background(row),
+            background_HWC=background_HWC,
             views=(),
         )
 
@@ -199,13 +205,15 @@ def collect(
     seed: int,
     epoch: int,
     names: tuple[str, ...],
+    bad_rows: str,
     num_wanted: int = NUM_EXHIBITS,
 ) -> list[Exhibit]:
     """Draw an epoch's views of some rows again; half of them have a replaced background, where so many are found.
 
     Args:
         beton: what the run read. store: where its saliency maps are, None = they are not at hand.
-        plan, seed: the run's. epoch: which epoch's draws. names: what to call the views. num_wanted: rows at most.
+        plan, seed, bad_rows: the run's. epoch: which epoch's draws. names: what to call the views.
+        num_wanted: rows at most.
     Returns: exhibits in row order; rows with a mask, spread over the store.
     Raises: UserError: the file is damaged or incomplete.
     """
@@ -214,10 +222,11 @@ def collect(
     if not len(rows):
         return []
     drawing = Drawing(scenes, plan, names)
-    with Loader(beton, plan, batch_size=len(rows), seed=seed, rows=rows, drop_last=False) as loader:
+    with Loader(beton, plan, batch_size=len(rows), seed=seed, rows=rows, drop_last=False, bad_rows=bad_rows) as loader:
         (batch,) = loader.epoch(epoch)  # one batch, as large as the rows
-        is_altered = np.any([record_B["has_background"] != 0 for record_B in batch.records], axis=0)
-        exhibits = drawing.exhibits(batch, spread(is_altered, num_wanted).tolist())
+        places = different_rows(batch.row_B)
+        is_altered = np.any([record_B["has_background"][places] != 0 for record_B in batch.records], axis=0)
+        exhibits = drawing.exhibits(batch, places[spread(is_altered, num_wanted)].tolist())
     return sorted(exhibits, key=lambda exhibit: exhibit.row)
 
 
@@ -227,6 +236,11 @@ def spread_rows(records: np.ndarray, num_wanted: int) -> np.ndarray:
     if not len(with_mask):
         return with_mask
     return with_mask[np.linspace(0, len(with_mask) - 1, min(len(with_mask), num_wanted)).astype(np.int64)]
+
+
+def different_rows(row_B: Tensor) -> np.ndarray:
+    """Return a place in the batch for each of its rows, int64: a row may stand in for a damaged one as well."""
+    return np.unique(row_B.cpu().numpy(), return_index=True)[1]
 
 
 def spread(is_altered: np.ndarray, num_wanted: int = NUM_EXHIBITS) -> np.ndarray:

@@ -104,7 +104,7 @@ def _row_figures(exhibit: Exhibit) -> list[str]:
         ),
     ]
     if exhibit.background_HWC is None:
-        figures.append("<figure><figcaption>no background left to tile</figcaption></figure>")
+        figures.append("<figure><figcaption>no tiled background to show</figcaption></figure>")
     else:
         picture = pictures.thumbnail(exhibit.background_HWC)
         figures.append(_figure(picture, f"tiled background of {exhibit.key}", "tiled background"))

@@ -44,7 +44,7 @@ def _add_exhibits(shown: Shown, run: Run, beton: Path, num_wanted: int) -> None:
     try:
         shown.exhibits = collect(
             beton, run.store, settings.plan, seed=settings.seed, epoch=run.last_epoch, names=names,
-            num_wanted=num_wanted,
+            bad_rows=settings.bad_rows, num_wanted=num_wanted,
         )  # fmt: skip
     except UserError as error:
         shown.why["exhibits"] = f"The views cannot be drawn again: {error}"

@@ -65,7 +65,15 @@ def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.nda
     plan = plain_plan(settings.views[0].size_px, settings.views[0].min_foreground)
     stage = DeviceStage(plan, device=device)
     found: dict[str, list[Tensor]] = {"features": []}
-    with Loader(beton, plan, batch_size=_BATCH_SIZE, seed=settings.seed, rows=rows, drop_last=False) as loader:
+    with Loader(
+        beton,
+        plan,
+        batch_size=_BATCH_SIZE,
+        seed=settings.seed,
+        rows=rows,
+        drop_last=False,
+        bad_rows=settings.bad_rows,
+    ) as loader:
         bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, delay_s=1.0)
         for batch in bar:
             feature_BD = method.backbone(stage(batch).images[0])

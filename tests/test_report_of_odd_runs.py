@@ -1,0 +1,52 @@
+"""The page about a run whose store or weights are not as they should be: what can be shown is, the rest is said."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.build.export_beton import read_records
+from stores.schema import Status
+from tests.broken_betons import damaged
+from trainer.report.loaded_run import load
+from trainer.report.shown import look_at
+from trainer.run.loop import pretrain
+
+TINY = [
+    "batch_size=8", "epochs=1", "algorithm.queue_size=32", "algorithm.shuffle_bn_group=4", "views.size_px=48",
+    "background.probability=0.9", "bad_rows=skip", "backbone=resnet18",
+]  # fmt: skip
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two steps."""
+    out = tmp_path_factory.mktemp("odd") / "run"
+    pretrain(
+        method="moco", background="random", with_cast=False, store=scenes, out=out, recipe="smoke", overrides=TINY
+    )  # fmt: skip
+    return out
+
+
+def test_damaged_rows_are_left_out_where_the_run_left_them_out(
+    run: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    beton = scenes.with_suffix(".beton")
+    ok = np.flatnonzero(read_records(beton)["status"] == Status.OK)
+    bad_image, bad_background = int(ok[0]), int(ok[-1])
+    hurt = damaged(beton, tmp_path_factory.mktemp("image"), bad_image, "image", hides=False)
+    hurt = damaged(hurt, tmp_path_factory.mktemp("background"), bad_background, "background", hides=False)
+    shown = look_at(replace(load(run), beton=hurt), num_exhibits=100)
+    assert shown.why == {}
+    rows = [exhibit.row for exhibit in shown.exhibits]
+    assert len(set(rows)) == len(rows) >= len(ok) // 2
+    assert bad_image not in rows
+    assert {exhibit.row for exhibit in shown.exhibits if exhibit.background_HWC is None} == {bad_background}
+    keys = [row.key for row in shown.attention]
+    assert len(set(keys)) == len(keys) >= 3
+    assert shown.spectra["features"].shape == (len(ok),)
