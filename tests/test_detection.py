@@ -1,5 +1,6 @@
 """Detectors: their parts against closed forms, and both evaluations on data sets of a few painted images."""
 
+import copy
 import json
 from dataclasses import replace
 from itertools import islice
@@ -24,7 +25,7 @@ from tests.detection_fixtures import (
     write_coco,
     write_voc,
 )
-from trainer.evaluation import _detection_training, coco_segmentation, voc_detection
+from trainer.evaluation import _detection_training, _subject, coco_segmentation, voc_detection
 from trainer.evaluation._detection_images import (
     LabelledImage,
     Sizes,
@@ -36,6 +37,7 @@ from trainer.evaluation._detection_images import (
 )
 from trainer.evaluation._detection_model import Anchors, RoiPool, Sampler, _rpn, build_detector, padded, paste_masks
 from trainer.evaluation._detection_training import Schedule, measure_batch_norm, resolved
+from trainer.evaluation._evaluate import _summary
 from trainer.evaluation._result import Result
 
 # pycocotools 2.0 against numpy 2: its arrays do not know the keyword `copy`.
@@ -318,16 +320,60 @@ def test_a_killed_fine_tuning_goes_on_as_if_nothing_had_happened(voc: Path, tmp_
     assert any("2008_000002.xml cannot be read" in line for line in whole.problems)
 
 
+def test_a_detector_is_of_the_pretrained_weights_and_the_boxes(
+    voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `evaluate linear` leaves does not have days of fine-tuning start over; another box does."""
+    options = chosen(voc_detection, schedule__iterations="1")
+    plain = tiny_subject(tmp_path / "kept")
+    before = voc_detection.run(plain, voc, options)
+    adapted = copy.deepcopy(plain.backbone)
+    adapted.bn1.running_mean += 1
+    monkeypatch.setattr("trainer.run.checkpoint.load_backbone", lambda path: copy.deepcopy(plain.backbone))
+    fitted = replace(
+        plain, backbone=adapted, head=nn.Linear(64, 1000), weights_sha256="with its classifier", pretrained_at=tmp_path
+    )
+    after = voc_detection.run(fitted, voc, options)
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    assert after.metrics == before.metrics
+    assert after.facts["pretrained_sha256"] == before.facts["pretrained_sha256"] == plain.weights_sha256
+    annotation = voc / "VOC2007" / "Annotations" / "000001.xml"
+    annotation.write_text(annotation.read_text().replace("<name>dog<", "<name>car<"))
+    voc_detection.run(fitted, voc, options)
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_row_says_the_format_that_a_detector_is_computed_in(voc: Path, tmp_path: Path) -> None:
+    """Its layers are called one by one, beside the backbone's bfloat16 on a GPU."""
+    options = chosen(voc_detection, schedule__iterations="1")
+    subject = tiny_subject(tmp_path / "kept")
+    seen: list[torch.dtype] = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        seen.append(output.dtype)
+
+    subject.backbone.conv1.register_forward_hook(look)
+    subject.backbone.autocast_dtype = torch.bfloat16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_subject, "number_format", lambda device: torch.bfloat16)
+        result = voc_detection.run(subject, voc, options)
+    assert set(seen) == {torch.float32}
+    assert subject.precision == "bfloat16"
+    assert _summary("voc-detection", subject, tmp_path, voc, options, result)["precision"] == "float32"
+    assert _summary("knn", subject, tmp_path, voc, options, Result())["precision"] == "bfloat16"
+
+
 def test_unreadable_images_are_named_and_left_out(voc: Path, tmp_path: Path) -> None:
-    options = chosen(voc_detection, schedule__batch_size="3", schedule__iterations="1")
+    # Enough batches to meet every image to train on.
+    options = chosen(voc_detection, schedule__batch_size="3", schedule__iterations="4")
     for name in ("000001", "001000"):
         path = voc / "VOC2007" / "JPEGImages" / f"{name}.jpg"
         path.write_bytes(path.read_bytes()[:300])
     (voc / "VOC2007" / "JPEGImages" / "000002.jpg").unlink()
     result = voc_detection.run(tiny_subject(tmp_path / "s"), voc, options)
-    named = " ".join(result.problems)
-    assert "VOC2007/001000" in named
-    assert "nothing is found in it" in named
+    named = {line.split()[0]: line for line in result.problems if line.startswith("VOC2007/00")}
+    assert named.keys() == {"VOC2007/000001", "VOC2007/000002", "VOC2007/001000"}
+    assert [name for name, line in named.items() if "nothing is found in it" in line] == ["VOC2007/001000"]
 
 
 # ---------------------------------------------------------------------------------------------------------------- COCO

@@ -39,7 +39,7 @@ from trainer.evaluation._detection_images import (
 )
 from trainer.evaluation._detection_model import Detector, Target, build_detector, paste_masks
 from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
 
 _AHEAD = 2  # batches that are prepared while one is computed on
 _CHECKPOINT_FORMAT = "backdrop detection 1"
@@ -128,7 +128,12 @@ def fine_tune_and_detect(
     """
     schedule = job.schedule
     with_objects = [image for image in train if len(image.class_N)]
+    # The classifier of `evaluate linear` and the BN statistics it adapted play no part here.
+    backbone = pretrained_backbone(subject)
+    pretrained = replace(subject, backbone=backbone, head=None, weights_sha256=weights_digest(backbone, None))
     result.facts |= {
+        "pretrained_sha256": pretrained.weights_sha256,
+        "precision": "float32",
         "form": job.form,
         "schedule": asdict(schedule),
         "transform": job.sizes.name,
@@ -137,7 +142,7 @@ def fine_tune_and_detect(
     }
     if not with_objects:
         raise UserError(f"none of the {len(train)} images to train on has an object: are these the annotations?")
-    detector, progress = fine_tuned(subject, with_objects, job)
+    detector, progress = fine_tuned(pretrained, with_objects, job)
     result.problems += [f"{key} {reason}" for key, reason in sorted(progress.unreadable.items())]
     for image, found in detect(detector, test, job, subject.device):
         if isinstance(found, str):
@@ -149,7 +154,7 @@ def fine_tune_and_detect(
 def fine_tuned(subject: Subject, images: Sequence[LabelledImage], job: Job) -> tuple[Detector, Progress]:
     """Return a detector trained from a network's weights: now, from where a killed run stopped, or from its file.
 
-    Args: subject: its backbone is copied. images: to train on, each with an object.
+    Args: subject: without what was fitted since it was pretrained; its backbone is copied. images: each with an object.
     Raises: UserError: no ResNet; no image can be read; the training diverged; the file beside the network is damaged.
     """
     schedule = job.schedule
@@ -354,8 +359,8 @@ def _digest(subject: Subject, images: Sequence[LabelledImage], job: Job) -> str:
     settings = asdict(job)
     del settings["schedule"]["checkpoint_iterations"]
     del settings["sizes"]["test_short_px"]
-    keys = [image.key for image in images]
-    return sha256(json.dumps([subject.weights_sha256, settings, keys], sort_keys=True).encode()).hex()
+    labels = [[image.key, image.box_N4.tolist(), image.class_N.tolist()] for image in images]
+    return sha256(json.dumps([subject.weights_sha256, settings, labels], sort_keys=True).encode()).hex()
 
 
 def _save(path: Path, detector: Detector, optimiser: torch.optim.Optimizer, progress: Progress) -> None:

@@ -102,7 +102,8 @@ def _summary(
         "evaluation": task,
         "backbone": str(run_or_weights),
         "weights_sha256": subject.weights_sha256,
-        "precision": subject.precision,
+        # An evaluation that computes in another format than the subject's says so.
+        "precision": result.facts.get("precision", subject.precision),
         "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
         "options": as_kept(asdict(options)),
         "scores": result.metrics,
