@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 
 from stores.errors import UserError
-from tests.evaluation_fixtures import oracle
+from stores.image_codec import decode_rgb
+from tests.evaluation_fixtures import WNIDS, colour, oracle, paint, save_image
 from tests.test_evaluate_imagenet_9 import scenes  # noqa: F401  a fixture
 from trainer.evaluation import mask_quality
+from trainer.evaluation._class_lists import in9_of_class
+from trainer.evaluation._in9_from_masks import open_variants
+from trainer.evaluation._masks import open_masks
+from trainer.evaluation._result import Result
 from trainer.evaluation.mask_quality import KINDS, Options, spoilt
 
 
@@ -58,6 +63,38 @@ def test_every_kind_and_strength_is_scored(scenes: Path) -> None:  # noqa: F811
     assert set(result.metrics) == {"only_fg", "only_fg_flip", "only_fg_box", *names}
     assert result.metrics["only_fg"] == result.metrics["only_fg_box"] == 100.0  # the masks are boxes
     assert all(0 <= value <= 100 for value in result.metrics.values())
+
+
+# Of each image: what its foreground and its background are painted with.
+LARGE = {f"{WNIDS[207]}/dog.png": (207, 35), f"{WNIDS[10]}/bird.png": (10, 407)}
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Foregrounds that leave the crop a column of background, which the box of any turned mask covers too."""
+    for key, (foreground, background) in LARGE.items():
+        image_HWC, mask_HW = paint(background, (256, 256)), np.zeros((256, 256), np.uint8)
+        image_HWC[:, 17:], mask_HW[:, 17:] = colour(foreground), 255
+        save_image(tmp_path / "scenes" / key, image_HWC)
+        save_image(tmp_path / "masks" / key, mask_HW, mode="L")
+    return tmp_path
+
+
+@pytest.mark.parametrize("variant", ["mixed_rand", "only_bg_t"])
+def test_spoilt_masks_that_leave_no_background(variant: str, large: Path) -> None:
+    opened = open_variants(large / "scenes", open_masks(large / "masks", 0.5), in9_of_class(), 0, Result())
+    (good,) = (images for images in opened if images.variant == variant)
+    (images,) = (images for name, images in mask_quality._spoilt(good) if name == f"{variant}_rotation_25")
+    for row in range(len(good)):
+        image_HWC, mask_HW = images.cut(row)
+        assert (mask_HW == good.cut(row)[1]).all() == (variant == "only_bg_t")  # it stays where no variant is possible
+        # What fills the image is the donor's column of background, as the donor's own mask leaves it.
+        filling = LARGE[good.keys[good.donor(row) if variant == "mixed_rand" else row]][1]
+        is_own_HW1 = (mask_HW == 1)[..., None] if variant == "mixed_rand" else np.zeros((224, 224, 1), bool)
+        expected_HWC = np.where(is_own_HW1, image_HWC, colour(filling))
+        assert np.array_equal(decode_rgb(images.read(row)), expected_HWC)
+    result = mask_quality.run(oracle(large), large / "scenes", Options(masks=str(large / "masks"), variant=variant))
+    assert len(result.metrics) == 1 + sum(map(len, KINDS.values()))
 
 
 def test_an_unknown_variant_is_named(tmp_path: Path) -> None:

@@ -37,8 +37,11 @@ class Variant(Images):
     def read(self, row: int) -> bytes:
         """The variant of one image as an uncompressed file. Raises: ImageError: image or mask is damaged."""
         image_HWC, mask_HW = self.cut(row)
-        made_HWC = make_variant(self.variant, image_HWC, mask_HW, lambda: tiled_background(*self.cut(self.donor(row))))
-        return encoded(made_HWC)
+        return encoded(make_variant(self.variant, image_HWC, mask_HW, lambda: self._background(self.donor(row))))
+
+    def _background(self, row: int) -> np.ndarray:
+        """Of another image, by its mask as it was given, also where `cut` does something to masks."""
+        return tiled_background(*Variant.cut(self, row))
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Of the image, its mask, and where its background comes from."""
@@ -117,6 +120,11 @@ def _is_usable(images: Variant, row: int, result: Result) -> bool:
         return False
     if not mask_HW.any():
         return False
+    return has_strip(mask_HW)
+
+
+def has_strip(mask_HW: np.ndarray) -> bool:
+    """Whether there is background beside the box of a mask's foreground, to fill it from."""
     return largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
 
 

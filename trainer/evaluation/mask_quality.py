@@ -3,7 +3,9 @@
 Tables A1 to A5 pretrain anew with spoilt masks (`--set background.mask...`) and report ImageNet accuracy; that is a run
 each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is made
 again with the masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
-that falls fast depends on exact masks. Image, crop and backgrounds stay as they are; only the mask moves.
+that falls fast depends on exact masks. Image, crop and the backgrounds of other images stay as they are; only the mask
+moves. For `only_bg_t` a mask whose box would come to cover the whole crop stays as it was: no background is left to fill
+the box from.
 """
 
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ from stores.errors import UserError
 from trainer.evaluation._class_lists import in9_of_class
 from trainer.evaluation._images import as_published
 from trainer.evaluation._in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
-from trainer.evaluation._in9_from_masks import Variant, made_with, open_variants
+from trainer.evaluation._in9_from_masks import Variant, has_strip, made_with, open_variants
 from trainer.evaluation._masks import open_masks
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
@@ -56,9 +58,11 @@ class SpoiltVariant(Variant):
     strength: int = 0
 
     def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The centre of an image and of its spoilt mask."""
+        """The centre of an image and of its spoilt mask; of the mask as given where no variant could be made of it."""
         image_HWC, mask_HW = super().cut(row)
-        return image_HWC, spoilt(mask_HW, self.kind, self.strength, (self.seed, row))
+        spoilt_HW = spoilt(mask_HW, self.kind, self.strength, (self.seed, row))
+        is_possible = self.variant != "only_bg_t" or has_strip(spoilt_HW)
+        return image_HWC, spoilt_HW if is_possible else mask_HW
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Also of what was done to the mask."""
