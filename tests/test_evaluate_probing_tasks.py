@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from scipy.io import savemat
 from torch import nn
 
@@ -19,6 +20,7 @@ from stores.errors import UserError
 from tests.evaluation_fixtures import WNIDS, imagenet_split, paint, save_image, write_tree
 from trainer.evaluation import _cifar, cifar10, cifar100, limited_labels, linear, places205, voc07_svm
 from trainer.evaluation._all import _digests
+from trainer.evaluation._evaluate import evaluate_run
 from trainer.evaluation._imagenet import open_splits
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import PROBE_FILE, Subject, open_subject, pretrained_backbone, weights_digest
@@ -210,6 +212,28 @@ def test_a_classifier_of_earlier_weights_is_not_scored(
     (run / PROBE_FILE).write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"linear\.safetensors cannot be read"):
         open_subject(run, torch.device("cpu"))
+
+
+def test_a_weights_file_is_scored_with_the_classifier_fitted_on_it(imagenet: Path, tmp_path: Path) -> None:
+    """As `evaluate all --weights FILE` needs it for every task after `linear`."""
+    torch.manual_seed(0)
+    weights, own = tmp_path / "weights.safetensors", build_backbone("resnet18").eval().state_dict()
+    save_file(own, weights)
+    with pytest.raises(UserError, match=r"no classifier.*--weights FILE"):
+        evaluate_run("fgsm", weights, imagenet)
+    evaluate_run("linear", weights, imagenet, overrides=["epochs=1", "warmup_epochs=0", "lr=1"])
+    fitted = open_subject(weights, torch.device("cpu"))
+    assert (fitted.head is not None, fitted.bn_mode) == (True, "adapt")
+    pretrained = pretrained_backbone(fitted)
+    assert all(torch.equal(value, own[name]) for name, value in pretrained.state_dict().items())
+    assert _digests(weights) == {fitted.weights_sha256, weights_digest(pretrained, None)}
+    save_file({**own, "conv1.weight": own["conv1.weight"] * 2}, weights)
+    assert open_subject(weights, torch.device("cpu")).head is None  # other weights in the same place
+    classifier = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    save_file(own | classifier, weights)
+    kept = open_subject(weights, torch.device("cpu")).head  # its own
+    assert kept is not None
+    assert not kept.weight.any()
 
 
 def test_other_classes_than_imagenets_leave_no_classifier(tmp_path: Path) -> None:

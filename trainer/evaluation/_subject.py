@@ -15,7 +15,7 @@ from trainer.evaluation._weights import NUM_CLASSES, load_network, readable
 from trainer.parts.backbones import Backbone
 from trainer.run import run_folder
 
-# The classifier that `evaluate linear` leaves in a run's folder, with the BN statistics it was fitted on.
+# The classifier that `evaluate linear` leaves for a network, with the BN statistics it was fitted on.
 PROBE_FILE = "linear.safetensors"
 
 
@@ -54,7 +54,7 @@ class Subject:
         if self.head is None:
             raise UserError(
                 "these weights have no classifier of the 1,000 classes; fit one first: "
-                "python cli.py evaluate linear --run RUN --data IMAGENET"
+                "python cli.py evaluate linear --run RUN --data IMAGENET, or with --weights FILE for --run RUN"
             )
         if self.head.out_features != num_classes:
             raise UserError(
@@ -68,8 +68,8 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
     """Load a network.
 
     Args:
-        run_or_weights: folder of a run of pretrain (its classifier is that of `evaluate linear`, where that was run on
-            its present weights); or a file of weights, see `_weights.load_network`.
+        run_or_weights: folder of a run of pretrain, or a file of weights, see `_weights.load_network`. Where it has no
+            classifier of its own, that of `evaluate linear` is taken, if it was fitted on these very weights.
         device: where to score.
     Raises: UserError: nothing of the kind is there, or it is damaged.
     """
@@ -90,7 +90,7 @@ def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
         # Features are at home at the resolution they were learned at.
         image_size_px=settings.views[0].size_px if settings else 224,
         method=settings.method if settings else "",
-        folder=path / "evaluation" if is_run else path.with_name(path.name + ".evaluation"),
+        folder=_folder(path),
         run=path if is_run else None,
         device=device,
         pretrained_at=None if probe is None else path,
@@ -109,7 +109,14 @@ def probe_of(run_or_weights: Path, backbone: Backbone, head: nn.Linear | None) -
 
 
 def _probe_file(run_or_weights: Path) -> Path:
-    return run_or_weights / PROBE_FILE
+    """Where `linear` leaves it: in a run's folder itself, or in that of a weights file's evaluations."""
+    return (run_or_weights if run_or_weights.is_dir() else _folder(run_or_weights)) / PROBE_FILE
+
+
+def _folder(run_or_weights: Path) -> Path:
+    if run_or_weights.is_dir():
+        return run_or_weights / "evaluation"
+    return run_or_weights.with_name(run_or_weights.name + ".evaluation")
 
 
 def number_format(device: torch.device) -> torch.dtype | None:

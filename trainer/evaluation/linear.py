@@ -4,10 +4,11 @@ Ryali et al. 2021, A.3, Tables 2, 5, 9 and A12; CAST (Selvaraju et al. 2021), Ta
 method that the backbone was trained with, see `_PROTOCOLS`. The scores after the last epoch are reported; those of the
 best epoch, which MoCo's released script takes, stand beside them.
 
-The classifier stays in the run's folder as linear.safetensors, backbone and `fc` under torchvision's names, and is what
-every later evaluation of the run scores. Table A12 of Ryali et al. has MoCo and BYOL with BatchNorm's statistics
-adapted while the classifier is fitted, which is what Table 2 reports ("parameters were frozen"), and SwAV without
-("parameters and buffers"): `bn_mode`.
+The classifier stays in the run's folder as linear.safetensors (of a weights file: in FILE.evaluation), backbone and
+`fc` under torchvision's names, and is what every later evaluation of these weights scores, where they have no other.
+
+Table A12 of Ryali et al. has MoCo and BYOL with BatchNorm's statistics adapted while the classifier is fitted, which is
+what Table 2 reports ("parameters were frozen"), and SwAV without ("parameters and buffers"): `bn_mode`.
 """
 
 import json

@@ -4,8 +4,8 @@ Tables A1 to A5 pretrain anew with spoilt masks (`--set background.mask...`) and
 each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is made
 again with the masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
 that falls fast depends on exact masks. Image, crop and the backgrounds of other images stay as they are; only the mask
-moves. For `only_bg_t` a mask whose box would come to cover the whole crop stays as it was: no background is left to fill
-the box from.
+moves. For `only_bg_t` a mask whose box would come to cover the whole crop stays as it was: no background is left to
+fill the box from.
 """
 
 from collections.abc import Iterator
