@@ -21,6 +21,7 @@ from stores.errors import UserError
 from tests.memory_loader import MemoryLoader
 from tests.small_store import small_store
 from tests.tiny_runs import tiny
+from trainer.methods import moco
 from trainer.parts.backbones import build_backbone
 from trainer.run import checkpoint, run_folder
 from trainer.run.loop import find_beton, pretrain
@@ -227,9 +228,33 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_kept(tmp_path: Path) -> None:
     settings = tiny("moco")
     settings = replace(settings, epochs=1, optimiser=replace(settings.optimiser, lr=1e30), log_steps=20)
-    with pytest.raises(UserError, match=r"loss is (nan|inf) at step [12]"):
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step [12] .*ends here again, delete"):
         run(settings, tmp_path)
     assert checkpoint.latest(tmp_path) is None
+
+
+@pytest.mark.parametrize("broken_after", [2, 3])
+def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_after: int
+) -> None:
+    """In the middle of a run, and as its last step."""
+    settings = replace(tiny("moco"), epochs=1, checkpoint_steps=1, keep_checkpoints=1)
+    after_step = moco.Method.after_step
+
+    def breaking(method: moco.Method, step: int, num_steps: int) -> None:
+        after_step(method, step, num_steps)
+        if step + 1 == broken_after:
+            method.backbone.conv1.weight.data[0, 0] = float("inf")
+
+    monkeypatch.setattr(moco.Method, "after_step", breaking)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=rf"after step {broken_after} .*backbone.conv1.weight is not finite"):
+            run(settings, tmp_path, resume=resume)
+        assert checkpoint.step_of(checkpoint.latest(tmp_path)) == broken_after - 1
+        assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
+    assert not (tmp_path / "backbone.safetensors").exists()
+    monkeypatch.undo()
+    assert run(settings, tmp_path, resume=True)["state"] == "finished"
 
 
 def test_more_images_a_step_than_rows_is_refused(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """The page about a run whose store or weights are not as they should be: what can be shown is, the rest is said."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pipeline.build.export_beton import read_records
 from stores.schema import Status
 from tests.broken_betons import damaged
 from trainer.report.loaded_run import load
 from trainer.report.shown import look_at
+from trainer.run import checkpoint
 from trainer.run.loop import pretrain
 
 TINY = [
@@ -31,6 +35,19 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         method="moco", background="random", with_cast=False, store=scenes, out=out, recipe="smoke", overrides=TINY
     )  # fmt: skip
     return out
+
+
+def test_of_a_network_that_broke_the_page_says_so(run: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(run, tmp_path / "run")
+    path = checkpoint.latest(broken)
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    tensors["method.backbone.conv1.weight"][0] = float("nan")
+    save_file(tensors, path, metadata)
+    shown = look_at(load(broken))
+    assert shown.exhibits
+    assert "not finite: the run has diverged" in shown.why["attention"]
+    assert "not finite: the run has diverged" in shown.why["spectra"]
 
 
 def test_damaged_rows_are_left_out_where_the_run_left_them_out(

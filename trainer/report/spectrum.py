@@ -15,6 +15,7 @@ from torch.nn import functional
 from pipeline.build.export_beton import read_records
 from pipeline.loader.loader import Loader
 from pipeline.views.device_stage import DeviceStage
+from stores.errors import UserError
 from stores.progress import stage_bar
 from trainer.evaluation.grounding import plain_plan
 from trainer.report.exhibits import spread_rows
@@ -57,6 +58,7 @@ def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.nda
     Args: method: of `trained_method`. beton: what the run read. settings: the run's.
     Returns: "features" of the backbone, float32 (N, D); and "embedding", which the loss compares, (N, E), where the
         method makes one; nothing where no row has a foreground.
+    Raises: UserError: an answer is not finite.
     """
     rows = spread_rows(read_records(beton), NUM_IMAGES)
     if len(rows) < 2:
@@ -81,4 +83,7 @@ def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.nda
             if hasattr(method, "embed_query"):
                 embedding_BE = functional.normalize(method.embed_query(feature_BD), dim=1)
                 found.setdefault("embedding", []).append(embedding_BE.float().cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    vectors = {name: torch.cat(parts) for name, parts in found.items()}
+    if not all(vector_ND.isfinite().all() for vector_ND in vectors.values()):
+        raise UserError("its answers are not finite: the run has diverged")
+    return {name: vector_ND.numpy() for name, vector_ND in vectors.items()}

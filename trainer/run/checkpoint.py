@@ -19,7 +19,7 @@ from torch import nn
 from stores.durable_files import write_aside
 from stores.errors import UserError
 from trainer.parts.backbones import Backbone, build_backbone
-from trainer.parts.collectives import num_processes, rank
+from trainer.parts.collectives import num_processes, rank, summed
 from trainer.parts.key_queue import load_whole_state, whole_state
 from trainer.run import run_folder
 
@@ -42,13 +42,14 @@ def save(
 
     Args: folder: the run's folder. step: steps done. keep: checkpoints that stay, this one included.
         keep_every_steps: checkpoints of multiples of it stay as well; 0 = none. scaler: of an fp16 run.
-    Returns: the file.
+    Returns: the file. Raises: UserError, in every process: a value is not finite; nothing is written or deleted.
     """
     path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
     tensors = {f"method.{name}": tensor for name, tensor in whole_state(method).items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
+    _check_finite(tensors, step)
     if rank() != 0:
         return path
-    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
     state: dict[str, Any] = {"step": step, "method_class": type(method).__module__, "processes": num_processes()}
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
@@ -162,6 +163,18 @@ def _check_processes(path: Path, before: int) -> None:
             f"(torchrun --nproc-per-node), or add --set processes_may_change=true: every step keeps its images, queues "
             "are dealt anew; sums are rounded otherwise, and images are normalised in other groups where those follow "
             "the processes (algorithm.shuffle_bn_group, heads with CAST)"
+        )
+
+
+def _check_finite(tensors: dict[str, torch.Tensor], step: int) -> None:
+    """A step can break the weights while its own loss, taken before, is finite."""
+    is_broken_N = torch.stack([~tensor.isfinite().all() for tensor in tensors.values()])
+    if summed(is_broken_N.float()).any():
+        broken = [name for name, is_broken in zip(tensors, is_broken_N.tolist(), strict=True) if is_broken]
+        raise UserError(
+            f"after step {step} the run has diverged: {broken[0] if broken else 'another process'} is not finite; "
+            "start anew in another --out with a lower optimiser.lr or a longer schedule.warmup_epochs. (No checkpoint "
+            "was written of that step; the one before is kept)"
         )
 
 

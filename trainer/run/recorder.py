@@ -114,6 +114,7 @@ class Recorder:
         if not math.isfinite(line["loss"]):
             raise UserError(
                 f"the loss is {line['loss']} at step {line['step']} (epoch {line['epoch']}, learning rate "
-                f"{line['lr']:.4g}); lower optimiser.lr or lengthen schedule.warmup_epochs. Checkpoints before that "
-                "step are intact"
+                f"{line['lr']:.4g}); the run has diverged; start anew in another --out with a lower optimiser.lr or a "
+                "longer schedule.warmup_epochs. (--resume goes on from the latest checkpoint; if it ends here again, "
+                "delete that one in checkpoints/ and it goes on from the one before)"
             )
