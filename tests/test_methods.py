@@ -202,6 +202,10 @@ def test_split_batch_norm_normalises_each_group_alone() -> None:
     torch.testing.assert_close(found[:2], plain(images[:2]))
     torch.testing.assert_close(split.running_mean, plain.running_mean)
     torch.testing.assert_close(found[2:], torch.nn.BatchNorm2d(3).train()(images[2:]))
+    with torch.no_grad():
+        in_place = images.clone()
+        assert split(in_place) is in_place
+    assert torch.equal(in_place, found)
     with pytest.raises(UserError, match="batch_size=48"):
         check_groups(32, 48, "shuffle_bn_group")
 

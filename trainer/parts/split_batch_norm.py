@@ -21,7 +21,8 @@ _Network = TypeVar("_Network", bound=nn.Module)
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch statistics are taken per `group_size` consecutive rows; 0 = the whole batch.
 
-    Running statistics follow the first group, as they follow the first device in the released MoCo.
+    Running statistics follow the first group, as they follow the first device in the released MoCo. Without gradients a
+    batch of several groups is overwritten.
     """
 
     group_size: int = 0
@@ -33,9 +34,17 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         if torch.compiler.is_compiling() and len(x_BCHW) % self.group_size == 0:
             return self._all_at_once(x_BCHW)
         first, *others = x_BCHW.split(self.group_size)
-        normalise = nn.functional.batch_norm
-        rest = [normalise(x, None, None, self.weight, self.bias, training=True, eps=self.eps) for x in others]
-        return torch.cat([super().forward(first), *rest])
+        if torch.is_grad_enabled():
+            return torch.cat([super().forward(first), *map(self._normalise, others)])
+        # Keys: in place, as ReLUs are. What a convolution gives is read by nothing else, and where it is large (keys
+        # with BG_Swaps' negatives) fresh memory takes a CPU longer than the normalisation does.
+        first.copy_(super().forward(first))
+        for x in others:
+            x.copy_(self._normalise(x))
+        return x_BCHW
+
+    def _normalise(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return nn.functional.batch_norm(x_BCHW, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
     def _all_at_once(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """The same as one formula, which a compiler makes a few kernels of; operation by operation it costs more."""
