@@ -17,8 +17,9 @@ from tests.detection_fixtures import tiny_subject
 from tests.evaluation_fixtures import WNIDS, imagenet_split, oracle, paint, save_image, write_tree
 from tests.test_evaluate_imagenet_9 import CLASS_OF_FOLDER
 from tests.test_evaluate_objectnet import write_mappings
+from tests.test_evaluate_probing_tasks import write_cifar10
 from trainer import evaluation
-from trainer.evaluation import imagenet_c, limited_labels, linear
+from trainer.evaluation import _probe, imagenet_c, limited_labels, linear
 from trainer.evaluation._evaluate import task_module
 from trainer.evaluation._result import Result
 
@@ -59,6 +60,57 @@ def test_another_layout_is_refused_with_the_one_expected(task: str, module: Modu
     subject = tiny_subject(tmp_path) if task in ("voc-detection", "coco-segmentation") else oracle(tmp_path)
     with pytest.raises(UserError, match=r"[Ee]xpected"):
         module.run(subject, data, module.Options())
+
+
+def test_a_folder_that_is_not_there_is_refused(
+    task: str, module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also "sample", which the command line lets through for the evaluations that have one."""
+    if task == "grounding":
+        pytest.skip("it looks for a run's store first")
+    monkeypatch.chdir(tmp_path)
+    subject = tiny_subject(tmp_path) if task in ("voc-detection", "coco-segmentation") else oracle(tmp_path)
+    for data in ("nowhere", *(["sample"] if task not in ("knn", "limited-labels", "linear") else [])):
+        with pytest.raises(UserError, match=data):
+            module.run(subject, Path(data), module.Options())
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("cifar10", {"dtype": "float64"}, "dtype='float64' is unknown; allowed: float16, float32"),
+        ("cifar10", {"score_epochs": 0}, "score_epochs=0 must be 1 or more"),
+        ("cifar10", {"size_px": 0}, "size_px=0 must be 1 or more"),
+        ("places205", {"score_epochs": 0}, "score_epochs=0 must be 1 or more"),
+        ("voc07-svm", {"dtype": "float64"}, "dtype='float64' is unknown"),
+        ("linear", {"score_epochs": 0}, "score_epochs=0 must be 1 or more"),
+        ("voc07-svm", {"costs": ()}, r"costs=\(\) must be one or more numbers above 0"),
+        ("voc07-svm", {"costs": (1.0, 0.0)}, "must be one or more numbers above 0"),
+        ("voc07-svm", {"max_iterations": 0}, "max_iterations=0 must be 1 or more"),
+        ("voc07-svm", {"size_px": 0}, "size_px=0 must be 1 or more"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(
+    task: str, options: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step of a fit."""
+    monkeypatch.setattr(_probe, "lr_fraction", None)
+    module, data = task_module(task), tmp_path / "data"
+    if task == "cifar10":
+        write_cifar10(data)
+    else:
+        _imagenet(data)
+    with pytest.raises(UserError, match=words):
+        module.run(oracle(tmp_path), data, module.Options(**options))
+
+
+@pytest.mark.parametrize("name", ["imagenet-r", "imagenet-9", "linear"])
+def test_a_link_to_nowhere_is_a_damaged_image(name: str, tmp_path: Path) -> None:
+    module, odd = task_module(name), ODD[name](tmp_path / "data")
+    odd.damage.unlink()
+    odd.damage.symlink_to(tmp_path / "nowhere")
+    result = module.run(oracle(tmp_path), odd.root, odd.options or module.Options())
+    assert any(odd.damage.name in problem and "cannot be decoded" in problem for problem in result.problems)
 
 
 # ------------------------------------------------------------------------------------------------------ what is odd

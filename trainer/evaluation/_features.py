@@ -34,6 +34,7 @@ from trainer.evaluation._subject import number_format
 TO_DO, THERE, CORRUPT = 0, 1, 2
 BATCH_SIZE = 128
 _BATCHES_PER_FLUSH = 16
+FORMATS = {"float16": "<f2", "float32": "<f4"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,9 @@ def features_of(
         folder: where the file lies. name: of the set, for file and bar.
         identity: what else decides the features: digest of the weights, what `answer` does.
         device: where to compute. dtype: of the file, float16 or float32.
-    Raises: UserError: no image can be decoded, a feature is not finite, the disk is full.
+    Raises: UserError: an unknown format, no image can be decoded, a feature is not finite, the disk is full.
     """
+    check_format(dtype)
     told = [*identity, str(number_format(device)), pixels.identity, cut.identity, dtype]
     digest = sha256(json.dumps(told).encode()).hex()
     path = folder / f"{name}-{digest[:16]}.h5"
@@ -85,6 +87,12 @@ def features_of(
     return Features(feature_ND=feature_ND, row_M=row_M, corrupt=corrupt)
 
 
+def check_format(dtype: str) -> None:
+    """Raise UserError where there are no files of such features."""
+    if dtype not in FORMATS:
+        raise UserError(f"dtype={dtype!r} is unknown; allowed: {', '.join(FORMATS)}")
+
+
 def _num_features(answer: Callable[[Tensor], Tensor], cut: Cut, device: torch.device) -> int:
     with torch.inference_mode():
         return answer(torch.zeros(1, 3, cut.size_px, cut.size_px, device=device)).shape[1]
@@ -94,7 +102,7 @@ def _create(path: Path, num_images: int, num_features: int, dtype: str) -> None:
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         for name, shape, kind in (
             ("status", (num_images,), "u1"),
-            ("features", (num_images, num_features), {"float16": "<f2", "float32": "<f4"}[dtype]),
+            ("features", (num_images, num_features), FORMATS[dtype]),
         ):
             # Early allocation gives every byte its place now; without fill values the file stays sparse.
             layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)

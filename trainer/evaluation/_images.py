@@ -55,12 +55,13 @@ class Images:
         return len(self.keys)
 
     def read(self, row: int) -> bytes:
-        """The bytes of one image's file."""
+        """The bytes of one image's file. Raises: FileNotFoundError: it is a link to nowhere."""
         return (self.root / self.keys[row]).read_bytes()
 
     def stamp(self, row: int) -> tuple[int, ...]:
-        """What, with its key, tells an image from another: the size of its file."""
-        return ((self.root / self.keys[row]).stat().st_size,)
+        """What, with its key, tells an image from another: the size of its file, -1 of a link to nowhere."""
+        path = self.root / self.keys[row]
+        return (path.stat().st_size if path.is_file() else -1,)
 
     def subset(self, rows: Sequence[int], layout: str) -> "Images":
         """Only some of the images. layout: what is expected, for the message. Raises: UserError: none is left."""

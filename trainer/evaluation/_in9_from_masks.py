@@ -115,7 +115,7 @@ def _is_usable(images: Variant, row: int, result: Result) -> bool:
     """
     try:
         _, mask_HW = images.cut(row)
-    except ImageError as error:
+    except (ImageError, FileNotFoundError) as error:
         result.problems.append(f"{images.keys[row]}: {MASK_FAULT} ({error}): left out")
         return False
     if not mask_HW.any():

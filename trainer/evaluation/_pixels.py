@@ -17,7 +17,7 @@ from PIL import Image
 from pipeline.views import crops, random_streams
 from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from pipeline.views.view_plan import View, ViewPlan
-from stores.errors import ImageError
+from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb, sha256
 from trainer.evaluation._images import PreparedBatch, Transform, prepared_batches
 
@@ -118,7 +118,9 @@ def fixed(transform: Transform) -> Cut:
 
 
 def squashed(size_px: int, *, is_flipped: bool = False) -> Cut:
-    """Resize both sides, whatever the aspect ratio (bilinear, antialias)."""
+    """Resize both sides, whatever the aspect ratio (bilinear, antialias). Raises: UserError: no side is left."""
+    if size_px < 1:
+        raise UserError(f"size_px={size_px} must be 1 or more")
 
     def apply(image_HWC: np.ndarray, row: int) -> np.ndarray:
         image = Image.fromarray(image_HWC).resize((size_px, size_px), Image.Resampling.BILINEAR)

@@ -70,6 +70,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
 def _found_sets(data: Path) -> dict[str, list[Path]]:
     """The folders of each set, in the order of the paper. Raises: UserError: there is none."""
+    if not data.is_dir():
+        raise UserError(f"there is no folder {data}. Expected: {LAYOUT}")
     set_of_packing = {packing: name for name, packings in _SETS.items() for packing in packings}
     folders: dict[str, list[Path]] = {name: [] for name in _SETS}
     for path in (data.absolute(), *sorted(data.iterdir())):

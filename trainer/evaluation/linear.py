@@ -24,6 +24,7 @@ from pipeline.views.device_stage import IMAGENET_STD
 from stores.disk_errors import disk_errors
 from stores.durable_files import write_aside
 from stores.errors import UserError
+from trainer.evaluation._features import check_format
 from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
 from trainer.evaluation._imagenet import LAYOUT, SOURCE, Splits, open_splits
 from trainer.evaluation._images import standard
@@ -193,12 +194,9 @@ def check_training(options: Options) -> None:
     """Raise UserError where there is no such way to train."""
     if options.training not in _TRAININGS:
         raise UserError(f"training={options.training!r} is unknown; allowed: {', '.join(_TRAININGS)}")
-    if options.num_cached_crops < 1 or options.score_epochs < 1:
-        raise UserError(
-            f"num_cached_crops={options.num_cached_crops} and score_epochs={options.score_epochs} must be 1 or more"
-        )
-    if options.dtype not in ("float16", "float32"):
-        raise UserError(f"dtype={options.dtype!r} is unknown; allowed: float16, float32")
+    if options.num_cached_crops < 1:
+        raise UserError(f"num_cached_crops={options.num_cached_crops} must be 1 or more")
+    check_format(options.dtype)
 
 
 def probing_of(

@@ -8,6 +8,7 @@ Difficult objects: in training their images are negatives, in testing they are l
 Legend: N images, D features.
 """
 
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stores.errors import UserError
-from trainer.evaluation._features import Features, features_of
+from trainer.evaluation._features import Features, check_format, features_of
 from trainer.evaluation._pixels import Cut, FilePixels, squashed
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
@@ -67,13 +68,14 @@ class Score:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network: voc07_map, and ap_<class> of each class."""
+    _check(options)
+    cut = squashed(options.size_px)
     _check_sklearn()
     result = Result(facts={"projection": "none", "bn_mode": "eval", "average precision": "scikit-learn's"})
     root = found_root(data)
     labels = {split: read_labels(root, split) for split in NUM_IMAGES}
     backbone = pretrained_backbone(subject)
-    cut, digest = squashed(options.size_px), weights_digest(backbone, None)
-    result.facts["pretrained_sha256"] = digest
+    result.facts["pretrained_sha256"] = digest = weights_digest(backbone, None)
     features = {}
     for split, (names, _) in labels.items():
         result.expect(f"{split} images", len(names), NUM_IMAGES[split])
@@ -131,6 +133,14 @@ def read_labels(root: Path, split: str) -> tuple[list[str], np.ndarray]:
         columns.append([column[image] for image in names])
     assert names is not None
     return names, np.array(columns, dtype=np.int8).T
+
+
+def _check(options: Options) -> None:
+    check_format(options.dtype)
+    if not options.costs or not all(0 < cost < math.inf for cost in options.costs):
+        raise UserError(f"costs={options.costs} must be one or more numbers above 0, e.g. costs=0.01,0.1,1,10")
+    if options.max_iterations < 1 or options.seed < 0:
+        raise UserError(f"max_iterations={options.max_iterations} must be 1 or more, and seed={options.seed} 0 or more")
 
 
 def _check_sklearn() -> None:
