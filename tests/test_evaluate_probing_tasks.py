@@ -121,6 +121,25 @@ def test_linear_scores_exactly_what_is_painted(training: str, imagenet: Path, tm
     assert any("997 of 1000 classes" in problem for problem in result.problems)
 
 
+@pytest.mark.parametrize(
+    ("bn_mode", "split", "words"),
+    [
+        ("adapt", "train", "no image to train on can be decoded, e.g. "),
+        ("adapt", "val", "no image to score can be decoded"),
+        ("eval", "train", "no image to train on can be decoded, e.g. "),
+        ("eval", "val", "no image of linear-val can be decoded, e.g. "),
+    ],
+)
+def test_a_probe_is_not_fitted_on_or_scored_on_no_image(
+    bn_mode: str, split: str, words: str, imagenet: Path, tmp_path: Path
+) -> None:
+    for path in (imagenet / split).rglob("*.JPEG"):
+        path.write_bytes(b"no image")
+    options = linear.Options(epochs=1, warmup_epochs=0, bn_mode=bn_mode)
+    with pytest.raises(UserError, match=words):
+        linear.run(oracle(tmp_path), imagenet, options)
+
+
 def test_the_classifier_stays_for_the_evaluations_after_it(imagenet: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     backbone = build_backbone("resnet18").eval()

@@ -153,7 +153,8 @@ def fit(
         num_rows: training images, for the number of steps.
         path: where the state is kept after each epoch; what it depends on is in its name.
         score_epochs: the validation images are scored after every so many epochs, and after the last.
-    Raises: UserError: score_epochs below 1, the loss is not finite, the disk is full, the state is damaged.
+    Raises: UserError: score_epochs below 1, no image can be decoded, the loss is not finite, the disk is full, the state
+        is damaged.
     """
     if score_epochs < 1:
         raise UserError(f"score_epochs={score_epochs} must be 1 or more")
@@ -193,14 +194,19 @@ def _one_epoch(
         loss.backward()
         optimiser.step()
         total, num_images = total + loss.detach() * len(label_B), num_images + len(label_B)
-    mean = float(total) / max(num_images, 1)
+    if not num_images:
+        raise UserError(f"no image to train on can be decoded, e.g. {min(state.corrupt, default='there is none')}")
+    mean = float(total) / num_images
     if not math.isfinite(mean):
         raise UserError(f"the loss of the classifier is {mean} in epoch {epoch}: give a smaller rate with --set lr=...")
     return mean
 
 
 def score(model: nn.Module, batches: Batches) -> dict[str, float]:
-    """Return top1 and top5 in percent; among classes with equal logits the first counts as the larger."""
+    """Return top1 and top5 in percent; among classes with equal logits the first counts as the larger.
+
+    Raises: UserError: there is no image.
+    """
     num_hits, num_images = {1: 0, 5: 0}, 0
     model.eval()
     with torch.no_grad():
@@ -212,6 +218,8 @@ def score(model: nn.Module, batches: Batches) -> dict[str, float]:
             num_images += len(label_B)
             for num in num_hits:
                 num_hits[num] += int((rank_B < num).sum())
+    if not num_images:
+        raise UserError("no image to score can be decoded; look at the validation images")
     return {f"top{num}": 100.0 * hits / num_images for num, hits in num_hits.items()}
 
 
