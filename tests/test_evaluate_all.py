@@ -59,6 +59,31 @@ def test_a_run_of_another_kind_has_no_number_beside_it() -> None:
     assert paper_numbers("ryali", resolve_settings("cast_coco", "cast", "none", True, [])) == {}
 
 
+@pytest.mark.parametrize("change", [{"epochs": -1}, {"backbone": "resnet18"}, {"cifar_stem": True}])
+@pytest.mark.parametrize(
+    ("paper", "recipe", "method"),
+    [
+        ("ryali", "moco_v2_220", "moco"),
+        ("ryali", "byol_300", "byol"),
+        ("ryali", "swav_100", "swav"),
+        ("cast", "cast_coco", "cast"),
+    ],
+)
+def test_a_shorter_run_or_another_network_has_no_number_beside_it(
+    paper: str, recipe: str, method: str, change: dict[str, Any]
+) -> None:
+    settings = resolve_settings(recipe, method, "none", method == "cast", [])
+    assert paper_numbers(paper, settings)
+    changed = change | ({"epochs": settings.epochs + change["epochs"]} if "epochs" in change else {})
+    assert paper_numbers(paper, replace(settings, **changed)) == {}
+
+
+def test_the_smoke_recipe_and_cast_without_its_crops_are_of_no_table() -> None:
+    assert paper_numbers("ryali", resolve_settings("smoke", "moco", "rm", False, [])) == {}
+    assert paper_numbers("cast", resolve_settings("smoke", "cast", "none", True, [])) == {}
+    assert paper_numbers("cast", resolve_settings("cast_coco", "cast", "none", True, ["views.min_foreground=0"])) == {}
+
+
 @pytest.mark.parametrize("recipe", ["ryali", "cast"])
 def test_every_evaluation_of_the_tables_exists(recipe: str) -> None:
     assert set(tasks_of(recipe)) <= set(evaluation.NAMES)

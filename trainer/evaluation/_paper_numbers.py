@@ -2,7 +2,7 @@
 
 Ryali et al. 2021: models pretrained with DeepUSPS2's masks; means of three runs for the medium length, one run for the
 full. Selvaraju et al. 2021 (CAST): MoCo pretrained on COCO. Which of a table's columns a run belongs to follows from
-its settings; a run of another kind has no number beside it.
+its settings; a run of another kind, of another network or of fewer epochs, has no number beside it.
 """
 
 from trainer.run.settings import RunSettings
@@ -98,8 +98,10 @@ F7  grounding      mean_iou        | 0.24 0.24 0.41
 """
 _METHODS = {"moco": 0, "byol": 1, "swav": 2}
 _BACKGROUNDS = {"moco": ("none", "rm", "swaps"), "byol": ("none", "rm", "random"), "swav": ("none", "rm", "random")}
-# From how many epochs on a run is one of the full length (A.1).
+# From how many epochs on a run is one of the medium and of the full length (A.1). CAST's has 200.
+_MEDIUM_EPOCHS = {"moco": 220, "byol": 300, "swav": 100}
 _FULL_EPOCHS = {"moco": 800, "byol": 1000, "swav": 800}
+_CAST_EPOCHS = 200
 RECIPES = ("ryali", "cast")
 # NAME=VALUE options that a paper's numbers were made with, where an evaluation's defaults are the other paper's.
 _OPTIONS = {("cast", "coco-segmentation"): ("form=fpn",), ("cast", "linear"): ("protocol=cast",)}
@@ -121,7 +123,8 @@ def paper_numbers(recipe: str, settings: RunSettings | None) -> dict[tuple[str, 
     Args: recipe: ryali or cast. settings: of the run; None = not known.
     Returns: {(task, metric): (table, value)}, empty where the run is none of the paper's.
     """
-    if settings is None:
+    # Both papers' tables are of ResNet-50.
+    if settings is None or settings.backbone != "resnet50" or settings.cifar_stem:
         return {}
     return _of_ryali(settings) if recipe == "ryali" else _of_cast(settings)
 
@@ -129,6 +132,8 @@ def paper_numbers(recipe: str, settings: RunSettings | None) -> dict[tuple[str, 
 def _of_ryali(settings: RunSettings) -> dict[tuple[str, str], tuple[str, float]]:
     method, background = settings.method, settings.background.name
     if method not in _METHODS or background not in _BACKGROUNDS[method] or settings.cast is not None:
+        return {}
+    if settings.epochs < _MEDIUM_EPOCHS[method]:
         return {}
     length = "full" if settings.epochs >= _FULL_EPOCHS[method] else "medium"
     column = _BACKGROUNDS[method].index(background)
@@ -140,11 +145,14 @@ def _of_ryali(settings: RunSettings) -> dict[tuple[str, str], tuple[str, float]]
 
 
 def _of_cast(settings: RunSettings) -> dict[tuple[str, str], tuple[str, float]]:
-    if settings.method not in ("moco", "cast") or settings.background.name != "none":
+    if settings.method not in ("moco", "cast") or settings.background.name != "none" or settings.epochs < _CAST_EPOCHS:
         return {}
     is_constrained = any(view.min_foreground > 0 for view in settings.views)
     # Rows 4 and 5 of Table 1 are CAST's command at lambda 0 (trainer/recipes/cast_coco.py).
-    column = 2 if settings.cast is not None and settings.cast.weight > 0 else int(is_constrained)
+    is_supervised = settings.cast is not None and settings.cast.weight > 0
+    if is_supervised and not is_constrained:
+        return {}
+    column = 2 if is_supervised else int(is_constrained)
     return {(words[1], words[2]): (words[0], float(groups[0].split()[column])) for words, groups in _rows("cast")}
 
 

@@ -153,8 +153,8 @@ def fit(
         num_rows: training images, for the number of steps.
         path: where the state is kept after each epoch; what it depends on is in its name.
         score_epochs: the validation images are scored after every so many epochs, and after the last.
-    Raises: UserError: score_epochs below 1, no image can be decoded, the loss is not finite, the disk is full, the state
-        is damaged.
+    Raises: UserError: score_epochs below 1, no image can be decoded, the loss is not finite, the disk is full, the
+        state is damaged.
     """
     if score_epochs < 1:
         raise UserError(f"score_epochs={score_epochs} must be 1 or more")
