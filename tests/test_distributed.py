@@ -168,6 +168,39 @@ def test_shares_that_do_not_come_out_are_refused(overrides: list[str], num_proce
         share_of(apply_overrides(tiny("moco"), overrides), num_processes)
 
 
+@pytest.mark.parametrize("method", ["moco", "cast"])
+@pytest.mark.parametrize(
+    ("group", "batch_size", "num_parts", "num_processes", "is_possible"),
+    [
+        (4, 16, 2, 1, True),  # parts of 8: keys are shuffled over two groups
+        (4, 8, 2, 1, False),  # of 4: query and key are normalised with the same images
+        (4, 16, 2, 2, True),  # of 4, twice
+        (4, 24, 2, 1, True),
+        (8, 24, 2, 1, False),  # of 12: groups of 8 and 4
+        (8, 32, 8, 2, False),  # of 2: less than a group
+        (0, 8, 2, 1, True),
+    ],
+)
+def test_parts_too_small_to_shuffle_keys_in_are_refused(
+    method: str, group: int, batch_size: int, num_parts: int, num_processes: int, is_possible: bool
+) -> None:
+    overrides = [
+        f"algorithm.shuffle_bn_group={group}", f"batch_size={batch_size}", f"accumulation_steps={num_parts}",
+        "algorithm.head=mlp", f"algorithm.queue_size={4 * batch_size}",
+    ]  # fmt: skip
+    settings, share = apply_overrides(tiny(method), overrides), batch_size // num_processes
+    if is_possible:
+        assert share_of(settings, num_processes) == share
+    else:
+        with pytest.raises(UserError, match=f"parts of {share // num_parts} images .*shuffle_bn_group={group}"):
+            share_of(settings, num_processes)
+
+
+def test_a_head_whose_batch_norm_sees_a_part_is_refused() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.head=bn_mlp .* set algorithm\.head=mlp"):
+        share_of(apply_overrides(tiny("moco"), ["accumulation_steps=2", "algorithm.shuffle_bn_group=0"]), 1)
+
+
 @pytest.mark.parametrize(
     ("sync_bn_group", "num_processes", "expected"), [(0, 4, 4), (2, 4, 1), (1, 4, 1), (4, 4, 2), (8, 4, 4), (64, 4, 4)]
 )

@@ -181,6 +181,27 @@ def test_pooled_grad_cam_equals_the_feature_map_form_with_its_gradients() -> Non
     assert num_compared == len(case.parameters())
 
 
+def test_attention_over_processes_is_the_mean_over_the_rows_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five rows have a foreground, four of them in the first process."""
+    generator = torch.Generator().manual_seed(0)
+    map_BDhw = torch.rand(8, 3, 2, 2, generator=generator).requires_grad_()
+    key_BD = torch.rand(8, 3, generator=generator)
+    mask_B1HW = torch.zeros(8, 1, 8, 8)
+    mask_B1HW[[0, 1, 2, 3, 6], :, :4, :4] = 1
+
+    def loss_of(rows: slice) -> float:
+        pooled_BD = map_BDhw[rows].mean(dim=(2, 3))
+        similarity_B = (pooled_BD * key_BD[rows]).sum(dim=1)
+        masks = mask_B1HW[rows], mask_B1HW[rows]
+        found = cast.attention(cast.Settings(), similarity_B, pooled_BD, map_BDhw[rows], *masks)
+        return found["attention_loss"].item()
+
+    whole = loss_of(slice(0, 8))
+    monkeypatch.setattr(cast, "num_processes", lambda: 2)
+    monkeypatch.setattr(cast, "summed", lambda number: torch.full_like(number, 5.0))
+    assert (loss_of(slice(0, 4)) + loss_of(slice(4, 8))) / 2 == pytest.approx(whole, rel=1e-6)
+
+
 def test_rows_without_foreground_are_left_out_and_counted() -> None:
     generator = torch.Generator().manual_seed(2)
     feature_map = torch.randn(3, 5, 4, 4, generator=generator).requires_grad_()

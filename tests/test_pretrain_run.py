@@ -247,11 +247,10 @@ def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finit
             method.backbone.conv1.weight.data[0, 0] = float("inf")
 
     monkeypatch.setattr(moco.Method, "after_step", breaking)
-    for resume in (False, True):
-        with pytest.raises(UserError, match=rf"after step {broken_after} .*backbone.conv1.weight is not finite"):
-            run(settings, tmp_path, resume=resume)
-        assert checkpoint.step_of(checkpoint.latest(tmp_path)) == broken_after - 1
-        assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
+    with pytest.raises(UserError, match=rf"after step {broken_after} .*backbone.conv1.weight is not finite"):
+        run(settings, tmp_path)
+    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == broken_after - 1
+    assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
     assert not (tmp_path / "backbone.safetensors").exists()
     monkeypatch.undo()
     assert run(settings, tmp_path, resume=True)["state"] == "finished"

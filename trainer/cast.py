@@ -28,6 +28,7 @@ from trainer.losses.saliency_attention import (
     sampled_target,
     signed_cam,
 )
+from trainer.parts.collectives import num_processes, summed
 
 # Share of the foreground each crop holds (phi of the paper; Table 2a).
 MIN_FOREGROUND = 0.2
@@ -130,7 +131,7 @@ def attention(
     query_mask_B1HW: torch.Tensor,
     key_mask_B1HW: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
-    """Return L_att, averaged over the rows that have something to attend to.
+    """Return L_att, averaged over the rows of all processes that have something to attend to.
 
     A row whose query or key crop holds no foreground has no target, or a masked key without content: it is left out and
     counted. (As released, such images are silently replaced by others.)
@@ -138,7 +139,8 @@ def attention(
     Args: similarity_B: float32 (B,), query against masked key. pooled_BD: float32 (B, D), mean of map_BDhw.
         map_BDhw: float32 (B, D, h, w) of the query. query_mask_B1HW: float (B, 1, H, W), of `query_mask`.
         key_mask_B1HW: float (B, 1, H, W), 1 = foreground.
-    Returns: attention_loss: scalar, 0 when no row is left. rows_without_foreground: scalar, share of rows left out.
+    Returns: attention_loss: scalar, 0 when no row is left; its mean over the processes is that of the whole batch (as
+        released: of one cosine a process). rows_without_foreground: scalar, share of rows left out.
     """
     is_released = settings.variant == "released"
     importance_BD = importance(similarity_B, pooled_BD)
@@ -151,5 +153,6 @@ def attention(
         loss = loss * is_used_B.any()
     else:
         loss_B = attention_loss(grad_cam(importance_BD, map_BDhw), target_Bhw)
-        loss = (loss_B * weight_B).sum() / weight_B.sum().clamp_min(1.0)
+        # A process's share of that mean: gradients and recorded losses are averaged over the processes.
+        loss = (loss_B * weight_B).sum() / (summed(weight_B.sum()).clamp_min(1.0) / num_processes())
     return {"attention_loss": loss, "rows_without_foreground": 1.0 - weight_B.mean()}

@@ -6,6 +6,8 @@ A file provides
   `HAS_CAST`: whether CAST is defined on it; `ALWAYS_CAST` where CAST is part of the method;
 - `view_plan(background) -> ViewPlan`: the paper's views, with Ryali's probability and FG_min for that background;
 - `check(settings, batch_size)`: raises UserError for numbers that do not go together;
+- `check_parts(settings, part_size, num_processes)`, where a step may be taken in parts of a process's images: raises
+  UserError for parts that are too small;
 - `expected_curve(settings) -> str`: how the loss of a sound run begins and goes on, in the settings' own numbers;
 - `check_labels(settings, label_N)`, where a method learns from labels: raises UserError for a store without them;
 - `Method(backbone, settings, *, seed, cast)`: a module with `backbone` (what is trained for later use),

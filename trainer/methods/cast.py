@@ -7,17 +7,17 @@ Everything is MoCo's; only the recipe differs and the attention loss is always o
 from pipeline.views.view_plan import ViewPlan
 from trainer.cast import constrained
 from trainer.methods import moco
-from trainer.methods.moco import CAN_ACCUMULATE, HAS_CAST, HAS_NEGATIVES, Method, Settings, check, expected_curve
+from trainer.methods.moco import HAS_CAST, HAS_NEGATIVES, Method, Settings, check, check_parts, expected_curve
 
 __all__ = [
     "ALWAYS_CAST",
-    "CAN_ACCUMULATE",
     "DEFAULT_RECIPE",
     "HAS_CAST",
     "HAS_NEGATIVES",
     "Method",
     "Settings",
     "check",
+    "check_parts",
     "expected_curve",
     "view_plan",
 ]

@@ -26,9 +26,6 @@ from trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_
 DEFAULT_RECIPE = "moco_v2_220"
 HAS_NEGATIVES = True
 HAS_CAST = True
-# In parts the queries' groups stay those of the whole batch (parts of a whole number of groups); keys are shuffled
-# within their part. With shuffle_bn_group=0 a part is normalised by itself.
-CAN_ACCUMULATE = True
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
@@ -81,6 +78,28 @@ def check(settings: Settings, batch_size: int) -> None:
         raise UserError(
             f"algorithm.temperature={settings.temperature} must be above 0 and "
             f"algorithm.momentum={settings.momentum} in [0, 1]"
+        )
+
+
+def check_parts(settings: Settings, part_size: int, num_processes: int) -> None:
+    """Raise UserError unless a step may be taken in parts of so many images a process.
+
+    In parts the queries' groups stay those of the whole batch; keys are shuffled within their part, over all processes.
+    With shuffle_bn_group=0 a part is normalised by itself. CAST's attention loss is averaged over the rows with
+    foreground of a part, then over the parts.
+    """
+    if settings.head == "bn_mlp":
+        raise UserError(
+            "accumulation_steps is above 1, and the BatchNorm of algorithm.head=bn_mlp is over the whole batch; set "
+            "algorithm.head=mlp, or accumulation_steps=1 with a smaller batch_size"
+        )
+    group = settings.shuffle_bn_group
+    if group and (part_size % group or part_size * num_processes < 2 * group):
+        raise UserError(
+            f"accumulation_steps makes parts of {part_size} images a process, within which keys are shuffled against "
+            f"queries: they must be whole groups of algorithm.shuffle_bn_group={group}, two or more over all "
+            "processes. Set fewer accumulation_steps or a smaller algorithm.shuffle_bn_group; 0 shuffles nothing and "
+            "normalises each part by itself"
         )
 
 

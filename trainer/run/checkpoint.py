@@ -162,7 +162,7 @@ def _check_processes(path: Path, before: int) -> None:
             f"{path} was written by {before} processes, now there are {num_processes()}. Start {before} of them "
             f"(torchrun --nproc-per-node), or add --set processes_may_change=true: every step keeps its images, queues "
             "are dealt anew; sums are rounded otherwise, and images are normalised in other groups where those follow "
-            "the processes (algorithm.shuffle_bn_group, heads with CAST)"
+            "the processes (algorithm.shuffle_bn_group, heads with CAST; cast.variant=released: its one cosine)"
         )
 
 

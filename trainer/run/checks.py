@@ -123,7 +123,7 @@ def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
 
 
 def _check_accumulation(settings: RunSettings, module: types.ModuleType) -> None:
-    if settings.accumulation_steps > 1 and not getattr(module, "CAN_ACCUMULATE", False):
+    if settings.accumulation_steps > 1 and not hasattr(module, "check_parts"):
         raise UserError(
             f"accumulation_steps={settings.accumulation_steps}: a step of {settings.method} taken in parts is not the "
             "step of the whole batch, which its BatchNorms or codes are computed over; set accumulation_steps=1 with "

@@ -48,8 +48,11 @@ def share_of(settings: RunSettings, num_processes: int) -> int:
             f"accumulation_steps={settings.accumulation_steps} does not divide the {share} images that each process "
             "takes of a batch; set one that does"
         )
+    module = method_module(settings.method)
     if num_processes > 1:
-        method_module(settings.method).check(settings.algorithm, share)
+        module.check(settings.algorithm, share)
+    if settings.accumulation_steps > 1:
+        module.check_parts(settings.algorithm, share // settings.accumulation_steps, num_processes)
     return share
 
 
