@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 import types
 import typing
 from collections.abc import Collection, Iterator
@@ -115,7 +116,7 @@ def _convert(text: str, kind: Any) -> Any:
         return words[text.lower()]
     if kind in (int, float):
         value = kind(text)
-        if value != value:
+        if kind is float and not math.isfinite(value):
             raise ValueError(text)
         return value
     return _convert_tuple(text, typing.get_args(kind))

@@ -53,6 +53,9 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
+    for name in ("hidden_dim", "embedding_dim"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"algorithm.{name}={getattr(settings, name)} must be 1 or more")
     if not 0 <= settings.momentum <= 1:
         raise UserError(f"algorithm.momentum={settings.momentum} must be in [0, 1]")
     if batch_size < 2:

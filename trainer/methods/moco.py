@@ -72,6 +72,8 @@ def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
     check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
     check_groups(settings.shuffle_bn_group, batch_size, "algorithm.shuffle_bn_group")
+    if settings.embedding_dim < 1:
+        raise UserError(f"algorithm.embedding_dim={settings.embedding_dim} must be 1 or more")
     if settings.head not in _HEADS:
         raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: {', '.join(_HEADS)}")
     if settings.temperature <= 0 or not 0 <= settings.momentum <= 1:

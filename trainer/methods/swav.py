@@ -76,6 +76,11 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
+    for name in ("hidden_dim", "embedding_dim", "sinkhorn_iterations"):
+        if getattr(settings, name) < 1:
+            raise UserError(f"algorithm.{name}={getattr(settings, name)} must be 1 or more")
+    if settings.num_prototypes < 2:
+        raise UserError(f"algorithm.num_prototypes={settings.num_prototypes} must be 2 or more")
     if settings.queue_size:
         check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
     if settings.temperature <= 0 or settings.sinkhorn_epsilon <= 0:

@@ -20,6 +20,8 @@ from trainer.run.settings import PRECISIONS, RunSettings, method_module
 
 # Pixels of the image per cell of a ResNet's last feature map.
 _RESNET_STRIDE = 32
+# What torch and the random streams take.
+_NUM_SEEDS = 2**63
 
 
 def check(settings: RunSettings) -> None:
@@ -31,6 +33,8 @@ def check(settings: RunSettings) -> None:
     for name in ("seed", "loader_threads", "keep_every_epochs", "sync_bn_group"):
         if getattr(settings, name) < 0:
             raise UserError(f"{name}={getattr(settings, name)} must be 0 or more")
+    if settings.seed >= _NUM_SEEDS:
+        raise UserError(f"seed={settings.seed} must be below {_NUM_SEEDS} (2 to the power of 63)")
     if settings.backbone not in backbones.NAMES:
         raise UserError(f"unknown backbone {settings.backbone!r}; allowed: {', '.join(backbones.NAMES)}")
     if settings.cifar_stem and settings.backbone not in backbones.RESNETS:

@@ -10,6 +10,8 @@ from stores.errors import UserError
 
 NAMES = ("sgd", "lars")
 LARS_NORMS = ("joint", "separate")
+# Of numbers that weights, float32, are multiplied with.
+_LARGEST = 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +46,8 @@ def check(settings: Settings) -> None:
     if settings.lars_norms not in LARS_NORMS:
         raise UserError(f"optimiser.lars_norms={settings.lars_norms!r} is unknown; allowed: {', '.join(LARS_NORMS)}")
     for field in ("lr", "lr_per_images", "momentum", "weight_decay", "lars_trust", "clip_norm"):
-        if not getattr(settings, field) >= 0:
-            raise UserError(f"optimiser.{field}={getattr(settings, field)} must be 0 or more")
+        if not 0 <= getattr(settings, field) <= _LARGEST:
+            raise UserError(f"optimiser.{field}={getattr(settings, field)} must be 0 or more, {_LARGEST:g} at most")
 
 
 def peak_lr(settings: Settings, batch_size: int) -> float:
