@@ -102,6 +102,21 @@ def test_a_stopped_run_ends_as_one_that_was_never_stopped(
     assert run(settings, tmp_path / "parts", resume=True)["state"] == "already finished"
 
 
+def test_a_run_that_is_made_longer_is_told_that_its_schedule_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(tiny("moco"), epochs=1)
+    run(settings, tmp_path)
+    for epochs, is_told in ((1, False), (2, True), (2, False)):
+        capsys.readouterr()
+        run(replace(settings, epochs=epochs), tmp_path, resume=True)
+        assert ("epochs: 1 -> 2. The learning rate" in capsys.readouterr().err) == is_told
+    rates = [record["lr"] for record in run_folder.read_metrics(tmp_path)]
+    assert rates[3] > rates[2], "the cosine of two epochs is not over where that of one was"
+    with pytest.raises(UserError, match=r"epochs: 2 -> 1 \(it may only grow\)"):
+        run(settings, tmp_path, resume=True)
+
+
 def test_a_drn_is_pretrained_for_the_detector(tmp_path: Path) -> None:
     settings = replace(tiny("byol"), backbone="drn_d_22", epochs=1)
     run(settings, tmp_path / "run")

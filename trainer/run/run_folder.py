@@ -19,6 +19,7 @@ import torch
 
 from stores.durable_files import PARTIAL, write_aside
 from stores.errors import UserError
+from stores.progress import warn
 from stores.provenance import commit
 from trainer.run.expected_curve import expected_curve
 from trainer.run.settings import RunSettings, differences, from_json, to_json
@@ -75,9 +76,15 @@ def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
             f"the run in {folder} was trained on store {old_store}, this is store {store_id}; resume with the same "
             "store, or name another --out"
         )
+    if settings.epochs > old_epochs:
+        warn(
+            f"epochs: {old_epochs} -> {settings.epochs}. The learning rate, and what else follows the run's length, "
+            f"follows the new one from here on: this is not the run that epochs={settings.epochs} from the start gives"
+        )
 
 
-# What does not change a step of the run: its length may grow, the rest is about speed and what is written.
+# What may be another for --resume: what is about speed and what is written changes no step. The length may grow, with
+# which the steps that are left follow another schedule.
 _MAY_CHANGE = (
     "epochs:",
     "checkpoint_steps:",
