@@ -200,6 +200,16 @@ def test_a_damaged_key_does_not_hide_the_row(beton: Path, tmp_path: Path) -> Non
         next(loader.epoch(0))
 
 
+def test_a_damaged_row_whose_name_is_not_utf8_is_named(beton: Path, tmp_path: Path) -> None:
+    copy = damaged(beton, tmp_path, 4, "image", hides=False)
+    set_blob(copy, 4, "key", b"caf\xe9.jpg")
+    with (
+        Loader(copy, PLAN, batch_size=20, seed=1, num_threads=1) as loader,
+        pytest.raises(CorruptStore, match=r"row 4, caf\udce9\.jpg: the bytes of its image"),
+    ):
+        next(loader.epoch(0))
+
+
 @pytest.fixture(scope="module")
 def hurt(beton: Path, store_of: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
     """A file with a wrong image, a wrong mask and a wrong background, and their rows."""

@@ -1,5 +1,6 @@
 """The page about a run whose store or weights are not as they should be: what can be shown is, the rest is said."""
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from safetensors.torch import save_file
 
 from pipeline.build.export_beton import read_records
 from stores.schema import Status
-from tests.broken_betons import damaged
+from tests.broken_betons import copy_of, damaged, set_blob
+from trainer.report import page
 from trainer.report.loaded_run import load
 from trainer.report.shown import look_at
+from trainer.report.views_page import write_views_page
 from trainer.run import checkpoint
 from trainer.run.loop import pretrain
 
@@ -48,6 +51,20 @@ def test_of_a_network_that_broke_the_page_says_so(run: Path, tmp_path: Path) -> 
     assert shown.exhibits
     assert "not finite: the run has diverged" in shown.why["attention"]
     assert "not finite: the run has diverged" in shown.why["spectra"]
+
+
+def test_names_that_are_not_utf8_are_on_the_page(
+    run: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system may hold them; of every row, so that they are on the report and on the page of views."""
+    beton = copy_of(scenes.with_suffix(".beton"), tmp_path)
+    for row in np.flatnonzero(read_records(beton)["status"] == Status.OK).tolist():
+        set_blob(beton, row, "key", b"caf\xe9/%d.jpg" % row)
+    monkeypatch.setattr(page, "load_all", lambda folders: [replace(load(run), beton=beton)])
+    assert "caf?/0.jpg" in page.write_report([run], tmp_path / "report.html").read_text("utf-8")
+    arguments = {"method": "moco", "background": "random", "with_cast": False, "recipe": "smoke", "overrides": TINY}
+    views = write_views_page(tmp_path / "views.html", epoch=0, store=beton, **arguments)
+    assert re.search(r"caf\?/\d+\.jpg", views.read_text("utf-8"))
 
 
 def test_damaged_rows_are_left_out_where_the_run_left_them_out(

@@ -159,7 +159,7 @@ class Loader:
 
     def key(self, row: int) -> str:
         """Path of a row's image relative to its data set. Raises: CorruptStore where its bytes are damaged."""
-        return read_blob(self._file, self._records[row], "key").decode()
+        return read_blob(self._file, self._records[row], "key").decode("utf-8", "surrogateescape")
 
     def _key_in_message(self, row: int) -> str:
         try:

@@ -18,7 +18,7 @@ class Section:
 
 
 def page(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """Return a whole page.
+    """Return a whole page. What cannot be written as UTF-8, as in the key of a file whose name is none, is a "?" on it.
 
     Args: title: text. lead: HTML between the title and the links to the sections. sections: in order.
     """
@@ -26,7 +26,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
     body = "".join(
         f'<section id="{each.anchor}"><h2>{escape(each.heading)}</h2>{each.body}</section>' for each in sections
     )
-    return (
+    html = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         # A page that asks for no icon of its own makes a server say that there is none.
@@ -35,6 +35,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
         f"<header><h1>{escape(title)}</h1>{lead}"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav></header><main>{body}</main></body></html>\n'
     )
+    return html.encode("utf-8", "replace").decode("utf-8")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, label: str, num_text_columns: int = 1) -> str:
