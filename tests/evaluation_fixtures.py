@@ -21,8 +21,10 @@ from stores.imagenet_classes import WNIDS
 from trainer.evaluation._subject import Subject, weights_digest
 from trainer.parts.backbones import Backbone
 
-__all__ = ["BLACK", "WNIDS", "colour", "imagenet_split", "oracle", "paint", "save_image", "write_tree"]
+__all__ = ["BLACK", "FACTS", "WNIDS", "colour", "imagenet_split", "oracle", "paint", "save_image", "write_tree"]
 
+# What every row of results must say, whatever else it says.
+FACTS = {"release", "transform", "projection", "bn_mode"}
 NUM_CLASSES = len(WNIDS)
 BLACK = NUM_CLASSES
 SIZE = (48, 64)

@@ -25,6 +25,7 @@ from tests.detection_fixtures import (
     write_coco,
     write_voc,
 )
+from tests.evaluation_fixtures import FACTS
 from trainer.evaluation import _detection_training, _subject, coco_segmentation, voc_detection
 from trainer.evaluation._detection_images import (
     LabelledImage,
@@ -315,6 +316,7 @@ def test_a_killed_fine_tuning_goes_on_as_if_nothing_had_happened(voc: Path, tmp_
     assert tensors.keys() == others.keys()
     assert all(torch.equal(value, others[name]) for name, value in tensors.items())
     assert not any(name.startswith("momentum.") for name in tensors)  # of no use once it is finished
+    assert whole.facts.keys() >= FACTS
     assert list(whole.metrics) == ["ap50", "ap", "ap75"]
     assert whole.facts["VOC2007 trainval images"] == {"seen": 3, "expected": 5011}
     assert any("2008_000002.xml cannot be read" in line for line in whole.problems)
@@ -437,6 +439,7 @@ def test_coco_scores_of_a_perfect_detector_and_finds_in_a_crowd(
 def test_coco_segmentation_runs(form: str, tmp_path: Path) -> None:
     options = chosen(coco_segmentation, form=form, schedule__iterations="1")
     result: Result = coco_segmentation.run(tiny_subject(tmp_path / "s"), write_coco(tmp_path / "coco"), options)
+    assert result.facts.keys() >= FACTS
     assert result.facts["training images with objects"] == 2
     assert result.facts["categories"] == {"seen": 2, "expected": 80}
     assert {name.partition("_")[0] for name in result.metrics} == {"box", "mask"}

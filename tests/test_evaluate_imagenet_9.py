@@ -115,6 +115,7 @@ def test_a_network_of_nine_outputs_answers_the_group(published: Path, tmp_path: 
     _renormalise(backbone.nearest)
     network = replace(subject, backbone=backbone, head=nine, weights_sha256="nine")
     result = imagenet_9.run(network, published, imagenet_9.Options(nine_outputs=True))
+    assert "ImageNet-9's normalisation" in result.facts["transform"]
     # The dog of each variant is right, painted 207 or 171.
     expected = {name: 100 * max(num, 1 + num - (num == 9)) / 9 for name, num in NUM_RIGHT.items()}
     assert {name: result.metrics[name] for name in expected} == pytest.approx(expected)

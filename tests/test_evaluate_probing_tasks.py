@@ -17,7 +17,7 @@ from torch import nn
 
 from pipeline.views.view_plan import View
 from stores.errors import UserError
-from tests.evaluation_fixtures import WNIDS, imagenet_split, paint, save_image, write_tree
+from tests.evaluation_fixtures import FACTS, WNIDS, imagenet_split, paint, save_image, write_tree
 from trainer.evaluation import _cifar, cifar10, cifar100, limited_labels, linear, places205, voc07_svm
 from trainer.evaluation._all import _digests
 from trainer.evaluation._evaluate import evaluate_run
@@ -262,13 +262,16 @@ def test_other_classes_than_imagenets_leave_no_classifier(tmp_path: Path) -> Non
         for name, label in (("a", 3), ("b", 40))
         for n in "12"
     }
-    write_tree(tmp_path / "own", files)
+    write_tree(tmp_path / "own", files | {"val/a/notes.txt": "none of its images"})
     options = linear.Options(
         protocol="swav", training="cached_centre", epochs=5, batch_size=4, warmup_epochs=0, lr=300.0
     )
     result = linear.run(oracle(tmp_path), tmp_path / "own", options)
     assert result.metrics["top1"] == 100.0
+    assert result.facts.keys() >= FACTS
     assert result.facts["num_classes"] == 2
+    assert (result.facts["train images"], result.facts["val images"]) == ({"seen": 4}, {"seen": 4})
+    assert result.problems == ["left out, not of the data set: 1 (val/a/notes.txt)"]
     assert not (tmp_path / "kept" / PROBE_FILE).exists()
 
 
@@ -326,6 +329,12 @@ def test_few_labels_linear_and_fine_tuned(imagenet: Path, tmp_path: Path) -> Non
             assert result.metrics[f"{mode}_{percent}_top1"] == 87.5
             assert result.metrics[f"{mode}_{percent}_top5"] == 100.0
     assert not any(problem.startswith("train images") for problem in result.problems)
+    assert result.facts["bn_mode"] == {"linear": "eval", "finetune": "trained"}
+    assert result.facts.items() >= limited_labels.facts_of_data(imagenet, options).items()
+    alone = limited_labels.run(subject, imagenet, replace(options, modes=("finetune",), percents=(1,)))
+    assert FACTS | {"pretrained_sha256"} <= alone.facts.keys()
+    assert alone.facts["lists"] == {"1 %": result.facts["lists"]["1 %"]}
+    assert alone.facts["lists"] != {"1 %": result.facts["lists"]["10 %"]}
 
 
 def test_the_rates_of_fine_tuning_are_the_methods(tmp_path: Path) -> None:
@@ -423,6 +432,7 @@ def test_cifar10_scores_exactly_what_is_painted(tmp_path: Path) -> None:
     subject = oracle(tmp_path, tuple(range(0, 1000, 100)))
     result = cifar10.run(subject, tmp_path / "data", cifar10.Options(epochs=30, lr=80.0, size_px=32, score_epochs=15))
     assert (result.metrics["top1"], result.metrics["top5"]) == (80.0, 100.0)
+    assert result.facts.keys() >= FACTS
     assert result.facts["train images"] == {"seen": 50, "expected": 50_000}
     assert cifar10.Options().lr * cifar10.Options().batch_size / 256 == pytest.approx(0.01)
 
@@ -438,6 +448,7 @@ def test_cifar_rows_are_planes_and_fine_labels_are_taken(tmp_path: Path) -> None
     np.testing.assert_array_equal(read.pixels.pixels(0), image_HWC)
     assert read.label_N.tolist() == [99]
     result = cifar100.run(oracle(tmp_path), folder, cifar100.Options(epochs=1, size_px=8))
+    assert result.facts.keys() >= FACTS
     assert result.metrics.keys() == {"top1", "top5", "best_top1", "best_top5"}
 
 
@@ -533,6 +544,7 @@ def test_places_as_folders_within_folders(tmp_path: Path) -> None:
     (root / "train" / "README.txt").write_text("")
     result = places205.run(oracle(tmp_path), root, PLACES_OPTIONS)
     assert result.metrics["top1"] == pytest.approx(500 / 6)
+    assert result.facts.keys() >= FACTS
     assert result.facts["classes"] == {"seen": 3, "expected": 205}
     save_image(root / "val" / "y/yard" / "0.jpg", paint(3))
     with pytest.raises(UserError, match="y/yard"):
@@ -591,6 +603,7 @@ def test_voc_scores_exactly_what_is_painted(tmp_path: Path) -> None:
     root = write_voc(tmp_path / "VOCdevkit/VOC2007")
     options = voc07_svm.Options(processes=1, size_px=32)
     result = voc07_svm.run(oracle(tmp_path), tmp_path, options)
+    assert result.facts.keys() >= FACTS
     assert result.metrics == {"voc07_map": 100.0, "ap_bird": 100.0, "ap_boat": 100.0, "ap_cat": 100.0}
     assert result.facts["trainval images"] == {"seen": 12, "expected": 5011}
     # A difficult image that counted in testing would be a negative with a boat's score.

@@ -14,7 +14,7 @@ import pytest
 
 from stores.errors import UserError
 from tests.detection_fixtures import tiny_subject
-from tests.evaluation_fixtures import WNIDS, imagenet_split, oracle, paint, save_image, write_tree
+from tests.evaluation_fixtures import FACTS, WNIDS, imagenet_split, oracle, paint, save_image, write_tree
 from tests.test_evaluate_imagenet_9 import CLASS_OF_FOLDER
 from tests.test_evaluate_objectnet import write_mappings
 from tests.test_evaluate_probing_tasks import write_cifar10
@@ -214,6 +214,7 @@ def test_what_is_odd_is_counted_and_strict_fails(odd_task: str, tmp_path: Path) 
     if odd.missing is not None:
         shutil.rmtree(odd.missing)
     result: Result = module.run(oracle(tmp_path / "after"), odd.root, options)
+    assert result.facts.keys() >= FACTS
     new = "\n".join(problem for problem in result.problems if problem not in whole.problems)
     assert odd.damage.name in new
     assert odd.stray is None or odd.stray.name in new

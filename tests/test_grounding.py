@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.views.device_stage import Views
 from stores.errors import UserError
 from tests import small_scenes
+from tests.evaluation_fixtures import FACTS
 from tests.memory_loader import MemoryLoader
 from tests.tiny_runs import tiny
 from trainer.evaluation import grounding
@@ -138,6 +139,7 @@ def test_a_run_is_scored_on_a_store(method: str, scenes: tuple[Path, Path], tmp_
     assert 0 <= summary["scores"]["mean_iou"] <= 1
     assert 0 <= summary["untrained"]["mean_iou"] <= 1
     facts = summary["facts"]
+    assert facts.keys() >= FACTS
     assert 0 < facts["iou_of_foreground_everywhere"] < 1
     # An image whose map is zero has no IoU, so it lies in the first bin.
     density = facts["density"]

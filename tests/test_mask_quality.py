@@ -7,7 +7,7 @@ import pytest
 
 from stores.errors import UserError
 from stores.image_codec import decode_rgb
-from tests.evaluation_fixtures import WNIDS, colour, oracle, paint, save_image
+from tests.evaluation_fixtures import FACTS, WNIDS, colour, oracle, paint, save_image
 from tests.test_evaluate_imagenet_9 import scenes  # noqa: F401  a fixture
 from trainer.evaluation import mask_quality
 from trainer.evaluation._class_lists import in9_of_class
@@ -61,6 +61,7 @@ def test_every_kind_and_strength_is_scored(scenes: Path) -> None:  # noqa: F811
     result = mask_quality.run(oracle(scenes), scenes / "scenes", Options(masks=str(scenes / "masks")))
     names = {f"only_fg_{kind}_{each}" for kind in ("rotation", "shear", "shift") for each in KINDS[kind]}
     assert set(result.metrics) == {"only_fg", "only_fg_flip", "only_fg_box", *names}
+    assert result.facts.keys() >= FACTS
     assert result.metrics["only_fg"] == result.metrics["only_fg_box"] == 100.0  # the masks are boxes
     assert all(0 <= value <= 100 for value in result.metrics.values())
 

@@ -55,7 +55,9 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
 
     Args: train, test: the images. name: of the evaluation.
     """
-    result = Result(facts={"projection": "none", "bn_mode": "eval", "reported": "last epoch"})
+    result = Result(
+        facts={"release": f"{name}, python version", "projection": "none", "bn_mode": "eval", "reported": "last epoch"}
+    )
     result.expect("train images", len(train.label_N), NUM_TRAIN)
     result.expect("test images", len(test.label_N), NUM_TEST)
     schedule = Schedule(

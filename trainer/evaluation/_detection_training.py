@@ -134,6 +134,7 @@ def fine_tune_and_detect(
     result.facts |= {
         "pretrained_sha256": pretrained.weights_sha256,
         "precision": "float32",
+        "projection": "none",
         "form": job.form,
         "schedule": asdict(schedule),
         "transform": job.sizes.name,

@@ -13,7 +13,7 @@ import numpy as np
 
 from stores.errors import UserError
 from stores.imagenet_classes import CLASS_OF_WNID, WNIDS
-from trainer.evaluation._images import IMAGE_SUFFIXES, Images, labels_as, open_split, wnid_folders
+from trainer.evaluation._images import IMAGE_SUFFIXES, Images, labels_as, open_split, strays_beside, wnid_folders
 from trainer.evaluation._pixels import FilePixels
 from trainer.evaluation._result import Result
 
@@ -59,11 +59,19 @@ def open_splits(data: Path, result: Result) -> Splits:
     if str(data) != "sample" and not (root / "train").is_dir():
         raise UserError(f"there is no folder {root / 'train'}. Expected: {LAYOUT}")
     if str(data) == "sample" or not any((root / "train" / wnid).is_dir() for wnid in CLASS_OF_WNID):
-        return _other_classes(data)
+        return _other_classes(data, result)
     train, val = wnid_split(root / "train", result), _validation(data, root / "val", result)
+    result.facts["release"] = release_of(data, is_imagenet=True)
     result.expect("train images", len(train), NUM_TRAIN)
     result.expect("val images", len(val), NUM_VAL)
     return Splits(train=train, val=val, num_classes=NUM_CLASSES, is_imagenet=True)
+
+
+def release_of(data: Path, *, is_imagenet: bool) -> str:
+    """Return what a row calls the images. Args: is_imagenet: whether their classes are those of the 1,000 ids."""
+    if is_imagenet:
+        return "ILSVRC2012"
+    return "sample" if str(data) == "sample" else "class folders of the user's own"
 
 
 def open_validation(data: Path, result: Result) -> Images:
@@ -81,9 +89,13 @@ def wnid_split(folder: Path, result: Result) -> Labelled:
     return Labelled(pixels=FilePixels(images.root, images.keys), label_N=images.label_N)
 
 
-def _other_classes(data: Path) -> Splits:
+def _other_classes(data: Path, result: Result) -> Splits:
     train, val = open_split(data, "train"), open_split(data, "val")
     names = train.class_names
+    result.facts["release"] = release_of(data, is_imagenet=False)
+    for split, index in (("train", train), ("val", val)):
+        result.note_strays([f"{split}/{name}" for name in strays_beside(index)])
+        result.facts[f"{split} images"] = {"seen": len(index)}
     train_split, val_split = (
         Labelled(pixels=FilePixels(index.root, tuple(index.keys)), label_N=labels_as(index, names))
         for index in (train, val)

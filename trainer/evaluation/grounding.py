@@ -98,6 +98,9 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
     result = Result(
         facts={
+            "release": f"{store.dataset} {store.split}",
+            "transform": f"two crops of {subject.image_size_px} that hold {options.min_foreground} of the mask, flips",
+            "projection": "none",
             "resolution": options.resolution,
             "bn_mode": "eval",
             "skipped_without_foreground": found.num_skipped,
@@ -107,7 +110,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     )
     if store.split != "val":
         result.problems.append(f"{options.store} is of the split {store.split!r}; the paper scores val")
-    result.facts["store_id"] = store.store_id
+    result.facts |= facts_of_data(data, options)
     result.expect("images", len(found.foreground_share_N) + found.num_skipped, NUM_IMAGES)
     result.metrics["mean_iou"] = float(found.iou_of[OURS].mean())
     result.untrained["mean_iou"] = float(found.iou_of[UNTRAINED].mean())

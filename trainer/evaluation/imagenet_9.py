@@ -29,6 +29,7 @@ LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or
 SOURCE = "github.com/MadryLab/backgrounds_challenge (backgrounds_challenge_data.tar.gz)"
 NUM_IMAGES, NUM_PER_CLASS = 4_050, 450
 VARIANTS = NAMES
+PROJECTION = "best of 1,000 classes to its group or none"
 GROUP_OF_FOLDER = {f"{number:02d}_{name}": number for number, name in enumerate(IN9_NAMES)}
 # Of a network with nine outputs trained on ImageNet-9: the normalisation that its authors use.
 _MEAN, _STD = (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)
@@ -63,9 +64,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if options.nine_outputs:
         transform = replace(transform, name=f"{transform.name}, ImageNet-9's normalisation", mean=_MEAN, std=_STD)
         group_C = np.arange(len(IN9_NAMES), dtype=np.int64)
-    result.facts["projection"] = (
-        "the nine outputs" if options.nine_outputs else "best of 1,000 classes to its group or none"
-    )
+    result.facts["projection"] = "the nine outputs" if options.nine_outputs else PROJECTION
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
     masks = open_masks(Path(options.masks), options.mask_threshold) if options.masks else None
     if masks is not None:

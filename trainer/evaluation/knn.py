@@ -26,7 +26,7 @@ from stores.errors import UserError
 from stores.imagenet_classes import WNIDS
 from stores.progress import stage_bar
 from trainer.evaluation._features import features_of
-from trainer.evaluation._imagenet import NUM_TRAIN, NUM_VAL
+from trainer.evaluation._imagenet import NUM_TRAIN, NUM_VAL, release_of
 from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
 from trainer.evaluation._images import (
     as_published,
@@ -118,13 +118,14 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         },
         problems=[f"{name} cannot be decoded" for name in names],
     )
-    _count(sets, result)
+    _count(data, sets, result)
     return result
 
 
-def _count(sets: dict[str, DatasetIndex], result: Result) -> None:
+def _count(data: Path, sets: dict[str, DatasetIndex], result: Result) -> None:
     """Note how many images there are, and what of ImageNet is missing where the classes are ImageNet's."""
     is_imagenet = set(sets["train"].class_names) <= set(WNIDS)
+    result.facts["release"] = release_of(data, is_imagenet=is_imagenet)
     for split, expected in (("train", NUM_TRAIN), ("val", NUM_VAL)):
         result.note_strays([f"{split}/{name}" for name in strays_beside(sets[split])])
         if is_imagenet:

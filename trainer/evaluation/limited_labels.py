@@ -93,6 +93,12 @@ def needed_beside(data: Path, options: Options) -> list[Path]:
     return [folder / f"{percent}percent.txt" for percent in options.percents]
 
 
+def facts_of_data(data: Path, options: Options) -> dict[str, Any]:
+    """Return which lists a score is of. Raises: UserError: one cannot be read."""
+    lists = zip(options.percents, needed_beside(data, options), strict=True)
+    return {"lists": {f"{percent} %": f"sha256 {sha256(_read(path)).hex()}" for percent, path in lists}}
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fit and score on every share and in every mode: linear_1_top1, linear_1_top5, finetune_1_top1, ..."""
     _check(options)
@@ -105,6 +111,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.problems = [problem for problem in result.problems if not problem.startswith("train images")]
     lists = zip(options.percents, needed_beside(data, options), strict=True)
     subsets = {percent: listed_images(path, splits.train.pixels.root, percent, result) for percent, path in lists}
+    result.facts |= {**facts_of_data(data, options), "projection": "none", "bn_mode": {}}
     for percent, train in subsets.items():
         for mode in options.modes:
             scores = _MODE[mode](subject, replace(splits, train=train), percent, options, result)
@@ -127,12 +134,7 @@ def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labe
     Raises: UserError: no such list, a line of another kind, or images that are not there, with their number: training
         on what is left would score another split.
     """
-    try:
-        names = path.read_text().split()
-    except OSError as error:
-        raise UserError(
-            f"the list {path} cannot be read ({error.strerror}). Expected: {LAYOUT}. From: {SOURCE}"
-        ) from error
+    names = _read(path).decode(errors="replace").split()
     wnids = [name.partition("_")[0] for name in names]
     strange = [name for name, wnid in zip(names, wnids, strict=True) if wnid not in CLASS_OF_WNID or "/" in name]
     if strange or not names:
@@ -150,6 +152,15 @@ def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labe
     return Labelled(pixels=FilePixels(train, tuple(keys)), label_N=np.array([CLASS_OF_WNID[wnid] for wnid in wnids]))
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the list {path} cannot be read ({error.strerror}). Expected: {LAYOUT}. From: {SOURCE}"
+        ) from error
+
+
 def _linear(subject: Subject, splits: Splits, percent: int, options: Options, result: Result) -> dict[str, float]:
     protocol = linear.protocol_of(subject, options.linear)
     probing = linear.probing_of(
@@ -164,6 +175,7 @@ def _linear(subject: Subject, splits: Splits, percent: int, options: Options, re
         score_epochs=options.linear.score_epochs,
     )
     result.facts["linear"] = linear.facts_of(subject, protocol, probing, options.linear)
+    _note(probing, "linear", protocol.bn_mode, result)
     return _scores(fitted, result)
 
 
@@ -181,8 +193,15 @@ def _finetune(subject: Subject, splits: Splits, percent: int, options: Options, 
         seed=common.seed,
         score_epochs=common.score_epochs,
     )
-    result.facts[f"finetune {percent} %"] = asdict(rates) | {"bn_mode": "trained", "transform": probing.val_cut.name}
+    result.facts[f"finetune {percent} %"] = asdict(rates)
+    _note(probing, "finetune", "trained", result)
     return _scores(fitted, result)
+
+
+def _note(probing: Probing, mode: str, bn_mode: str, result: Result) -> None:
+    """Note what both modes have in common, and how BatchNorm stood in this one."""
+    result.facts |= {"pretrained_sha256": probing.weights_sha256, "transform": probing.val_cut.name}
+    result.facts["bn_mode"][mode] = bn_mode
 
 
 _MODE = {"linear": _linear, "finetune": _finetune}

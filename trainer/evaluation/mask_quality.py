@@ -26,7 +26,7 @@ from trainer.evaluation._in9_from_masks import Variant, has_strip, made_with, op
 from trainer.evaluation._masks import open_masks
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
-from trainer.evaluation.imagenet_9 import accuracy
+from trainer.evaluation.imagenet_9 import PROJECTION, accuracy
 
 DATA = "scenes-with-masks"
 LAYOUT = f"{LAYOUT_OF_IMAGES}, and their masks: DIR/masks/*.png, or a store named by --set masks=STORE"
@@ -85,7 +85,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     masks = open_masks(path, options.mask_threshold)
     transform = made_with(as_published(subject.image_size_px), masks, options.seed)
     result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
-    result.facts |= {"masks": masks.name, "seed": options.seed}
+    result.facts |= {"release": f"made from {masks.name}", "seed": options.seed, "projection": PROJECTION}
     group_C = in9_of_class()
     variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}
     for name, images in _spoilt(variants[options.variant]):

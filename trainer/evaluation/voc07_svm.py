@@ -71,7 +71,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     _check(options)
     cut = squashed(options.size_px)
     _check_sklearn()
-    result = Result(facts={"projection": "none", "bn_mode": "eval", "average precision": "scikit-learn's"})
+    result = Result(facts={"release": "VOC2007", "projection": "none", "bn_mode": "eval"})
+    result.facts["average precision"] = "scikit-learn's"
     root = found_root(data)
     labels = {split: read_labels(root, split) for split in NUM_IMAGES}
     backbone = pretrained_backbone(subject)
