@@ -96,22 +96,6 @@ def kept(
     return Outputs(answer_N=answer_N, rows_N=rows_N, corrupt=corrupt)
 
 
-def compute(
-    subject: Subject,
-    images: Images,
-    transform: Transform,
-    answer: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    title: str,
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return (answers float32 (N, ...), rows int64 (N,), keys that could not be decoded) of a forward pass.
-
-    Args: answer: normalised images (B, 3, H, W) to (B, ...); called without gradients.
-    Raises: UserError: no image can be decoded, or an answer is not finite.
-    """
-    return _computed(subject, images, transform, lambda batch: answer(batch.image_BCHW).float(), title=title)
-
-
 def _computed(
     subject: Subject,
     images: Images,
