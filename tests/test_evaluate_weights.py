@@ -1,5 +1,6 @@
 """Weights under every naming that release files have: the encoder that is evaluated, and no other, comes out."""
 
+import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from stores.errors import UserError
 from trainer.evaluation import _subject
-from trainer.evaluation._subject import number_format, open_subject
+from trainer.evaluation._subject import number_format, open_subject, untrained_like
 from trainer.evaluation._weights import load_network
 from trainer.parts.backbones import Backbone, build_backbone
 
@@ -89,6 +90,24 @@ def test_the_same_weights_are_the_same_subject_in_any_file(networks: tuple[Backb
     cpu = torch.device("cpu")
     one, other = (open_subject(tmp_path / name, cpu) for name in ("ours.safetensors", "theirs.pth.tar"))
     assert one.weights_sha256 == other.weights_sha256
+
+
+def test_nothing_of_a_trained_network_is_left_in_its_untrained_one() -> None:
+    """Biases of convolutions among it, which AlexNet has."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn = Backbone({"conv": nn.Conv2d(3, 64, 5), "bn": nn.BatchNorm2d(64)}, 64)
+        plain = Backbone({"conv": nn.Conv2d(3, 64, 5, bias=False)}, 64)
+    trained = [copy.deepcopy(each) for each in (drawn, plain)]
+    for each in trained:
+        for value in each.state_dict().values():
+            value += 1
+    untrained, untrained_plain = (untrained_like(each) for each in trained)
+    for name, value in drawn.state_dict().items():
+        assert torch.equal(untrained.state_dict()[name], value), name
+    weight = untrained_plain.conv.weight.detach()
+    assert abs(float(weight.mean())) < 0.01
+    assert float(weight.std()) == pytest.approx((2 / (64 * 25)) ** 0.5, rel=0.05)  # He et al. 2015, fan-out
 
 
 def test_files_of_another_kind_are_refused(networks: tuple[Backbone, Backbone], tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def untrained_like(backbone: Backbone) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for module in untrained.modules():
-            if isinstance(module, nn.Conv2d):
+            if isinstance(module, nn.BatchNorm2d) or (isinstance(module, nn.Conv2d) and module.bias is not None):
+                module.reset_parameters()  # AlexNet's convolutions are those that have biases
+            elif isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
     return untrained
