@@ -22,6 +22,8 @@ from trainer.evaluation import _cifar, cifar10, cifar100, limited_labels, linear
 from trainer.evaluation._all import _digests
 from trainer.evaluation._evaluate import evaluate_run
 from trainer.evaluation._imagenet import open_splits
+from trainer.evaluation._pixels import cut_batches
+from trainer.evaluation._probe import new_head
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import PROBE_FILE, Subject, open_subject, pretrained_backbone, weights_digest
 from trainer.parts.backbones import Backbone, build_backbone
@@ -352,8 +354,9 @@ def test_the_rates_of_fine_tuning_are_the_methods(tmp_path: Path) -> None:
         assert (schedule.batch_size, schedule.weight_decay, schedule.peak_lr) == (256, 0, 1.0)
 
 
-def test_fine_tuning_moves_the_trunk_by_its_own_rate(imagenet: Path, tmp_path: Path) -> None:
-    """One step from biases and a batch known: both move by their rate times their gradient."""
+@pytest.mark.parametrize("trunk_lr", [0.0, 0.5])
+def test_fine_tuning_moves_the_trunk_by_its_own_rate(trunk_lr: float, imagenet: Path, tmp_path: Path) -> None:
+    """One step on all images: trunk and classifier both move by their rate times their gradient."""
     torch.manual_seed(0)
     backbone = Backbone({"conv": nn.Conv2d(3, 4, 1), "bn": nn.BatchNorm2d(4)}, 4).eval()
     subject = subject_of(backbone, tmp_path)
@@ -361,19 +364,23 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(imagenet: Path, tmp_path: P
     settings = linear.probing_of(
         subject, backbone, splits, linear.protocol_of(subject, linear.Options()), linear.Options(), name="t"
     )
-    start = {name: value.clone() for name, value in backbone.state_dict().items()}
-    schedule = limited_labels._FIFTY
-    moved = {}
-    for rate in (0.0, 0.5):
-        backbone.load_state_dict(start)
-        limited_labels.finetune(
-            settings, replace(schedule, epochs=1, step_epochs=(), step_fractions=()),
-            head_lr=1.0, trunk_lr=rate, seed=0, score_epochs=1,
-        )  # fmt: skip
-        moved[rate] = (backbone.conv.weight - start["conv.weight"]).abs().max().item()
-    assert moved[0.0] == 0.0
-    assert moved[0.5] > 0.0
-    assert not torch.equal(backbone.bn.running_mean, start["bn.running_mean"])
+    start = backbone.conv.weight.detach().clone()
+    expected = nn.Sequential(copy.deepcopy(backbone), new_head(4, 1000, init_std=0.01, seed=0)).train()
+    rows = [np.arange(len(splits.train))]
+    (batch,) = cut_batches(splits.train.pixels, settings.cut_of_epoch(0), rows, device=torch.device("cpu"), title="")
+    label_B = torch.from_numpy(splits.train.label_N)
+    nn.functional.cross_entropy(expected(batch.image_BCHW), label_B).backward()
+    with torch.no_grad():
+        for part, rate in ((expected[0], trunk_lr), (expected[1], 2.0)):
+            for parameter in part.parameters():
+                parameter -= rate * parameter.grad
+    schedule = replace(limited_labels._FIFTY, epochs=1, step_epochs=(), step_fractions=())
+    fitted = limited_labels.finetune(
+        settings, schedule, head_lr=2.0, trunk_lr=trunk_lr, seed=0, score_epochs=1
+    ).model.state_dict()
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(fitted[name], value, rtol=1e-4, atol=1e-5)
+    assert (expected[0].conv.weight - start).abs().max() >= 1e-3 * trunk_lr  # far above the rounding
 
 
 def test_lists_that_do_not_fit_the_images_are_refused(imagenet: Path, tmp_path: Path) -> None:
