@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision.models.detection.image_list import ImageList
 
@@ -38,8 +38,9 @@ from trainer.evaluation._detection_images import (
 )
 from trainer.evaluation._detection_model import Anchors, RoiPool, Sampler, _rpn, build_detector, padded, paste_masks
 from trainer.evaluation._detection_training import Schedule, measure_batch_norm, resolved
-from trainer.evaluation._evaluate import _summary
+from trainer.evaluation._evaluate import _summary, evaluate_run
 from trainer.evaluation._result import Result
+from trainer.parts.backbones import build_backbone
 
 # pycocotools 2.0 against numpy 2: its arrays do not know the keyword `copy`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")
@@ -376,6 +377,18 @@ def test_unreadable_images_are_named_and_left_out(voc: Path, tmp_path: Path) -> 
     named = {line.split()[0]: line for line in result.problems if line.startswith("VOC2007/00")}
     assert named.keys() == {"VOC2007/000001", "VOC2007/000002", "VOC2007/001000"}
     assert [name for name, line in named.items() if "nothing is found in it" in line] == ["VOC2007/001000"]
+
+
+@pytest.mark.parametrize("task", ["voc-detection", "coco-segmentation"])
+def test_strict_fails_before_a_detector_is_trained(
+    task: str, voc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is odd about lists and annotations is known at once."""
+    monkeypatch.setattr(_detection_training, "fine_tuned", None)
+    save_file(build_backbone("resnet18").state_dict(), tmp_path / "weights.safetensors")
+    data = voc if task == "voc-detection" else write_coco(tmp_path / "coco")
+    with pytest.raises(UserError, match=r"--strict: .* images: \d where the official data set has"):
+        evaluate_run(task, tmp_path / "weights.safetensors", data, strict=True)
 
 
 # ---------------------------------------------------------------------------------------------------------------- COCO

@@ -50,6 +50,9 @@ def evaluate_run(
     folder = data_folder(module, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subject = open_subject(Path(run_or_weights), device)
+    if strict and hasattr(module, "problems_of_data"):
+        # What can be told of the data at once is not to be told after days.
+        Result(problems=module.problems_of_data(folder, options)).fail_where_strict(strict)
     result = module.run(subject, folder, options)
     result.fail_where_strict(strict)
     summary = _summary(task, subject, run_or_weights, folder, options, result)

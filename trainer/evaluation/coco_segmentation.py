@@ -54,9 +54,45 @@ class Options:
     schedule: Schedule = _SCHEDULE
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Coco:
+    """ids: the categories' own numbers. test: annotations as read. to_learn, to_score: the images."""
+
+    ids: tuple[int, ...]
+    test: dict[str, Any]
+    to_learn: list[LabelledImage]
+    to_score: list[LabelledImage]
+
+
+def problems_of_data(data: Path, options: Options) -> list[str]:
+    """Return what is odd about the annotations, before anything is trained. Raises: UserError: another layout."""
+    result = Result()
+    _read_all(data, result)
+    return result.problems
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score: box_ and mask_ of ap50, ap, ap75, ap_small, ap_medium and ap_large, in percent."""
     result = Result(facts={"release": "COCO 2017"})
+    coco = _read_all(data, result)
+    job = Job(
+        name="coco-segmentation",
+        form=options.form,
+        num_classes=len(coco.ids),
+        has_masks=True,
+        schedule=resolved(options.schedule, SETTINGS),
+        sizes=options.sizes,
+    )
+    number_of = {image.key: known["id"] for image, known in zip(coco.to_score, coco.test["images"], strict=True)}
+    found: list[dict[str, Any]] = []
+    for image, answer in fine_tune_and_detect(subject, coco.to_learn, coco.to_score, job, result):
+        found += coco_records(answer, number_of[image.key], coco.ids)
+    result.metrics |= coco_scores(coco.test, found)
+    return result
+
+
+def _read_all(data: Path, result: Result) -> _Coco:
+    """Read both splits. Raises: UserError: another layout, or other categories in the one than in the other."""
     train, test = (read_annotations(data, split) for split in NUM_IMAGES)
     for annotations, (split, number) in zip((train, test), NUM_IMAGES.items(), strict=True):
         result.expect(f"{split} images", len(annotations["images"]), number)
@@ -64,22 +100,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.expect("categories", len(ids), NUM_CATEGORIES)
     if category_ids(test) != ids:
         raise UserError(f"train2017 and val2017 of {data} have other categories. From: {SOURCE}")
-    job = Job(
-        name="coco-segmentation",
-        form=options.form,
-        num_classes=len(ids),
-        has_masks=True,
-        schedule=resolved(options.schedule, SETTINGS),
-        sizes=options.sizes,
-    )
     to_learn = labelled_images(data / "train2017", train, result.problems)
-    to_score = labelled_images(data / "val2017", test, [])
-    number_of = {image.key: described["id"] for image, described in zip(to_score, test["images"], strict=True)}
-    found: list[dict[str, Any]] = []
-    for image, answer in fine_tune_and_detect(subject, to_learn, to_score, job, result):
-        found += coco_records(answer, number_of[image.key], ids)
-    result.metrics |= coco_scores(test, found)
-    return result
+    return _Coco(ids=ids, test=test, to_learn=to_learn, to_score=labelled_images(data / "val2017", test, []))
 
 
 def read_annotations(data: Path, split: str) -> dict[str, Any]:

@@ -67,13 +67,19 @@ class VocImage:
     objects: Objects
 
 
+def problems_of_data(data: Path, options: Options) -> list[str]:
+    """Return what is odd about lists and annotations, before anything is trained. Raises: UserError: another layout."""
+    result = Result()
+    _read_all(data, result)
+    return result.problems
+
+
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score a detector: ap50, ap, ap75 in percent, in the papers' order."""
     settings_of = method_settings(options.settings_of, subject.method)
     result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of})
     result.facts["metric"] = "11 points, mean over overlaps .50 to .95"
-    train = [each.image for year, split, number in TRAIN_SETS for each in _counted(data, year, split, number, result)]
-    test = _counted(data, *TEST_SET, result)
+    train, test = _read_all(data, result)
     job = Job(
         name="voc-detection",
         form=options.form,
@@ -128,6 +134,12 @@ def read_split(data: Path, year: str, split: str, problems: list[str]) -> list[V
     if not found:
         raise UserError(f"no image that {names} lists can be used, e.g. {'; '.join(problems[:1])}. Expected: {LAYOUT}")
     return found
+
+
+def _read_all(data: Path, result: Result) -> tuple[list[LabelledImage], Sequence[VocImage]]:
+    """The images to train on, and those of the test."""
+    train = [each.image for year, split, number in TRAIN_SETS for each in _counted(data, year, split, number, result)]
+    return train, _counted(data, *TEST_SET, result)
 
 
 def _counted(data: Path, year: str, split: str, expected: int, result: Result) -> Sequence[VocImage]:
