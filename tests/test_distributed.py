@@ -14,6 +14,7 @@ from saliency.data_parallel import Ranks
 from stores.errors import UserError
 from tests.distributed_program import TASKS
 from tests.tiny_runs import tiny
+from trainer.recipes import supervised_90
 from trainer.run.distributed import _group_size, share_of
 from trainer.run.settings import apply_overrides
 
@@ -207,6 +208,11 @@ def test_a_head_whose_batch_norm_sees_a_part_is_refused() -> None:
 def test_images_normalised_together_decide_the_groups(sync_bn_group: int, num_processes: int, expected: int) -> None:
     settings = apply_overrides(tiny("byol"), [f"sync_bn_group={sync_bn_group}"])
     assert _group_size(settings, num_processes) == expected
+
+
+@pytest.mark.parametrize(("num_processes", "expected"), [(8, 1), (128, 1), (256, 2)])
+def test_supervised_processes_normalise_alone_but_for_shares_below_32(num_processes: int, expected: int) -> None:
+    assert _group_size(supervised_90.settings("supervised", "none", False), num_processes) == expected
 
 
 def test_groups_that_do_not_come_out_are_refused() -> None:

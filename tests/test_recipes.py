@@ -217,6 +217,7 @@ NUMBERS: list[tuple[tuple[str, ...], str, Any, str]] = [
     (SUPERVISED, "optimiser.weight_decay", 1e-4, "2.3"),
     (SUPERVISED, "optimiser.includes_bias_and_norm", False, "2.3"),
     (SUPERVISED, "algorithm.is_last_gamma_zero", True, "2.3"),
+    (SUPERVISED, "sync_bn_group", 32, "2.3: as Goyal et al., whose workers normalise over their own 32 images"),
     (WANTS_A_RUN, "batch_size", 4096, "A.4.1, A.4.2"),
     (WANTS_A_RUN, "optimiser.weight_decay", 1e-4, "A.4.1, A.4.2"),
     (("supervised_retrain",), "epochs", 40, "A.4.1"),
