@@ -248,23 +248,22 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_kept(tmp_path: P
     assert checkpoint.latest(tmp_path) is None
 
 
-@pytest.mark.parametrize("broken_after", [2, 3])
 def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken_after: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the middle of a run, and as its last step."""
+    """Not even where it is the run's last step, after which no loss would tell."""
     settings = replace(tiny("moco"), epochs=1, checkpoint_steps=1, keep_checkpoints=1)
     after_step = moco.Method.after_step
 
     def breaking(method: moco.Method, step: int, num_steps: int) -> None:
         after_step(method, step, num_steps)
-        if step + 1 == broken_after:
+        if step + 1 == num_steps:
             method.backbone.conv1.weight.data[0, 0] = float("inf")
 
     monkeypatch.setattr(moco.Method, "after_step", breaking)
-    with pytest.raises(UserError, match=rf"after step {broken_after} .*backbone.conv1.weight is not finite"):
+    with pytest.raises(UserError, match=r"after step 3 .*backbone.conv1.weight is not finite"):
         run(settings, tmp_path)
-    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == broken_after - 1
+    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 2
     assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
     assert not (tmp_path / "backbone.safetensors").exists()
     monkeypatch.undo()
