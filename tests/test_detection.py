@@ -489,11 +489,12 @@ def test_coco_of_another_layout(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("task", ["voc", "coco"])
 def test_two_images_are_learned(task: str, tmp_path: Path) -> None:
     settings = {
-        "schedule__iterations": "150",
-        "schedule__tenth_at": "120",
+        "schedule__iterations": "240",
+        "schedule__tenth_at": "200",
         "schedule__lr": "0.03",
         "schedule__warmup_iterations": "20",
         "schedule__precise_bn_iterations": "8",
