@@ -93,6 +93,11 @@ def test_only_missing_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (Cell(data="scenes", method="byol", background="rm", min_foreground=0.05), 1) not in missing
 
 
+def test_readme_has_the_table_of_the_rows() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert table.markdown(table.read_rows(study.ROWS)) in readme, "python -m tests.study --plan prints what belongs there"
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """Eleven made-up scenes of two classes, in the layout of the photographs with masks; one foreground fills all."""
