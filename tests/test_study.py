@@ -95,7 +95,7 @@ def test_only_missing_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_readme_has_the_table_of_the_rows() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    assert table.markdown(table.read_rows(study.ROWS)) in readme, "python -m tests.study --plan prints what belongs there"
+    assert table.markdown(table.read_rows(study.ROWS)) in readme, "python -m tests.study --plan prints it"
 
 
 @pytest.fixture
