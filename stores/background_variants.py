@@ -54,3 +54,8 @@ def tiled_background(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     filled_HWC = image_HWC.copy()
     fill_box(filled_HWC, box, image_HWC, strip)
     return filled_HWC
+
+
+def has_strip(mask_HW: np.ndarray) -> bool:
+    """Whether there is background beside the box of a mask's foreground, to fill it from."""
+    return largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None

@@ -17,13 +17,12 @@ from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from saliency.deepusps import train
 from saliency.deepusps_settings import choose_settings
 from stores import background_variants
-from stores.background_variants import make_variant, tiled_background
+from stores.background_variants import has_strip, make_variant, tiled_background
 from stores.dataset_index import open_index
 from stores.errors import UserError
 from stores.image_codec import decode_grey, decode_rgb, encode_jpeg
 from stores.reader import open_store
 from stores.sample_dataset import VARIANT_QUALITY, SampleSettings, draw_if_absent
-from stores.tiling import bounding_box, largest_strip, strips_beside
 
 # The sample with its own share of pictures that betray their class by the background (0.7), and with others.
 CORRELATIONS = {"sample": 0.7, "sample-0": 0.0, "sample-0.95": 0.95}
@@ -132,7 +131,7 @@ def _read(root: Path, name: str, stem: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _can_be_tiled(mask_HW: np.ndarray) -> bool:
     """Whether there is a foreground, and beside its box a strip to tile from."""
-    return bool(mask_HW.any()) and largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
+    return bool(mask_HW.any()) and has_strip(mask_HW)
 
 
 def _donor(

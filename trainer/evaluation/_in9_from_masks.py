@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stores.background_variants import NAMES, make_variant, tiled_background
+from stores.background_variants import NAMES, has_strip, make_variant, tiled_background
 from stores.errors import ImageError, UserError
 from stores.image_codec import decode_rgb
 from stores.progress import stage_bar
-from stores.tiling import bounding_box, largest_strip, strips_beside
 from trainer.evaluation._class_lists import NONE
 from trainer.evaluation._images import IMAGE_SUFFIXES, Images, Transform, resize_and_crop, wnid_folders
 from trainer.evaluation._masks import MASK_FAULT, Masks, check_size, encoded
@@ -121,11 +120,6 @@ def _is_usable(images: Variant, row: int, result: Result) -> bool:
     if not mask_HW.any():
         return False
     return has_strip(mask_HW)
-
-
-def has_strip(mask_HW: np.ndarray) -> bool:
-    """Whether there is background beside the box of a mask's foreground, to fill it from."""
-    return largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
 
 
 def _labelled_images(data: Path, group_C: np.ndarray) -> Images:

@@ -17,12 +17,12 @@ import torch
 
 from pipeline.views.mask_perturbation import parameters, perturb
 from pipeline.views.view_plan import VIEW_DTYPE
-from stores.background_variants import NAMES
+from stores.background_variants import NAMES, has_strip
 from stores.errors import UserError
 from trainer.evaluation._class_lists import in9_of_class
 from trainer.evaluation._images import as_published
 from trainer.evaluation._in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
-from trainer.evaluation._in9_from_masks import Variant, has_strip, made_with, open_variants
+from trainer.evaluation._in9_from_masks import Variant, made_with, open_variants
 from trainer.evaluation._masks import open_masks
 from trainer.evaluation._result import Result
 from trainer.evaluation._subject import Subject
