@@ -14,8 +14,7 @@ from pipeline.views.device_stage import DeviceStage, Views
 from tests.bench.photographs import write_beton
 from tests.bench.timing import row
 from tests.memory_loader import MemoryLoader
-from trainer.recipes import cast_coco, moco_v2_220, smoke
-from trainer.run.loop import pretrain
+from trainer.run.loop import pretrain, resolve_settings
 from trainer.run.run_folder import read_metrics, read_settings
 from trainer.run.settings import RunSettings, apply_overrides
 from trainer.run.training import Training, start, take_step
@@ -38,6 +37,8 @@ PEERS = {
     "cast_released": "cast_without",
 }
 NUM_EPOCHS = 3
+# Of Ryali A.1, which recipe smoke does not have.
+PROBABILITY = "background.probability=0.2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +46,14 @@ class Size:
     """What is measured on a kind of device.
 
     what: in words. overrides: of every case. rounds: times each case is timed. steps: per time, between which nothing
-    waits for the device, as in a run. recipe, num_images: of the run whose wait for its loader is measured.
+    waits for the device, as in a run. recipes: by method. num_images: of the run whose wait for its loader is measured.
     """
 
     what: str
     overrides: tuple[str, ...]
     rounds: int
     steps: int
-    recipe: str
+    recipes: dict[str, str]
     num_images: int
 
 
@@ -62,7 +63,7 @@ SIZES = {
         overrides=("views.size_px=96", "batch_size=64", "algorithm.shuffle_bn_group=32"),
         rounds=6,
         steps=1,
-        recipe="smoke",
+        recipes={"moco": "smoke", "cast": "smoke"},
         num_images=512,
     ),
     "cuda": Size(
@@ -70,7 +71,7 @@ SIZES = {
         overrides=("batch_size=256",),
         rounds=5,
         steps=6,
-        recipe="moco_v2_220",
+        recipes={"moco": "moco_v2_220", "cast": "cast_coco"},
         num_images=1536,
     ),
 }
@@ -143,11 +144,9 @@ def in_turns(steps: dict[str, Callable[[], object]], device: torch.device) -> di
 
 def settings_of(method: str, background: str, device: torch.device) -> RunSettings:
     """Return the recipe's settings at the device's size, with the paper's background probability."""
-    if device.type == "cuda":
-        settings = (cast_coco if method == "cast" else moco_v2_220).settings(method, background, False)
-        return apply_overrides(settings, SIZES["cuda"].overrides)
-    probability = [] if background == "none" else ["background.probability=0.2"]
-    return apply_overrides(smoke.settings(method, background, False), [*SIZES["cpu"].overrides, *probability])
+    size = SIZES[device.type]
+    probability = [] if background == "none" else [PROBABILITY]
+    return resolve_settings(size.recipes[method], method, background, False, [*size.overrides, *probability])
 
 
 def batch_of(settings: RunSettings, device: torch.device) -> Batch:
@@ -168,7 +167,7 @@ def batch_of(settings: RunSettings, device: torch.device) -> Batch:
     return replace(batch, views=tuple(views))
 
 
-def steps_of(settings: RunSettings, device: torch.device, *, is_released: bool) -> Callable[[], None]:
+def steps_of(settings: RunSettings, device: torch.device, *, is_released: bool) -> Callable[[], object]:
     """Return a function that does one whole step from a loader's batch.
 
     Args: is_released: as CAST's released code computes it, which runs every query through the network a second time,
@@ -181,7 +180,7 @@ def steps_of(settings: RunSettings, device: torch.device, *, is_released: bool) 
         training.forward = with_second_query(training)
     batch = batch_of(settings, device)
     stage = DeviceStage(settings.plan, device=device, channels_last=True)
-    return lambda: take_step(training, stage(batch)) and None
+    return lambda: take_step(training, stage(batch))
 
 
 def with_second_query(training: Training) -> Callable[[Views], dict[str, torch.Tensor]]:
@@ -205,10 +204,10 @@ def loader_wait(folder: Path) -> dict[str, dict]:
     size = SIZES["cuda" if torch.cuda.is_available() else "cpu"]
     beton, _ = write_beton(folder, size.num_images)
     length = [f"epochs={NUM_EPOCHS}", "schedule.warmup_epochs=0"]
-    overrides = [*size.overrides, *length, "background.probability=0.2", "log_steps=1"]
+    overrides = [*size.overrides, *length, PROBABILITY, "log_steps=1"]
     pretrain(
-        method="moco", background="swaps", with_cast=False, store=beton, out=folder / "run", recipe=size.recipe,
-        overrides=overrides,
+        method="moco", background="swaps", with_cast=False, store=beton, out=folder / "run",
+        recipe=size.recipes["moco"], overrides=overrides,
     )  # fmt: skip
     records = list(_after_first_epoch(read_metrics(folder / "run")))
     batch_size = read_settings(folder / "run").batch_size
