@@ -2,6 +2,10 @@
 
 import csv
 import math
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,7 +67,8 @@ def test_one_seed_has_no_error() -> None:
 
 
 def row(training: str, seed: int, value: float) -> dict[str, object]:
-    return {"data": "sample", "training": training, "px": 32, "masks": "true", "seed": seed, "linear_val": value}
+    of_cell = {"data": "sample", "training": training, "px": 32, "masks": "true", "seed": seed}
+    return of_cell | {"linear_val": value, "hardware": "2 CPU cores"}
 
 
 def test_rows_are_kept_sorted_whatever_order_they_came_in(tmp_path: Path) -> None:
@@ -81,6 +86,46 @@ def test_table_has_a_line_per_cell(tmp_path: Path) -> None:
     lines = table.markdown(table.read_rows(tmp_path / "study.csv")).splitlines()
     assert lines[2].startswith("| sample | moco none | 32 | true | 2 |  | 52.0 ± 1.0 |")
     assert lines[3].startswith("| sample | moco rm | 32 | true | 1 |  | 60.0 |")
+
+
+def test_speeds_of_different_hardware_are_not_averaged(tmp_path: Path) -> None:
+    for kept in (
+        row("moco none", 0, 51.0) | {"steps_per_s": 4.0},
+        row("moco none", 1, 53.0) | {"steps_per_s": 6.0},
+        row("moco none", 2, 55.0) | {"steps_per_s": 90.0, "hardware": "a GPU"},
+        row("moco rm", 2, 55.0) | {"steps_per_s": 80.0, "hardware": "a GPU"},
+    ):
+        table.add_row(tmp_path / "study.csv", kept)
+    lines = table.markdown(table.read_rows(tmp_path / "study.csv")).splitlines()
+    assert lines[2].startswith("| sample | moco none | 32 | true | 3 |  | 53.0 ± 1.2 |")
+    assert lines[2].endswith("| 5.0 ± 1.0 |")
+    assert lines[3].endswith("|  |")
+
+
+def test_table_of_no_rows_is_its_head() -> None:
+    assert len(table.markdown([]).splitlines()) == 2
+
+
+def test_workers_end_with_a_killed_study(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text(
+        "import os, time\n"
+        "from tests.study.__main__ import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    pool = worker_pool(1)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600).result()\n"
+    )
+    own = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True, env=own) as process:
+        assert process.stdout is not None
+        worker = int(process.stdout.readline())
+        process.kill()
+        try:
+            process.communicate(timeout=30)  # its end comes when nobody is left who could write
+        except subprocess.TimeoutExpired:
+            os.kill(worker, signal.SIGKILL)
+            pytest.fail("the worker goes on")
 
 
 def test_only_missing_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ goes on with the cells that are not there yet.
 import multiprocessing
 import os
 import platform
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import click
@@ -36,7 +38,7 @@ MINUTES = {"moco": 1.5, "cast": 4.0, "byol": 2.5, "swav": 4.0}
 @click.option("--plan", is_flag=True, help="Only say what would be done.")
 @click.option("--scenes", type=click.Path(path_type=Path), default=SCENES, show_default=True)
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="Data and stores.")
-@click.option("--workers", type=click.IntRange(min=1), default=None, help="Default: one per core; one with a GPU.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Default: one per core, with a GPU too.")
 def main(
     names: tuple[str, ...],
     masks: tuple[str, ...],
@@ -47,7 +49,7 @@ def main(
     workers: int | None,
 ) -> None:
     """Do masks help? Train and score every cell of the study, and print the table."""
-    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    workers = workers or os.cpu_count() or 1
     chosen = [cell for cell in CELLS if cell.data in (names or data.NAMES) and cell.masks in (masks or MASKS)]
     todo = _missing([int(seed) for seed in seeds.split(",")], chosen)
     minutes = sum(MINUTES[cell.method] for cell, _ in todo) / workers
@@ -76,7 +78,7 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
     for name, masks, split in _stores(todo):
         data.build_if_absent(roots[name], masks, split)
     with (
-        ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool,
+        worker_pool(workers) as pool,
         stage_bar(total=len(todo), stage="study", unit="run") as bar,
     ):
         jobs = {pool.submit(timed_trial, cell, seed, roots[cell.data], folder): (cell, seed) for cell, seed in todo}
@@ -90,6 +92,23 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
             table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
     if num_failed:
         raise click.ClickException(f"{num_failed} runs failed; the same command tries them again")
+
+
+def worker_pool(workers: int) -> ProcessPoolExecutor:
+    """Return processes that end with this one, however it ends: nobody would keep the rows of those that go on."""
+    spawn = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a worker"
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(process: BaseProcess) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:

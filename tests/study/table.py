@@ -2,12 +2,14 @@
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from stores.durable_files import write_aside
 
+SPEED = "steps_per_s"
 # Columns of the printed table: title, row's column.
 COLUMNS = {
     "kNN": "knn_val",
@@ -20,7 +22,7 @@ COLUMNS = {
     "No-FG": "linear_no_fg",
     "Only-BG-T": "linear_only_bg_t",
     "grounding IoU": "grounding_iou",
-    "steps/s": "steps_per_s",
+    "steps/s": SPEED,
 }
 KEY = ("data", "training", "px", "masks")
 
@@ -53,13 +55,19 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """Return the table of all cells, in the order in which they first come."""
+    """Return the table of all cells, in the order in which they first come.
+
+    Speeds of different hardware have no mean: theirs is over the rows of the hardware that most rows were made on.
+    """
+    (usual, _), *_ = Counter(row["hardware"] for row in rows).most_common(1) or [("", 0)]
     cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         cells.setdefault(tuple(row[name] for name in KEY), []).append(row)
     lines = [f"| {' | '.join((*KEY, 'seeds', *COLUMNS))} |", "|---" * (len(KEY) + 1 + len(COLUMNS)) + "|"]
     for key, kept in cells.items():
-        numbers = [_cell([float(row[column]) for row in kept if row.get(column)]) for column in COLUMNS.values()]
+        kept_of = {column: [row for row in kept if row.get(column)] for column in COLUMNS.values()}
+        kept_of[SPEED] = [row for row in kept_of[SPEED] if row["hardware"] == usual]
+        numbers = [_cell([float(row[column]) for row in of_column]) for column, of_column in kept_of.items()]
         lines.append(f"| {' | '.join((*key, str(len(kept)), *numbers))} |")
     return "\n".join(lines)
 
