@@ -83,7 +83,7 @@ def column(facts: dict, name: str) -> np.ndarray:
 
 def test_filters_and_sorts_see_what_the_store_holds(page: Path) -> None:
     (facts,) = arguments((page / "data" / "store.js").read_text(), "store")
-    assert column(facts, "row").tolist() == list(range(len(KEYS)))
+    assert column(facts, "step").tolist() == [1] * len(KEYS)
     assert column(facts, "status").tolist() == [status_of(row) for row in range(len(KEYS))]
     assert [facts["classes"][number] for number in column(facts, "class")] == [key.partition("/")[0] for key in KEYS]
     fractions = [mask_of(row).mean() * status_of(row).has_mask for row in range(len(KEYS))]
@@ -91,6 +91,15 @@ def test_filters_and_sorts_see_what_the_store_holds(page: Path) -> None:
     assert {status["label"]: status["count"] for status in facts["statuses"]} == {
         "ok": 56, "no-foreground": 1, "all-foreground": 1, "decode-error": 1, "mask-error": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_bytes"), [([0], 1), ([254], 1), ([0, 1, 2], 1), ([255], 2), ([3, 259, 260], 2), ([7, 9_000_000], 4)]
+)
+def test_rows_are_the_sums_of_their_steps(rows: list[int], num_bytes: int) -> None:
+    steps = column({"columns": {"step": content._column(content._steps(np.array(rows)))}}, "step")
+    assert (steps.cumsum(dtype=np.int64) - 1).tolist() == rows
+    assert steps.itemsize == num_bytes
 
 
 def test_rows_are_told_whole_whatever_their_keys_are(page: Path, store: Store) -> None:
@@ -219,7 +228,7 @@ def test_a_half_built_store_shows_what_is_there(tmp_path: Path, data: Path) -> N
     page = write_gallery(half, find_images(half, data / "toy"), rows, tmp_path / "g").parent
     (facts,) = arguments((page / "data" / "store.js").read_text(), "store")
     assert (facts["storeId"], facts["numBuilt"], facts["numRows"]) == (None, 16, len(KEYS))
-    assert column(facts, "row").tolist() == rows.tolist()
+    assert (column(facts, "step").cumsum() - 1).tolist() == rows.tolist()
     empty = open_store(write_store(tmp_path / "empty.zarr", parts=[]), allow_partial=True)
     with pytest.raises(UserError, match="no row yet"):
         write_gallery(empty, find_images(empty, data / "toy"), choose_rows(empty, None), tmp_path / "e")

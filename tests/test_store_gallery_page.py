@@ -231,14 +231,15 @@ def test_a_million_rows_are_filtered_and_sorted_at_once(browser: Browser, page: 
     num_rows = 1_281_167
     rng = np.random.default_rng(0)
     columns = {
-        "row": np.arange(num_rows, dtype="<u4"),
+        "step": np.ones(num_rows, "u1"),
         "status": np.zeros(num_rows, "u1"),
-        "class": rng.integers(0, 3, num_rows).astype("u1"),
+        "class": rng.integers(0, 1000, num_rows).astype("<u2"),
         "fraction": rng.integers(0, 65_536, num_rows).astype("<u2"),
     }
     script = (folder / "data" / "store.js").read_text()
     facts = json.loads(script.removeprefix("gallery.store(").removesuffix(");\n"))
     facts |= {"columns": {name: _column(values) for name, values in columns.items()}, "numBuilt": num_rows}
+    facts["classes"] = [f"n{number:08}" for number in range(1000)]
     (folder / "data" / "store.js").write_text(f"gallery.store({json.dumps(facts)});\n")
     opened(browser, folder / "index.html")
     assert f"of {num_rows:,} rows" in browser.find("#count").text

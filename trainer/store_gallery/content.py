@@ -81,13 +81,19 @@ def store_script(store: Store, images: SourceImages, rows: np.ndarray) -> str:
             "chunkRows": CHUNK_ROWS,
             "picturesPerFolder": PICTURES_PER_FOLDER,
             "columns": {
-                "row": _column(rows.astype("<u4")),
+                "step": _column(_steps(rows)),
                 "status": _column(store.status[rows]),
                 "class": _column(class_of),
                 "fraction": _column(fraction),
             },
         },
     )
+
+
+def _steps(rows: np.ndarray) -> np.ndarray:
+    """Rows as each one's distance from the one before, the first's from -1: a byte each where few are left out."""
+    steps = np.diff(rows, prepend=-1)
+    return steps.astype(np.min_scalar_type(steps.max(initial=0)))
 
 
 def rows_script(store: Store, rows: np.ndarray, chunk: int, why_not: Callable[[int], Mapping[str, str]]) -> str:

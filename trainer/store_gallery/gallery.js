@@ -503,6 +503,8 @@ const gallery = (() => {
     store(given) {
       facts = given;
       columns = Object.fromEntries(Object.entries(facts.columns).map(([name, column]) => [name, unpacked(column)]));
+      let row = -1;
+      columns.row = Uint32Array.from(columns.step, (step) => (row += step));
       // A store without soft maps has three pictures a row, not a fourth that is never there.
       kinds = facts.kinds.filter((kind) => kind !== "saliency" || facts.keepsSoftMaps);
       document.documentElement.style.setProperty("--kinds", kinds.length);
