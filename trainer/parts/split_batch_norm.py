@@ -6,7 +6,7 @@ several processes train, keys are shuffled over all of them, and a group is neve
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from stores.errors import UserError
 from trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
 
 _Network = TypeVar("_Network", bound=nn.Module)
+# Of (groups, rows of a group, C, H, W), what a group's statistics are taken over.
+_OF_A_GROUP = (1, 3, 4)
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -33,36 +35,78 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x_BCHW)
         if torch.compiler.is_compiling() and len(x_BCHW) % self.group_size == 0:
             return self._all_at_once(x_BCHW)
+        if not torch.is_grad_enabled():
+            return self._in_place(x_BCHW)
         first, *others = x_BCHW.split(self.group_size)
-        if torch.is_grad_enabled():
-            return torch.cat([super().forward(first), *map(self._normalise, others)])
-        # Keys: in place, as ReLUs are. What a convolution gives is read by nothing else, and where it is large (keys
-        # with BG_Swaps' negatives) fresh memory takes a CPU longer than the normalisation does.
-        first.copy_(super().forward(first))
-        for x in others:
-            x.copy_(self._normalise(x))
-        return x_BCHW
+        normalise = nn.functional.batch_norm
+        rest = [normalise(x, None, None, self.weight, self.bias, training=True, eps=self.eps) for x in others]
+        return torch.cat([super().forward(first), *rest])
 
-    def _normalise(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return nn.functional.batch_norm(x_BCHW, None, None, self.weight, self.bias, training=True, eps=self.eps)
+    def _in_place(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Keys: over what the convolution gave, as ReLUs write.
+
+        Nothing else reads that; and where it is large (keys with BG_Swaps' negatives) fresh memory takes a CPU longer
+        than the normalisation does, and a GPU a copy to join the groups in.
+        """
+        assert self.num_batches_tracked is not None, "of the first group, as in `_all_at_once`"
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        unread = torch.empty_like(self.weight), torch.empty_like(self.weight)
+        running = self.running_mean, self.running_var
+        for x in x_BCHW.split(self.group_size):
+            arguments = x, self.weight, self.bias, *running, True, self.momentum, self.eps
+            torch.native_batch_norm(*arguments, out=(x, *unread))
+            running = None, None
+        return x_BCHW
 
     def _all_at_once(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """The same as one formula, which a compiler makes a few kernels of; operation by operation it costs more."""
-        assert self.running_mean is not None, "of the first group, as in `forward`"
+        assert self.running_mean is not None, "of the first group, as in `_in_place`"
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
         group_size = self.group_size
-        groups = x_BCHW.unflatten(0, (-1, group_size)).to(torch.promote_types(x_BCHW.dtype, torch.float32))
-        var, mean = torch.var_mean(groups, dim=(1, 3, 4), correction=0, keepdim=True)
+        out_BCHW, mean, var = _NormaliseGroups.apply(x_BCHW, self.weight, self.bias, group_size, self.eps)
         with torch.no_grad():
             num_values = group_size * x_BCHW.shape[2] * x_BCHW.shape[3]
             unbiased = var[0].flatten() * (num_values / (num_values - 1))
             self.running_mean.lerp_(mean[0].flatten(), self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
             self.num_batches_tracked.add_(1)
-        scale = self.weight[:, None, None] * torch.rsqrt(var + self.eps)
-        return ((groups - mean) * scale + self.bias[:, None, None]).flatten(0, 1).to(x_BCHW.dtype)
+        return out_BCHW
+
+
+class _NormaliseGroups(torch.autograd.Function):
+    """The formula and its gradient, written out: of what autograd derives a compiler makes more kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_BCHW: torch.Tensor, weight_C: torch.Tensor, bias_C: torch.Tensor, group_size: int, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        groups = _in_groups(x_BCHW, group_size)
+        var, mean = torch.var_mean(groups, dim=_OF_A_GROUP, correction=0, keepdim=True)
+        inverse_std = torch.rsqrt(var + eps)
+        out = (groups - mean) * (inverse_std * weight_C[:, None, None]) + bias_C[:, None, None]
+        ctx.save_for_backward(x_BCHW, weight_C, mean, inverse_std)
+        ctx.group_size = group_size
+        ctx.mark_non_differentiable(mean, var)
+        return out.flatten(0, 1).to(x_BCHW.dtype), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, gradient_BCHW: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_BCHW, weight_C, mean, inverse_std = ctx.saved_tensors
+        gradient = _in_groups(gradient_BCHW, ctx.group_size)
+        normalised = (_in_groups(x_BCHW, ctx.group_size) - mean) * inverse_std
+        of_bias = gradient.sum(_OF_A_GROUP, keepdim=True)
+        of_weight = (gradient * normalised).sum(_OF_A_GROUP, keepdim=True)
+        num_values = gradient[0, :, 0].numel()
+        through_statistics = (of_bias + normalised * of_weight) / num_values
+        of_x = (gradient - through_statistics) * (inverse_std * weight_C[:, None, None])
+        return of_x.flatten(0, 1).to(x_BCHW.dtype), of_weight.sum(0).flatten(), of_bias.sum(0).flatten(), None, None
+
+
+def _in_groups(x_BCHW: torch.Tensor, group_size: int) -> torch.Tensor:
+    return x_BCHW.unflatten(0, (-1, group_size)).to(torch.promote_types(x_BCHW.dtype, torch.float32))
 
 
 def split_batch_norms(network: _Network, group_size: int) -> _Network:

@@ -71,7 +71,8 @@ class RunSettings:
     bad_rows: str = "error"
     # Number format of the convolutions: fp32, bf16, fp16 (with a scaled loss), or auto = bf16 on a GPU, else fp32.
     precision: str = "auto"
-    # Whether torch.compile makes kernels of the backbones; worth its minutes on a GPU only.
+    # Whether torch.compile makes kernels of the backbones: half the step of a ResNet-50 on an H100 (COSTS.md), after
+    # minutes at the start; not worth them on a CPU.
     is_compiled: bool = False
     # Parts that a process's images of a step are taken in, one after the other, to save memory.
     accumulation_steps: int = 1
