@@ -16,7 +16,7 @@ from stores.errors import UserError
 from trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
 
 _Network = TypeVar("_Network", bound=nn.Module)
-# Of (groups, rows of a group, C, H, W), what a group's statistics are taken over.
+# Dimensions of (groups, rows of a group, C, H, W) that a group's statistics are taken over.
 _OF_A_GROUP = (1, 3, 4)
 
 
@@ -65,48 +65,48 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        group_size = self.group_size
-        out_BCHW, mean, var = _NormaliseGroups.apply(x_BCHW, self.weight, self.bias, group_size, self.eps)
+        groups = x_BCHW.unflatten(0, (-1, self.group_size))
+        out, mean, var = _NormaliseGroups.apply(groups, self.weight, self.bias, self.eps)
         with torch.no_grad():
-            num_values = group_size * x_BCHW.shape[2] * x_BCHW.shape[3]
+            num_values = groups[0, :, 0].numel()
             unbiased = var[0].flatten() * (num_values / (num_values - 1))
             self.running_mean.lerp_(mean[0].flatten(), self.momentum)
             self.running_var.lerp_(unbiased, self.momentum)
             self.num_batches_tracked.add_(1)
-        return out_BCHW
+        return out.flatten(0, 1)
 
 
 class _NormaliseGroups(torch.autograd.Function):
-    """The formula and its gradient, written out: of what autograd derives a compiler makes more kernels."""
+    """The formula and its gradient, written out: of what autograd derives a compiler makes more kernels.
+
+    Groups are (groups, rows of a group, C, H, W), their statistics (groups, 1, C, 1, 1).
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x_BCHW: torch.Tensor, weight_C: torch.Tensor, bias_C: torch.Tensor, group_size: int, eps: float
+        ctx: Any, groups: torch.Tensor, weight_C: torch.Tensor, bias_C: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        groups = _in_groups(x_BCHW, group_size)
-        var, mean = torch.var_mean(groups, dim=_OF_A_GROUP, correction=0, keepdim=True)
+        x = _accurate(groups)
+        var, mean = torch.var_mean(x, dim=_OF_A_GROUP, correction=0, keepdim=True)
         inverse_std = torch.rsqrt(var + eps)
-        out = (groups - mean) * (inverse_std * weight_C[:, None, None]) + bias_C[:, None, None]
-        ctx.save_for_backward(x_BCHW, weight_C, mean, inverse_std)
-        ctx.group_size = group_size
+        out = (x - mean) * (inverse_std * weight_C[:, None, None]) + bias_C[:, None, None]
+        ctx.save_for_backward(groups, weight_C, mean, inverse_std)
         ctx.mark_non_differentiable(mean, var)
-        return out.flatten(0, 1).to(x_BCHW.dtype), mean, var
+        return out.to(groups.dtype), mean, var
 
     @staticmethod
-    def backward(ctx: Any, gradient_BCHW: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x_BCHW, weight_C, mean, inverse_std = ctx.saved_tensors
-        gradient = _in_groups(gradient_BCHW, ctx.group_size)
-        normalised = (_in_groups(x_BCHW, ctx.group_size) - mean) * inverse_std
-        of_bias = gradient.sum(_OF_A_GROUP, keepdim=True)
-        of_weight = (gradient * normalised).sum(_OF_A_GROUP, keepdim=True)
-        num_values = gradient[0, :, 0].numel()
-        through_statistics = (of_bias + normalised * of_weight) / num_values
-        of_x = (gradient - through_statistics) * (inverse_std * weight_C[:, None, None])
-        return of_x.flatten(0, 1).to(x_BCHW.dtype), of_weight.sum(0).flatten(), of_bias.sum(0).flatten(), None, None
+    def backward(ctx: Any, of_out: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        groups, weight_C, mean, inverse_std = ctx.saved_tensors
+        of_out, normalised = _accurate(of_out), (_accurate(groups) - mean) * inverse_std
+        of_bias = of_out.sum(_OF_A_GROUP, keepdim=True)
+        of_weight = (of_out * normalised).sum(_OF_A_GROUP, keepdim=True)
+        through_statistics = (of_bias + normalised * of_weight) / groups[0, :, 0].numel()
+        of_groups = (of_out - through_statistics) * (inverse_std * weight_C[:, None, None])
+        return of_groups.to(groups.dtype), of_weight.sum(0).flatten(), of_bias.sum(0).flatten(), None
 
 
-def _in_groups(x_BCHW: torch.Tensor, group_size: int) -> torch.Tensor:
-    return x_BCHW.unflatten(0, (-1, group_size)).to(torch.promote_types(x_BCHW.dtype, torch.float32))
+def _accurate(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def split_batch_norms(network: _Network, group_size: int) -> _Network:
