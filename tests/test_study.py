@@ -110,7 +110,7 @@ def test_workers_end_with_a_killed_study(tmp_path: Path) -> None:
     script = tmp_path / "study.py"
     script.write_text(
         "import os, time\n"
-        "from tests.study.__main__ import worker_pool\n"
+        "from tests.study.workers import worker_pool\n"
         "if __name__ == '__main__':\n"
         "    pool = worker_pool(1)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"

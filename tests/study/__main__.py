@@ -6,12 +6,9 @@ The plan and an estimate of its time come first. A finished cell is a row of the
 goes on with the cells that are not there yet.
 """
 
-import multiprocessing
 import os
 import platform
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing.process import BaseProcess
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import click
@@ -22,6 +19,7 @@ from stores.progress import stage_bar, warn
 from tests.study import data, table
 from tests.study.cells import CELLS, SEEDS, Cell
 from tests.study.trial import timed_trial
+from tests.study.workers import worker_pool
 
 ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
 FOLDER = Path("artifacts/study")
@@ -92,23 +90,6 @@ def _run_all(todo: list[tuple[Cell, int]], folder: Path, scenes: Path, workers: 
             table.add_row(ROWS, job.result() | {"hardware": _hardware(workers)})
     if num_failed:
         raise click.ClickException(f"{num_failed} runs failed; the same command tries them again")
-
-
-def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """Return processes that end with this one, however it ends: nobody would keep the rows of those that go on."""
-    spawn = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "runs in a worker"
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
-
-
-def _end_after(process: BaseProcess) -> None:
-    process.join()
-    os._exit(1)
 
 
 def _stores(todo: list[tuple[Cell, int]]) -> list[tuple[str, str, str]]:
