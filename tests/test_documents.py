@@ -1,6 +1,7 @@
 """What the pages say of the code is true of it: every path and symbol is there, every command can be given."""
 
 import ast
+import csv
 import os
 import re
 import shlex
@@ -153,13 +154,23 @@ PRICED = [line for line in COSTS if re.match(r"\| `\w+` \| [\d,]+ \|", line)]
 @pytest.mark.parametrize("line", PRICED, ids=lambda line: line.split("`")[1])
 def test_gpu_hours_are_images_times_epochs_over_the_rate(line: str) -> None:
     cells = [cell.strip(" `").replace(",", "") for cell in line.strip("|").split("|")]
-    recipe, images, epochs, rate, _, hours, money = cells
+    recipe, images, epochs, rate, _, hours, money, h100_rate, h100_hours = cells
     method = re.search(r"--method (\w+)", import_module(f"trainer.recipes.{recipe}").__doc__ or "")
     assert method is not None
     background = "rm" if recipe == "swav_100_wide_crops" else "none"
     assert int(epochs) == resolve_settings(recipe, method[1], background, False, ()).epochs
     assert int(hours) == round(int(images) * int(epochs) / float(rate) / 3600)
     assert int(money) == pytest.approx(2.5 * int(hours), abs=1)
+    measured = _h100_step_ms("cast" if method[1] == "cast" else "none" if method[1] == "moco" else "")
+    assert h100_rate == ("" if measured is None else f"{256 / measured * 1000:.0f}")
+    assert h100_hours == (h100_rate and f"{int(images) * int(epochs) / int(h100_rate) / 3600:.1f}")
+
+
+def _h100_step_ms(case: str) -> float | None:
+    """Milliseconds of a step of 256 images, as last measured."""
+    with (ROOT / "tests/golden/gpu_steps.csv").open(newline="") as file:
+        found = [row["ms"] for row in csv.DictReader(file) if row["case"] == case]
+    return float(found[-1]) if found else None
 
 
 # ------------------------------------------------------------------------------------------- what CONTRIBUTING.md tells
