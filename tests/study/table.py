@@ -2,7 +2,6 @@
 
 import csv
 import math
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,8 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
     Speeds of different hardware have no mean: theirs is over the rows of the hardware that most rows were made on.
     """
-    (usual, _), *_ = Counter(row["hardware"] for row in rows).most_common(1) or [("", 0)]
+    hardware = [row["hardware"] for row in rows]
+    usual = max(hardware, key=hardware.count, default="")
     cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         cells.setdefault(tuple(row[name] for name in KEY), []).append(row)
