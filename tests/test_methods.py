@@ -224,8 +224,10 @@ def test_split_batch_norm_writes_keys_over_what_it_is_given(
     expected = plain(images.clone(memory_format=torch.preserve_format))
     with torch.no_grad():
         assert split(images) is images
-    torch.testing.assert_close(images, expected)
-    torch.testing.assert_close(split.state_dict(), plain.state_dict())
+    # A GPU has several kernels for it; on a CPU it is the same one, to the last bit.
+    exact = {"rtol": 0.0, "atol": 0.0} if device == "cpu" else {}
+    torch.testing.assert_close(images, expected, **exact)
+    torch.testing.assert_close(split.state_dict(), plain.state_dict(), **exact)
     assert split.num_batches_tracked == 1
 
 

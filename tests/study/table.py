@@ -62,12 +62,11 @@ def markdown(rows: list[dict[str, str]]) -> str:
     usual = max(hardware, key=hardware.count, default="")
     cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
-        cells.setdefault(tuple(row[name] for name in KEY), []).append(row)
+        own = row if row["hardware"] == usual else row | {SPEED: ""}
+        cells.setdefault(tuple(row[name] for name in KEY), []).append(own)
     lines = [f"| {' | '.join((*KEY, 'seeds', *COLUMNS))} |", "|---" * (len(KEY) + 1 + len(COLUMNS)) + "|"]
     for key, kept in cells.items():
-        kept_of = {column: [row for row in kept if row.get(column)] for column in COLUMNS.values()}
-        kept_of[SPEED] = [row for row in kept_of[SPEED] if row["hardware"] == usual]
-        numbers = [_cell([float(row[column]) for row in of_column]) for column, of_column in kept_of.items()]
+        numbers = [_cell([float(row[column]) for row in kept if row.get(column)]) for column in COLUMNS.values()]
         lines.append(f"| {' | '.join((*key, str(len(kept)), *numbers))} |")
     return "\n".join(lines)
 

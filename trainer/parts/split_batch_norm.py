@@ -28,6 +28,11 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
     """
 
     group_size: int = 0
+    # Always there: `split_batch_norms` makes layers that keep running statistics.
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    momentum: float
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalise a batch. Args: x_BCHW: float (B, C, H, W). Returns: the same shape."""
@@ -48,23 +53,16 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         Nothing else reads that; and where it is large (keys with BG_Swaps' negatives) fresh memory takes a CPU longer
         than the normalisation does, and a GPU a copy to join the groups in.
         """
-        assert self.num_batches_tracked is not None, "of the first group, as in `_all_at_once`"
-        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         unread = torch.empty_like(self.weight), torch.empty_like(self.weight)
-        running = self.running_mean, self.running_var
-        for x in x_BCHW.split(self.group_size):
+        for number, x in enumerate(x_BCHW.split(self.group_size)):
+            running = (None, None) if number else (self.running_mean, self.running_var)
             arguments = x, self.weight, self.bias, *running, True, self.momentum, self.eps
             torch.native_batch_norm(*arguments, out=(x, *unread))
-            running = None, None
         return x_BCHW
 
     def _all_at_once(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """The same as one formula, which a compiler makes a few kernels of; operation by operation it costs more."""
-        assert self.running_mean is not None, "of the first group, as in `_in_place`"
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         groups = x_BCHW.unflatten(0, (-1, self.group_size))
         out, mean, var = _NormaliseGroups.apply(groups, self.weight, self.bias, self.eps)
         with torch.no_grad():
