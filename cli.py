@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import pipeline.views.backgrounds
-import saliency.classical
-import stores.engines
-import trainer.evaluation
-import trainer.methods
-import trainer.recipes
-from stores.disk_errors import closed_folders, disk_errors
-from stores.errors import UserError
-from stores.progress import QUIET_VARIABLE, is_quiet, note
+from backdrop.disk_errors import closed_folders, disk_errors
+from backdrop.errors import UserError
+from backdrop.pipeline.views import backgrounds
+from backdrop.progress import QUIET_VARIABLE, is_quiet, note
+from backdrop.saliency import classical
+from backdrop.stores import engines
+from backdrop.trainer import evaluation, methods, recipes
 
 if TYPE_CHECKING:
-    from stores.reader import Store
+    from backdrop.stores.format.reader import Store
 
 # Torch's threads sleep between two operations instead of spinning: on a machine that others use too, spinning made a
 # training step up to 17 times slower. Read when torch is imported, which the commands do; a user's own value stays.
@@ -35,13 +33,13 @@ DATASETS = ("imagenet", "coco", "folder", "sample")
 
 # Formats of masks alone: their file in stores/, and what takes the place of ".zarr" in the store's name.
 MASK_EXPORTS = {
-    "hdf5": ("export_hdf5", ".h5"),
-    "png": ("export_png", ".masks"),
-    "coco-rle": ("export_coco_rle", ".coco.json"),
+    "hdf5": ("hdf5", ".h5"),
+    "png": ("png", ".masks"),
+    "coco-rle": ("coco_rle", ".coco.json"),
 }
 
 DETECTOR_HELP = (
-    f"Finds the foreground: {', '.join(saliency.classical.NAMES)} (no training needed), the folder of a run of "
+    f"Finds the foreground: {', '.join(classical.NAMES)} (no training needed), the folder of a run of "
     "'saliency train' (RUN:no-crf and RUN:crf leave out or add the dense CRF), or masks:DIR (PNG masks made elsewhere)."
 )
 
@@ -138,7 +136,7 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
     """Print the versions that matter in a report of a fault, and end."""
     if not value or ctx.resilient_parsing:
         return
-    from pipeline.versions import versions
+    from backdrop.pipeline.versions import versions
 
     click.echo("\n".join(f"{name:14} {version}" for name, version in versions().items()))
     ctx.exit()
@@ -177,8 +175,8 @@ def cache_folder(cache: Path | None) -> Path:
 
 def open_for_reading(store: Path | str, cache: Path | None, *, allow_partial: bool = False) -> "Store":
     """Open a store on this machine, or through the cache one that is published."""
-    from stores.reader import open_store
-    from stores.store_cache import open_published
+    from backdrop.stores.format.reader import open_store
+    from backdrop.stores.sharing.store_cache import open_published
 
     if isinstance(store, str):
         return open_published(store, cache_folder(cache))
@@ -235,9 +233,9 @@ def saliency_train(
     seed: int,
 ) -> None:
     """Train DeepUSPS2 without labels; the same command resumes. Several GPUs: torchrun --nproc-per-node N cli.py ..."""
-    from saliency.deepusps import default_preset, train
-    from saliency.deepusps_settings import choose_settings
-    from stores.dataset_index import open_index
+    from backdrop.saliency.deepusps2.deepusps import default_preset, train
+    from backdrop.saliency.deepusps2.settings import choose_settings
+    from backdrop.stores.indexes.dataset_index import open_index
 
     if dataset and images:
         raise UserError("--dataset and --images were both given. Give one of them.")
@@ -264,7 +262,7 @@ def saliency_train(
 @click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
 def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
     """Write a soft saliency map for every image; the same command resumes."""
-    from saliency.inference import predict_folder
+    from backdrop.saliency.inference import predict_folder
 
     with disk_errors(out):
         summary = predict_folder(images, detector, out, threshold=threshold)
@@ -280,7 +278,7 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
 @click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
 def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
     """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
-    from saliency.metrics import evaluate_folder, table
+    from backdrop.saliency.scoring.metrics import evaluate_folder, table
 
     scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
     note(table(scores))
@@ -303,7 +301,7 @@ def saliency_report(
     out: Path,
 ) -> None:
     """Write a page about detectors: scores, precision-recall curves, worst and best images, the course of trainings."""
-    from saliency.report_page import write_report
+    from backdrop.saliency.scoring.report_page import write_report
 
     with disk_errors(out):
         page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
@@ -320,7 +318,11 @@ workers_option = click.option(
     help="Processes; with --engine slurm, jobs. Default: one per GPU where the detector uses them, else one per core.",
 )
 engine_option = click.option(
-    "--engine", type=click.Choice(stores.engines.NAMES), default="local", show_default=True, help="What runs them."
+    "--engine",
+    type=click.Choice(engines.NAMES),
+    default="local",
+    show_default=True,
+    help="What runs them.",
 )
 
 
@@ -356,12 +358,12 @@ def build_store_command(
     plan: bool,
 ) -> None:
     """Find and store the mask and the background of every image; the same command resumes."""
-    from pipeline.build.export_beton import export_beton
-    from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-    from pipeline.build.plan import plan_store
-    from pipeline.build.rethreshold import rethreshold_store
-    from stores.dataset_index import open_index
-    from stores.reader import open_store
+    from backdrop.pipeline.beton.writer import export_beton
+    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+    from backdrop.pipeline.build.plan import plan_store
+    from backdrop.pipeline.build.rethreshold import rethreshold_store
+    from backdrop.stores.format.reader import open_store
+    from backdrop.stores.indexes.dataset_index import open_index
 
     if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
         raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
@@ -416,7 +418,7 @@ allow_partial_option = click.option("--allow-partial", is_flag=True, help="Also 
 @cache_option
 def store_info(store: Path | str, allow_partial: bool, cache: Path | None) -> None:
     """Print a store's identity and what is in it; of s3://bucket/prefix or file:///folder what the manifest says."""
-    from stores.reader import describe
+    from backdrop.stores.format.reader import describe
 
     print_result(describe(open_for_reading(store, cache, allow_partial=allow_partial)))
 
@@ -427,7 +429,7 @@ def store_info(store: Path | str, allow_partial: bool, cache: Path | None) -> No
 @allow_partial_option
 def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
     """Check a store; exit code 1 when something is wrong."""
-    from stores.verify import verify
+    from backdrop.stores.maintenance.verify import verify
 
     problems = verify(store, full=not quick, allow_partial=allow_partial)
     verdict = f"{store}: {len(problems)} problems" if problems else f"{store}: sound"
@@ -440,7 +442,7 @@ def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
 @click.argument("store", type=path_type)
 def store_status(store: Path) -> None:
     """Print what of a store is built, what is missing or failed, and how long the rest takes."""
-    from stores.build_status import status
+    from backdrop.stores.maintenance.build_status import status
 
     print_result(status(store))
 
@@ -451,7 +453,7 @@ def store_status(store: Path) -> None:
 @cache_option
 def store_diff(a: Path | str, b: Path | str, cache: Path | None) -> None:
     """Print what differs between two stores, folders or URLs; exit code 1 when anything does."""
-    from stores.diff import diff
+    from backdrop.stores.maintenance.diff import diff
 
     differences = diff(*(open_for_reading(store, cache, allow_partial=True) for store in (a, b)))
     print_result(differences)
@@ -463,7 +465,7 @@ def store_diff(a: Path | str, b: Path | str, cache: Path | None) -> None:
 @click.option("--out", type=path_type, required=True, help="The new store; the same command resumes.")
 def store_merge(sources: tuple[Path, ...], out: Path) -> None:
     """Join stores of one identity, each with some of the parts, into one."""
-    from stores.merge import merge
+    from backdrop.stores.maintenance.merge import merge
 
     store_id = merge(sources, out)
     print_result({"store": str(out), "store_id": store_id}, f"{out}: store {store_id}")
@@ -489,9 +491,9 @@ def store_recompute(
     engine: str,
 ) -> None:
     """Build a new store with some rows computed anew and all others as they are; the same command resumes."""
-    from pipeline.build.recompute import parse_rows, recompute_store, rows_where
-    from stores.dataset_index import open_index
-    from stores.reader import open_store
+    from backdrop.pipeline.build.recompute import parse_rows, recompute_store, rows_where
+    from backdrop.stores.format.reader import open_store
+    from backdrop.stores.indexes.dataset_index import open_index
 
     if (where is None) == (rows is None):
         raise UserError("give either --where CONDITION or --rows NUMBERS.")
@@ -512,7 +514,7 @@ def store_publish(store: Path, url: str) -> None:
 
     Credentials come from the usual AWS environment variables or profile, and are never written anywhere.
     """
-    from stores.remote import publish
+    from backdrop.stores.sharing.remote import publish
 
     summary = publish(store, url)
     note(f"published: {summary['objects']:,} objects, {summary['bytes']:,} bytes sent, at {summary['url']}")
@@ -524,7 +526,7 @@ def store_publish(store: Path, url: str) -> None:
 @click.option("--out", type=path_type, required=True, help="The store's folder here.")
 def store_pull(url: str, out: Path) -> None:
     """Copy a published store here, every file checked; the same command resumes."""
-    from stores.remote import pull
+    from backdrop.stores.sharing.remote import pull
 
     summary = pull(url, out)
     note(f"pulled: {summary['objects']:,} objects, {summary['bytes']:,} bytes fetched, to {out}")
@@ -537,7 +539,7 @@ def store_pull(url: str, out: Path) -> None:
 @click.option("--min-age", type=float, default=None, metavar="SECONDS", help="Younger leftovers stay. Default: 3600.")
 def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
     """Remove what killed builds, merges, pulls and exports left beside a store."""
-    from stores.gc import gc
+    from backdrop.stores.maintenance.gc import gc
 
     given = {} if min_age is None else {"min_age_s": min_age}
     summary = gc(store, dry_run=dry_run, **given)
@@ -556,8 +558,8 @@ def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
 @click.option("--about", multiple=True, metavar="NAME=VALUE", help="What no store knows: license, url ...")
 def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
     """Write a Croissant card of a finished store: files with digests, fields, where it comes from."""
-    from stores.card import write_card
-    from stores.setting_overrides import split_override
+    from backdrop.setting_overrides import split_override
+    from backdrop.stores.maintenance.card import write_card
 
     card = write_card(store, out, dict(split_override(text) for text in about))
     print_result({"card": str(card)}, f"card: {card}")
@@ -583,10 +585,10 @@ def store_view(
     cache: Path | None,
 ) -> None:
     """Write a page to browse a store's rows by eye, a folder that opens from a file; or serve it."""
-    from trainer.store_gallery.folder import write_gallery
-    from trainer.store_gallery.selection import choose_rows, parse_num_rows
-    from trainer.store_gallery.server import serve_gallery
-    from trainer.store_gallery.source_images import find_images
+    from backdrop.pipeline.gallery.folder import write_gallery
+    from backdrop.pipeline.gallery.selection import choose_rows, parse_num_rows
+    from backdrop.pipeline.gallery.server import serve_gallery
+    from backdrop.pipeline.gallery.source_images import find_images
 
     if serve and (out is not None or rows is not None):
         raise UserError("--out and --rows are for a page that is written; --serve shows all rows and writes nothing.")
@@ -631,19 +633,19 @@ def store_export(
     if format_name in MASK_EXPORTS:
         if root is not None or max_side_px is not None:
             raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
-        from stores.progress import stage_bar
+        from backdrop.progress import stage_bar
 
         module, suffix = MASK_EXPORTS[format_name]
         with stage_bar(total=opened.num_rows, unit="row", stage=f"export {format_name}") as bar:
-            export = import_module(f"stores.{module}").export
+            export = import_module(f"backdrop.stores.exports.{module}").export
             written = export(opened, out or opened.path.with_suffix(suffix), progress=bar.update)
     elif is_for_cache:
-        from pipeline.build.cached_beton import cached_beton
+        from backdrop.pipeline.beton.cached_beton import cached_beton
 
         written = cached_beton(opened, root)
     else:
-        from pipeline.build.export_beton import export_beton
-        from stores.dataset_index import open_index
+        from backdrop.pipeline.beton.writer import export_beton
+        from backdrop.stores.indexes.dataset_index import open_index
 
         index = open_index(opened.dataset, root=root, split=opened.split)
         given = {} if max_side_px is None else {"max_side_px": max_side_px}
@@ -655,8 +657,8 @@ def store_export(
 
 
 @main.command("pretrain")
-@click.option("--method", type=click.Choice(trainer.methods.NAMES), required=True)
-@click.option("--bg", type=click.Choice(pipeline.views.backgrounds.NAMES), default="none", show_default=True)
+@click.option("--method", type=click.Choice(methods.NAMES), required=True)
+@click.option("--bg", type=click.Choice(backgrounds.NAMES), default="none", show_default=True)
 @click.option(
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
@@ -667,7 +669,7 @@ def store_export(
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
 @click.option(
     "--recipe",
-    type=click.Choice(trainer.recipes.NAMES),
+    type=click.Choice(recipes.NAMES),
     default=None,
     help="Default: the paper's (no GPU: smoke).",
 )
@@ -709,7 +711,7 @@ def pretrain_command(
         out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
         say_default("run", out, "the default of --out")
 
-    from trainer.run.loop import default_recipe, pretrain
+    from backdrop.trainer.run.loop import default_recipe, pretrain
 
     if recipe is None:
         recipe, why = default_recipe(method)
@@ -726,7 +728,7 @@ def pretrain_command(
         "root": root,
     }
     if show_views is not None:
-        from trainer.report.views_page import write_views_page
+        from backdrop.trainer.report.views_page import write_views_page
 
         with disk_errors(show_views):
             page = write_views_page(show_views, epoch=views_epoch, **given)
@@ -744,10 +746,10 @@ def pretrain_command(
 @click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
 @cache_option
 @click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
-@click.option("--method", type=click.Choice(trainer.methods.NAMES), required=True)
-@click.option("--bg", type=click.Choice(pipeline.views.backgrounds.NAMES), default="none", show_default=True)
+@click.option("--method", type=click.Choice(methods.NAMES), required=True)
+@click.option("--bg", type=click.Choice(backgrounds.NAMES), default="none", show_default=True)
 @click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
-@click.option("--recipe", type=click.Choice(trainer.recipes.NAMES), default=None, help="Default: the paper's.")
+@click.option("--recipe", type=click.Choice(recipes.NAMES), default=None, help="Default: the paper's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
@@ -772,16 +774,16 @@ def loader_bench_command(
     trace_path: Path | None,
 ) -> None:
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
-    from pipeline.loader.loader_bench import bench, table
-    from trainer.run.loop import find_beton, resolve_settings
-    from trainer.run.settings import method_module
+    from backdrop.pipeline.loader.loader_bench import bench, table
+    from backdrop.trainer.run.loop import find_beton, resolve_settings
+    from backdrop.trainer.run.settings import method_module
 
     if recipe is None:
         recipe = method_module(method).DEFAULT_RECIPE
         say_default("recipe", recipe, "the method's own")
     settings = resolve_settings(recipe, method, bg, with_cast, overrides)
     if isinstance(store, str):
-        from pipeline.build.cached_beton import cached_beton
+        from backdrop.pipeline.beton.cached_beton import cached_beton
 
         beton = cached_beton(open_for_reading(store, cache), root)
     else:
@@ -797,8 +799,8 @@ def loader_bench_command(
     print_result(result, table(result))
 
 
-@main.command("evaluate", epilog=f"TASK is one of: {', '.join([*trainer.evaluation.NAMES, 'all'])}.")
-@click.argument("task", type=click.Choice([*trainer.evaluation.NAMES, "all"]), metavar="TASK")
+@main.command("evaluate", epilog=f"TASK is one of: {', '.join([*evaluation.NAMES, 'all'])}.")
+@click.argument("task", type=click.Choice([*evaluation.NAMES, "all"]), metavar="TASK")
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
@@ -832,7 +834,7 @@ def evaluate_command(
     if task != "all":
         if only or skip or is_plan:
             raise UserError("--only, --skip and --plan are for evaluate all.")
-        from trainer.evaluation._evaluate import evaluate_run
+        from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 
         with disk_errors(given):
             summary = evaluate_run(task, given, data, overrides=overrides, strict=strict)
@@ -841,7 +843,7 @@ def evaluate_command(
         return
     if data:
         raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
-    from trainer.evaluation._all import Choice, evaluate_all, plan, plan_table, table
+    from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table
 
     choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
     steps = plan(given, recipe, choice)
@@ -865,7 +867,7 @@ def export_detectron2_command(run: Path | None, weights: Path | None, out: Path,
     """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
     if (run is None) == (weights is None):
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
-    from trainer.evaluation._detectron2_export import export_detectron2
+    from backdrop.trainer.evaluation.detection.detectron2_export import export_detectron2
 
     given = run or weights
     assert given is not None
@@ -879,7 +881,7 @@ def export_detectron2_command(run: Path | None, weights: Path | None, out: Path,
 @click.option("--out", type=path_type, default=None, help="The page. Default, of a single run: RUN/report.html.")
 def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
     """Write a page about a run, or about several beside each other: settings, scores, curves, pictures, speed."""
-    from trainer.report.page import write_report
+    from backdrop.trainer.report.page import write_report
 
     with disk_errors(out or runs[0]):
         page = write_report(runs, out)

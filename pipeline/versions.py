@@ -5,9 +5,9 @@ import platform
 import re
 from pathlib import Path
 
-from pipeline.build.beton_format import FORMAT_VERSION
-from stores.provenance import commit, version_of
-from stores.schema import SCHEMA_VERSION
+from backdrop.pipeline.beton.layout import FORMAT_VERSION
+from backdrop.stores.format.provenance import commit, version_of
+from backdrop.stores.format.schema import SCHEMA_VERSION
 
 PACKAGES = ("torch", "torchvision", "ffcv", "zarr", "numba", "numpy", "opencv-python")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")

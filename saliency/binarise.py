@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from stores.errors import UserError
-from stores.schema import Status
+from backdrop.errors import UserError
+from backdrop.stores.format.schema import Status
 
 DEFAULT_THRESHOLD = 0.9  # Ryali et al. 2021, appendix A: foreground is what the detector gives more than 0.9
 

@@ -7,14 +7,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from saliency.binarise import binarise
-from saliency.detector import open_detector
-from saliency.find_maps import found_maps
-from saliency.metrics import to_8_bit
-from stores.dataset_index import DatasetIndex, open_index
-from stores.durable_files import write_aside
-from stores.errors import UserError
-from stores.progress import stage_bar, warn
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.progress import stage_bar, warn
+from backdrop.saliency.binarise import binarise
+from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors.find_maps import found_maps
+from backdrop.saliency.scoring.metrics import to_8_bit
+from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
 
 IDENTITY_FILE = "made-by.json"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import MISSING, Browser
-from tests.s3_server import S3Server
+from tests.material.browser import MISSING, Browser
+from tests.material.s3_server import S3Server
 
 # As the command line sets it, before any test imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -36,10 +36,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The store of tests/small_scenes.py for tests that only read it, scenes.zarr with scenes.beton beside it."""
-    from pipeline.build.export_beton import export_beton  # here: most tests do without them
-    from stores.reader import open_store
-    from tests import small_scenes
+    """The store of tests/material/small_scenes.py to be read only, scenes.zarr with scenes.beton beside it."""
+    from backdrop.pipeline.beton.writer import export_beton  # here: most tests do without them
+    from backdrop.stores.format.reader import open_store
+    from tests.material import small_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
     built, index = small_scenes.build(folder)
@@ -58,7 +58,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """A browser for the pages of a module's tests (see tests/browser.py)."""
+    """A browser for the pages of a module's tests (see tests/material/browser.py)."""
     if MISSING:
         pytest.skip(MISSING)
     browser = Browser()

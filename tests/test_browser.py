@@ -1,11 +1,11 @@
-"""The checks of tests/browser.py find what they are for; else every page would pass them."""
+"""The checks of tests/material/browser.py find what they are for; else every page would pass them."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-from tests.browser import PHONE_PX, Browser
+from tests.material.browser import PHONE_PX, Browser
 
 GOOD = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>A page</title>
 <meta name="viewport" content="width=device-width">

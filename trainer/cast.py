@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipeline.views.device_stage import Views
-from pipeline.views.view_plan import ViewPlan
-from stores.errors import UserError
-from trainer.losses.saliency_attention import (
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.trainer.losses.saliency_attention import (
     attention_loss,
     attention_target,
     batch_attention_loss,
@@ -28,7 +28,7 @@ from trainer.losses.saliency_attention import (
     sampled_target,
     signed_cam,
 )
-from trainer.parts.collectives import num_processes, summed
+from backdrop.trainer.parts.collectives import num_processes, summed
 
 # Share of the foreground each crop holds (phi of the paper; Table 2a).
 MIN_FOREGROUND = 0.2

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.run_parts import run_parts
-from pipeline.build.tiled_background import FILLS, encode_background, parameters
-from saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
-from saliency.detector import Detector, MaskError, open_detector, uses_gpu
-from saliency.find_maps import batch_size, find_maps
-from stores import schema
-from stores.dataset_index import DatasetIndex
-from stores.errors import ImageError, UserError
-from stores.image_codec import decode_rgb, sha256
-from stores.mask_codec import pack_rows
-from stores.schema import Status
-from stores.writer import StoreRow, part_rows_for, read_attributes, rows_of_part, write_part
+from backdrop.errors import ImageError, UserError
+from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
+from backdrop.saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
+from backdrop.saliency.detectors.detector import Detector, MaskError, open_detector, uses_gpu
+from backdrop.saliency.detectors.find_maps import batch_size, find_maps
+from backdrop.stores.format import schema
+from backdrop.stores.format.mask_codec import pack_rows
+from backdrop.stores.format.schema import Status
+from backdrop.stores.format.writer import StoreRow, part_rows_for, read_attributes, rows_of_part, write_part
+from backdrop.stores.images.image_codec import decode_rgb, sha256
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 # Raised by hand whenever the same image, map and settings would give another row.
 ALGORITHM_VERSION = 1
@@ -65,7 +65,7 @@ def build_store(
 
     Args:
         index: the data set; row i of the store is row i of the index.
-        detector_name: as `saliency.detector.open_detector` takes it; or a picklable detector itself.
+        detector_name: as `saliency.detectors.detector.open_detector` takes it; or a picklable detector itself.
         out: the store's folder; `<out>.build.jsonl` beside it logs the builds.
         settings: what else decides the content.
         num_workers: processes; None = as many as the engine finds fit.

@@ -9,14 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.masks_and_backgrounds import BuildSettings, BuildSpec, build_rows, store_identity, use_detector
-from saliency.detector import Detector
-from saliency.find_maps import batch_size
-from stores import schema
-from stores.dataset_index import DatasetIndex
-from stores.engines.local import run
-from stores.errors import UserError
-from stores.writer import (
+from backdrop.errors import UserError
+from backdrop.pipeline.build.masks_and_backgrounds import (
+    BuildSettings,
+    BuildSpec,
+    build_rows,
+    store_identity,
+    use_detector,
+)
+from backdrop.saliency.detectors.detector import Detector
+from backdrop.saliency.detectors.find_maps import batch_size
+from backdrop.stores.engines.local import run
+from backdrop.stores.format import schema
+from backdrop.stores.format.writer import (
     EncodedRow,
     StoreRow,
     encode_row,
@@ -27,6 +32,7 @@ from stores.writer import (
     read_attributes,
     rows_of_part,
 )
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 NUM_SAMPLED = 32
 NUM_PROCESSES = (1, 2, 4, 8)
@@ -172,8 +178,15 @@ def _row_bytes(row: EncodedRow) -> int:
 def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
     """Size of the whole .beton of the usual settings: pages of records, pages of blobs, the table of allocations."""
     # Here, after the memory was measured: FFCV brings torch, which the workers of a build need not have.
-    from pipeline.build.export_beton import BetonSettings, page_bytes
-    from pipeline.build.scene import ALIGNMENT_BYTES, BLOBS, SCENE_DTYPE, encode_runs, resize_mask, training_jpeg
+    from backdrop.pipeline.beton.scene import (
+        ALIGNMENT_BYTES,
+        BLOBS,
+        SCENE_DTYPE,
+        encode_runs,
+        resize_mask,
+        training_jpeg,
+    )
+    from backdrop.pipeline.beton.writer import BetonSettings, page_bytes
 
     settings, num_bytes = BetonSettings(), []
     for row in rows:

@@ -11,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.masks_and_backgrounds import BuildSpec, build_rows, settings_of, store_identity, use_detector
-from pipeline.build.run_parts import run_parts
-from saliency.detector import Detector, uses_gpu
-from saliency.find_maps import batch_size
-from stores import schema
-from stores.dataset_index import DatasetIndex
-from stores.errors import UserError
-from stores.provenance import differing_fields, plain_identity
-from stores.reader import Store, open_store
-from stores.schema import Status
-from stores.writer import (
+from backdrop.errors import UserError
+from backdrop.pipeline.build.masks_and_backgrounds import (
+    BuildSpec,
+    build_rows,
+    settings_of,
+    store_identity,
+    use_detector,
+)
+from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.saliency.detectors.detector import Detector, uses_gpu
+from backdrop.saliency.detectors.find_maps import batch_size
+from backdrop.stores.format import schema
+from backdrop.stores.format.provenance import differing_fields, plain_identity
+from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.format.writer import (
     EncodedRow,
     StoreRow,
     checked_part_files,
@@ -31,6 +36,7 @@ from stores.writer import (
     write_part,
     write_part_files,
 )
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 INDEX_FIELD = "index_sha256"
 
@@ -97,8 +103,8 @@ def recompute_store(
 ) -> dict:
     """Build a store like another one, with chosen rows computed anew, or go on with one that was begun so.
 
-    A detector that works in batches (see `saliency.find_maps`) gets the batches a build would give it; where a repaired
-    image joins its batch, the whole batch is computed anew, because it may move the last bits of its neighbours.
+    A detector that works in batches (see `find_maps`) gets the batches a build would give it; where a repaired image
+    joins its batch, the whole batch is computed anew, because it may move the last bits of its neighbours.
 
     Args:
         parent_path: a finished store of `build-store`; it is only read.

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.build.masks_and_backgrounds import (
+from backdrop.errors import UserError
+from backdrop.pipeline.build.masks_and_backgrounds import (
     BuildSettings,
     check_settings,
     identity_of,
@@ -16,14 +17,13 @@ from pipeline.build.masks_and_backgrounds import (
     settings_of,
     with_content,
 )
-from pipeline.build.run_parts import run_parts
-from saliency.binarise import dequantise
-from stores.dataset_index import DatasetIndex
-from stores.errors import UserError
-from stores.provenance import differing_fields, plain_identity
-from stores.reader import Store, open_store
-from stores.schema import Status
-from stores.writer import StoreRow, read_attributes, rows_of_part, write_part
+from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.saliency.binarise import dequantise
+from backdrop.stores.format.provenance import differing_fields, plain_identity
+from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.format.writer import StoreRow, read_attributes, rows_of_part, write_part
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 # What a new threshold may change of an identity; anything else must be as this version would write it.
 CHANGED_FIELDS = "mask."

@@ -2,17 +2,16 @@
 
 import time
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
-from stores import engines
-from stores.disk_errors import disk_errors
-from stores.errors import PartsFailed, UserError
-from stores.progress import stage_bar
-from stores.provenance import environment, log_event
-from stores.reader import open_store
-from stores.schema import Status
-from stores.writer import finish, missing_parts, open_for_build, read_attributes, rows_of_part
+from backdrop.disk_errors import disk_errors
+from backdrop.errors import PartsFailed
+from backdrop.progress import stage_bar
+from backdrop.stores.engines import ENGINES
+from backdrop.stores.format.provenance import environment, log_event
+from backdrop.stores.format.reader import open_store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.format.writer import finish, missing_parts, open_for_build, read_attributes, rows_of_part
 
 
 def run_parts(
@@ -85,6 +84,4 @@ def run_parts(
 
 def _engine(engine: str) -> Callable[..., list[dict]]:
     """Its `run`; before anything is written, because an engine may lack its package."""
-    if engine not in engines.NAMES:
-        raise UserError(f"no engine {engine!r}; there are {', '.join(engines.NAMES)}")
-    return import_module(f"stores.engines.{engine}").run
+    return ENGINES.load(engine).run

@@ -1,6 +1,6 @@
 """An image without its foreground: the background it can lend to other images.
 
-`tile` is the Only-BG-T construction of ImageNet-9 (`stores/tiling.py`), with guards for the masks of a detector:
+`tile` is the Only-BG-T construction of ImageNet-9 (`stores/images/tiling.py`), with guards for the masks of a detector:
 Ryali et al. 2021 (section 2.2) make their backgrounds "by filling in the foreground information using the surrounding
 background" and say no more. `telea` and `ns` are OpenCV's inpaintings, kept for comparison: no repeating texture, but
 they smear over large holes.
@@ -11,9 +11,9 @@ Masks are uint8 in {0, 1}, 1 = foreground. Boxes are (top, left, height, width) 
 import cv2
 import numpy as np
 
-from stores.errors import UserError
-from stores.image_codec import encode_jpeg
-from stores.tiling import Box, bounding_box, fill_box, inside, largest_strip, strips_beside
+from backdrop.errors import UserError
+from backdrop.stores.images.image_codec import encode_jpeg
+from backdrop.stores.images.tiling import Box, bounding_box, fill_box, inside, largest_strip, strips_beside
 
 ALGORITHM_VERSION = 1
 

@@ -5,11 +5,18 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipeline.build import _scene_kernels as blob_kernels
-from pipeline.build._scene_kernels import checksum, decode_jpeg, expand_runs, is_within, jpeg_size, open_decoder
-from pipeline.loader import _resize_kernels, _stage_clock
-from pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
-from pipeline.loader._stage_clock import (
+from backdrop.pipeline.beton import scene_kernels as blob_kernels
+from backdrop.pipeline.beton.scene_kernels import (
+    checksum,
+    decode_jpeg,
+    expand_runs,
+    is_within,
+    jpeg_size,
+    open_decoder,
+)
+from backdrop.pipeline.loader import _resize_kernels, _stage_clock
+from backdrop.pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
+from backdrop.pipeline.loader._stage_clock import (
     BOXES,
     CHECKS,
     DECODE,
@@ -20,9 +27,10 @@ from pipeline.loader._stage_clock import (
     make_clock,
     start_clock,
 )
-from pipeline.views import _crop_kernels, random_streams, view_plan
-from pipeline.views._crop_kernels import BBOX, CENTROID, draw_row, measure
-from pipeline.views.kernel_cache import follow_sources
+from backdrop.pipeline.views import crop_kernels as _crop_kernels
+from backdrop.pipeline.views import random_streams, view_plan
+from backdrop.pipeline.views.crop_kernels import BBOX, CENTROID, draw_row, measure
+from backdrop.pipeline.views.kernel_cache import follow_sources
 
 # What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
 OK, BAD_RECORD, IMAGE_CHANGED, MASK_CHANGED, IMAGE_BROKEN, MASK_BROKEN = range(6)

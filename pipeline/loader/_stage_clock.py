@@ -17,7 +17,7 @@ from numba import njit, types
 STAGES = ("checks", "decode", "boxes", "resize", "masks", "donors")
 CHECKS, DECODE, BOXES, RESIZE, MASKS, DONORS = range(len(STAGES))
 
-# As in pipeline/build/_scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
+# As in pipeline/beton/scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
 _GET_TIME = "backdrop_clock_gettime"
 llvmlite.binding.add_symbol(_GET_TIME, ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value)
 _get_time: Any = types.ExternalFunction(_GET_TIME, types.int32(types.int32, types.uintp))

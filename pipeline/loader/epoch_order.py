@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.views.random_streams import row_order
-from stores.errors import UserError
+from backdrop.errors import UserError
+from backdrop.pipeline.views.random_streams import row_order
 
 
 @dataclass(frozen=True)

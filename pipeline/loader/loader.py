@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.build.beton_reader import TableReader, has_mask, records_of
-from pipeline.build.export_beton import read_blob, read_table
-from pipeline.build.ffcv_names import (
+from backdrop.errors import CorruptStore, UserError
+from backdrop.pipeline.beton.ffcv_names import (
     Compiler,
     EpochIterator,
     Graph,
@@ -28,14 +27,15 @@ from pipeline.build.ffcv_names import (
     PipelineSpec,
     TraversalOrder,
 )
-from pipeline.build.ffcv_names import Loader as FfcvLoader
-from pipeline.build.scene import FIELD_NAME
-from pipeline.loader.batch import BAD_ROWS, GEOMETRIES, Batch, ViewBatch, WholeBatch
-from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
-from pipeline.loader.scene_field import Layout, SceneDecoder
-from pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
-from pipeline.views.view_plan import ViewPlan
-from stores.errors import CorruptStore, UserError
+from backdrop.pipeline.beton.ffcv_names import Loader as FfcvLoader
+from backdrop.pipeline.beton.scene import FIELD_NAME
+from backdrop.pipeline.beton.table_reader import TableReader, has_mask, records_of
+from backdrop.pipeline.beton.writer import read_blob, read_table
+from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
+from backdrop.pipeline.loader.scene_field import Layout, SceneDecoder
+from backdrop.pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, Batch, ViewBatch, WholeBatch
+from backdrop.pipeline.views.view_plan import ViewPlan
 
 
 class Loader:

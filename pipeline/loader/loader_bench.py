@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.loader.batch import Batch, WholeBatch
-from pipeline.loader.loader import Loader
-from pipeline.loader.trace import DEVICE_STAGE, Trace
-from pipeline.views.device_stage import DeviceStage
-from pipeline.views.view_plan import ViewPlan
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.trace import DEVICE_STAGE, Trace
+from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.pipeline.views.view_plan import ViewPlan
 
 # Images a second that one GPU trains on, where the user does not say: an estimate for MoCo-v2 or BYOL, ResNet-50, two
 # views of 224 px, mixed precision: 500 to 1,000 on an A100, 1,000 to 2,000 on an H100.

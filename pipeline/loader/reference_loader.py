@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from pipeline.build.export_beton import BetonSettings
-from pipeline.build.scene import scene_of_row
-from pipeline.loader.batch import Batch, ViewBatch
-from pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
-from pipeline.views import crops
-from pipeline.views.view_plan import View, ViewPlan
-from stores.dataset_index import DatasetIndex
-from stores.errors import UserError
-from stores.image_codec import jpeg_header
-from stores.mask_codec import pack_rows, unpack_rows
-from stores.reader import Store
-from stores.schema import Status
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.scene import scene_of_row
+from backdrop.pipeline.beton.writer import BetonSettings
+from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
+from backdrop.pipeline.views import crops
+from backdrop.pipeline.views.batch import Batch, ViewBatch
+from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.stores.format.mask_codec import pack_rows, unpack_rows
+from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.images.image_codec import jpeg_header
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 
 class ReferenceLoader:

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.build._scene_kernels import close_decoder
-from pipeline.build.ffcv_names import AllocationQuery, Operation, State
-from pipeline.build.scene import SCENE_DTYPE, SceneField
-from pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
-from pipeline.loader._stage_clock import STAGES, stage_sums
-from pipeline.loader.trace import ROWS, Trace
-from pipeline.views import crops
-from pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
-from pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
-from stores.errors import CorruptStore
+from backdrop.errors import CorruptStore
+from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
+from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
+from backdrop.pipeline.beton.scene_kernels import close_decoder
+from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
+from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
+from backdrop.pipeline.loader.trace import ROWS, Trace
+from backdrop.pipeline.views import crops
+from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
+from backdrop.pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
 
 __all__ = ["Layout", "SceneDecoder", "SceneField", "crop_layout", "whole_layout"]
 

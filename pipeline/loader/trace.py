@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stores.errors import UserError
+from backdrop.errors import UserError
 
 # What is recorded: a group of rows on a thread that decodes; on the thread that prepares batches the batch, and the
 # wait for a free slot of the ring; on the thread that takes batches its wait for one, and the device stage.

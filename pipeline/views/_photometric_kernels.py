@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from pipeline.views import view_plan
-from pipeline.views.kernel_cache import follow_sources
+from backdrop.pipeline.views import view_plan
+from backdrop.pipeline.views.kernel_cache import follow_sources
 
 # Luma weights of ITU-R BT.601 as torchvision rounds them.
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views.photometric import on_rows
+from backdrop.pipeline.views.photometric import on_rows
 
 
 def unpack_mask(mask_BHP: Tensor, width: int) -> Tensor:

@@ -7,14 +7,13 @@ object: "centroid", "bbox"; its second constraint is `pair_constraint`. With min
 distribution of torchvision's RandomResizedCrop.
 """
 
-from importlib import import_module
-
 import numpy as np
 
-from pipeline.views import _crop_kernels as kernels
-from pipeline.views import backgrounds
-from pipeline.views._crop_kernels import Box, Donors, Foreground, PlanCode, Stream, draw_row
-from pipeline.views.view_plan import (
+from backdrop.errors import UserError
+from backdrop.pipeline.views import crop_kernels as kernels
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
+from backdrop.pipeline.views.crop_kernels import Box, Donors, Foreground, PlanCode, Stream, draw_row
+from backdrop.pipeline.views.view_plan import (
     BACKGROUND_ORDERS,
     BACKGROUND_VIEWS,
     CROP_FALLBACKS,
@@ -27,7 +26,6 @@ from pipeline.views.view_plan import (
     View,
     ViewPlan,
 )
-from stores.errors import UserError
 
 __all__ = [
     "VIEW_SPEC_DTYPE",
@@ -121,10 +119,7 @@ def _check_view(number: int, view: View) -> None:
 
 def background_needs(plan: ViewPlan) -> tuple[bool, bool]:
     """Return (needs donors, has an extra negative) of the plan's background; UserError when there is no such one."""
-    name = plan.background.name
-    if name not in backgrounds.NAMES:
-        raise UserError(f"there is no background {name!r}; choose one of: {', '.join(backgrounds.NAMES)}")
-    module = import_module(f"pipeline.views.backgrounds.{name}")
+    module = BACKGROUNDS.load(plan.background.name)
     return module.NEEDS_DONOR, module.HAS_NEGATIVE
 
 

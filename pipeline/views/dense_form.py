@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views import compositing, mask_perturbation, photometric
-from pipeline.views.photometric import CONTRAST, FACTOR_NAMES, HUE, JITTER_ORDERS, SATURATION
-from pipeline.views.view_work import ViewWork, to_level
+from backdrop.pipeline.views import compositing, mask_perturbation, photometric
+from backdrop.pipeline.views.photometric import CONTRAST, FACTOR_NAMES, HUE, JITTER_ORDERS, SATURATION
+from backdrop.pipeline.views.view_work import ViewWork, to_level
 
 _OTHERS = (
     "is_grey",

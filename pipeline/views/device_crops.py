@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader.batch import Batch, ViewBatch, WholeBatch
-from pipeline.views.view_plan import ViewPlan
-from pipeline.views.view_work import rows_on
+from backdrop.pipeline.views.batch import Batch, ViewBatch, WholeBatch
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.pipeline.views.view_work import rows_on
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader.batch import Batch, WholeBatch
-from pipeline.views import dense_form, device_crops, row_form
-from pipeline.views.view_plan import ViewPlan
-from pipeline.views.view_work import ViewWork, mean_std, view_works
-from stores.errors import UserError
+from backdrop.errors import UserError
+from backdrop.pipeline.views import dense_form, device_crops, row_form
+from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.pipeline.views.view_work import ViewWork, mean_std, view_works
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views.view_plan import MaskPerturbation
+from backdrop.pipeline.views.view_plan import MaskPerturbation
 
 # Of one mask: the 2 x 2 matrix from a new to an old place, row by row, then the shift down and right.
 NUM_PARAMETERS = 6

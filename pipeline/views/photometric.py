@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views.view_plan import View
+from backdrop.pipeline.views.view_plan import View
 
 # Row r is the order whose rank is r: permutations of (brightness, contrast, saturation, hue) in lexicographic order.
 JITTER_ORDERS = np.array(list(permutations(range(4))), dtype=np.int64)

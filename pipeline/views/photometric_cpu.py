@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views._photometric_kernels import ViewCode, augment_rows, make_buffers
-from pipeline.views.photometric import JITTER_ORDERS, blur_kernel_size_px
-from pipeline.views.view_plan import View
+from backdrop.pipeline.views._photometric_kernels import ViewCode, augment_rows, make_buffers
+from backdrop.pipeline.views.photometric import JITTER_ORDERS, blur_kernel_size_px
+from backdrop.pipeline.views.view_plan import View
 
 
 def augment(

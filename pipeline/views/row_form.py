@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.loader.batch import ViewBatch
-from pipeline.views import compositing, mask_perturbation, photometric, photometric_cpu
-from pipeline.views.view_work import ViewWork, mean_std, rows_on, to_level
+from backdrop.pipeline.views import compositing, mask_perturbation, photometric, photometric_cpu
+from backdrop.pipeline.views.batch import ViewBatch
+from backdrop.pipeline.views.view_work import ViewWork, mean_std, rows_on, to_level
 
 
 def make_view(batch: ViewBatch, work: ViewWork, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:

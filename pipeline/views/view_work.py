@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.views import crops, mask_perturbation
-from pipeline.views.photometric import blur_kernel_size_px
-from pipeline.views.view_plan import View, ViewPlan
+from backdrop.pipeline.views import crops, mask_perturbation
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
+from backdrop.pipeline.views.photometric import blur_kernel_size_px
+from backdrop.pipeline.views.view_plan import View, ViewPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def view_works(
     background = plan.background
     crops.check_background(background)
     needs_donor, has_negative = crops.background_needs(plan)
-    replacement = import_module(f"pipeline.views.backgrounds.{background.name}").replacement
+    replacement = BACKGROUNDS.load(background.name).replacement
     matched = {"query": 0, "key": 1}[background.negative_matches] if has_negative else -1
     return tuple(
         ViewWork(

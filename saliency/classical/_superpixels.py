@@ -6,7 +6,7 @@ Shapes: N superpixels, H rows, W columns. Label images are int32 (H, W) with val
 import numpy as np
 from skimage.segmentation import slic
 
-from saliency.classical import _slic_kernels
+from backdrop.saliency.classical import _slic_kernels
 
 SLIC_ITERATIONS = 10
 

@@ -13,9 +13,9 @@ Constants and steps that the paper leaves open are those of the authors' publish
 import numpy as np
 from skimage.color import rgb2lab
 
-from saliency.classical import _dsr_kernels
-from saliency.classical._bounded_size import at_bounded_size
-from saliency.classical._superpixels import fast_slic_labels, mean_per_superpixel, normalise, touches_border
+from backdrop.saliency.classical import _dsr_kernels
+from backdrop.saliency.classical._bounded_size import at_bounded_size
+from backdrop.saliency.classical._superpixels import fast_slic_labels, mean_per_superpixel, normalise, touches_border
 
 ALGORITHM_VERSION = 1  # raised by every change that can change a map
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 from skimage.segmentation import watershed
 
-from saliency.classical import _hs_kernels
-from saliency.classical._bounded_size import at_bounded_size
-from saliency.classical._superpixels import mean_per_superpixel, mean_position, normalise
+from backdrop.saliency.classical import _hs_kernels
+from backdrop.saliency.classical._bounded_size import at_bounded_size
+from backdrop.saliency.classical._superpixels import mean_per_superpixel, mean_position, normalise
 
 ALGORITHM_VERSION = 1  # raised by every change that can change a map
 

@@ -14,8 +14,8 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from skimage.color import rgb2lab
 
-from saliency.classical._bounded_size import at_bounded_size
-from saliency.classical._superpixels import (
+from backdrop.saliency.classical._bounded_size import at_bounded_size
+from backdrop.saliency.classical._superpixels import (
     adjacency,
     mean_per_superpixel,
     normalise,

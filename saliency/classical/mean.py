@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from saliency.classical import dsr, hs, mc, rbd
+from backdrop.saliency.classical import dsr, hs, mc, rbd
 
 DETECTORS = (mc, hs, dsr, rbd)
 

@@ -18,8 +18,8 @@ from scipy.sparse.csgraph import dijkstra
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
-from saliency.classical._bounded_size import at_bounded_size
-from saliency.classical._superpixels import (
+from backdrop.saliency.classical._bounded_size import at_bounded_size
+from backdrop.saliency.classical._superpixels import (
     adjacency,
     mean_per_superpixel,
     mean_position,

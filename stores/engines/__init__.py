@@ -1,5 +1,8 @@
 """Ways to run the parts of a build; a file's name is the engine's name on the command line."""
 
-from pkgutil import iter_modules
+from typing import Any
 
-NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
+from backdrop.open_sets import OpenSet
+
+ENGINES: OpenSet[Any] = OpenSet("engines", __name__, __path__)
+NAMES = ENGINES.built_in()

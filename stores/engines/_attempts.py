@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stores.errors import PartsFailed, UserError
+from backdrop.errors import PartsFailed, UserError
 
 MAX_ATTEMPTS = 3
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stores.engines._attempts import Attempts
-from stores.errors import UserError
+from backdrop.errors import UserError
+from backdrop.stores.engines._attempts import Attempts
 
 
 class Workers(Protocol):

@@ -18,10 +18,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from stores.engines._attempts import RunPart, attempt
-from stores.engines._devices import num_cores, visible_gpus
-from stores.engines._pool import run_pool
-from stores.errors import UserError
+from backdrop.devices import num_cores, visible_gpus
+from backdrop.errors import UserError
+from backdrop.stores.engines._attempts import RunPart, attempt
+from backdrop.stores.engines._pool import run_pool
 
 ONE_THREAD = (
     "OMP_NUM_THREADS",

@@ -11,10 +11,10 @@ Processes of one machine, which torchrun numbers in LOCAL_RANK and LOCAL_WORLD_S
 import os
 from collections.abc import Callable, Iterable
 
-from stores.engines._attempts import RunPart
-from stores.engines._devices import num_cores, visible_gpus
-from stores.engines.local import run_on
-from stores.errors import UserError
+from backdrop.devices import num_cores, visible_gpus
+from backdrop.errors import UserError
+from backdrop.stores.engines._attempts import RunPart
+from backdrop.stores.engines.local import run_on
 
 
 def run(

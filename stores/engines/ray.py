@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stores.engines._attempts import RunPart, attempt
-from stores.engines._devices import num_cores, visible_gpus
-from stores.engines._pool import run_pool
-from stores.engines.local import ONE_THREAD, environment, limit_threads
-from stores.errors import UserError
+from backdrop.devices import num_cores, visible_gpus
+from backdrop.errors import UserError
+from backdrop.stores.engines._attempts import RunPart, attempt
+from backdrop.stores.engines._pool import run_pool
+from backdrop.stores.engines.local import ONE_THREAD, environment, limit_threads
 
 try:
     import ray

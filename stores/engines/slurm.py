@@ -30,9 +30,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from stores.engines import local
-from stores.engines._attempts import Attempts, RunPart
-from stores.errors import PartsFailed, UserError
+from backdrop.errors import PartsFailed, UserError
+from backdrop.stores.engines import local
+from backdrop.stores.engines._attempts import Attempts, RunPart
 
 try:
     import submitit

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from stores.pages.style import CHARTS, COLOURS
+from backdrop.stores.pages.style import CHARTS, COLOURS
 
 WIDTH_PX, HEIGHT_PX = 460, 240
 # Lines that are told apart by colour and dashes (`style.CSS`); further ones begin again.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from stores.pages.style import CSS
+from backdrop.stores.pages.style import CSS
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import html
 import cv2
 import numpy as np
 
-from stores.image_codec import encode_jpeg
+from backdrop.stores.images.image_codec import encode_jpeg
 
 THUMBNAIL_PX = 240
 # One colour per global view, told apart also by the colour-blind (Okabe and Ito 2008); local views share the last.

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from saliency.dense_crf import refine
+from backdrop.saliency.crf.dense_crf import refine
 from tests.bench.photographs import blob_mask, photograph
 from tests.bench.timing import best_seconds, one_core, row
 

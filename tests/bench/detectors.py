@@ -5,7 +5,7 @@ from pathlib import Path
 
 import cv2
 
-import saliency.classical
+import backdrop.saliency.classical
 from tests.bench.photographs import photograph
 from tests.bench.timing import best_seconds, one_core, row
 
@@ -17,8 +17,8 @@ def measure(folder: Path) -> dict[str, dict]:
     """Return `saliency.<name>_img_per_s` for every classical detector."""
     images = [cv2.resize(photograph(number), (400, 300), interpolation=cv2.INTER_AREA) for number in range(4)]
     results = {}
-    for name in saliency.classical.NAMES:
-        detect = import_module(f"saliency.classical.{name}").saliency
+    for name in backdrop.saliency.classical.NAMES:
+        detect = import_module(f"backdrop.saliency.classical.{name}").saliency
         with one_core():
             rate = len(images) / best_seconds(lambda detect=detect: [detect(image) for image in images])
         authors = 1 / AUTHORS_SECONDS[name] if name in AUTHORS_SECONDS else None

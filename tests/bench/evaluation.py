@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
-from stores.image_codec import decode_rgb
+from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.trainer.evaluation import knn
+from backdrop.trainer.evaluation.data.images import resize_and_crop, standard
+from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
+from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, features_of
+from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
+from backdrop.trainer.parts.backbones import build_backbone
 from tests.bench.photographs import write_dataset
 from tests.bench.timing import one_core, row
-from trainer.evaluation import knn
-from trainer.evaluation._features import BATCH_SIZE, features_of
-from trainer.evaluation._images import resize_and_crop, standard
-from trainer.evaluation._pixels import FilePixels, fixed
-from trainer.evaluation._probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
-from trainer.parts.backbones import build_backbone
 
 NUM_IMAGES = 256
 # A fiftieth of ImageNet's training images, and queries for them.

@@ -10,12 +10,12 @@ import numba
 import numpy as np
 import torch
 
-from pipeline.build._scene_kernels import close_decoder, decode_jpeg
-from pipeline.build.export_beton import read_records
-from pipeline.loader._scene_kernels import make_scratch
-from pipeline.loader.loader import Loader
-from pipeline.views.device_stage import DeviceStage
-from pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg
+from backdrop.pipeline.beton.writer import read_records
+from backdrop.pipeline.loader._scene_kernels import make_scratch
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from tests.bench.ffcv_peer import ffcv_epoch
 from tests.bench.photographs import write_beton
 from tests.bench.timing import best_seconds, one_core, row
@@ -132,7 +132,7 @@ def extras_cost(beton: Path) -> dict:
 def first_batch(beton: Path) -> dict:
     """Seconds from opening a file in a new process to its first batch, compiled kernels in numba's cache."""
     program = (
-        "import time; from pathlib import Path; from pipeline.loader.loader import Loader\n"
+        "import time; from pathlib import Path; from backdrop.pipeline.loader.loader import Loader\n"
         "from tests.bench.loader import PLANS\n"
         "start = time.perf_counter()\n"
         f"options = dict(batch_size={BATCH_SIZE}, seed=0, num_threads=1)\n"

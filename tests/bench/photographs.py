@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import skimage.data
 
-from pipeline.build.export_beton import export_beton
-from pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from stores.dataset_index import DatasetIndex, open_index
-from stores.image_codec import encode_jpeg
-from stores.reader import open_store
+from backdrop.pipeline.beton.writer import export_beton
+from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from backdrop.stores.format.reader import open_store
+from backdrop.stores.images.image_codec import encode_jpeg
+from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
 
 HEIGHT, WIDTH = 375, 500
 JPEG_QUALITY = 90

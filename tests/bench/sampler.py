@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipeline.views import crops
-from pipeline.views._crop_kernels import Box, Foreground, Stream, draw_box
-from pipeline.views.view_plan import View, ViewPlan
-from stores.mask_codec import pack_rows
+from backdrop.pipeline.views import crops
+from backdrop.pipeline.views.crop_kernels import Box, Foreground, Stream, draw_box
+from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.stores.format.mask_codec import pack_rows
 from tests.bench.photographs import blob_mask
 from tests.bench.timing import best_seconds, row
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Views(torch.utils.data.Dataset):

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-from pipeline.loader.batch import Batch
-from pipeline.views.device_stage import DeviceStage, Views
+from backdrop.pipeline.views.batch import Batch
+from backdrop.pipeline.views.device_stage import DeviceStage, Views
+from backdrop.trainer.run.loop import pretrain, resolve_settings
+from backdrop.trainer.run.run_folder import read_metrics, read_settings
+from backdrop.trainer.run.settings import RunSettings, apply_overrides
+from backdrop.trainer.run.training import Training, start, take_step
 from tests.bench.photographs import write_beton
 from tests.bench.timing import row
-from tests.memory_loader import MemoryLoader
-from trainer.run.loop import pretrain, resolve_settings
-from trainer.run.run_folder import read_metrics, read_settings
-from trainer.run.settings import RunSettings, apply_overrides
-from trainer.run.training import Training, start, take_step
+from tests.material.memory_loader import MemoryLoader
 
 # (method, background) of each line; every one is divided by the same without its background, or without CAST's loss.
 CASES = {

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.views.device_stage import DeviceStage
-from tests.memory_loader import MemoryLoader
-from tests.tiny_runs import tiny
-from trainer.run.training import start, take_step
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.trainer.run.training import start, take_step
+from tests.material.memory_loader import MemoryLoader
+from tests.material.tiny_runs import tiny
 
 CURVES = {
     "moco": ("moco", "none"),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.image_codec import encode_jpeg
-from stores.schema import Status
-from stores.writer import StoreRow, finish, open_for_build, write_part
+from backdrop.stores.format.schema import Status
+from backdrop.stores.format.writer import StoreRow, finish, open_for_build, write_part
+from backdrop.stores.images.image_codec import encode_jpeg
 
 # Fields like those that build-store writes, by hand: no later version of build-store has a say in this file.
 IDENTITY = {

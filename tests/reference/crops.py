@@ -5,7 +5,7 @@ from itertools import count
 
 import numpy as np
 
-from pipeline.views import random_streams as streams
+from backdrop.pipeline.views import random_streams as streams
 
 MAX_TRIES = 10
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from saliency.dense_crf import CrfSettings
+from backdrop.saliency.crf.dense_crf import CrfSettings
 
 Point = tuple[int, ...]
 Filter = Callable[[list[float]], list[float]]

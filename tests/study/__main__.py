@@ -15,7 +15,7 @@ import click
 import torch
 
 import cli  # noqa: F401  it sets for torch what every command runs with
-from stores.progress import stage_bar, warn
+from backdrop.progress import stage_bar, warn
 from tests.study import data, table
 from tests.study.cells import CELLS, SEEDS, Cell
 from tests.study.trial import timed_trial

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stores.durable_files import write_aside
+from backdrop.durable_files import write_aside
 
 SPEED = "steps_per_s"
 # Columns of the printed table: title, row's column.

@@ -10,15 +10,15 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from stores.dataset_index import open_index
+from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.trainer.evaluation import knn
+from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
+from backdrop.trainer.evaluation.harness.subject import weights_digest
+from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.loop import pretrain
+from backdrop.trainer.run.run_folder import read_metrics, read_run, read_settings
 from tests.study.cells import RECIPE, SIZE_PX, Cell
 from tests.study.data import store_path
-from trainer.evaluation import knn
-from trainer.evaluation._evaluate import evaluate_run
-from trainer.evaluation._subject import weights_digest
-from trainer.run import checkpoint
-from trainer.run.loop import pretrain
-from trainer.run.run_folder import read_metrics, read_run, read_settings
 
 # Inverse strength of the L2 penalty of the linear classifier, on unit-length features.
 _LINEAR_C = 10.0

@@ -1,6 +1,8 @@
 """Evaluations; a file's name, with hyphens, is its name on the command line."""
 
-from pkgutil import iter_modules
+from typing import Any
 
-_FILES = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-NAMES = tuple(name.replace("_", "-") for name in _FILES)
+from backdrop.open_sets import OpenSet
+
+EVALUATIONS: OpenSet[Any] = OpenSet("evaluations", __name__, __path__, hyphens=True)
+NAMES = EVALUATIONS.built_in()

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from trainer.evaluation._cifar import Options, evaluate, found_folder, read_batches
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.trainer.evaluation.data.cifar import Options, evaluate, found_folder, read_batches
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 __all__ = ["DATA", "LAYOUT", "SOURCE", "Options", "run"]
 

@@ -22,11 +22,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from stores.errors import UserError
-from trainer.evaluation._detection_images import LabelledImage, Sizes
-from trainer.evaluation._detection_training import Job, Schedule, fine_tune_and_detect, resolved
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
+from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "coco"
 LAYOUT = "ROOT/annotations/instances_{train,val}2017.json, ROOT/train2017/*.jpg and ROOT/val2017/*.jpg"

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
-from stores.errors import UserError
-from trainer.evaluation._imagenet import open_validation
-from trainer.evaluation._images import ImageBatch, standard
-from trainer.evaluation._outputs import NOT_FINITE, kept
-from trainer.evaluation._projections import top_classes
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.trainer.evaluation.data.imagenet import open_validation
+from backdrop.trainer.evaluation.data.images import ImageBatch, standard
+from backdrop.trainer.evaluation.data.projections import top_classes
+from backdrop.trainer.evaluation.harness.outputs import NOT_FINITE, kept
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/*.JPEG, or ImageNet's other layouts"

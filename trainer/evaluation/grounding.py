@@ -27,21 +27,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.loader.reference_loader import ReferenceLoader
-from pipeline.views.device_stage import DeviceStage, Views
-from pipeline.views.view_plan import View, ViewPlan
-from stores.dataset_index import open_index
-from stores.disk_errors import disk_errors
-from stores.durable_files import write_aside
-from stores.errors import UserError
-from stores.pages.curves import density_chart, standalone
-from stores.progress import stage_bar
-from stores.reader import Store, open_store
-from trainer import cast
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
-from trainer.losses.saliency_attention import attention_target, grad_cam, importance
-from trainer.run.trained_method import trained_method, untrained_method
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.pipeline.loader.reference_loader import ReferenceLoader
+from backdrop.pipeline.views.device_stage import DeviceStage, Views
+from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.progress import stage_bar
+from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.stores.pages.curves import density_chart, standalone
+from backdrop.trainer import cast
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.losses.saliency_attention import attention_target, grad_cam, importance
+from backdrop.trainer.run.trained_method import trained_method, untrained_method
 
 DATA = "coco"
 LAYOUT = "ROOT/val2017/*.jpg, and a store of their masks: build-store --dataset coco --split val --out STORE"

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.background_variants import NAMES
-from stores.errors import UserError
-from stores.image_codec import sha256
-from trainer.evaluation._class_lists import IN9_NAMES, NONE, in9_of_class
-from trainer.evaluation._images import Images, Transform, as_published, class_folders
-from trainer.evaluation._in9_from_masks import made_with, open_variants
-from trainer.evaluation._masks import Masks, open_masks
-from trainer.evaluation._outputs import kept
-from trainer.evaluation._projections import grouped_answer
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.stores.drawn_sample.background_variants import NAMES
+from backdrop.stores.images.image_codec import sha256
+from backdrop.trainer.evaluation.data.class_lists import IN9_NAMES, NONE, in9_of_class
+from backdrop.trainer.evaluation.data.images import Images, Transform, as_published, class_folders
+from backdrop.trainer.evaluation.data.in9_from_masks import made_with, open_variants
+from backdrop.trainer.evaluation.data.masks import Masks, open_masks
+from backdrop.trainer.evaluation.data.projections import grouped_answer
+from backdrop.trainer.evaluation.harness.outputs import kept
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "bg_challenge"
 LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or the folder that holds it"

@@ -7,13 +7,13 @@ argmax. For Only-FG, what is no foreground is removed before the image is resize
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stores.errors import UserError
-from trainer.evaluation import _restricted
-from trainer.evaluation._class_lists import IMAGENET_A
-from trainer.evaluation._images import Images, Transform, standard, wnid_folders
-from trainer.evaluation._masks import MASK_FAULT, ForegroundImages, open_masks
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.class_lists import IMAGENET_A
+from backdrop.trainer.evaluation.data.images import Images, Transform, standard, wnid_folders
+from backdrop.trainer.evaluation.data.masks import MASK_FAULT, ForegroundImages, open_masks
+from backdrop.trainer.evaluation.harness import restricted as _restricted
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenet-a"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"

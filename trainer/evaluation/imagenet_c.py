@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import UserError
-from trainer.evaluation._images import Transform, centre_cut, standard, wnid_folders
-from trainer.evaluation._outputs import top_of
-from trainer.evaluation._result import MAX_NAMED, Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.images import Transform, centre_cut, standard, wnid_folders
+from backdrop.trainer.evaluation.harness.outputs import top_of
+from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenet-c"
 LAYOUT = (

@@ -6,11 +6,11 @@ Ryali et al. 2021, Tables 15 and A24. Only the 200 classes can be answered: thei
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.evaluation import _restricted
-from trainer.evaluation._class_lists import IMAGENET_R
-from trainer.evaluation._images import standard, wnid_folders
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.trainer.evaluation.data.class_lists import IMAGENET_R
+from backdrop.trainer.evaluation.data.images import standard, wnid_folders
+from backdrop.trainer.evaluation.harness import restricted as _restricted
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenet-r"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"

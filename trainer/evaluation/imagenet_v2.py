@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import UserError
-from stores.imagenet_classes import CLASS_OF_WNID, WNIDS
-from trainer.evaluation._images import Images, class_folders, standard
-from trainer.evaluation._outputs import logits_of
-from trainer.evaluation._projections import top_accuracy
-from trainer.evaluation._result import MAX_NAMED, Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
+from backdrop.trainer.evaluation.data.images import Images, class_folders, standard
+from backdrop.trainer.evaluation.data.projections import top_accuracy
+from backdrop.trainer.evaluation.harness.outputs import logits_of
+from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenetv2"
 LAYOUT = (

@@ -21,14 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stores.dataset_index import DatasetIndex
-from stores.errors import UserError
-from stores.imagenet_classes import WNIDS
-from stores.progress import stage_bar
-from trainer.evaluation._features import features_of
-from trainer.evaluation._imagenet import NUM_TRAIN, NUM_VAL, release_of
-from trainer.evaluation._images import LAYOUT as LAYOUT_OF_SPLITS
-from trainer.evaluation._images import (
+from backdrop.errors import UserError
+from backdrop.progress import stage_bar
+from backdrop.stores.indexes.dataset_index import DatasetIndex
+from backdrop.stores.indexes.imagenet_classes import WNIDS
+from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, release_of
+from backdrop.trainer.evaluation.data.images import LAYOUT as LAYOUT_OF_SPLITS
+from backdrop.trainer.evaluation.data.images import (
     as_published,
     labels_as,
     open_class_folders,
@@ -36,9 +35,10 @@ from trainer.evaluation._images import (
     standard,
     strays_beside,
 )
-from trainer.evaluation._pixels import FilePixels, fixed
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone, untrained_like, weights_digest
+from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, untrained_like, weights_digest
+from backdrop.trainer.evaluation.probing.features import features_of
 
 DATA = "imagenet"
 LAYOUT = LAYOUT_OF_SPLITS

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stores.errors import UserError
-from stores.image_codec import sha256
-from stores.imagenet_classes import CLASS_OF_WNID
-from trainer.evaluation import linear
-from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
-from trainer.evaluation._imagenet import LAYOUT as LAYOUT_OF_IMAGES
-from trainer.evaluation._imagenet import Labelled, Splits, open_splits
-from trainer.evaluation._pixels import Cut, FilePixels, cut_batches
-from trainer.evaluation._probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone
-from trainer.evaluation.linear import Options as LinearOptions
+from backdrop.errors import UserError
+from backdrop.stores.images.image_codec import sha256
+from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
+from backdrop.trainer.evaluation import linear
+from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
+from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits, open_splits
+from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, cut_batches
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
+from backdrop.trainer.evaluation.linear import Options as LinearOptions
+from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
 
 DATA = "imagenet"
 LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"

@@ -20,20 +20,20 @@ import numpy as np
 from safetensors.torch import save as serialised
 from torch import nn
 
-from pipeline.views.device_stage import IMAGENET_STD
-from stores.disk_errors import disk_errors
-from stores.durable_files import write_aside
-from stores.errors import UserError
-from trainer.evaluation._features import check_format
-from trainer.evaluation._frozen_backbone import LabelledPixels, Probing, fit_head
-from trainer.evaluation._imagenet import LAYOUT, SOURCE, Splits, open_splits
-from trainer.evaluation._images import standard
-from trainer.evaluation._pixels import Cut, fixed, random_resized_crop
-from trainer.evaluation._probe import Schedule
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
-from trainer.parts.backbones import Backbone
-from trainer.run import run_folder
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import IMAGENET_STD
+from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
+from backdrop.trainer.evaluation.data.images import standard
+from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_crop
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.evaluation.probing.features import check_format
+from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.probe import Schedule
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.run import run_folder
 
 __all__ = [
     "DATA",

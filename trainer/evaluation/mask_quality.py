@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.views.mask_perturbation import parameters, perturb
-from pipeline.views.view_plan import VIEW_DTYPE
-from stores.background_variants import NAMES, has_strip
-from stores.errors import UserError
-from trainer.evaluation._class_lists import in9_of_class
-from trainer.evaluation._images import as_published
-from trainer.evaluation._in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
-from trainer.evaluation._in9_from_masks import Variant, made_with, open_variants
-from trainer.evaluation._masks import open_masks
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
-from trainer.evaluation.imagenet_9 import PROJECTION, accuracy
+from backdrop.errors import UserError
+from backdrop.pipeline.views.mask_perturbation import parameters, perturb
+from backdrop.pipeline.views.view_plan import VIEW_DTYPE
+from backdrop.stores.drawn_sample.background_variants import NAMES, has_strip
+from backdrop.trainer.evaluation.data.class_lists import in9_of_class
+from backdrop.trainer.evaluation.data.images import as_published
+from backdrop.trainer.evaluation.data.in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
+from backdrop.trainer.evaluation.data.in9_from_masks import Variant, made_with, open_variants
+from backdrop.trainer.evaluation.data.masks import open_masks
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.imagenet_9 import PROJECTION, accuracy
 
 DATA = "scenes-with-masks"
 LAYOUT = f"{LAYOUT_OF_IMAGES}, and their masks: DIR/masks/*.png, or a store named by --set masks=STORE"

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from stores.errors import UserError
-from stores.imagenet_classes import CLASS_OF_WNID
-from trainer.evaluation._images import class_folders, framed
-from trainer.evaluation._outputs import logits_of
-from trainer.evaluation._projections import largest_of_groups, multi_label_accuracy, top_accuracy
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
+from backdrop.trainer.evaluation.data.images import class_folders, framed
+from backdrop.trainer.evaluation.data.projections import largest_of_groups, multi_label_accuracy, top_accuracy
+from backdrop.trainer.evaluation.harness.outputs import logits_of
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "objectnet-1.0"
 LAYOUT = (

@@ -10,15 +10,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from stores.errors import UserError
-from trainer.evaluation import linear
-from trainer.evaluation._frozen_backbone import fit_head
-from trainer.evaluation._imagenet import Labelled, Splits
-from trainer.evaluation._images import IMAGE_SUFFIXES
-from trainer.evaluation._pixels import FilePixels
-from trainer.evaluation._probe import Schedule
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation import linear
+from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits
+from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES
+from backdrop.trainer.evaluation.data.pixels import FilePixels
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
+from backdrop.trainer.evaluation.probing.frozen_backbone import fit_head
+from backdrop.trainer.evaluation.probing.probe import Schedule
 
 DATA = "places205"
 LAYOUT = (

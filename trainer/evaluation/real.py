@@ -9,13 +9,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from stores.errors import UserError
-from trainer.evaluation._imagenet import open_validation
-from trainer.evaluation._images import Images, standard
-from trainer.evaluation._outputs import logits_of
-from trainer.evaluation._projections import multi_label_accuracy
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.imagenet import open_validation
+from backdrop.trainer.evaluation.data.images import Images, standard
+from backdrop.trainer.evaluation.data.projections import multi_label_accuracy
+from backdrop.trainer.evaluation.harness.outputs import logits_of
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... (or ImageNet's other layouts) and ROOT/real.json"

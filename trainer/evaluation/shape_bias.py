@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import UserError
-from trainer.evaluation._class_lists import SHAPE_CATEGORIES
-from trainer.evaluation._images import Images, as_published, class_folders, standard
-from trainer.evaluation._outputs import logits_of
-from trainer.evaluation._projections import mean_probabilities
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.class_lists import SHAPE_CATEGORIES
+from backdrop.trainer.evaluation.data.images import Images, as_published, class_folders, standard
+from backdrop.trainer.evaluation.data.projections import mean_probabilities
+from backdrop.trainer.evaluation.harness.outputs import logits_of
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "cue-conflict"
 LAYOUT = "ROOT/<shape>/<shape><n>-<texture><m>.png, 16 categories"

@@ -18,11 +18,11 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from stores.errors import UserError
-from trainer.evaluation._features import Features, check_format, features_of
-from trainer.evaluation._pixels import Cut, FilePixels, squashed
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject, pretrained_backbone, weights_digest
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, squashed
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.evaluation.probing.features import Features, check_format, features_of
 
 DATA = "voc"
 LAYOUT = (

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.errors import UserError
-from trainer.evaluation._detection_images import LabelledImage, Sizes
-from trainer.evaluation._detection_training import Job, Schedule, fine_tune_and_detect, resolved
-from trainer.evaluation._result import Result
-from trainer.evaluation._subject import Subject
-from trainer.evaluation._voc_ap import Detections, Objects, voc_scores
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
+from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
+from backdrop.trainer.evaluation.detection.voc_ap import Detections, Objects, voc_scores
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "voc"
 LAYOUT = (

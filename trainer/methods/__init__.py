@@ -17,6 +17,9 @@ A file provides
   buffers.
 """
 
-from pkgutil import iter_modules
+from typing import Any
 
-NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
+from backdrop.open_sets import OpenSet
+
+METHODS: OpenSet[Any] = OpenSet("methods", __name__, __path__)
+NAMES = METHODS.built_in()

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pipeline.views.device_stage import Views
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from trainer import cast
-from trainer.losses.byol_regression import byol_regression, cosine
-from trainer.parts.backbones import Backbone
-from trainer.parts.embedding_spread import embedding_spread
-from trainer.parts.heads import batch_norm_head
-from trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.losses.byol_regression import byol_regression, cosine
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.embedding_spread import embedding_spread
+from backdrop.trainer.parts.heads import batch_norm_head
+from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
 
 DEFAULT_RECIPE = "byol_300"
 HAS_NEGATIVES = False
@@ -43,7 +43,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
     The crop's scale is Ryali's (0.2, 1); Grill et al. use (0.08, 1) and Ryali found no difference at 300 epochs.
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
     first = View(min_foreground=min_foreground, jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)

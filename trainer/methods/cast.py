@@ -4,10 +4,18 @@ Everything is MoCo's; only the recipe differs and the attention loss is always o
 `trainer/losses/saliency_attention.py`, what it adds to a step in `trainer/cast.py`.
 """
 
-from pipeline.views.view_plan import ViewPlan
-from trainer.cast import constrained
-from trainer.methods import moco
-from trainer.methods.moco import HAS_CAST, HAS_NEGATIVES, Method, Settings, check, check_parts, expected_curve
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.trainer.cast import constrained
+from backdrop.trainer.methods import moco
+from backdrop.trainer.methods.moco import (
+    HAS_CAST,
+    HAS_NEGATIVES,
+    Method,
+    Settings,
+    check,
+    check_parts,
+    expected_curve,
+)
 
 __all__ = [
     "ALWAYS_CAST",
@@ -29,6 +37,6 @@ ALWAYS_CAST = True
 def view_plan(background: str = "none") -> ViewPlan:
     """Return MoCo-v2's two views under CAST's crop constraint.
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     return constrained(moco.view_plan(background))

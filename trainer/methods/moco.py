@@ -10,18 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.views.device_stage import Views
-from pipeline.views.random_streams import NO_VIEW, bits
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from trainer import cast
-from trainer.losses.info_nce import info_nce, similarities
-from trainer.parts.backbones import Backbone
-from trainer.parts.embedding_spread import embedding_spread
-from trainer.parts.heads import batch_norm_head, linear_head, mlp_head
-from trainer.parts.key_queue import KeyQueue, check_queue
-from trainer.parts.momentum_encoder import frozen_copy, update_momentum
-from trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_batch_norms
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.random_streams import NO_VIEW, bits
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.losses.info_nce import info_nce, similarities
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.embedding_spread import embedding_spread
+from backdrop.trainer.parts.heads import batch_norm_head, linear_head, mlp_head
+from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
+from backdrop.trainer.parts.momentum_encoder import frozen_copy, update_momentum
+from backdrop.trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_batch_norms
 
 DEFAULT_RECIPE = "moco_v2_220"
 HAS_NEGATIVES = True
@@ -29,7 +29,7 @@ HAS_CAST = True
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
-# Draw numbers of the key shuffles, one stream per step each; beyond every number of pipeline.views.random_streams.
+# Draw numbers of the key shuffles, one stream per step each; beyond every number of pipeline/views/random_streams.py.
 _KEY_SHUFFLE = 3_000
 _MASKED_KEY_SHUFFLE = 3_001
 _HEADS = ("mlp", "linear", "bn_mlp")
@@ -58,7 +58,7 @@ class Settings:
 def view_plan(background: str = "none") -> ViewPlan:
     """Return MoCo-v2's two views with Ryali's setting of one background augmentation.
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     probability, negative_probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0, 0.0))
     view = View(min_foreground=min_foreground)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pipeline.views.device_stage import Views
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from trainer import cast
-from trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, rotation_prediction
-from trainer.parts.backbones import Backbone
-from trainer.parts.heads import alexnet_head
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, rotation_prediction
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.heads import alexnet_head
 
 DEFAULT_RECIPE = "rotnet_30"
 HAS_NEGATIVES = False
@@ -43,7 +43,7 @@ def view_plan(background: str = "none") -> ViewPlan:
     The released code crops with torchvision's default scale and flips; no photometric change. Backgrounds come before
     both (Ryali A.1); all four rotations of the view are made on the device.
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     view = View(
         scale=(0.08, 1.0),

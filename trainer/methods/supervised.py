@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.views.device_stage import Views
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from trainer import cast
-from trainer.parts.backbones import Backbone
-from trainer.parts.start_weights import load_parts
-from trainer.run import checkpoint
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.start_weights import load_parts
+from backdrop.trainer.run import checkpoint
 
 DEFAULT_RECIPE = "supervised_90"
 HAS_NEGATIVES = False
@@ -50,7 +50,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
     Crops of torchvision's default scale and flips; colours stay as they are.
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     view = View(scale=(0.08, 1.0), jitter_probability=0.0, greyscale_probability=0.0, blur_probability=0.0)
     probability = 0.0 if background == "none" else _PROBABILITY

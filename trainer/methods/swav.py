@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.views.device_stage import Views
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from trainer import cast
-from trainer.losses.swapped_prediction import swapped_prediction
-from trainer.parts.backbones import Backbone
-from trainer.parts.embedding_spread import embedding_spread
-from trainer.parts.heads import batch_norm_head
-from trainer.parts.key_queue import KeyQueue, check_queue
-from trainer.parts.running_statistics import still_running_statistics
-from trainer.parts.sinkhorn import assign_codes
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.losses.swapped_prediction import swapped_prediction
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.embedding_spread import embedding_spread
+from backdrop.trainer.parts.heads import batch_norm_head
+from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
+from backdrop.trainer.parts.running_statistics import still_running_statistics
+from backdrop.trainer.parts.sinkhorn import assign_codes
 
 DEFAULT_RECIPE = "swav_100"
 HAS_NEGATIVES = False
@@ -63,7 +63,7 @@ def view_plan(background: str = "none") -> ViewPlan:
     Ryali A.1 gives FG_min without naming views; it constrains the global ones here, the only ones whose background is
     altered (a local crop of at most 14 % of the image could seldom hold 15 % of a large foreground).
 
-    Args: background: a name of pipeline.views.backgrounds.
+    Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
     large = View(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), min_foreground=min_foreground)

@@ -2,15 +2,15 @@
 
 Shapes: B batch, C channels, H W rows and columns of the image, h w of the feature map, D features.
 A ResNet's weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it
-is, and so do AlexNet's (without `classifier`); a DRN's carry those of `saliency.drn.Drn`, so it loads into the saliency
+is, and so do AlexNet's (without `classifier`); a DRN's carry those of `Drn`, so it loads into the saliency
 network (`saliency train --backbone-weights`).
 """
 
 import torch
 from torch import nn
 
-from saliency.drn import Drn
-from stores.errors import UserError
+from backdrop.errors import UserError
+from backdrop.saliency.networks.drn import Drn
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # The networks of DeepUSPS2's detector (Ryali et al. 2021, A.2): a feature map at 1/8 of the image's size.

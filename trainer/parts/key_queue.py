@@ -10,8 +10,8 @@ Shapes: K keys in the queue, B batch, D embedding.
 import torch
 from torch import nn
 
-from stores.errors import UserError
-from trainer.parts.collectives import gathered, num_processes, own_rows
+from backdrop.errors import UserError
+from backdrop.trainer.parts.collectives import gathered, num_processes, own_rows
 
 
 class KeyQueue(nn.Module):

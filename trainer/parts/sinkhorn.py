@@ -9,7 +9,7 @@
 
 import torch
 
-from trainer.parts.collectives import largest, num_processes, summed
+from backdrop.trainer.parts.collectives import largest, num_processes, summed
 
 
 @torch.no_grad()

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from pipeline.views.random_streams import row_order
-from stores.errors import UserError
-from trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
+from backdrop.errors import UserError
+from backdrop.pipeline.views.random_streams import row_order
+from backdrop.trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
 
 _Network = TypeVar("_Network", bound=nn.Module)
 # Dimensions of (groups, rows of a group, C, H, W) that a group's statistics are taken over.

@@ -6,8 +6,8 @@ from pathlib import Path
 import safetensors
 from torch import nn
 
-from stores.errors import UserError
-from trainer.run import checkpoint
+from backdrop.errors import UserError
+from backdrop.trainer.run import checkpoint
 
 
 def load_parts(run: Path, method: nn.Module, parts: Sequence[str]) -> None:

@@ -3,6 +3,9 @@
 A file provides `settings(method, background, with_cast) -> RunSettings`; its docstring says which table it reproduces.
 """
 
-from pkgutil import iter_modules
+from typing import Any
 
-NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
+from backdrop.open_sets import OpenSet
+
+RECIPES: OpenSet[Any] = OpenSet("recipes", __name__, __path__)
+NAMES = RECIPES.built_in()

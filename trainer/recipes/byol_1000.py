@@ -8,9 +8,9 @@ Cost: Grill et al. report about 8 hours on 512 TPU v3.
 
 from dataclasses import replace
 
-from trainer.recipes import byol_300
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import byol_300
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

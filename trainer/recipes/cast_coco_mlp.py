@@ -8,9 +8,9 @@ Cost: as `cast_coco`, about 6 hours on 8 V100.
 
 from dataclasses import replace
 
-from trainer.recipes import cast_coco
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import cast_coco
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -8,9 +8,9 @@ Cost: 43.3 GMAC an image at 224 px; about 17 days of one H200 at 300 TFLOP/s, by
 
 from dataclasses import replace
 
-from trainer.recipes import byol_300
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import byol_300
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -8,9 +8,9 @@ Cost: He et al. report 53 hours on 8 V100 (168 images/s each).
 
 from dataclasses import replace
 
-from trainer.recipes import moco_v2_220
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import moco_v2_220
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -6,10 +6,10 @@ Expected linear top-1: none 67.7, rm 69.1, swaps 69.5 (Table 2); random 69.2 (Ta
 Cost: 58 hours on 8 V100, from the 53 hours of He et al. for 200 epochs (168 images/s each).
 """
 
-from trainer.methods import moco
-from trainer.recipes._paper import only_for, views_and_cast
-from trainer.run import optimisers, schedules
-from trainer.run.settings import RunSettings
+from backdrop.trainer.methods import moco
+from backdrop.trainer.recipes._paper import only_for, views_and_cast
+from backdrop.trainer.run import optimisers, schedules
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

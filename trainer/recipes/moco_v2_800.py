@@ -8,9 +8,9 @@ Cost: 212 hours on 8 V100, from the 53 hours of He et al. for 200 epochs.
 
 from dataclasses import replace
 
-from trainer.recipes import moco_v2_220
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import moco_v2_220
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -9,10 +9,10 @@ A.1 says "SGD with momentum=0.9"; the released code of Gidaris et al. has Nester
 Cost: no figure published; about a day of one V100, by arithmetic (0.7 GMAC an image, four rotations).
 """
 
-from trainer.methods import rotnet
-from trainer.recipes._paper import only_for, views_and_cast
-from trainer.run import optimisers, schedules
-from trainer.run.settings import RunSettings
+from backdrop.trainer.methods import rotnet
+from backdrop.trainer.recipes._paper import only_for, views_and_cast
+from backdrop.trainer.run import optimisers, schedules
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

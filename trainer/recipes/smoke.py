@@ -10,10 +10,10 @@ views are still matched at chance after so few steps.
 from dataclasses import replace
 from typing import Any
 
-from pipeline.views.view_plan import View, ViewPlan
-from trainer import cast
-from trainer.run import optimisers, schedules
-from trainer.run.settings import RunSettings, method_module, plan_fields
+from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.trainer import cast
+from backdrop.trainer.run import optimisers, schedules
+from backdrop.trainer.run.settings import RunSettings, method_module, plan_fields
 
 _SIZE_PX, _LOCAL_SIZE_PX = 32, 24
 # CAST needs a feature map of more than one cell, which a ResNet makes of 33 px or more.

@@ -8,9 +8,9 @@ Cost: 3.3 hours on 256 P100, from the hour of Goyal et al. for 90 epochs.
 
 from dataclasses import replace
 
-from trainer.recipes import supervised_90
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import supervised_90
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

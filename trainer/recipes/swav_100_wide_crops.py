@@ -9,9 +9,9 @@ Cost: as `swav_100`, 6 hours on 64 V100.
 
 from dataclasses import replace
 
-from trainer.recipes import swav_100_wide
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import swav_100_wide
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 _BOUNDARIES = {"rm": 0.26}
 _BOUNDARY = 0.2

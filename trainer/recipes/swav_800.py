@@ -8,9 +8,9 @@ Cost: 49 hours on 64 V100, from the 3 min 40 s an epoch of Caron et al.
 
 from dataclasses import replace
 
-from trainer.recipes import swav_100
-from trainer.recipes._paper import only_for
-from trainer.run.settings import RunSettings
+from backdrop.trainer.recipes import swav_100
+from backdrop.trainer.recipes._paper import only_for
+from backdrop.trainer.run.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

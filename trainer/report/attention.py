@@ -12,13 +12,13 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.loader.loader import Loader
-from pipeline.views.device_stage import DeviceStage
-from stores.pages import document, pictures
-from trainer import cast
-from trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
-from trainer.report.exhibits import Scenes, denormalised, different_rows, spread_rows
-from trainer.run.settings import RunSettings
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.stores.pages import document, pictures
+from backdrop.trainer import cast
+from backdrop.trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
+from backdrop.trainer.report.exhibits import Scenes, denormalised, different_rows, spread_rows
+from backdrop.trainer.run.settings import RunSettings
 
 NUM_ROWS = 6
 

@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stores.pages import pictures
-from trainer.report.exhibits import Exhibit, boxed
+from backdrop.stores.pages import pictures
+from backdrop.trainer.report.exhibits import Exhibit, boxed
 
 _NUM_ROWS = 6
 

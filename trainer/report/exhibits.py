@@ -11,20 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.build.export_beton import read_blob, read_records
-from pipeline.build.scene import decode_runs
-from pipeline.loader.batch import Batch, WholeBatch
-from pipeline.loader.loader import Loader
-from pipeline.views.compositing import negative_sources
-from pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage, Views
-from pipeline.views.view_plan import ViewPlan
-from stores.errors import CorruptStore
-from stores.image_codec import decode_rgb
-from stores.mask_codec import unpack_rows
-from stores.pages import pictures
-from stores.reader import Store
-from stores.schema import Status
-from trainer import cast
+from backdrop.errors import CorruptStore
+from backdrop.pipeline.beton.scene import decode_runs
+from backdrop.pipeline.beton.writer import read_blob, read_records
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.pipeline.views.compositing import negative_sources
+from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage, Views
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.stores.format.mask_codec import unpack_rows
+from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.stores.pages import pictures
+from backdrop.trainer import cast
 
 NUM_EXHIBITS = 12
 # Rows looked at for each row shown: enough to find some whose background was replaced, which is rare by design.

@@ -4,9 +4,9 @@ from html import escape
 
 import numpy as np
 
-from pipeline.views.view_plan import VIEW_DTYPE
-from stores.pages import document, pictures
-from trainer.report.exhibits import Exhibit, ViewPicture, box, boxed
+from backdrop.pipeline.views.view_plan import VIEW_DTYPE
+from backdrop.stores.pages import document, pictures
+from backdrop.trainer.report.exhibits import Exhibit, ViewPicture, box, boxed
 
 # Every number of VIEW_DTYPE in words, with its unit.
 PARAMETERS = {

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from stores.errors import UserError
-from stores.reader import Store
-from trainer.report.sources import find_beton, find_store
-from trainer.run import run_folder
-from trainer.run.settings import RunSettings
+from backdrop.errors import UserError
+from backdrop.stores.format.reader import Store
+from backdrop.trainer.report.sources import find_beton, find_store
+from backdrop.trainer.run import run_folder
+from backdrop.trainer.run.settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from stores.durable_files import write_aside, written_aside
-from stores.errors import UserError
-from stores.pages import curves, document
-from stores.pages.document import Section
-from stores.reader import describe
-from trainer.report import attention, spectrum, training_charts
-from trainer.report.contact_sheet import contact_sheet
-from trainer.report.exhibits import NUM_EXHIBITS, Exhibit
-from trainer.report.gallery import exhibit_html
-from trainer.report.loaded_run import Run, load_all
-from trainer.report.score_table import scores_section
-from trainer.report.settings_table import differences_section, settings_section
-from trainer.report.shown import Shown, look_at
+from backdrop.durable_files import write_aside, written_aside
+from backdrop.errors import UserError
+from backdrop.stores.format.reader import describe
+from backdrop.stores.pages import curves, document
+from backdrop.stores.pages.document import Section
+from backdrop.trainer.report import attention, spectrum, training_charts
+from backdrop.trainer.report.contact_sheet import contact_sheet
+from backdrop.trainer.report.exhibits import NUM_EXHIBITS, Exhibit
+from backdrop.trainer.report.gallery import exhibit_html
+from backdrop.trainer.report.loaded_run import Run, load_all
+from backdrop.trainer.report.score_table import scores_section
+from backdrop.trainer.report.settings_table import differences_section, settings_section
+from backdrop.trainer.report.shown import Shown, look_at
 
 _MIN_EXHIBITS = 3
 # Singular values below this share of the largest are what float32 leaves of a zero.

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from stores.dataset_index import open_index
-from stores.errors import ImageError, UserError
-from stores.image_codec import decode_rgb
-from stores.pages import document, pictures
-from stores.pages.curves import density_chart
+from backdrop.errors import ImageError, UserError
+from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.stores.pages import document, pictures
+from backdrop.stores.pages.curves import density_chart
 
 _UNTRAINED = "-untrained"
 _WORDS = {

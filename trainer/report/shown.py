@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stores.errors import UserError
-from trainer.report import attention, spectrum
-from trainer.report.attention import Attention
-from trainer.report.exhibits import NUM_EXHIBITS, Exhibit, collect, view_names
-from trainer.report.loaded_run import Run
-from trainer.run.settings import method_module
-from trainer.run.trained_method import trained_method
+from backdrop.errors import UserError
+from backdrop.trainer.report import attention, spectrum
+from backdrop.trainer.report.attention import Attention
+from backdrop.trainer.report.exhibits import NUM_EXHIBITS, Exhibit, collect, view_names
+from backdrop.trainer.report.loaded_run import Run
+from backdrop.trainer.run.settings import method_module
+from backdrop.trainer.run.trained_method import trained_method
 
 
 @dataclass

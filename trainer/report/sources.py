@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline.build.export_beton import read_sidecar
-from stores.errors import UserError
-from stores.reader import Store, open_store
-from stores.store_cache import open_published
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.sharing.store_cache import open_published
 
 
 def find_beton(run: Path, provenance: dict[str, Any]) -> Path:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.build.export_beton import read_records
-from pipeline.loader.loader import Loader
-from pipeline.views.device_stage import DeviceStage
-from stores.errors import UserError
-from stores.progress import stage_bar
-from trainer.evaluation.grounding import plain_plan
-from trainer.report.exhibits import spread_rows
-from trainer.run.settings import RunSettings
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.writer import read_records
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.progress import stage_bar
+from backdrop.trainer.evaluation.grounding import plain_plan
+from backdrop.trainer.report.exhibits import spread_rows
+from backdrop.trainer.run.settings import RunSettings
 
 # Images whose answers are looked at: rank and effective rank are below this whatever the network does.
 NUM_IMAGES = 256

@@ -5,8 +5,8 @@ from html import escape
 
 import numpy as np
 
-from stores.pages import curves, document
-from trainer.report.loaded_run import Run
+from backdrop.stores.pages import curves, document
+from backdrop.trainer.report.loaded_run import Run
 
 # What is no curve: where a record stands, and the views' crops, which have a table.
 _NO_CHART = ("step", "epoch")

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.build.beton_reader import has_mask
-from pipeline.build.export_beton import read_sidecar
-from pipeline.loader.loader import Loader
-from pipeline.views import crops
-from saliency.data_parallel import Ranks
-from stores.durable_files import write_aside
-from stores.errors import UserError
-from stores.pages import document
-from stores.pages.document import Section
-from stores.reader import Store
-from trainer.report.exhibits import Drawing, Exhibit, Scenes, view_names
-from trainer.report.gallery import full_exhibit_html
-from trainer.report.sources import find_store
-from trainer.run.loop import beton_of, opened_loader, resolve_settings
-from trainer.run.settings import RunSettings, by_path, method_module
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.table_reader import has_mask
+from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views import crops
+from backdrop.ranks import Ranks
+from backdrop.stores.format.reader import Store
+from backdrop.stores.pages import document
+from backdrop.stores.pages.document import Section
+from backdrop.trainer.report.exhibits import Drawing, Exhibit, Scenes, view_names
+from backdrop.trainer.report.gallery import full_exhibit_html
+from backdrop.trainer.report.sources import find_store
+from backdrop.trainer.run.loop import beton_of, opened_loader, resolve_settings
+from backdrop.trainer.run.settings import RunSettings, by_path, method_module
 
 NUM_ROWS = 32
 

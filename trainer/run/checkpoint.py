@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save as serialised
 from torch import nn
 
-from stores.durable_files import write_aside
-from stores.errors import UserError
-from trainer.parts.backbones import Backbone, build_backbone
-from trainer.parts.collectives import num_processes, rank, summed
-from trainer.parts.key_queue import load_whole_state, whole_state
-from trainer.run import run_folder
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.parts.collectives import num_processes, rank, summed
+from backdrop.trainer.parts.key_queue import load_whole_state, whole_state
+from backdrop.trainer.run import run_folder
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 _BACKBONE = "backbone."

@@ -4,19 +4,18 @@ import math
 import types
 from collections.abc import Sequence
 from dataclasses import fields
-from importlib import import_module
 
-import pipeline.views.backgrounds
-import trainer.methods
-from pipeline.loader.batch import BAD_ROWS, GEOMETRIES
-from pipeline.views.crops import check_background
-from pipeline.views.device_stage import FORMS
-from pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
-from stores.errors import UserError
-from trainer import cast
-from trainer.parts import backbones
-from trainer.run import online_probe, optimisers, schedules
-from trainer.run.settings import PRECISIONS, RunSettings, method_module
+from backdrop.errors import UserError
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
+from backdrop.pipeline.views.crops import check_background
+from backdrop.pipeline.views.device_stage import FORMS
+from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
+from backdrop.trainer import cast
+from backdrop.trainer.methods import METHODS
+from backdrop.trainer.parts import backbones
+from backdrop.trainer.run import online_probe, optimisers, schedules
+from backdrop.trainer.run.settings import PRECISIONS, RunSettings, method_module
 
 # Pixels of the image per cell of a ResNet's last feature map.
 _RESNET_STRIDE = 32
@@ -95,11 +94,10 @@ def _check_unit_interval(name: str, value: float) -> None:
 
 def _check_background(settings: RunSettings, module: types.ModuleType) -> None:
     name = settings.background.name
-    if name not in pipeline.views.backgrounds.NAMES:
-        raise UserError(f"unknown background {name!r}; allowed: {', '.join(pipeline.views.backgrounds.NAMES)}")
+    has_negative = BACKGROUNDS.load(name).HAS_NEGATIVE
     check_background(settings.background)
-    if import_module(f"pipeline.views.backgrounds.{name}").HAS_NEGATIVE and not module.HAS_NEGATIVES:
-        fit = [method for method in trainer.methods.NAMES if method_module(method).HAS_NEGATIVES]
+    if has_negative and not module.HAS_NEGATIVES:
+        fit = [method for method in METHODS.names() if method_module(method).HAS_NEGATIVES]
         raise UserError(
             f"background {name!r} adds a negative to every query, and method {settings.method!r} has no negatives; "
             f"use --bg random, or one of these methods: {', '.join(fit)}"
@@ -110,7 +108,7 @@ def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
     if settings.cast is None:
         return
     if not module.HAS_CAST:
-        fit = [method for method in trainer.methods.NAMES if method_module(method).HAS_CAST]
+        fit = [method for method in METHODS.names() if method_module(method).HAS_CAST]
         raise UserError(
             f"--cast is not defined for method {settings.method!r}, which matches no query with a key; methods with "
             f"CAST: {', '.join(fit)}"

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from trainer.parts.embedding_spread import embedding_spread
+from backdrop.trainer.parts.embedding_spread import embedding_spread
 
 # What a method's losses call it.
 NAME = embedding_spread.__name__

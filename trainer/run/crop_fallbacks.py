@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.views.view_plan import MAX_CROP_TRIES, View, ViewPlan
+from backdrop.pipeline.views.view_plan import MAX_CROP_TRIES, View, ViewPlan
 
 # Of a view's crops; rarer fallbacks are part of the papers' procedure.
 LARGE_SHARE = 0.2

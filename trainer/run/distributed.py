@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.views.device_stage import Views
-from saliency.data_parallel import Ranks
-from stores.errors import UserError
-from trainer.parts.collectives import gathered
-from trainer.parts.sync_batch_norm import synchronise_batch_norms
-from trainer.run.settings import RunSettings, method_module
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import Views
+from backdrop.ranks import Ranks
+from backdrop.trainer.parts.collectives import gathered
+from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
+from backdrop.trainer.run.settings import RunSettings, method_module
 
 # A process that hears nothing from another for so long ends. (torchrun ends all much sooner when one of them dies.)
 TIMEOUT = timedelta(minutes=10)

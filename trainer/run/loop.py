@@ -3,28 +3,27 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import trainer.recipes
-from pipeline.build.cached_beton import cached_beton
-from pipeline.build.export_beton import read_sidecar
-from pipeline.loader.loader import Loader
-from pipeline.views.view_plan import ViewPlan
-from saliency.data_parallel import Ranks, joined
-from stores.errors import UserError
-from stores.reader import open_store
-from stores.store_cache import open_published
-from trainer.run.checks import check
-from trainer.run.distributed import TIMEOUT, loader_threads, share_of
-from trainer.run.online_probe import BATCH_SIZE, OnlineProbe
-from trainer.run.run_folder import Origin
-from trainer.run.settings import RunSettings, apply_overrides, method_module
-from trainer.run.training import Probe, train
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.cached_beton import cached_beton
+from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.ranks import Ranks, joined
+from backdrop.stores.format.reader import open_store
+from backdrop.stores.sharing.store_cache import open_published
+from backdrop.trainer.recipes import RECIPES
+from backdrop.trainer.run.checks import check
+from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
+from backdrop.trainer.run.online_probe import BATCH_SIZE, OnlineProbe
+from backdrop.trainer.run.run_folder import Origin
+from backdrop.trainer.run.settings import RunSettings, apply_overrides, method_module
+from backdrop.trainer.run.training import Probe, train
 
 
 def pretrain(
@@ -115,9 +114,7 @@ def resolve_settings(
 
     Raises: UserError: unknown recipe or setting; settings that are impossible or do not go together.
     """
-    if recipe not in trainer.recipes.NAMES:
-        raise UserError(f"unknown recipe {recipe!r}; allowed: {', '.join(trainer.recipes.NAMES)}")
-    settings = import_module(f"trainer.recipes.{recipe}").settings(method, background, with_cast)
+    settings = RECIPES.load(recipe).settings(method, background, with_cast)
     settings = apply_overrides(settings, overrides)
     check(settings)
     return settings

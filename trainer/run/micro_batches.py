@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pipeline.views.device_stage import Views
+from backdrop.pipeline.views.device_stage import Views
 
 
 def parts_of(views: Views, num_parts: int) -> list[Views]:

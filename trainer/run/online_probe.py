@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.views.device_stage import DeviceStage
-from pipeline.views.random_streams import PROBE_ROWS, row_order
-from pipeline.views.view_plan import View, ViewPlan
-from stores.errors import UserError
+from backdrop.errors import UserError
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.pipeline.views.random_streams import PROBE_ROWS, row_order
+from backdrop.pipeline.views.view_plan import View, ViewPlan
 
 BATCH_SIZE = 256
 _HELD_OUT = 0.2
@@ -90,7 +90,7 @@ class OnlineProbe:
 
     def score(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Return {"knn_top1": percent of the held-out rows}. Args: backbone: (B, 3, H, W) to (B, D), left as it was."""
-        from trainer.evaluation import knn  # here: evaluations import this folder
+        from backdrop.trainer.evaluation import knn  # here: evaluations import this folder
 
         row_N, label_N, feature_ND = self._features(backbone, device)
         is_held_out_N = torch.from_numpy(np.isin(row_N.numpy(), self.held_out))

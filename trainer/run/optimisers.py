@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stores.errors import UserError
+from backdrop.errors import UserError
 
 NAMES = ("sgd", "lars")
 LARS_NORMS = ("joint", "separate")

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from pipeline.loader.batch import Batch, WholeBatch
-from stores.errors import UserError
-from trainer.parts.collectives import num_processes, summed
-from trainer.run.collapse import CollapseWatch
+from backdrop.errors import UserError
+from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.trainer.parts.collectives import num_processes, summed
+from backdrop.trainer.run.collapse import CollapseWatch
 
 with warnings.catch_warnings():
     # TensorBoard's import warns about its own dependencies.

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from stores.durable_files import PARTIAL, write_aside
-from stores.errors import UserError
-from stores.progress import warn
-from stores.provenance import commit
-from trainer.run.expected_curve import expected_curve
-from trainer.run.settings import RunSettings, differences, from_json, to_json
+from backdrop.durable_files import PARTIAL, write_aside
+from backdrop.errors import UserError
+from backdrop.progress import warn
+from backdrop.stores.format.provenance import commit
+from backdrop.trainer.run.expected_curve import expected_curve
+from backdrop.trainer.run.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
 

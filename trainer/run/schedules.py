@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from stores.errors import UserError
+from backdrop.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

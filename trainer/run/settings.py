@@ -8,15 +8,14 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
-from importlib import import_module
 from typing import Any
 
-import trainer.methods
-from pipeline.views.view_plan import Background, View, ViewPlan
-from stores.errors import UserError
-from stores.setting_overrides import split_override, with_override
-from trainer.cast import Settings as CastSettings
-from trainer.run import online_probe, optimisers, schedules
+from backdrop.errors import UserError
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.setting_overrides import split_override, with_override
+from backdrop.trainer.cast import Settings as CastSettings
+from backdrop.trainer.methods import METHODS
+from backdrop.trainer.run import online_probe, optimisers, schedules
 
 _NO_PROBE = online_probe.Settings()
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -31,7 +30,7 @@ class RunSettings:
     algorithm: Any
     # CAST's settings; None = without CAST.
     cast: CastSettings | None = None
-    # The views and what ties them together; see pipeline.views.view_plan for each.
+    # The views and what ties them together; see backdrop.pipeline.views.view_plan for each.
     views: tuple[View, ...]
     background: Background
     crop_proposal: str = ViewPlan.crop_proposal
@@ -96,9 +95,7 @@ class RunSettings:
 
 def method_module(method: str) -> types.ModuleType:
     """Return the file of a method. Raises: UserError: unknown name."""
-    if method not in trainer.methods.NAMES:
-        raise UserError(f"unknown method {method!r}; allowed: {', '.join(trainer.methods.NAMES)}")
-    return import_module(f"trainer.methods.{method}")
+    return METHODS.load(method)
 
 
 def plan_fields(plan: ViewPlan) -> dict[str, Any]:

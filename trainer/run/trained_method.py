@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from stores.errors import UserError
-from trainer.run import checkpoint
-from trainer.run.run_folder import read_settings
-from trainer.run.training import start
+from backdrop.errors import UserError
+from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.run_folder import read_settings
+from backdrop.trainer.run.training import start
 
 
 def trained_method(run: Path, device: torch.device) -> Any:

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.loader.batch import Batch, WholeBatch
-from pipeline.views.device_stage import DeviceStage, Views
-from saliency.data_parallel import Ranks
-from stores.errors import UserError
-from stores.progress import note, stage_bar, warn
-from trainer.parts.backbones import Backbone, build_backbone
-from trainer.run import checkpoint, distributed, run_folder
-from trainer.run.crop_fallbacks import FallbackWatch
-from trainer.run.expected_curve import expected_curve
-from trainer.run.micro_batches import parts_of
-from trainer.run.optimisers import build_optimiser, peak_lr, set_lr
-from trainer.run.recorder import Recorder, crop_statistics
-from trainer.run.run_folder import Origin
-from trainer.run.schedules import lr_fraction
-from trainer.run.settings import RunSettings, method_module
+from backdrop.errors import UserError
+from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.pipeline.views.device_stage import DeviceStage, Views
+from backdrop.progress import note, stage_bar, warn
+from backdrop.ranks import Ranks
+from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.run import checkpoint, distributed, run_folder
+from backdrop.trainer.run.crop_fallbacks import FallbackWatch
+from backdrop.trainer.run.expected_curve import expected_curve
+from backdrop.trainer.run.micro_batches import parts_of
+from backdrop.trainer.run.optimisers import build_optimiser, peak_lr, set_lr
+from backdrop.trainer.run.recorder import Recorder, crop_statistics
+from backdrop.trainer.run.run_folder import Origin
+from backdrop.trainer.run.schedules import lr_fraction
+from backdrop.trainer.run.settings import RunSettings, method_module
 
 # A backbone and where it computes, to scores by name; the backbone stays as it was.
 Probe = Callable[[Backbone, torch.device], dict[str, float]]

@@ -1,5 +1,8 @@
 """Background augmentations (Ryali et al. 2021, section 2.2); a file's name is its name on the command line."""
 
-from pkgutil import iter_modules
+from typing import Any
 
-NAMES = tuple(sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_")))
+from backdrop.open_sets import OpenSet
+
+BACKGROUNDS: OpenSet[Any] = OpenSet("backgrounds", __name__, __path__)
+NAMES = BACKGROUNDS.built_in()

@@ -1,0 +1,47 @@
+"""Turns a disk's refusals into messages that say what to do."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backdrop.errors import UserError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM)
+
+
+@contextmanager
+def disk_errors(path: Path, next_step: str = "give another place with --out") -> Iterator[None]:
+    """Around writing below `path`: a full disk and a place that cannot be written become `UserError`.
+
+    Args:
+        path: where is written.
+        next_step: what to do where it cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise UserError(
+                f"the disk that holds {path} is full ({error.strerror}); what was finished is kept. "
+                "Free space, then give the same command again: it resumes."
+            ) from error
+        if error.errno in NOT_WRITABLE:
+            raise UserError(f"{path} cannot be written ({error.strerror}); {next_step}") from error
+        raise
+
+
+@contextmanager
+def closed_folders() -> Iterator[None]:
+    """Around a whole command: a folder that may not even be looked into becomes `UserError`, wherever it is met."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_ALLOWED or error.filename is None:
+            raise
+        raise UserError(
+            f"{error.filename} cannot be read or written ({error.strerror}); give another place, or have its owner "
+            "change the permissions"
+        ) from error

@@ -1,0 +1,187 @@
+"""Open sets: folders in which every file is a member, and the file's name is the member's name on the command line.
+
+Members also come from other repositories, without an edit here: an installed package names a module in the entry point
+group `backdrop.<set>`, and a single file is given with `--plugin FILE.py` (or in `BACKDROP_PLUGINS`), which says in
+`BACKDROP_SET` what it is a member of:
+
+    BACKDROP_SET = "methods"    # simsiam.py: now --method simsiam
+
+Listing a set imports no built-in member, so that `--help` is fast.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module, metadata
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Generic, TypeVar, cast
+
+from backdrop.errors import UserError
+
+# Paths of plug-in files, as PATH is written; in the environment, so that every process of a run has them.
+PLUGINS_VARIABLE = "BACKDROP_PLUGINS"
+
+Member = TypeVar("Member")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugin:
+    """A file outside the project that is a member of an open set."""
+
+    path: Path
+    # absolute
+    set_name: str
+    # of the open set: methods, backbones, ...
+    sha256: str
+    # of its text
+
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+        return self.path.stem.replace("_", "-") if self.set_name == "evaluations" else self.path.stem
+
+
+class OpenSet(Generic[Member]):
+    """The members of a folder, of the installed packages and of the plug-in files, found by name.
+
+    `Member` is the `Protocol` that each of them, a module, fulfils.
+    """
+
+    def __init__(self, name: str, package: str, path: list[str], *, hyphens: bool = False) -> None:
+        """Describe the folder; nothing is imported.
+
+        Args:
+            name: of the set, in plural: methods, backgrounds, ...
+            package: `__name__` of the folder's package.
+            path: its `__path__`.
+            hyphens: whether names on the command line have hyphens where files have underscores.
+        """
+        self.name, self._package, self._path, self._hyphens = name, package, path, hyphens
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all members, sorted."""
+        return tuple(sorted({*self.built_in(), *self._installed(), *self._plugins()}))
+
+    def built_in(self) -> tuple[str, ...]:
+        """Return the names of the project's own members, sorted."""
+        files = (module.name for module in iter_modules(self._path) if not module.ispkg)
+        return tuple(sorted(self._spoken(name) for name in files if not name.startswith("_")))
+
+    def load(self, name: str) -> Member:
+        """Import a member.
+
+        Raises: UserError: there is none of that name, or it cannot be imported.
+        """
+        if name in self.built_in():
+            file = name.replace("-", "_") if self._hyphens else name
+            return cast(Member, import_module(f"{self._package}.{file}"))
+        if name in (plugins := self._plugins()):
+            return cast(Member, plugin_module(plugins[name].path))
+        if name in (installed := self._installed()):
+            return cast(Member, installed[name].load())
+        near = get_close_matches(name, self.names(), n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"unknown {self.name[:-1]} {name!r}.{meant} Allowed: {', '.join(self.names())}; "
+            "one of your own is given with --plugin FILE.py"
+        )
+
+    def _spoken(self, file: str) -> str:
+        return file.replace("_", "-") if self._hyphens else file
+
+    def _installed(self) -> dict[str, metadata.EntryPoint]:
+        found = {entry.name: entry for entry in metadata.entry_points(group=f"backdrop.{self.name}")}
+        for name in sorted(set(found) & set(self.built_in())):
+            raise UserError(
+                f"the installed package of {found[name].value} calls a plug-in {name!r}, a name that the {self.name} "
+                "of Backdrop have already. Give its entry point another name, or uninstall it."
+            )
+        return found
+
+    def _plugins(self) -> dict[str, Plugin]:
+        found: dict[str, Plugin] = {}
+        for plugin in plugins():
+            if plugin.set_name != self.name:
+                continue
+            if plugin.name in self.built_in():
+                raise UserError(
+                    f"--plugin {plugin.path}: the {self.name} of Backdrop have a {plugin.name!r} already. "
+                    "Rename the file."
+                )
+            if plugin.name in found:
+                raise UserError(f"--plugin {plugin.path} and {found[plugin.name].path} have the same name: rename one")
+            found[plugin.name] = plugin
+        return found
+
+
+def use_plugin(path: Path) -> Plugin:
+    """Make a file's member known to this process and those that it starts.
+
+    Raises: UserError: there is no such file, or it is no plug-in.
+    """
+    plugin = _read_plugin(path.absolute())
+    given = [text for text in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if text]
+    if str(plugin.path) not in given:
+        os.environ[PLUGINS_VARIABLE] = os.pathsep.join([*given, str(plugin.path)])
+    return plugin
+
+
+def plugins() -> Iterator[Plugin]:
+    """Yield the plug-in files in use, in the order in which they were given."""
+    for text in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep):
+        if text:
+            yield _read_plugin(Path(text))
+
+
+def _read_plugin(path: Path) -> Plugin:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"--plugin {path} cannot be read: {error.strerror}. Give a Python file.") from error
+    return Plugin(path=path, set_name=_set_of(path, content), sha256=hashlib.sha256(content).hexdigest())
+
+
+@cache
+def _set_of(path: Path, content: bytes) -> str:
+    """What the file says in BACKDROP_SET, read without running it."""
+    try:
+        body = ast.parse(content, filename=str(path)).body
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"--plugin {path} is no Python file: {error}") from error
+    for node in body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="BACKDROP_SET")], value=ast.Constant(value=str(set_name))):
+                return set_name
+    raise UserError(
+        f'--plugin {path} does not say what it is: write BACKDROP_SET = "methods" in it, or "backgrounds", '
+        '"backbones", "datasets", "detectors", "engines", "evaluations" or "recipes"'
+    )
+
+
+def plugin_module(path: Path) -> object:
+    """Import a plug-in file, once a process.
+
+    Raises: UserError: it raises while it is imported.
+    """
+    name = f"backdrop_plugin_{path.stem}"
+    loaded = sys.modules.get(name)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"--plugin {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module

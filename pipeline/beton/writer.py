@@ -1,0 +1,463 @@
+"""A store and its images as one .beton file, which FFCV reads at full speed.
+
+Sample i of the file is row i of the store. FFCV's writer runs in a process of its own that is watched, because it waits
+for ever when a worker of it dies; the file gets its name only after it was read back, and its sidecar
+(`<name>.beton.json`: sha256, store, settings) last. A .beton without a sidecar is half written.
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import shared_memory
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import PARTIAL, sync, write_aside
+from backdrop.errors import CorruptStore, UserError
+from backdrop.pipeline.beton.ffcv_names import DatasetWriter, MemoryAllocator
+from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
+from backdrop.pipeline.beton.scene import (
+    BLOBS,
+    FIELD_NAME,
+    STORE_ARRAYS,
+    Scene,
+    SceneField,
+    checksum,
+    jpeg_quality_in_range,
+    scene_blobs,
+    scene_of_row,
+)
+from backdrop.pipeline.beton.table_reader import (
+    MAX_SIDE_PX,
+    TableReader,
+    has_mask,
+    open_reader,
+    records_of,
+    table_checksum,
+)
+from backdrop.progress import stage_bar
+from backdrop.stores.format.provenance import identity_digest
+from backdrop.stores.format.reader import Store
+from backdrop.stores.indexes.dataset_index import DatasetIndex
+
+# A sidecar has a few hundred bytes; whatever is larger is not read.
+MAX_SIDECAR_BYTES = 1 << 20
+SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}
+MIN_PAGE_BYTES = 8 << 20
+CHUNK_ROWS = 64
+CHECKED_ROWS = 16
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetonSettings:
+    """What decides the bytes of a .beton beside its store."""
+
+    # Longest side of an image in pixels; longer ones are shrunk (FFCV's own ImageNet set: 512).
+    max_side_px: int = 512
+    # JPEG quality of images that are encoded again, 1 to 95.
+    jpeg_quality: int = 90
+
+
+def export_beton(
+    store: Store,
+    index: DatasetIndex,
+    out: Path,
+    *,
+    max_side_px: int = BetonSettings.max_side_px,
+    jpeg_quality: int = BetonSettings.jpeg_quality,
+    num_threads: int = 0,
+    timeout_s: float = 300.0,
+) -> Path:
+    """Write a store and its images to a .beton file; an existing one of the same store and settings is kept.
+
+    The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
+
+    Args: store: a finished store. index: the images it was built from. out: the .beton file.
+        max_side_px, jpeg_quality: see `BetonSettings`. num_threads: rows prepared at once, 0 = one per core.
+        timeout_s: longest wait for a single row before the writer counts as hung.
+    Returns: out.
+    Raises: UserError where the index or an image is not what the store was built from, or a setting is out of range.
+    """
+    settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
+    _check(settings)
+    out = Path(out)
+    if store.identity.get("index_sha256") != index.digest:
+        raise UserError(
+            f"the images in {index.root} ({len(index)}) are not those the store {store.path} was built from "
+            f"({store.num_rows} rows): names, sizes or classes differ; give the folder of that data set"
+        )
+    if is_written(out, store, settings):
+        return out
+    store.prefetch(*STORE_ARRAYS)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sidecar_path(out).unlink(missing_ok=True)
+        partial = out.with_name(out.name + PARTIAL)
+        partial.unlink(missing_ok=True)
+        out.unlink(
+            missing_ok=True
+        )  # half written or damaged, and in the way of the new one on a disk that is nearly full
+        try:
+            _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
+            _check_written(partial, store, index, settings)
+            digest, num_bytes = _sync_and_hash(partial)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
+        _write_sidecar(out, store, settings, digest, num_bytes)
+    return out
+
+
+def sidecar_path(beton: Path) -> Path:
+    """Return the path of the JSON file beside a .beton."""
+    return beton.with_name(beton.name + ".json")
+
+
+def read_sidecar(beton: Path) -> dict[str, Any]:
+    """Return what the sidecar says, after checking that the .beton beside it is complete.
+
+    Raises: UserError where the file or its sidecar is missing, damaged, of another format, or of another size.
+    """
+    path = sidecar_path(beton)
+    if not beton.is_file():
+        raise UserError(f"there is no file {beton}; export it from a store first")
+    if not path.is_file():
+        raise UserError(f"{beton} has no {path.name} beside it: its export did not finish; export it again")
+    try:
+        sidecar = _parsed_sidecar(path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
+    kind = sidecar["format"], sidecar["format_version"]
+    if kind != (FORMAT, FORMAT_VERSION):
+        raise UserError(f"{beton} has format {kind}, this version reads {(FORMAT, FORMAT_VERSION)}; export it again")
+    if beton.stat().st_size != sidecar["num_bytes"]:
+        raise UserError(
+            f"{beton} has {beton.stat().st_size} bytes, its sidecar says {sidecar['num_bytes']}; export it again"
+        )
+    return sidecar
+
+
+def _parsed_sidecar(path: Path) -> dict[str, Any]:
+    """What the sidecar says, unchanged since it was written or of another format; ValueError and others where not."""
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError(f"it has more than {MAX_SIDECAR_BYTES} bytes")
+    sidecar = json.loads(path.read_text())
+    if (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION):
+        rest = {name: value for name, value in sidecar.items() if name != "digest"}
+        if identity_digest(rest) != sidecar["digest"]:
+            raise ValueError("it was changed after it was written")
+        for name, kind in SIDECAR_TYPES.items():
+            if not isinstance(sidecar[name], kind):
+                raise TypeError(f"its {name} is {sidecar[name]!r}")
+    return sidecar
+
+
+def _check(settings: BetonSettings) -> None:
+    if not 32 <= settings.max_side_px <= MAX_SIDE_PX:
+        raise UserError(f"max_side_px is {settings.max_side_px}; allowed: 32 to {MAX_SIDE_PX}")
+    jpeg_quality_in_range(settings.jpeg_quality)
+
+
+def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
+    """Whether out is complete and of this store and these settings. Raises: UserError: complete, but of others."""
+    if not out.exists() or not sidecar_path(out).exists():
+        return False
+    try:
+        sidecar = read_sidecar(out)
+    except UserError:
+        return False  # half written or damaged: replaced
+    if sidecar["store_id"] == store.store_id and sidecar["settings"] == asdict(settings):
+        return True
+    raise UserError(
+        f"{out} holds another store or other settings (store {sidecar['store_id'][:12]}, {sidecar['settings']}); "
+        "give another file name, or remove it and its .json"
+    )
+
+
+# --- the writing process -------------------------------------------------------------------------------------------
+
+
+class _Scenes:
+    """The rows as FFCV's writer asks for them, each prepared ahead by a few threads."""
+
+    def __init__(self, store: Store, index: DatasetIndex, settings: BetonSettings, threads: int, reply: Connection):
+        self._store, self._index, self._settings = store, index, settings
+        self._threads, self._reply = threads, reply
+        self._pool: ThreadPoolExecutor | None = None
+        self._ahead: deque[tuple[int, Future[Scene]]] = deque()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return self._store.num_rows
+
+    def __getitem__(self, row: int) -> tuple[Scene]:
+        row = int(row)
+        if self._pool is None:  # here, not in __init__: threads do not survive the writer's fork
+            self._pool = ThreadPoolExecutor(self._threads)
+        while self._next < len(self) and len(self._ahead) < 2 * self._threads:
+            self._ahead.append((self._next, self._pool.submit(self._scene, self._next)))
+            self._next += 1
+        expected, future = self._ahead.popleft()
+        assert expected == row, "FFCV's writer asks for the rows in order"
+        try:
+            scene = future.result()
+        except Exception as error:  # FFCV would wait for ever; the parent raises this again
+            self._reply.send(
+                ("failed", error if isinstance(error, UserError) else RuntimeError(f"row {row}: {error!r}"))
+            )
+            raise
+        self._reply.send(("row", row))
+        return (scene,)
+
+    def _scene(self, row: int) -> Scene:
+        return scene_of_row(self._store, self._index, row, **asdict(self._settings))
+
+
+class _Writer(DatasetWriter):
+    """FFCV's writer, which also tells the name of its shared memory: it leaks where the writer is killed."""
+
+    reply: Connection
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.reply.send(("memory", self.metadata_sm.name))
+
+
+class _Pages(MemoryAllocator):
+    """FFCV's pages, which also tell of a page that the disk did not take: FFCV goes on after half a page."""
+
+    def __init__(self, reply: Connection, fname: str, offset_start: int, page_size: int) -> None:
+        super().__init__(fname, offset_start, page_size)
+        self._reply = reply
+
+    def flush_page(self) -> None:
+        try:
+            super().flush_page()
+            if self.my_page >= 0 and self.fp.tell() != self.offset + (self.my_page + 1) * self.page_size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            self._reply.send(("failed", error))
+            raise
+
+
+def _write(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
+    """Body of the writing process."""
+    try:
+        _write_all(store, index, path, settings, threads, reply)
+    except OSError as error:  # the parent raises it again
+        reply.send(("failed", error))
+
+
+def _write_all(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
+    os.setsid()  # so that the parent can end it together with FFCV's worker
+    import ffcv.writer
+
+    # FFCV's worker would otherwise be started as this process was, and import everything once more.
+    multiprocessing.set_start_method("fork", force=True)
+    ffcv.writer.tqdm = _no_bar  # the parent shows progress, in rows
+    ffcv.writer.MemoryAllocator = functools.partial(_Pages, reply)
+    threading.Thread(target=_watch_worker, args=(reply,), daemon=True).start()
+    writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
+    writer.reply = reply
+    writer.from_indexed_dataset(_Scenes(store, index, settings, threads, reply), chunksize=CHUNK_ROWS)
+    reply.send(("done", None))
+
+
+def _no_bar(*args: Any, **kwargs: Any) -> tqdm:
+    return tqdm(*args, **{**kwargs, "disable": True})
+
+
+def _watch_worker(reply: Connection) -> None:
+    """Tell the parent when FFCV's worker died without a word (killed, out of memory)."""
+    seen: set[Any] = set()  # a finished process leaves multiprocessing's own list, and its exit code with it
+    while True:
+        seen.update(multiprocessing.active_children())
+        codes = [process.exitcode for process in seen if process.exitcode]
+        if codes:
+            reply.send(("died", codes[0]))
+            return
+        time.sleep(POLL_S)
+
+
+def page_bytes(settings: BetonSettings) -> int:
+    """Return FFCV's page size: a power of two that holds the largest possible scene.
+
+    Image: at most 2 MiB verbatim or 3 bytes per pixel encoded again; mask: at most half a run, 4 bytes, per pixel;
+    background and key: less than 1 MiB.
+    """
+    largest = 7 * settings.max_side_px**2 + (4 << 20)
+    return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
+
+
+def _write_watched(
+    store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, timeout_s: float
+) -> None:
+    """Run the writing process; end it and raise when a row fails, a worker dies or nothing moves."""
+    # Not a fork of this process, which has threads; of a server that has only imported this module.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=_write, args=(store, index, path, settings, threads, send), name="beton-writer")
+    process.start()
+    send.close()
+    memory_name: list[str] = []
+    try:
+        with stage_bar(total=store.num_rows, unit="row", stage=f"export {path.name.removesuffix(PARTIAL)}") as bar:
+            _follow(process, receive, bar, memory_name, timeout_s)
+        process.join(timeout_s)
+        if process.exitcode != 0:
+            raise RuntimeError(f"the writer of {path} ended with exit code {process.exitcode}")
+        memory_name.clear()
+    finally:
+        _end(process)
+        receive.close()
+        for name in memory_name:
+            _unlink_memory(name)
+
+
+def _follow(process: Any, receive: Connection, bar: tqdm, memory_name: list[str], timeout_s: float) -> None:
+    """Take the writer's messages until it is done."""
+    last, moved = -1, time.monotonic()
+    while True:
+        # First the process: what a dead one sent is then all there.
+        is_alive = process.is_alive()
+        if not receive.poll(POLL_S):
+            if not is_alive:  # FFCV's worker, which holds the other end of the pipe too, may live on
+                _fail(f"the writer died (exit code {process.exitcode}) after row {last}")
+            if time.monotonic() - moved > timeout_s:
+                _fail(f"the writer has not moved for {timeout_s:.0f} s after row {last}")
+            continue
+        moved = time.monotonic()
+        try:
+            kind, value = receive.recv()
+        except EOFError:
+            kind, value = "died", "unknown"
+        match kind:
+            case "done":
+                return
+            case "memory":
+                memory_name.append(value)
+            case "row":
+                last = value
+                bar.update()
+            case "failed":
+                raise value
+            case _:
+                _fail(f"FFCV's worker died (exit code {value}) after row {last}")
+
+
+def _fail(what: str) -> NoReturn:
+    raise UserError(f"{what}; is there memory and disk left? The same command starts again")
+
+
+def _end(process: Any) -> None:
+    """End the writing process and FFCV's worker, which is in its group and may have outlived it."""
+    if process.exitcode != 0:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:  # it has not made its group yet
+            process.kill()
+    process.join()
+
+
+def _unlink_memory(name: str) -> None:
+    try:
+        memory = shared_memory.SharedMemory(name)
+    except FileNotFoundError:
+        return
+    memory.close()
+    memory.unlink()
+
+
+# --- reading back ----------------------------------------------------------------------------------------------------
+
+
+def read_records(beton: Path) -> np.ndarray:
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError as `read_table`."""
+    return records_of(read_table(beton)[0])
+
+
+def read_table(beton: Path) -> tuple[TableReader, dict[str, Any]]:
+    """Return FFCV's reader of a complete .beton and its sidecar.
+
+    Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written.
+    """
+    sidecar = read_sidecar(beton)
+    reader = open_reader(beton)
+    file_bytes = np.memmap(beton, np.uint8, mode="r")
+    if table_checksum(file_bytes, int(reader.num_samples)) != sidecar["table_checksum"]:
+        raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
+    return reader, sidecar
+
+
+def _check_written(path: Path, store: Store, index: DatasetIndex, settings: BetonSettings) -> None:
+    """Read the file back: every record in its place, every blob inside the file, some rows equal to their source."""
+    records = records_of(open_reader(path))
+    blobs = np.memmap(path, np.uint8, mode="r")
+    assert (records["row"] == np.arange(store.num_rows)).all(), "every row was written to its own place"
+    assert (records["status"] == store.status).all(), "statuses are those of the store"
+    for name in BLOBS:
+        ends = records[f"{name}_ptr"].astype(np.int64) + records[f"{name}_bytes"]
+        assert (ends <= blobs.size).all(), f"every {name} lies inside the file"
+    chosen = np.random.default_rng(0).permutation(store.num_rows)[:CHECKED_ROWS]
+    for row in chosen:
+        scene = scene_of_row(store, index, int(row), **asdict(settings))
+        for name, data in scene_blobs(scene).items():
+            assert read_blob(blobs, records[row], name) == data, f"row {row}: {name} was written as it is"
+
+
+def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
+    """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none.
+
+    Raises: CorruptStore where its bytes are not those that were written.
+    """
+    start, num_bytes = int(record[f"{name}_ptr"]), int(record[f"{name}_bytes"])
+    data = file_bytes[start : start + num_bytes].tobytes()
+    if num_bytes and (len(data) < num_bytes or checksum(data) != record[f"{name}_checksum"]):
+        raise CorruptStore(f"row {record['row']}: the bytes of its {name} are not those that were written")
+    return data
+
+
+def num_left_out(records: np.ndarray) -> int:
+    """Number of rows that have no mask and therefore no pixels."""
+    return int((~has_mask(records)).sum())
+
+
+def _sync_and_hash(path: Path) -> tuple[str, int]:
+    sync(path)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return digest, file.tell()
+
+
+def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str, num_bytes: int) -> None:
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "sha256": digest,
+        "num_bytes": num_bytes,
+        "num_rows": store.num_rows,
+        "table_checksum": table_checksum(np.memmap(out, np.uint8, mode="r"), store.num_rows),
+        "store_id": store.store_id,
+        "dataset": store.dataset,
+        "split": store.split,
+        "settings": asdict(settings),
+    }
+    # Last and of all the others: a sidecar that was changed is noticed.
+    content["digest"] = identity_digest(content)
+    write_aside(sidecar_path(out), json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""Pages to browse a store's rows by eye."""

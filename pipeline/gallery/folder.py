@@ -1,0 +1,126 @@
+"""The page as a folder of files that opens without a server or a network, and can be moved, copied or zipped.
+
+    index.html, style.css, gallery.css, gallery.js    the page
+    data/, pictures/                                  what it loads, when it is looked at
+    gallery.json                                      which store and which rows it shows
+
+It grows as `<out>.partial` and takes its name when it is whole. Given again after a kill the same command goes on: a
+script of rows is written after the pictures of its rows.
+"""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backdrop.devices import num_cores
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import PARTIAL, sync, write_aside
+from backdrop.errors import UserError
+from backdrop.pipeline.gallery import content
+from backdrop.pipeline.gallery.row_pictures import RowPictures
+from backdrop.pipeline.gallery.source_images import SourceImages
+from backdrop.progress import stage_bar
+from backdrop.stores.format.reader import Store
+from backdrop.stores.images.image_codec import sha256
+from backdrop.stores.pages.style import CSS
+
+FORMAT_VERSION = 1
+RECORD = "gallery.json"
+PAGE = "index.html"
+_ASSETS = (PAGE, "gallery.css", "gallery.js")
+
+
+def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Path) -> Path:
+    """Write the page; one of the same rows of the same store that is there already is kept.
+
+    Args:
+        store: an open store.
+        images: what was found of its images.
+        rows: the rows to show, ascending.
+        out: the folder; it appears whole or not at all.
+
+    Returns:
+        The page, out/index.html.
+
+    Raises:
+        UserError: another gallery or something else lies at `out`, it cannot be written, or no row is built yet.
+        CorruptStore: the store is damaged.
+    """
+    if not len(rows):
+        raise UserError(f"{store.path} has no row yet; give the command that builds it again, it resumes")
+    record = _record(store, images, rows)
+    if out.exists():
+        _check_same(out, record)
+        return out / PAGE
+    partial = out.with_name(out.name + PARTIAL)
+    with disk_errors(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        if any(partial.iterdir()):
+            _check_same(partial, record)
+        write_aside(partial / RECORD, json.dumps(record, indent=1) + "\n")
+        (partial / "data").mkdir(exist_ok=True)
+        _write_rows(store, images, rows, partial)
+        write_aside(partial / "data" / "store.js", content.store_script(store, images, rows))
+        for name, text in page_files().items():
+            write_aside(partial / name, text)
+        partial.rename(out)
+        sync(out.parent)
+    return out / PAGE
+
+
+def page_files() -> dict[str, bytes]:
+    """The files of the page that are the same for every store: name -> content."""
+    assets = files("backdrop.pipeline.gallery")
+    return {"style.css": CSS.encode(), **{name: assets.joinpath(name).read_bytes() for name in _ASSETS}}
+
+
+def _record(store: Store, images: SourceImages, rows: np.ndarray) -> dict[str, Any]:
+    """What the content of a gallery follows from; a store that is half built is known by what is built of it."""
+    return {
+        "format": "backdrop-gallery",
+        "format_version": FORMAT_VERSION,
+        "store_id": store.store_id or f"half built, {sha256(store.status.tobytes()).hex()[:16]}",
+        "images": images.where,
+        "num_rows": len(rows),
+        "rows_sha256": sha256(rows.astype("<i8").tobytes()).hex(),
+    }
+
+
+def _check_same(folder: Path, record: Mapping[str, Any]) -> None:
+    """Raise UserError unless a folder holds the gallery of this record."""
+    try:
+        there = json.loads((folder / RECORD).read_bytes())
+        different = [name for name in record if there[name] != record[name]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder} is there already and no gallery of a store; remove it, or give another --out"
+        ) from error
+    if different:
+        what = ", ".join(f"{name} {there[name]!r}, not {record[name]!r}" for name in different)
+        raise UserError(f"{folder} is another gallery ({what}); remove it, or give another --out")
+
+
+def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, folder: Path) -> None:
+    pictures = RowPictures(store, images)
+
+    def write_pictures(row: int) -> dict[str, str]:
+        jpegs, why_not = pictures.draw(row)
+        for kind, jpeg in jpegs.items():
+            (folder / content.picture_path(row, kind)).write_bytes(jpeg)
+        return why_not
+
+    with stage_bar(total=len(rows), unit="row", stage="gallery") as bar, ThreadPoolExecutor(num_cores()) as threads:
+        for chunk in range(content.num_chunks(rows)):
+            now = content.chunk_rows(rows, chunk).tolist()
+            if not (folder / content.chunk_path(chunk)).exists():
+                for row in now:
+                    (folder / content.picture_path(row, "image")).parent.mkdir(parents=True, exist_ok=True)
+                why_not = dict(zip(now, threads.map(write_pictures, now), strict=True))
+                script = content.rows_script(store, rows, chunk, why_not.__getitem__)
+                write_aside(folder / content.chunk_path(chunk), script)
+            bar.update(len(now))

@@ -1,0 +1,102 @@
+"""The images that a store was built from, looked for where they usually lie: a store holds none.
+
+An image of a data set's folder is shown only if its SHA-256 is the one that the store recorded: what stands beside a
+mask is the very image that the mask was made of.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from backdrop.errors import ImageError, UserError
+from backdrop.stores.format.reader import Store
+from backdrop.stores.images.image_codec import decode_rgb, sha256
+from backdrop.stores.indexes.dataset_index import image_folder
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """Where a store's images come from.
+
+    where: what to call that place, "" where there is none. missing: why there is none.
+    is_there: whether a row's image can be expected, without reading it.
+    read: a row's image as uint8 RGB (H, W, 3), possibly scaled down; ImageError where it is none or another one.
+    """
+
+    where: str
+    missing: str
+    is_there: Callable[[int], bool]
+    read: Callable[[int], np.ndarray]
+
+
+def find_images(store: Store, root: Path | None) -> SourceImages:
+    """Find the images of a store: in its data set's folder, else in the .beton beside the store.
+
+    Args:
+        store: an open store.
+        root: the data set's folder; None = BACKDROP_DATA/<dataset>.
+
+    Returns:
+        The images; with `missing` set where neither is there.
+
+    Raises:
+        UserError: `root` was given and is no such folder.
+    """
+    try:
+        return _in_folder(store, image_folder(store.dataset, root=root, split=store.split))
+    except UserError as error:
+        if root is not None:
+            raise
+        beton = store.path.with_suffix(".beton")
+        if beton.exists():
+            return _in_beton(store, beton)
+        return SourceImages("", str(error), lambda row: False, _none)
+
+
+def _none(row: int) -> np.ndarray:
+    raise ImageError("the images are not at hand")
+
+
+def _in_folder(store: Store, folder: Path) -> SourceImages:
+    def file_of(row: int) -> Path | None:
+        key = PurePosixPath(store.key(row))
+        is_inside = not key.is_absolute() and ".." not in key.parts and "\0" not in str(key)
+        return folder / key if is_inside else None
+
+    def is_there(row: int) -> bool:
+        file = file_of(row)
+        return file is not None and file.is_file()
+
+    def read(row: int) -> np.ndarray:
+        file = file_of(row)
+        if file is None or not file.is_file():
+            raise ImageError("its image is not in the data set's folder")
+        data = file.read_bytes()
+        if sha256(data) != store.source_sha256(row):
+            raise ImageError("the data set's folder holds another image under this key than the store was built from")
+        return decode_rgb(data)
+
+    return SourceImages("the data set's folder", "", is_there, read)
+
+
+def _in_beton(store: Store, beton: Path) -> SourceImages:
+    # Here, because FFCV's import takes seconds that a store with its data set does without.
+    from backdrop.pipeline.beton.writer import read_blob, read_records, read_sidecar
+
+    try:
+        store_id = read_sidecar(beton)["store_id"]
+        if store_id != store.store_id:
+            raise UserError(f"{beton.name} is of another store ({str(store_id)[:12]})")
+        records = read_records(beton)
+    except UserError as error:
+        return SourceImages("", str(error), lambda row: False, _none)
+    file_bytes = np.memmap(beton, np.uint8, mode="r")
+
+    def read(row: int) -> np.ndarray:
+        if not records[row]["image_bytes"]:
+            raise ImageError("its image is not in the .beton")
+        return decode_rgb(read_blob(file_bytes, records[row], "image"))
+
+    return SourceImages(f"{beton.name}, scaled down", "", lambda row: bool(records[row]["image_bytes"]), read)

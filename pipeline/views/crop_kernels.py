@@ -1,0 +1,546 @@
+"""Numba kernels of the crop sampler; `crops.py` is the interface, checks and documents.
+
+Masks are rows of 64-bit words, leftmost pixel in the highest bit, each row padded with zeros to whole words: the
+foreground inside a box is a few population counts per row. Every draw comes from `random_streams`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from backdrop.pipeline.views import random_streams as streams
+from backdrop.pipeline.views import view_plan
+from backdrop.pipeline.views.kernel_cache import follow_sources
+from backdrop.pipeline.views.view_plan import (
+    BACKGROUND_VIEWS,
+    CROP_FALLBACKS,
+    CROP_PROPOSALS,
+    MAX_CROP_TRIES,
+    PAIR_DRAWS,
+)
+
+CENTROID = CROP_PROPOSALS.index("centroid")
+CENTER, BBOX, BEST = (CROP_FALLBACKS.index(name) for name in ("center", "bbox", "best"))
+GLOBAL_VIEWS, QUERY_VIEW, KEY_VIEW, ALL_VIEWS = (
+    BACKGROUND_VIEWS.index(name) for name in ("global", "query", "key", "all")
+)
+INDEPENDENT, COUPLED, SAME = (PAIR_DRAWS.index(name) for name in ("independent", "coupled", "same"))
+NUM_JITTER_ORDERS = 24
+DRAWS_PER_TRY = 4
+
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_M1 = np.uint64(0x5555555555555555)
+_M2 = np.uint64(0x3333333333333333)
+_M4 = np.uint64(0x0F0F0F0F0F0F0F0F)
+_SUM = np.uint64(0x0101010101010101)
+
+
+class Stream(NamedTuple):
+    """The key of everything drawn for one view."""
+
+    seed: int
+    epoch: int
+    row: int
+    view_number: int  # numba keeps the name `view` of a field for itself
+
+
+class Box(NamedTuple):
+    """Half-open pixels; height 0 = no box."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Foreground(NamedTuple):
+    """A mask and what is known of it; box and centroid are filled where the plan needs them."""
+
+    words: np.ndarray  # uint64 (H, ceil(W / 64))
+    height: int
+    width: int
+    count: int  # type: ignore[assignment]  # tuple has a method of that name
+    box: Box
+    centre_y: float
+    centre_x: float
+
+
+class Donors(NamedTuple):
+    """The rows that lend a background: sorted row numbers, and the sizes of their backgrounds in pixels."""
+
+    row: np.ndarray  # int64 (N,)
+    height: np.ndarray  # int64 (N,)
+    width: np.ndarray  # int64 (N,)
+
+
+class PlanCode(NamedTuple):
+    """What a `ViewPlan` says of all its views, as numbers; the probabilities are those of the epoch."""
+
+    proposal: int
+    fallback: int
+    pair_constraint: bool
+    has_background: bool
+    needs_donor: bool
+    has_negative: bool
+    background_probability: float
+    negative_probability: float
+    applies_to: int
+    pair_draw: int
+    is_negative_coupled: bool
+    is_before: bool
+    mask_rotation_degrees: float
+    mask_shear_degrees: float
+    mask_shift_fraction: float
+    mask_flip_probability: float
+
+
+@njit(nogil=True, cache=True)
+def _uniform(stream: Stream, draw: int) -> float:
+    """The uniform number in [0, 1) of one draw."""
+    return streams.uniform(stream.seed, stream.epoch, stream.row, stream.view_number, draw)
+
+
+@njit(nogil=True, cache=True)
+def popcount(word: np.uint64) -> int:
+    """Number of set bits (the compiler turns this pattern into one instruction)."""
+    word = word - ((word >> np.uint64(1)) & _M1)
+    word = (word & _M2) + ((word >> np.uint64(2)) & _M2)
+    word = (word + (word >> np.uint64(4))) & _M4
+    return np.int64((word * _SUM) >> np.uint64(56))
+
+
+@njit(nogil=True, cache=True)
+def count_box(words: np.ndarray, top: int, left: int, height: int, width: int) -> int:
+    """Foreground pixels inside a box that lies inside the mask."""
+    if height <= 0 or width <= 0:
+        return 0
+    first, last = left >> 6, (left + width - 1) >> 6
+    head = _ALL >> np.uint64(left & 63)
+    tail = _ALL << np.uint64(63 - ((left + width - 1) & 63))
+    total = 0
+    for y in range(top, top + height):
+        if first == last:
+            total += popcount(words[y, first] & head & tail)
+        else:
+            total += popcount(words[y, first] & head) + popcount(words[y, last] & tail)
+            for w in range(first + 1, last):
+                total += popcount(words[y, w])
+    return total
+
+
+@njit(nogil=True, cache=True)
+def _sum_of_columns(word: np.uint64) -> int:
+    """Sum over the set bits of a word of their columns 0 .. 63, leftmost = 0."""
+    total = 0
+    for x in range(64):
+        if (word >> np.uint64(63 - x)) & _ONE:
+            total += x
+    return total
+
+
+@njit(nogil=True, cache=True)
+def measure(words: np.ndarray, height: int, width: int, is_located: bool) -> Foreground:
+    """Count the foreground and, where wanted, find its box and centroid (centre of the image when it is empty)."""
+    count = count_box(words, 0, 0, height, width)
+    if not is_located or count == 0:
+        return Foreground(words, height, width, count, Box(0, 0, 0, 0), 0.5 * (height - 1), 0.5 * (width - 1))
+    top, bottom, left, right = height, -1, width, -1
+    sum_y, sum_x = 0, 0
+    for y in range(height):
+        for w in range(words.shape[1]):
+            word = words[y, w]
+            if word == _ZERO:
+                continue
+            num = popcount(word)
+            top, bottom = min(top, y), y
+            sum_y += num * y
+            sum_x += num * (w << 6) + _sum_of_columns(word)
+            first = 0
+            while not (word >> np.uint64(63 - first)) & _ONE:
+                first += 1
+            last = 63
+            while not (word >> np.uint64(63 - last)) & _ONE:
+                last -= 1
+            left, right = min(left, (w << 6) + first), max(right, (w << 6) + last)
+    box = Box(top, left, bottom - top + 1, right - left + 1)
+    return Foreground(words, height, width, count, box, sum_y / count, sum_x / count)
+
+
+@njit(nogil=True, cache=True)
+def normal_cdf(z: float) -> float:
+    """Distribution function of the standard normal."""
+    return 0.5 * math.erfc(-z * math.sqrt(0.5))
+
+
+@njit(nogil=True, cache=True)
+def truncated_normal(u: float, mean: float, sigma: float, low: float, high: float) -> float:
+    """Inverse distribution function at u of a normal truncated to [low, high], by Newton's method.
+
+    The interval spans at most one sigma on either side of the mean here, where the function is nearly straight, so
+    six steps from the straight line reach rounding error.
+    """
+    z_low, z_high = (low - mean) / sigma, (high - mean) / sigma
+    p_low, p_high = normal_cdf(z_low), normal_cdf(z_high)
+    target = p_low + u * (p_high - p_low)
+    z = z_low + u * (z_high - z_low)
+    for _ in range(6):
+        density = math.exp(-0.5 * z * z) * 0.3989422804014327
+        z = min(max(z - (normal_cdf(z) - target) / density, z_low), z_high)
+    return mean + sigma * z
+
+
+@njit(nogil=True, cache=True)
+def _position(u: float, side: int, box_side: int, centre: float, proposal: int) -> int:
+    """First row (or column) of a box: uniform, or its centre normal around the centroid with sigma = image side."""
+    if proposal == CENTROID:
+        low, high = 0.5 * box_side, side - 0.5 * box_side
+        middle = truncated_normal(u, centre + 0.5, float(side), low, high)
+        return min(max(math.floor(middle - 0.5 * box_side + 0.5), 0), side - box_side)
+    return int(u * (side - box_side + 1))
+
+
+@njit(nogil=True, cache=True)
+def propose(stream: Stream, draw: int, foreground: Foreground, spec: np.void, proposal: int) -> Box:
+    """One proposal: area, then aspect ratio, then position; height 0 where it does not fit into the image."""
+    height, width = foreground.height, foreground.width
+    u_area = _uniform(stream, draw)
+    u_aspect = _uniform(stream, draw + 1)
+    area = height * width * (spec["scale_low"] + u_area * (spec["scale_high"] - spec["scale_low"]))
+    log_low, log_high = math.log(spec["aspect_low"]), math.log(spec["aspect_high"])
+    aspect = math.exp(log_low + u_aspect * (log_high - log_low))
+    box_width = math.floor(math.sqrt(area * aspect) + 0.5)
+    box_height = math.floor(math.sqrt(area / aspect) + 0.5)
+    if not (0 < box_width <= width and 0 < box_height <= height):
+        return Box(0, 0, 0, 0)
+    u_top = _uniform(stream, draw + 2)
+    u_left = _uniform(stream, draw + 3)
+    top = _position(u_top, height, box_height, foreground.centre_y, proposal)
+    left = _position(u_left, width, box_width, foreground.centre_x, proposal)
+    return Box(top, left, box_height, box_width)
+
+
+@njit(nogil=True, cache=True)
+def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -> Box:
+    """The whole image, its longer side cut around the centre until the aspect ratio is in range (torchvision)."""
+    box_height, box_width = height, width
+    if width / height < aspect_low:
+        box_height = min(max(math.floor(width / aspect_low + 0.5), 1), height)
+    elif width / height > aspect_high:
+        box_width = min(max(math.floor(height * aspect_high + 0.5), 1), width)
+    return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
+
+
+@njit(nogil=True, cache=True)
+def _trim(start: int, length: int, new_length: int, object_start: int, object_length: int) -> int:
+    """Start of an interval of new_length inside the given one, its middle as near to the object's as can be."""
+    wanted = object_start + (object_length - new_length) // 2
+    return min(max(wanted, start), start + length - new_length)
+
+
+@njit(nogil=True, cache=True)
+def grown_box(stream: Stream, draw: int, foreground: Foreground, spec: np.void) -> Box:
+    """CAST's fallback: the object's box grown by a random margin to each side, the longer side trimmed to the aspect.
+
+    The release trims without saying around what; we keep the object in the middle as far as the grown box allows.
+    """
+    inner = foreground.box
+    room_below = foreground.height - inner.top - inner.height
+    room_right = foreground.width - inner.left - inner.width
+    top = inner.top - int(_uniform(stream, draw) * (inner.top + 1))
+    left = inner.left - int(_uniform(stream, draw + 1) * (inner.left + 1))
+    bottom = inner.top + inner.height + int(_uniform(stream, draw + 2) * (room_below + 1))
+    right = inner.left + inner.width + int(_uniform(stream, draw + 3) * (room_right + 1))
+    height, width = bottom - top, right - left
+    if width / height < spec["aspect_low"]:
+        trimmed = min(max(math.floor(width / spec["aspect_low"] + 0.5), 1), height)
+        top, height = _trim(top, height, trimmed, inner.top, inner.height), trimmed
+    elif width / height > spec["aspect_high"]:
+        trimmed = min(max(math.floor(height * spec["aspect_high"] + 0.5), 1), width)
+        left, width = _trim(left, width, trimmed, inner.left, inner.width), trimmed
+    return Box(top, left, height, width)
+
+
+@njit(nogil=True, cache=True)
+def intersection(a: Box, b: Box) -> Box:
+    """The part two boxes share; height 0 where there is none."""
+    top, left = max(a.top, b.top), max(a.left, b.left)
+    height = min(a.top + a.height, b.top + b.height) - top
+    width = min(a.left + a.width, b.left + b.width) - left
+    if height <= 0 or width <= 0:
+        return Box(0, 0, 0, 0)
+    return Box(top, left, height, width)
+
+
+@njit(nogil=True, cache=True)
+def _wanted_fraction(foreground: Foreground, spec: np.void, proposal: int) -> float:
+    """The constraint; as CAST was released it is relaxed where no crop of the smallest area could meet it."""
+    if proposal != CENTROID:
+        return spec["min_foreground"]
+    smallest = spec["scale_low"] * foreground.height * foreground.width / foreground.count
+    return min(spec["min_foreground"], smallest)
+
+
+@njit(nogil=True, cache=True)
+def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: int, fallback: int, pair: Box):
+    """Draw one constrained box.
+
+    pair: box of the first view for the second constraint, height 0 for none.
+    Returns: (box, tries, is_fallback, foreground pixels inside).
+    """
+    words, total = foreground.words, foreground.count
+    is_bound = total > 0 and spec["min_foreground"] > 0.0
+    wanted = _wanted_fraction(foreground, spec, proposal) if is_bound else 0.0
+    pair_total = count_box(words, pair.top, pair.left, pair.height, pair.width) if is_bound else 0
+    best, best_count = Box(0, 0, 0, 0), -1
+    for attempt in range(MAX_CROP_TRIES):
+        box = propose(stream, streams.CROP + DRAWS_PER_TRY * attempt, foreground, spec, proposal)
+        if box.height == 0:
+            continue
+        count = count_box(words, box.top, box.left, box.height, box.width)
+        is_met = not is_bound or count >= wanted * total
+        if is_met and pair_total > 0:
+            both = intersection(box, pair)
+            is_met = count_box(words, both.top, both.left, both.height, both.width) >= wanted * pair_total
+        if is_met:
+            return box, attempt + 1, False, count
+        if count > best_count:
+            best, best_count = box, count
+    if fallback == BEST and best_count >= 0:
+        box = best
+    elif fallback == BBOX and total > 0:
+        box = grown_box(stream, streams.CROP + DRAWS_PER_TRY * MAX_CROP_TRIES, foreground, spec)
+    else:
+        box = center_box(foreground.height, foreground.width, spec["aspect_low"], spec["aspect_high"])
+    return box, MAX_CROP_TRIES, True, count_box(words, box.top, box.left, box.height, box.width)
+
+
+@njit(nogil=True, cache=True)
+def _is_drawn(stream: Stream, draw: int, probability: float) -> bool:
+    return _uniform(stream, draw) < probability
+
+
+@njit(nogil=True, cache=True)
+def _between(stream: Stream, draw: int, low: float, high: float) -> float:
+    return low + (high - low) * _uniform(stream, draw)
+
+
+@njit(nogil=True, cache=True)
+def draw_photometrics(record: np.void, stream: Stream, spec: np.void) -> None:
+    """Draw jitter, greyscale, blur and solarisation; what is not applied gets its neutral value."""
+    is_jittered = _is_drawn(stream, streams.JITTER, spec["jitter_probability"])
+    record["is_jittered"] = is_jittered
+    record["jitter_order"] = 0
+    record["brightness"] = 1.0
+    record["contrast"] = 1.0
+    record["saturation"] = 1.0
+    record["hue"] = 0.0
+    if is_jittered:
+        record["jitter_order"] = int(_uniform(stream, streams.JITTER_ORDER) * NUM_JITTER_ORDERS)
+        b, c, s, h = spec["jitter_brightness"], spec["jitter_contrast"], spec["jitter_saturation"], spec["jitter_hue"]
+        record["brightness"] = _between(stream, streams.JITTER_BRIGHTNESS, max(0.0, 1.0 - b), 1.0 + b)
+        record["contrast"] = _between(stream, streams.JITTER_CONTRAST, max(0.0, 1.0 - c), 1.0 + c)
+        record["saturation"] = _between(stream, streams.JITTER_SATURATION, max(0.0, 1.0 - s), 1.0 + s)
+        record["hue"] = _between(stream, streams.JITTER_HUE, -h, h)
+    record["is_grey"] = _is_drawn(stream, streams.GREYSCALE, spec["greyscale_probability"])
+    record["blur_sigma_px"] = 0.0
+    if _is_drawn(stream, streams.BLUR, spec["blur_probability"]):
+        record["blur_sigma_px"] = _between(stream, streams.BLUR_SIGMA, spec["blur_sigma_low"], spec["blur_sigma_high"])
+    record["is_solarised"] = _is_drawn(stream, streams.SOLARISE, spec["solarise_probability"])
+
+
+@njit(nogil=True, cache=True)
+def _pair_stream(stream: Stream, plan: PlanCode, pair_draw: int) -> Stream:
+    """The stream of the query where the plan makes query and key draw together at least as tightly as `pair_draw`."""
+    if plan.pair_draw >= pair_draw and stream.view_number < 2:
+        return Stream(stream.seed, stream.epoch, stream.row, 0)
+    return stream
+
+
+@njit(nogil=True, cache=True)
+def choose_donor(stream: Stream, donors: Donors) -> int:
+    """Draw the place in `donors` of another row than the own one; -1 where there is none."""
+    own = np.searchsorted(donors.row, stream.row)
+    is_own = own < donors.row.size and donors.row[own] == stream.row
+    num_others = donors.row.size - (1 if is_own else 0)
+    if num_others == 0:
+        return -1
+    chosen = int(_uniform(stream, streams.DONOR) * num_others)
+    return chosen + 1 if is_own and chosen >= own else chosen
+
+
+@njit(nogil=True, cache=True)
+def donor_box(stream: Stream, height: int, width: int, spec: np.void, no_words: np.ndarray) -> Box:
+    """Draw an unconstrained box of a background."""
+    whole = Foreground(no_words, height, width, 0, Box(0, 0, 0, 0), 0.0, 0.0)
+    for attempt in range(MAX_CROP_TRIES):
+        proposed = propose(stream, streams.DONOR_CROP + DRAWS_PER_TRY * attempt, whole, spec, 0)
+        if proposed.height > 0:
+            return proposed
+    return center_box(height, width, spec["aspect_low"], spec["aspect_high"])
+
+
+@njit(nogil=True, cache=True)
+def _stretched(start: int, length: int, side: int, new_side: int):
+    """An interval of an image that is resized from `side` to `new_side` pixels: (start, length of 1 or more)."""
+    first = min(start * new_side // side, new_side - 1)
+    return first, max((start + length) * new_side // side - first, 1)
+
+
+@njit(nogil=True, cache=True)
+def stretched_box(record: np.void, height: int, width: int, foreground: Foreground) -> Box:
+    """The view's box in a background that is resized to stand behind the whole image, as C.5's order wants."""
+    top, box_height = _stretched(np.int64(record["top"]), np.int64(record["height"]), foreground.height, height)
+    left, box_width = _stretched(np.int64(record["left"]), np.int64(record["width"]), foreground.width, width)
+    return Box(top, left, box_height, box_width)
+
+
+@njit(nogil=True, cache=True)
+def draw_donor(
+    record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, foreground: Foreground
+) -> bool:
+    """Draw another row with a background, and a box and flip of it; False where there is none."""
+    chosen = choose_donor(_pair_stream(stream, plan, SAME), donors)
+    if chosen < 0:
+        return False
+    height, width = donors.height[chosen], donors.width[chosen]
+    if plan.is_before:
+        box = stretched_box(record, height, width, foreground)
+        record["donor_is_flipped"] = record["is_flipped"]
+    else:
+        box = donor_box(stream, height, width, spec, foreground.words)
+        record["donor_is_flipped"] = _is_drawn(stream, streams.DONOR_FLIP, spec["flip_probability"])
+    record["donor_row"] = donors.row[chosen]
+    record["donor_top"] = box.top
+    record["donor_left"] = box.left
+    record["donor_height"] = box.height
+    record["donor_width"] = box.width
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _applies(plan: PlanCode, view_number: int, is_global: int) -> bool:
+    """Whether a view may get another background."""
+    if plan.applies_to == QUERY_VIEW or plan.applies_to == KEY_VIEW:
+        return view_number == (0 if plan.applies_to == QUERY_VIEW else 1)
+    return plan.applies_to == ALL_VIEWS or is_global != 0
+
+
+@njit(nogil=True, cache=True)
+def draw_perturbation(record: np.void, stream: Stream, plan: PlanCode) -> None:
+    """Draw how the mask is spoilt; strengths of 0 leave it as it is."""
+    shear, shift = plan.mask_shear_degrees, plan.mask_shift_fraction
+    rotation = plan.mask_rotation_degrees
+    record["mask_rotation_degrees"] = _between(stream, streams.MASK_ROTATION, -rotation, rotation)
+    record["mask_row_shear_degrees"] = _between(stream, streams.MASK_ROW_SHEAR, -shear, shear)
+    record["mask_column_shear_degrees"] = _between(stream, streams.MASK_COLUMN_SHEAR, -shear, shear)
+    record["mask_shift_rows"] = _between(stream, streams.MASK_SHIFT_ROWS, -shift, shift)
+    record["mask_shift_columns"] = _between(stream, streams.MASK_SHIFT_COLUMNS, -shift, shift)
+    record["mask_is_flipped"] = _is_drawn(stream, streams.MASK_FLIP, plan.mask_flip_probability)
+
+
+@njit(nogil=True, cache=True)
+def clear_background(record: np.void) -> None:
+    """Give everything about backgrounds its neutral value."""
+    record["has_background"] = 0
+    record["background_grey"] = 0.0
+    record["is_negative_matched"] = 0
+    record["negative_source"] = 0.0
+    record["donor_row"] = -1
+    record["donor_top"] = 0
+    record["donor_left"] = 0
+    record["donor_height"] = 0
+    record["donor_width"] = 0
+    record["donor_is_flipped"] = 0
+    record["mask_rotation_degrees"] = 0.0
+    record["mask_row_shear_degrees"] = 0.0
+    record["mask_column_shear_degrees"] = 0.0
+    record["mask_shift_rows"] = 0.0
+    record["mask_shift_columns"] = 0.0
+    record["mask_is_flipped"] = 0
+
+
+@njit(nogil=True, cache=True)
+def draw_background(
+    record: np.void, stream: Stream, foreground: Foreground, spec: np.void, plan: PlanCode, donors: Donors
+) -> None:
+    """Draw whether and with what the background is replaced; only where there is both foreground and background."""
+    clear_background(record)
+    if not plan.has_background:
+        return
+    is_divided = 0 < foreground.count < foreground.height * foreground.width
+    if is_divided:
+        draw_perturbation(record, stream, plan)
+    has_negative = plan.has_negative and spec["is_global"]
+    if has_negative:
+        is_matched = is_divided and _is_drawn(stream, streams.NEGATIVE, plan.negative_probability)
+        record["is_negative_matched"] = is_matched and not plan.is_negative_coupled
+        record["negative_source"] = _below_one(_between(stream, streams.NEGATIVE_SOURCE, 0.0, 1.0))
+    if not (is_divided and _applies(plan, stream.view_number, spec["is_global"])):
+        return
+    if not _is_drawn(_pair_stream(stream, plan, COUPLED), streams.BACKGROUND, plan.background_probability):
+        return
+    record["background_grey"] = _between(_pair_stream(stream, plan, SAME), streams.BACKGROUND_GREY, 0.0, 1.0)
+    has_background = not plan.needs_donor or draw_donor(record, stream, spec, plan, donors, foreground)
+    record["has_background"] = has_background
+    if has_negative and plan.is_negative_coupled:
+        record["is_negative_matched"] = has_background
+
+
+@njit(nogil=True, cache=True)
+def _below_one(value: float) -> float:
+    """Keep a number of [0, 1) below 1 when it is rounded to float32."""
+    return min(value, 1.0 - 5.960464477539063e-08)
+
+
+@njit(nogil=True, cache=True)
+def draw_view(
+    record: np.void,
+    stream: Stream,
+    foreground: Foreground,
+    spec: np.void,
+    plan: PlanCode,
+    pair: Box,
+    donors: Donors,
+) -> Box:
+    """Draw everything about one view into its record; returns its box."""
+    box, tries, is_fallback, count = draw_box(stream, foreground, spec, plan.proposal, plan.fallback, pair)
+    record["padding"][:] = 0
+    record["top"] = box.top
+    record["left"] = box.left
+    record["height"] = box.height
+    record["width"] = box.width
+    record["tries"] = tries
+    record["is_fallback"] = is_fallback
+    record["foreground_fraction"] = count / foreground.count if foreground.count > 0 else 1.0
+    record["is_flipped"] = _is_drawn(stream, streams.FLIP, spec["flip_probability"])
+    draw_photometrics(record, stream, spec)
+    draw_background(record, stream, foreground, spec, plan, donors)
+    return box
+
+
+@njit(nogil=True, cache=True)
+def draw_row(
+    record_V: np.ndarray,
+    seed: int,
+    epoch: int,
+    row: int,
+    foreground: Foreground,
+    spec_V: np.ndarray,
+    plan: PlanCode,
+    donors: Donors,
+) -> None:
+    """Draw all views of one row in the plan's order."""
+    first = Box(0, 0, 0, 0)
+    nothing = Box(0, 0, 0, 0)
+    for view in range(record_V.size):
+        pair = first if plan.pair_constraint and view == 1 else nothing
+        box = draw_view(record_V[view], Stream(seed, epoch, row, view), foreground, spec_V[view], plan, pair, donors)
+        if view == 0:
+            first = box
+
+
+follow_sources(__name__, streams, view_plan)

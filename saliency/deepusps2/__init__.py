@@ -1,0 +1,1 @@
+"""DeepUSPS2: a detector trained without labels on what others find."""

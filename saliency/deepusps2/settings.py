@@ -1,0 +1,189 @@
+"""Every setting of the DeepUSPS2 procedure, and the presets.
+
+Sources: Nguyen et al. 2019 ("DeepUSPS"; its published code where the text is silent, marked "code") and Ryali et al.
+2021, appendix A ("DeepUSPS2": the same procedure on a self-supervised DRN-D-105).
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from backdrop.errors import UserError
+from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
+from backdrop.saliency.networks.drn import STRIDE_PX, TABLES
+from backdrop.saliency.networks.preprocessing import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB
+from backdrop.setting_overrides import split_override, with_override
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepUspsSettings:
+    """What decides a trained detector besides the images, the seed and the initial weights. Defaults: the papers'."""
+
+    architecture: str = "drn_d_105"
+    # a name of backdrop.saliency.networks.drn.TABLES
+    methods: tuple[str, ...] = ("mc", "hs", "dsr", "rbd")
+    # detectors that give the first pseudo-labels (code). One more source, say "masks:DIR", is one more name here
+    first_thresholds: tuple[float | None, ...] = (0.31, 0.36, 0.23, 0.25)
+    # of the first pseudo-labels, one per method (code); None = 1.5 * mean saliency of the method over the images
+    working_size_px: int = 432
+    # images and maps are squashed to squares of this side (code)
+    max_images: int | None = None
+    # train on a random subset of this size; None = all
+    mean_RGB: tuple[float, float, float] = IMAGENET_MEAN_RGB
+    # those of the backbone's pretraining; DeepUSPS does not publish its own
+    std_RGB: tuple[float, float, float] = IMAGENET_STD_RGB
+    # likewise
+    head_init_std: float = 1.0
+    # of the 1x1 convolution (code: sqrt(2 / (k k out)) = 1 for k = 1, out = 2)
+    stage1_epochs: int = 25
+    # per round (code)
+    stage1_learning_rates: tuple[float, ...] = (6e-6, 1.2e-5, 3e-5)
+    # one per round of refinement: on the first pseudo-labels, then on the round before (code: three rounds, whose
+    # (1, 2, 5)e-6 are multiplied by the 6 of Ryali et al.: "6e-6 instead of the default 1e-6")
+    stage1_batch_size: int = 20
+    # images per step (code)
+    stage1_beta_squared: float = 1.0
+    # of the F-loss (code)
+    average_decay: float = 0.7
+    # of the moving average of predictions over epochs (DeepUSPS, alpha)
+    averaged_epochs: int | None = None
+    # how many last epochs of a round enter the moving average; None = all, as in the code. Of 25 epochs the last 12
+    # carry 99 % of the weight, and only epochs that enter need the CRF
+    stage2_epochs: int = 200
+    # on the refined maps of all methods at once (code)
+    stage2_learning_rate: float = 1e-4
+    # (code)
+    stage2_batch_size: int = 20
+    # the code never accumulates to the 100 of its README, so its own runs had 20
+    stage2_beta_squared: float = 4.0
+    # of the F-loss (code); recall counts more
+    refined_threshold: float = 0.5
+    # of every pseudo-label but the classical maps (code)
+    learning_rate_power: float = 0.9
+    # polynomial decay per epoch: lr * (1 - epoch / epochs)^power (code)
+    cpu_threads: int | None = None
+    # of torch while training on a CPU; None = torch's own choice. Part of the settings because it can change last bits
+    flip: bool = False
+    # whether each image is mirrored at random (ours; the authors augment nothing). Maps are kept unmirrored
+    scales: tuple[float, ...] = (1.0,)
+    # of the working size, one drawn per batch (ours, likewise). Maps are kept at the working size
+    crf: CrfSettings = DEFAULTS
+    # the kernels, wherever a dense CRF is used (code)
+    crf_in_training: bool = True
+    # whether it sharpens the predictions that enter the moving average (code)
+    crf_at_test: bool = True
+    # whether it sharpens the finished detector's maps (code: its test script; its loop over test sets does not)
+    crf_test_size_px: int | None = None
+    # side of the square it then works at; None = the working size (code)
+
+    @property
+    def test_crf(self) -> CrfSettings | None:
+        """The CRF of the finished detector: the kernels grow with the size it works at."""
+        if not self.crf_at_test:
+            return None
+        return self.crf.at_scale((self.crf_test_size_px or self.working_size_px) / self.working_size_px)
+
+    @property
+    def array_names(self) -> tuple[str, ...]:
+        """One name per method, of letters, digits and hyphens, for the arrays of the pseudo-label file.
+
+        Of a path only the last part: "masks:/data/token-cut" is "masks-token-cut".
+        """
+        parts = [method.lower().rpartition(":") for method in self.methods]
+        names = [f"{kind}-{path.rstrip('/').rpartition('/')[2]}" for kind, _, path in parts]
+        return tuple(re.sub(r"[^a-z0-9]+", "-", name).strip("-") for name in names)
+
+
+PRESETS = {
+    "paper": DeepUspsSettings(),
+    # The whole procedure on a CPU within an hour: a narrow network at a third of the size, trained from random
+    # weights, which the papers' learning rates (for fine-tuning) would not move.
+    "small": DeepUspsSettings(
+        architecture="drn_d_small",
+        working_size_px=128,
+        head_init_std=0.01,
+        stage1_epochs=5,
+        stage1_learning_rates=(4e-3,),
+        stage1_batch_size=8,
+        averaged_epochs=3,
+        stage2_epochs=30,
+        stage2_learning_rate=4e-3,
+        stage2_batch_size=8,
+        cpu_threads=1,
+        flip=True,
+        crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),
+        crf_test_size_px=432,
+    ),
+    # The same code within a minute, for demonstrations: one method, one short round, no CRF.
+    "tiny": DeepUspsSettings(
+        architecture="drn_d_tiny",
+        methods=("rbd",),
+        first_thresholds=(0.25,),
+        working_size_px=128,
+        max_images=448,
+        head_init_std=0.01,
+        stage1_epochs=3,
+        stage1_learning_rates=(4e-3,),
+        stage1_batch_size=8,
+        stage2_epochs=7,
+        stage2_learning_rate=4e-3,
+        stage2_batch_size=8,
+        # the paper's 4 favours recall, which a network this small turns into masks that are too large
+        stage2_beta_squared=1.0,
+        cpu_threads=1,  # layers this small only lose by more, fourfold on a busy machine
+        crf_in_training=False,
+        crf_at_test=False,
+    ),
+}
+
+
+def check(settings: DeepUspsSettings) -> None:
+    """Refuse values that cannot work, or not together, before any work is done.
+
+    Raises:
+    UserError: naming the setting.
+    """
+    if settings.architecture not in TABLES:
+        raise UserError(f"architecture {settings.architecture!r} is unknown: give one of {', '.join(TABLES)}")
+    if not settings.methods or len(set(settings.array_names)) != len(settings.methods):
+        raise UserError(f"methods {settings.methods} must name at least one detector, each once")
+    if len(settings.first_thresholds) != len(settings.methods):
+        raise UserError(
+            f"first_thresholds {settings.first_thresholds} must give one value per method {settings.methods}"
+        )
+    if not settings.stage1_learning_rates:
+        raise UserError("stage1_learning_rates is empty: give one per round of stage 1, at least one")
+    counts = ("working_size_px", "stage1_epochs", "stage1_batch_size", "stage2_epochs", "stage2_batch_size")
+    for name in (*counts, "averaged_epochs", "max_images", "crf_test_size_px"):
+        if getattr(settings, name) is not None and getattr(settings, name) < 1:
+            raise UserError(f"{name} is {getattr(settings, name)}: give at least 1")
+    if not 0 <= settings.average_decay < 1:
+        raise UserError(f"average_decay {settings.average_decay} is outside [0, 1)")
+    if not settings.scales or min(settings.scales) * settings.working_size_px < STRIDE_PX:
+        raise UserError(f"scales {settings.scales} must leave images of at least {STRIDE_PX} px")
+
+
+def choose_settings(preset: str, overrides: Sequence[str] = (), sources: Sequence[str] = ()) -> DeepUspsSettings:
+    """A preset with a user's changes.
+
+    Args:
+        preset: a name of `PRESETS`.
+        overrides: `name=value` texts, applied in order.
+        sources: detectors, as `open_detector` takes them, whose maps are further pseudo-labels; each is cut at 1.5
+            times its mean saliency.
+
+    Raises:
+        UserError: there is no such preset or setting, or a value is impossible.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"no preset {preset!r}: give one of {', '.join(PRESETS)}")
+    settings = PRESETS[preset]
+    settings = replace(
+        settings,
+        methods=(*settings.methods, *sources),
+        first_thresholds=(*settings.first_thresholds, *[None] * len(sources)),
+    )
+    for override in overrides:
+        settings = with_override(settings, *split_override(override))
+    check(settings)
+    return settings

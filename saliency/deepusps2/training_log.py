@@ -1,0 +1,58 @@
+"""What a training of DeepUSPS2 has written about itself: the loss of every epoch, the scores of every phase."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backdrop.errors import UserError
+from backdrop.saliency.detectors.detector import CRF_ENDINGS
+
+LOG_FILE = "training.jsonl"
+VALIDATION_FILE = "validation.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A run folder of `saliency train`, finished or not.
+
+    epochs: per epoch, in order: stage, method (None in stage 2), round, epoch, loss, learning_rate.
+    scores: per scored phase, in order: phase (its title) and the scores of `saliency.scoring.metrics.summarise`.
+    """
+
+    run: Path
+    epochs: Sequence[dict[str, Any]]
+    scores: Sequence[dict[str, Any]]
+
+
+def run_of(detector: str) -> Path | None:
+    """The run folder that a detector's name means, None where it is no training's.
+
+    Args:
+        detector: as `open_detector` takes it.
+    """
+    folder, _, ending = detector.rpartition(":")
+    run = Path(folder if ending in CRF_ENDINGS else detector)
+    return run if (run / LOG_FILE).is_file() else None
+
+
+def read_course(run: Path) -> Course:
+    """Read what a training has written so far.
+
+    Args:
+        run: its folder.
+
+    Raises:
+        UserError: no epoch is finished yet, or a file is damaged.
+    """
+    if not (run / LOG_FILE).is_file():
+        raise UserError(f"{run} has no {LOG_FILE}: give a folder of `saliency train` that has finished an epoch")
+    return Course(run=run, epochs=_records(run / LOG_FILE), scores=_records(run / VALIDATION_FILE))
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise UserError(f"{path} holds a line that is no JSON ({error}): it was changed by hand or damaged") from error

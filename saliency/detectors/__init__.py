@@ -1,0 +1,1 @@
+"""Name -> detector, and the maps of many images."""

@@ -1,0 +1,188 @@
+"""The trained detector: a DRN segmentation network with everything that decides its maps, on disk and in use."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional
+
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
+from backdrop.saliency.crf.dense_crf_torch import refine_batch
+from backdrop.saliency.detectors.detector import DETECTOR_FILE
+from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
+from backdrop.saliency.networks.preprocessing import squash
+
+ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
+WEIGHTS_FILE = "detector.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorDescription:
+    """detector.json of a run folder."""
+
+    name: str = "deepusps"
+    # the training procedure
+    architecture: str
+    # a name of backdrop.saliency.networks.drn.TABLES
+    algorithm_version: int = ALGORITHM_VERSION
+    # of the inference code
+    working_size_px: int
+    # images are squashed to a square of this side, as in training
+    mean_RGB: tuple[float, float, float]
+    # subtracted after scaling to [0, 1]
+    std_RGB: tuple[float, float, float]
+    # divided by
+    crf: CrfSettings | None = None
+    # the dense CRF that sharpens the map; None = none
+    crf_size_px: int
+    # side of the square it works at
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of named tensors, the same however a file lays them out.
+
+    Args:
+        tensors: any shapes and dtypes.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+class DrnDetector:
+    """A trained network in use.
+
+    Args:
+        model: in evaluation mode.
+        description: what it was trained for.
+        device: torch device of the model.
+    """
+
+    uses_gpu = True  # where there is one, which need not be where it was asked
+
+    def __init__(self, model: DrnSegmenter, description: DetectorDescription, device: str) -> None:
+        self._model, self._description, self._device = model.to(device).eval(), description, device
+        self.identity: dict[str, Any] = {
+            **json.loads(json.dumps(asdict(description))),
+            "weights_sha256": weights_sha256(model.state_dict()),
+        }
+
+    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+        """Soft map float32 (H, W) in [0, 1] of one uint8 RGB image at its own size; `key` is not used."""
+        return self.maps([image_HWC])[0]
+
+    @torch.inference_mode()
+    def maps(self, images_HWC: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Soft maps of several images, each at its own size.
+
+        All are squashed to one size, so any images make a batch. A GPU computes in bfloat16, its CRF in float32.
+
+        Args:
+            images_HWC: uint8 RGB, of any sizes, at least one.
+
+        Returns:
+            float32 (H, W) in [0, 1], one per image.
+        """
+        description = self._description
+        squashed_BHWC = torch.from_numpy(np.stack([squash(image, description.working_size_px) for image in images_HWC]))
+        batch_BCHW = normalise_images(squashed_BHWC.to(self._device), description.mean_RGB, description.std_RGB)
+        is_gpu = batch_BCHW.is_cuda
+        with torch.autocast("cuda" if is_gpu else "cpu", torch.bfloat16, enabled=is_gpu):
+            logits_BCHW = self._model(batch_BCHW).float()
+        foreground_BHW = logits_BCHW.softmax(dim=1)[:, 0]
+        if description.crf is not None:
+            foreground_BHW = self._sharpened(images_HWC, foreground_BHW, description.crf)
+        return [
+            _resized(map_HW, *image_HWC.shape[:2])
+            for map_HW, image_HWC in zip(foreground_BHW.cpu().numpy(), images_HWC, strict=True)
+        ]
+
+    def _sharpened(self, images_HWC: Sequence[np.ndarray], foreground_BHW: Tensor, crf: CrfSettings) -> Tensor:
+        side_px = self._description.crf_size_px
+        if foreground_BHW.shape[-1] != side_px:
+            foreground_BHW = functional.interpolate(foreground_BHW[:, None], (side_px, side_px), mode="bilinear")[:, 0]
+        squashed_HWC = [squash(image_HWC, side_px) for image_HWC in images_HWC]
+        if foreground_BHW.is_cuda:
+            return refine_batch(torch.from_numpy(np.stack(squashed_HWC)).to(self._device), foreground_BHW, crf)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the CRF's kernels hold no lock of Python's
+            maps_HW = pool.map(refine, squashed_HWC, foreground_BHW.numpy(), repeat(crf))
+            return torch.from_numpy(np.stack(list(maps_HW)))
+
+
+def _resized(map_HW: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.clip(cv2.resize(map_HW, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+
+
+def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescription) -> None:
+    """Write detector.safetensors and, last, detector.json, which makes the run folder a detector.
+
+    Args:
+        run: the run folder.
+        model: the trained network.
+        description: what decides its maps besides the weights.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_aside(run / WEIGHTS_FILE, save(tensors))
+    content = {**asdict(description), "weights_sha256": weights_sha256(tensors)}
+    write_aside(run / DETECTOR_FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def load_detector(run: Path, *, device: str | None = None, crf: bool | None = None) -> DrnDetector:
+    """Open the trained detector of a run folder.
+
+    Args:
+        run: the run folder, with detector.json.
+        device: torch device; None = the GPU where there is one.
+        crf: whether the maps end in the dense CRF; None = as the training's settings say.
+
+    Raises:
+        UserError: a file is damaged, made by another version, or the weights are not those of detector.json.
+    """
+    try:
+        content: dict[str, Any] = json.loads((run / DETECTOR_FILE).read_bytes())
+        expected_sha256 = content.pop("weights_sha256")
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+        values["crf"] = CrfSettings(**content["crf"]) if content["crf"] else None
+        description = DetectorDescription(**values)
+        tensors = load_file(run / WEIGHTS_FILE)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        known = ", ".join(field.name for field in fields(DetectorDescription))
+        raise UserError(
+            f"the detector in {run} cannot be read ({error}): {DETECTOR_FILE} must hold {known} and weights_sha256, "
+            f"and {WEIGHTS_FILE} the weights; train it again or take a fresh copy"
+        ) from error
+    if description.architecture not in TABLES or description.algorithm_version != ALGORITHM_VERSION:
+        raise UserError(
+            f"the detector in {run} is a {description.architecture} for inference version "
+            f"{description.algorithm_version}; this version runs {', '.join(TABLES)} at version {ALGORITHM_VERSION}: "
+            "train it again, or use the version of the project that made it"
+        )
+    if crf is not None and crf != (description.crf is not None):
+        kernels = DEFAULTS.at_scale(description.crf_size_px / REFERENCE_SIDE_PX)
+        description = replace(description, crf=kernels if crf else None)
+    if weights_sha256(tensors) != expected_sha256:
+        raise UserError(f"{run / WEIGHTS_FILE} is not the file that {DETECTOR_FILE} describes: take a fresh copy")
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move
+        model = DrnSegmenter(description.architecture)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"the weights in {run} do not fit {description.architecture}: {error}") from error
+    return DrnDetector(model, description, device or ("cuda" if torch.cuda.is_available() else "cpu"))

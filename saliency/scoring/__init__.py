@@ -1,0 +1,1 @@
+"""Detectors against true masks: metrics, and a page about them."""

@@ -1,0 +1,290 @@
+"""How good soft maps are: mean absolute error, F-beta in the four protocols of the literature, IoU.
+
+Published F-measures differ by up to 0.07 on the same maps by protocol alone, so all are reported:
+
+- `f_fixed`: maps cut at 0.5, F per image, mean over images (DeepUSPS; Ryali et al. 2021, appendix A);
+- `f_adaptive`: cut at twice the map's mean, at most 1; F per image, mean over images;
+- `f_adaptive_of_means`: the same cut; mean precision and mean recall first, then F (Achanta et al. 2009);
+- `f_max`: the best F of mean precision and mean recall over 256 thresholds (Borji et al. 2015).
+
+Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 everywhere.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backdrop.errors import UserError
+from backdrop.progress import stage_bar
+from backdrop.saliency.detectors.detector import Detector, MaskError, MaskFolder, open_detector
+from backdrop.saliency.detectors.find_maps import found_maps
+from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+
+BETA_SQUARED = 0.3
+NUM_THRESHOLDS = 256
+
+
+def to_8_bit(saliency_HW: np.ndarray) -> np.ndarray:
+    """Round a soft map in [0, 1] to uint8 (H, W), 255 = foreground.
+
+    Args:
+        saliency_HW: float, [0, 1].
+    """
+    return np.round(saliency_HW * 255).astype(np.uint8)
+
+
+def f_beta(precision: np.ndarray | float, recall: np.ndarray | float) -> np.ndarray:
+    """(1 + beta^2) P R / (beta^2 P + R), 0 where both are 0; float64 of the inputs' shape.
+
+    Args:
+        precision: any shape, [0, 1].
+        recall: the same shape, [0, 1].
+
+    Source: Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009, Eq. 6.
+    """
+    precision, recall = np.asarray(precision, np.float64), np.asarray(recall, np.float64)
+    weighted_sum = BETA_SQUARED * precision + recall
+    product = (1 + BETA_SQUARED) * precision * recall
+    return np.divide(product, weighted_sum, out=np.zeros_like(product), where=weighted_sum > 0)
+
+
+def mean_absolute_error(map_HW: np.ndarray, truth_HW: np.ndarray) -> float:
+    """Mean |map / 255 - truth|, the map as it is (no stretching).
+
+    Args:
+        map_HW: uint8.
+        truth_HW: bool.
+    """
+    return float(np.abs(map_HW / 255 - truth_HW).mean())
+
+
+def precision_recall_curve(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of `map >= t` for t = 0..255; precision is 0 where nothing is predicted.
+
+    Args:
+        map_HW: uint8.
+        truth_HW: bool, not empty.
+
+    Returns:
+        precision, recall: float64 (256,).
+    """
+    hits = _counts_from_threshold(map_HW[truth_HW])
+    predicted = _counts_from_threshold(map_HW.ravel())
+    return hits / np.maximum(predicted, 1), hits / truth_HW.sum()
+
+
+def _counts_from_threshold(values: np.ndarray) -> np.ndarray:
+    """How many values are >= t, for t = 0..255."""
+    return np.bincount(values, minlength=NUM_THRESHOLDS)[::-1].cumsum()[::-1]
+
+
+def fixed_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of `map > 0.5`; precision is 1 where nothing is predicted (DeepUSPS).
+
+    Args:
+        map_HW: uint8.
+        truth_HW: bool, not empty.
+    """
+    predicted_HW = map_HW > 127
+    hits = int((predicted_HW & truth_HW).sum())
+    return (hits / predicted_HW.sum() if predicted_HW.any() else 1.0), hits / truth_HW.sum()
+
+
+def adaptive_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[float, float]:
+    """Precision and recall of `map >= min(1, 2 * mean(map))`.
+
+    A map that is 0 everywhere has threshold 0 and predicts everything, as in the published evaluators. A bright one
+    without a white pixel has threshold 1 and predicts nothing; its precision is 0.
+
+    Args:
+        map_HW: uint8.
+        truth_HW: bool, not empty.
+    """
+    predicted_HW = map_HW >= min(255.0, 2 * map_HW.mean())
+    hits = int((predicted_HW & truth_HW).sum())
+    return float(hits / max(int(predicted_HW.sum()), 1)), float(hits / truth_HW.sum())
+
+
+def intersection_over_union(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> float:
+    """|A and B| / |A or B|; 1 where both are empty.
+
+    Args:
+        predicted_HW: bool.
+        truth_HW: bool.
+    """
+    union = (predicted_HW | truth_HW).sum()
+    return float((predicted_HW & truth_HW).sum() / union) if union else 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageScores:
+    """What one image adds to the scores of its set; all but the error is None where the true mask is empty."""
+
+    absolute_error: float
+    # mean |map - truth|
+    fixed: tuple[float, float] | None = None
+    # precision, recall at 0.5
+    adaptive: tuple[float, float] | None = None
+    # precision, recall at twice the mean
+    curve: tuple[np.ndarray, np.ndarray] | None = None
+    # precision, recall at 256 thresholds
+    iou: float | None = None
+    # at 0.5
+
+
+def score_image(map_HW: np.ndarray, truth_HW: np.ndarray) -> ImageScores:
+    """Score one map.
+
+    Args:
+        map_HW: uint8, 255 = foreground.
+        truth_HW: bool, the same size.
+    """
+    error = mean_absolute_error(map_HW, truth_HW)
+    if not truth_HW.any():
+        return ImageScores(absolute_error=error)
+    return ImageScores(
+        absolute_error=error,
+        fixed=fixed_precision_recall(map_HW, truth_HW),
+        adaptive=adaptive_precision_recall(map_HW, truth_HW),
+        curve=precision_recall_curve(map_HW, truth_HW),
+        iou=intersection_over_union(map_HW > 127, truth_HW),
+    )
+
+
+def mean_curve(scores: list[ImageScores]) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall at 256 thresholds, means over the images with foreground; float64 (256,) each.
+
+    Args:
+        scores: one per image, at least one of them with foreground.
+    """
+    mean_precision, mean_recall = np.mean([score.curve for score in scores if score.curve is not None], axis=0)
+    return mean_precision, mean_recall
+
+
+def summarise(scores: list[ImageScores]) -> dict[str, Any]:
+    """Scores of a set from the scores of its images; images with an empty true mask count for the error only.
+
+    Args:
+        scores: one per image, at least one.
+
+    Returns:
+        JSON-able: num_images, num_empty_masks, mae, f_fixed, f_adaptive, f_adaptive_of_means, f_max, f_max_threshold
+        (of 255), iou. The F-measures and IoU are None where every true mask is empty.
+    """
+    result: dict[str, Any] = {
+        "num_images": len(scores),
+        "num_empty_masks": sum(score.curve is None for score in scores),
+        "mae": float(np.mean([score.absolute_error for score in scores])),
+        **dict.fromkeys(("f_fixed", "f_adaptive", "f_adaptive_of_means", "f_max", "f_max_threshold", "iou")),
+    }
+    if result["num_empty_masks"] == len(scores):
+        return result
+    fixed = np.array([score.fixed for score in scores if score.fixed is not None])
+    adaptive = np.array([score.adaptive for score in scores if score.adaptive is not None])
+    mean_precision, mean_recall = mean_curve(scores)
+    f_by_threshold = f_beta(mean_precision, mean_recall)
+    result["f_fixed"] = float(f_beta(fixed[:, 0], fixed[:, 1]).mean())
+    result["f_adaptive"] = float(f_beta(adaptive[:, 0], adaptive[:, 1]).mean())
+    result["f_adaptive_of_means"] = float(f_beta(*adaptive.mean(axis=0)))
+    result["f_max"] = float(f_by_threshold.max())
+    result["f_max_threshold"] = int(f_by_threshold.argmax())
+    result["iou"] = float(np.mean([score.iou for score in scores if score.iou is not None]))
+    return result
+
+
+# Columns of the table and the scores they show.
+COLUMNS = {
+    "MAE": "mae",
+    "F(.5)": "f_fixed",
+    "F(adaptive)": "f_adaptive",
+    "F(adaptive, of means)": "f_adaptive_of_means",
+    "max F": "f_max",
+    "IoU": "iou",
+}
+
+
+def table(scores_by_detector: Mapping[str, Mapping[str, Any]]) -> str:
+    """Scores of several detectors as a text table, one row each.
+
+    Args:
+        scores_by_detector: name -> scores of `summarise`.
+    """
+    rows = [["detector", *COLUMNS]]
+    for name, scores in scores_by_detector.items():
+        rows.append([name, *("-" if scores[key] is None else f"{scores[key]:.4f}" for key in COLUMNS.values())])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def evaluate_folder(
+    images_dir: Path | str,
+    masks_dir: Path | str,
+    detector: str | Detector,
+    *,
+    size_px: int | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Score a detector against true masks, on maps rounded to 8 bits.
+
+    Args:
+        images_dir: images, any tree.
+        masks_dir: true masks as 8-bit PNG under the same keys or stems; foreground is what is greater than 127.
+        detector: as `open_detector` takes it ("masks:DIR" scores maps made elsewhere), or a detector itself.
+        size_px: score at squares of this side, maps resized bilinearly and masks to the nearest pixel; DeepUSPS and
+            Ryali et al. do so at 432. None = at native resolution.
+        device: torch device of a trained detector; None = the GPU where there is one.
+
+    Returns:
+        JSON-able: the scores of `summarise`, size_px and the detector's identity.
+
+    Raises:
+        UserError: an image, a true mask or a map is missing, unreadable or of another size (a score over part of a
+            set would not be comparable), or there are no images.
+    """
+    index = open_index("folder", root=Path(images_dir))
+    if isinstance(detector, str):
+        detector = open_detector(detector, device=device)
+    scores = [scored.scores for scored in scored_images(index, masks_dir, detector, size_px=size_px)]
+    return {**summarise(scores), "size_px": size_px, "detector": detector.identity}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One image of a set with its scores."""
+
+    row: int
+    # of the index
+    map_HW: np.ndarray
+    # float32, [0, 1], at the image's own size
+    truth_HW: np.ndarray
+    # bool, the same size
+    scores: ImageScores
+
+
+def scored_images(
+    index: DatasetIndex, masks_dir: Path | str, detector: Detector, *, size_px: int | None = None
+) -> Iterator[Scored]:
+    """Score a detector's map of every image, in the order of the index; arguments and errors as `evaluate_folder`."""
+    truths = MaskFolder(Path(masks_dir))
+    found_of_all = found_maps(index, range(len(index)), detector)
+    for found in stage_bar(found_of_all, stage="evaluate", unit="img", total=len(index)):
+        key = index.keys[found.row]
+        if found.map_HW is None:
+            raise UserError(f"{found.problem} ({key}); every image of {index.root} must have a map to be scored")
+        truth_HW = truths.grey(key) > 127
+        if truth_HW.shape != found.map_HW.shape:
+            raise MaskError(f"{key}: its true mask is {truth_HW.shape}, the image {found.map_HW.shape} (rows, columns)")
+        scores = _score_at(found.map_HW, truth_HW, size_px)
+        yield Scored(row=found.row, map_HW=found.map_HW, truth_HW=truth_HW, scores=scores)
+
+
+def _score_at(map_HW: np.ndarray, truth_HW: np.ndarray, size_px: int | None) -> ImageScores:
+    if size_px is not None:
+        size = (size_px, size_px)
+        map_HW = cv2.resize(map_HW, size, interpolation=cv2.INTER_LINEAR)
+        truth_HW = cv2.resize(truth_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return score_image(to_8_bit(map_HW), truth_HW)

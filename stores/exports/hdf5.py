@@ -1,0 +1,132 @@
+"""The masks of a store in one HDF5 file, for readers with h5py (or any HDF5 library) alone.
+
+| dataset                         | content                                                           |
+|---------------------------------|-------------------------------------------------------------------|
+| `mask`                          | uint8: the packed rows of all masks end to end, compressed (gzip) |
+| `mask_offsets`                  | int64 (rows + 1,): row i is `mask[offsets[i]:offsets[i + 1]]`     |
+| `height width label status ...` | the columns of the store (`stores/README.md`), one entry per row  |
+| `key`, `message`                | UTF-8; the message says why a row has no mask                     |
+
+A mask is `numpy.unpackbits(mask[begin:end].reshape(height, -1), axis=1, count=width)`, 1 = foreground; a row without a
+mask (status 3 or 4) has no bytes. The file's attributes hold the store's id and identity, and this in short.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import written_aside
+from backdrop.errors import UserError
+from backdrop.stores.format import schema
+from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import Status
+
+FORMAT = "backdrop-hdf5"
+FORMAT_VERSION = 1
+# A random mask costs the unpacking of one chunk or two.
+CHUNK_BYTES = 64 << 10
+GZIP_LEVEL = 4
+HOW_TO_READ = (
+    "row i: numpy.unpackbits(mask[mask_offsets[i]:mask_offsets[i + 1]].reshape(height[i], -1), axis=1, count=width[i]);"
+    " 1 = foreground; status 0 ok, 1 no foreground, 2 all foreground, 3 image undecodable, 4 mask unusable (no bytes)"
+)
+
+WITH_MASK = tuple(int(status) for status in Status if status.has_mask)
+
+
+def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda num_rows: None) -> Path:
+    """Write the masks of a store to an HDF5 file; one of the same store that is there already is kept.
+
+    Args:
+        store: a finished store.
+        out: the file; it appears whole or not at all.
+        progress: called with the number of rows written since the last call.
+
+    Returns:
+        out.
+
+    Raises:
+        UserError: something else lies at `out`.
+        CorruptStore: the store is damaged.
+    """
+    if _is_exported(out, store):
+        return out
+    store.prefetch(*(column.name for column in schema.COLUMNS), "key", "message", "mask")
+    with disk_errors(out), _disk_errors_of_hdf5():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(out) as aside, h5py.File(aside, "w") as file:
+            _write_attributes(file, store)
+            for column in schema.COLUMNS:
+                file.create_dataset(column.name, (len(store), *column.row_shape), column.dtype)
+            _write_rows(file, store, progress)
+    return out
+
+
+@contextmanager
+def _disk_errors_of_hdf5() -> Iterator[None]:
+    """A disk's refusal that HDF5 only meets when it closes a file is a RuntimeError, with the number in its text."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        number = re.search(r"errno = (\d+)", str(error))
+        if number is None or getattr(error, "errno", None):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _write_attributes(file: h5py.File, store: Store) -> None:
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["store_id"] = store.store_id
+    file.attrs["identity"] = json.dumps(store.identity, sort_keys=True)
+    file.attrs["mask_polarity"] = schema.MASK_POLARITY
+    file.attrs["how_to_read"] = HOW_TO_READ
+
+
+def _write_rows(file: h5py.File, store: Store, progress: Callable[[int], None]) -> None:
+    """Part by part, so that memory holds the masks of one."""
+    offsets = _offsets(store)
+    file["mask_offsets"] = offsets
+    mask = file.create_dataset(
+        "mask", (offsets[-1],), "u1", maxshape=(None,), chunks=(CHUNK_BYTES,), compression=GZIP_LEVEL
+    )
+    texts = {name: file.create_dataset(name, (len(store),), h5py.string_dtype()) for name in ("key", "message")}
+    for number in range(store.num_parts):
+        part = store.part(number)
+        first, last = part.first_row, part.first_row + part.num_rows
+        for column in schema.COLUMNS:
+            file[column.name][first:last] = part.column(column.name)
+        for name, dataset in texts.items():
+            dataset[first:last] = [part.blob(name, at) for at in range(part.num_rows)]
+        packed = []
+        for at in range(part.num_rows):
+            if part.column("status")[at] in WITH_MASK:
+                packed.append(part.mask_packed(at).reshape(-1))
+            progress(1)
+        if packed:
+            mask[offsets[first] : offsets[last]] = np.concatenate(packed)
+
+
+def _offsets(store: Store) -> np.ndarray:
+    row_bytes = (store.width.astype(np.int64) + 7) // 8
+    return np.concatenate([[0], np.cumsum(store.height * row_bytes * np.isin(store.status, WITH_MASK))])
+
+
+def _is_exported(out: Path, store: Store) -> bool:
+    if not out.exists():
+        return False
+    try:
+        with h5py.File(out, "r") as file:
+            there = file.attrs.get("format"), file.attrs.get("store_id")
+    except OSError as error:
+        raise UserError(f"{out} is there already and no HDF5 file; remove it, or give another --out") from error
+    if there != (FORMAT, store.store_id):
+        raise UserError(f"{out} is there already and of another store; remove it, or give another --out")
+    return True

@@ -1,0 +1,1 @@
+"""What a store is on disk: its schema, and how it is written and read."""

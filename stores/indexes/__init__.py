@@ -1,0 +1,1 @@
+"""A data set as ordered rows with keys, labels and a digest."""

@@ -1,0 +1,1 @@
+"""What a finished store needs later: verified, compared, merged, cleaned up, described."""

@@ -1,0 +1,1 @@
+"""Stores that teams share: published, pulled, read through a cache."""

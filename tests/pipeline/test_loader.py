@@ -1,0 +1,329 @@
+"""The loader: equal to the plain one, the same for any threads, ranks, batches and restarts, loud about bad bytes."""
+
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdrop.errors import CorruptStore, UserError
+from backdrop.pipeline.beton.writer import BetonSettings, export_beton
+from backdrop.pipeline.loader import _resize_kernels as kernels
+from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_mask
+from backdrop.pipeline.views import crops
+from backdrop.pipeline.views.batch import Batch
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.schema import Status
+from backdrop.stores.indexes.dataset_index import DatasetIndex
+from tests.material import small_scenes
+from tests.material.broken_betons import damaged
+
+MAX_SIDE_PX = 200
+PLAN = ViewPlan(
+    views=(
+        View(size_px=64, min_foreground=0.2),
+        View(size_px=50, min_foreground=0.2),
+        View(size_px=21, scale=(0.05, 0.2), min_foreground=0.1, is_global=False),
+    ),
+    background=Background(name="swaps", probability=0.6, negative_probability=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
+    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
+    return open_store(path), index
+
+
+@pytest.fixture(scope="module")
+def store(built: tuple[Store, DatasetIndex]) -> Store:
+    return built[0]
+
+
+@pytest.fixture(scope="module")
+def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=MAX_SIDE_PX)
+
+
+@pytest.fixture(autouse=True)
+def _leaves_no_thread() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def copied(batch: Batch) -> dict[int, tuple]:
+    """Everything of a batch by row, out of the ring."""
+    fields = []
+    for view in batch.views:
+        donor = None if view.donor_BHWC is None else view.donor_BHWC.numpy().copy()
+        fields.append((view.image_BHWC.numpy().copy(), view.mask_BHP.numpy().copy(), donor, view.record_B.copy()))
+    return {
+        int(row): (
+            int(batch.label_B[at]),
+            [(i[at], m[at], None if d is None else d[at], r[at]) for i, m, d, r in fields],
+        )
+        for at, row in enumerate(batch.row_B)
+    }
+
+
+def samples(loader: Loader | ReferenceLoader, epoch: int = 1, first_batch: int = 0) -> dict[int, tuple]:
+    found: dict[int, tuple] = {}
+    for batch in loader.epoch(epoch, first_batch=first_batch):
+        found.update(copied(batch))
+    return found
+
+
+def assert_same(ours: dict[int, tuple], theirs: dict[int, tuple], grey_levels: int = 0) -> None:
+    assert list(ours) == list(theirs)
+    for row, (label, views) in ours.items():
+        assert label == theirs[row][0]
+        for (image, mask, donor, record), (image_2, mask_2, donor_2, record_2) in zip(
+            views, theirs[row][1], strict=True
+        ):
+            assert record.tobytes() == record_2.tobytes()
+            assert (mask == mask_2).all()
+            assert np.abs(image.astype(int) - image_2).max() <= grey_levels
+            assert (donor is None) == (donor_2 is None)
+            if donor is not None and record["has_background"]:
+                assert np.abs(donor.astype(int) - donor_2).max() <= grey_levels
+
+
+def test_views_equal_the_reference_loader(beton: Path, built: tuple[Store, DatasetIndex], store: Store) -> None:
+    torch_threads = torch.get_num_threads()
+    options = {"batch_size": 4, "seed": 3}
+    reference = ReferenceLoader(
+        store, built[1], PLAN, settings=BetonSettings(max_side_px=MAX_SIDE_PX), **options, drop_last=False
+    )
+    with Loader(beton, PLAN, **options, num_threads=2, drop_last=False) as loader:
+        assert (loader.num_rows, loader.num_batches, loader.num_left_out) == (20, 5, 2)
+        assert (reference.num_rows, reference.num_batches) == (20, 5)
+        assert loader.store_id == store.store_id
+        ours, theirs = samples(loader), samples(reference)
+    assert len(ours) == loader.num_rows
+    drawn = [record for _, views in ours.values() for *_, record in views]
+    assert any(record["has_background"] for record in drawn)
+    assert any(record["is_fallback"] == 0 and record["is_flipped"] for record in drawn)
+    assert_same(ours, theirs, grey_levels=1)
+    assert torch.get_num_threads() == torch_threads
+
+
+def test_views_do_not_depend_on_threads_batches_ranks_or_restarts(beton: Path) -> None:
+    with Loader(beton, PLAN, batch_size=4, seed=1, num_threads=1) as loader:
+        whole = samples(loader)
+        resumed = samples(loader, first_batch=2)
+        other_epoch = samples(loader, epoch=2)
+    assert_same(resumed, dict(list(whole.items())[8:]))
+    assert list(other_epoch) != list(whole)
+    for options in ({"num_threads": 2, "batch_size": 4}, {"num_threads": 2, "batch_size": 10, "batches_ahead": 1}):
+        with Loader(beton, PLAN, seed=1, **options) as loader:
+            assert_same(samples(loader), whole)
+    halves = []
+    for rank in range(2):
+        with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=1, rank=rank, world_size=2) as loader:
+            halves.append(samples(loader))
+    assert not set(halves[0]) & set(halves[1])
+    both = halves[0] | halves[1]
+    assert_same({row: both[row] for row in whole}, whole)
+
+
+def test_steps_count_through_the_run(beton: Path) -> None:
+    with Loader(beton, PLAN, batch_size=6, seed=1, num_threads=1) as loader:
+        assert [(batch.epoch, batch.step) for batch in loader.epoch(2, first_batch=1)] == [(2, 7), (2, 8)]
+
+
+def test_batches_stay_valid_while_further_ones_are_taken(beton: Path) -> None:
+    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2, batches_ahead=3) as loader:
+        expected = samples(loader)
+        held: list[Batch] = []
+        for batch in loader.epoch(1):
+            held = [*held, batch][-3:]
+            for each in held:
+                assert_same(copied(each), {int(row): expected[int(row)] for row in each.row_B})
+        again = loader.epoch(2)  # in the same memory, behind the last that was taken
+        next(again)
+        next(again)
+        time.sleep(0.2)
+        assert_same(copied(held[-1]), {int(row): expected[int(row)] for row in held[-1].row_B})
+        again.close()
+
+
+def test_only_the_wanted_rows_are_visited(beton: Path, store: Store) -> None:
+    rows = np.array([1, 2, 7, 9, 11])
+    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=1, rows=rows, drop_last=False) as loader:
+        usable = [row for row in rows if Status(int(store.status[row])).has_mask]
+        assert sorted(samples(loader)) == usable
+    with pytest.raises(UserError, match=r"rows 0 \.\. 21"):
+        Loader(beton, PLAN, batch_size=2, seed=1, rows=np.array([22]))
+
+
+def test_an_epoch_left_early_leaves_nothing_behind(beton: Path) -> None:
+    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2, batches_ahead=2) as loader:
+        next(iter(loader.epoch(0)))
+        before = threading.active_count()
+        for number in range(20):
+            for _ in loader.epoch(number):
+                break
+            assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize("blob", ["image", "mask", "background"])
+def test_bad_bytes_are_an_error_that_names_the_row(
+    beton: Path, store: Store, tmp_path: Path, blob: str, hides: bool
+) -> None:
+    plan = replace(PLAN, background=Background(name="random", probability=1.0))
+    row = int(np.flatnonzero(store.status == Status.OK)[7])
+    copy = damaged(beton, tmp_path, row, blob, hides=hides)
+    with Loader(copy, plan, batch_size=4, seed=1, num_threads=2) as loader:
+        # A background is read only where it was drawn: some later epoch.
+        several = (batch for epoch in range(20) for batch in loader.epoch(epoch))
+        with pytest.raises(CorruptStore, match=f"row {row}, {store.key(row)}: .*{blob}"):
+            deque(several, maxlen=0)
+        begin = time.monotonic()
+        several.close()
+        loader.close()
+        assert time.monotonic() - begin < 1
+
+
+def test_an_error_of_our_own_arrives_too(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError("in the producing thread")
+
+    monkeypatch.setattr("backdrop.pipeline.loader.scene_field.fill_rows", fail)
+    with (
+        Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2) as loader,
+        pytest.raises(ZeroDivisionError, match="producing thread"),
+    ):
+        next(loader.epoch(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 500}, "smaller batch size"),
+        ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank is 2 of 2"),
+        ({"batch_size": 2, "batches_ahead": 0}, "batches_ahead is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(beton: Path, options: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Loader(beton, PLAN, seed=0, **options)
+
+
+def test_a_half_written_file_is_refused(beton: Path, tmp_path: Path) -> None:
+    shutil.copy(beton, tmp_path / "x.beton")
+    with pytest.raises(UserError, match="export did not finish"):
+        Loader(tmp_path / "x.beton", PLAN, batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize("size_px", [12, 30])
+def test_shrinking_on_decoding_equals_the_reference_loader(
+    beton: Path, built: tuple[Store, DatasetIndex], size_px: int
+) -> None:
+    """Views so small that most images are decoded 2 or 4 times smaller; Pillow shrinks as the standard says, too."""
+    view = View(size_px=size_px, scale=(0.3, 1.0), min_foreground=0.2)
+    plan = ViewPlan(
+        views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name="random")
+    )
+    options = {"batch_size": 4, "seed": 3, "drop_last": False, "shrink_on_decoding": True}
+    reference = ReferenceLoader(*built, plan, settings=BetonSettings(max_side_px=MAX_SIDE_PX), **options)
+    with Loader(beton, plan, **options, num_threads=2) as loader:
+        shrunk = samples(loader)
+    assert_same(shrunk, samples(reference), grey_levels=2)
+    with Loader(beton, plan, **{**options, "shrink_on_decoding": False}, num_threads=2) as loader:
+        whole = samples(loader)
+    pairs = [(a[0], b[0]) for row in whole for a, b in zip(shrunk[row][1], whole[row][1], strict=True)]
+    differences = [np.abs(a.astype(int) - b).mean() for a, b in pairs]
+    assert np.count_nonzero(differences) > len(whole)
+    assert np.mean(differences) < 2
+
+
+# --- the kernels -----------------------------------------------------------------------------------------------------
+
+
+def crop(kernel, image_HWC: np.ndarray, box: tuple[int, ...], side: int, is_flipped: bool) -> np.ndarray:
+    height, width = image_HWC.shape[:2]
+    taps = kernels.max_taps(max(height, width), side)
+    tables = [(np.empty(side, np.int64), np.empty((side, taps), np.float32)) for _ in range(2)]
+    rows, lines = np.zeros((2, 3 * (width + taps) + 4), np.float32), np.empty((2, 3 * side + 4), np.uint8)
+    out = np.empty((side, 3 * side), np.uint8)
+    kernel(image_HWC.reshape(height, 3 * width), box, 1, is_flipped, out, *tables, rows, lines)
+    return out.reshape(side, side, 3)
+
+
+boxes = st.tuples(st.integers(1, 90), st.integers(1, 120), st.integers(0, 30), st.integers(0, 30))
+
+
+@settings(deadline=None, max_examples=60)
+@given(size_and_place=boxes, side=st.integers(1, 70), is_flipped=st.booleans(), seed=st.integers(0, 99))
+def test_crops_are_torchvisions(size_and_place: tuple[int, ...], side: int, is_flipped: bool, seed: int) -> None:
+    height, width, top, left = size_and_place
+    image_HWC = np.random.default_rng(seed).integers(0, 256, (height + top + 3, width + left + 2, 3), dtype=np.uint8)
+    box = (top, left, height, width)
+    image = torch.from_numpy(image_HWC).permute(2, 0, 1).float()
+    expected = functional.resized_crop(image, *box, [side, side], antialias=True).permute(1, 2, 0).numpy()
+    expected = expected[:, ::-1] if is_flipped else expected
+    assert np.abs(crop(kernels.crop_pixels, image_HWC, box, side, is_flipped) - expected).max() < 0.51
+
+
+def test_compiled_and_plain_crops_agree() -> None:
+    image_HWC = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    for box, side in (((2, 3, 30, 40), 12), ((0, 0, 40, 50), 9), ((5, 5, 4, 6), 15), ((39, 49, 1, 1), 3)):
+        compiled = crop(kernels.crop_pixels, image_HWC, box, side, True)
+        assert (compiled == crop(kernels.crop_pixels.py_func, image_HWC, box, side, True)).all()
+
+
+@settings(deadline=None, max_examples=40)
+@given(size_and_place=boxes, side=st.integers(1, 70), is_flipped=st.booleans(), seed=st.integers(0, 99))
+def test_mask_crops_take_the_pixel_under_each_centre(
+    size_and_place: tuple[int, ...], side: int, is_flipped: bool, seed: int
+) -> None:
+    height, width, top, left = size_and_place
+    mask_HW = (np.random.default_rng(seed).random((height + top, width + left + 5)) < 0.5).astype(np.uint8)
+    words = crops.mask_words(np.packbits(mask_HW, axis=1), mask_HW.shape[1])
+    out = np.empty((side, (side + 7) // 8), np.uint8)
+    kernels.crop_mask(words, top, left, height, width, is_flipped, out)
+    expected = crop_mask(mask_HW, (top, left, height, width), side, is_flipped)
+    assert (np.unpackbits(out, axis=1, count=side) == expected).all()
+
+
+def test_compiled_and_plain_mask_crops_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    masks = [
+        rng.random((9, 150)) < 0.5,
+        np.ones((9, 150)),
+        np.zeros((9, 150)),
+        np.arange(9 * 150).reshape(9, 150) % 40 < 20,
+    ]
+    cases = [
+        (crops.mask_words(np.packbits(mask.astype(np.uint8), axis=1), 150), box, side, is_flipped)
+        for mask in masks
+        for box in ((0, 0, 9, 150), (2, 60, 5, 70), (8, 63, 1, 2), (1, 64, 3, 64))
+        for side in (1, 13, 32)
+        for is_flipped in (False, True)
+    ]
+
+    def results() -> list[np.ndarray]:
+        outs = [np.full((side, (side + 7) // 8), 7, np.uint8) for _, _, side, _ in cases]
+        for (words, box, _, is_flipped), out in zip(cases, outs, strict=True):
+            kernels.crop_mask(words, *box, is_flipped, out)
+        return outs
+
+    compiled = results()
+    for name in ("crop_mask", "_crop_line", "_first_change", "_first_after", "_set_bits"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    for out, plain in zip(compiled, results(), strict=True):
+        assert (out == plain).all()

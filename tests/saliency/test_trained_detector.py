@@ -1,0 +1,22 @@
+"""What training without labels is worth: the preset for a CPU on real photographs, beside what it learned from."""
+
+from pathlib import Path
+
+import pytest
+
+import backdrop.saliency.classical
+from backdrop.saliency.deepusps2.deepusps import train
+from backdrop.saliency.deepusps2.settings import choose_settings
+from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.stores.indexes.dataset_index import open_index
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * 3600)
+def test_the_small_preset_beats_every_classical_detector(shared_data: Path, tmp_path: Path) -> None:
+    train(open_index("folder", root=shared_data / "msra1000"), tmp_path / "run", choose_settings("small"))
+    folders = (shared_data / "ecssd-dev" / "images", shared_data / "ecssd-dev" / "masks")
+    trained = evaluate_folder(*folders, str(tmp_path / "run"))
+    classical = [evaluate_folder(*folders, name) for name in backdrop.saliency.classical.NAMES]
+    assert trained["f_fixed"] >= max(scores["f_fixed"] for scores in classical) + 0.05
+    assert trained["mae"] <= min(scores["mae"] for scores in classical) - 0.05

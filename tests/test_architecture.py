@@ -1,0 +1,157 @@
+"""The rules of the house that a machine can check: floors, file names, docstrings, size of functions."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "backdrop"
+FLOORS = (PACKAGE, "stores", "saliency", "pipeline", "trainer", "cli")
+# The floors are linked into the package's folder: each file is read once, where it lies.
+SOURCES = [
+    *sorted(path for path in (ROOT / PACKAGE).glob("*.py") if not path.is_symlink()),
+    *sorted(path for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("*.py")),
+    ROOT / "cli.py",
+]
+# What may not know of one another although the floors would let them: the store is their only contract.
+FORBIDDEN = (
+    ("pipeline/build", "backdrop.pipeline.loader"),
+    ("pipeline/loader", "backdrop.saliency"),
+    ("trainer", "backdrop.saliency.detectors"),
+)
+MAX_BODY_LINES = 45
+MAX_NESTING = 3
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_go_down_only(path: Path) -> None:
+    floor = FLOORS.index(module_name(path).split(".")[0])
+    for name in imported(parse(path)):
+        top, *rest = name.split(".")
+        if top == PACKAGE:
+            other = rest[0] if rest and rest[0] in FLOORS else PACKAGE
+            assert FLOORS.index(other) <= floor, f"{module_name(path)} imports {name} from a floor above"
+        assert top not in FLOORS[1:], f"{module_name(path)} imports {name} by another name than backdrop.{name}"
+        assert top != "tests", f"{module_name(path)} imports {name}"
+
+
+@pytest.mark.parametrize(("folder", "name"), FORBIDDEN)
+def test_the_two_halves_meet_only_in_the_store(folder: str, name: str) -> None:
+    for path in (ROOT / folder).rglob("*.py"):
+        assert not any(f"{other}.".startswith(f"{name}.") for other in imported(parse(path))), f"{path} imports {name}"
+
+
+def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
+    drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
+    assert not [path for path in SOURCES if path.stem.strip("_") in drawers]
+
+
+def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from (
+                    item for item in node.body if isinstance(item, ast.FunctionDef) and not item.name.startswith("_")
+                )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_everything_public_says_what_it_is(path: Path) -> None:
+    tree = parse(path)
+    assert ast.get_docstring(tree), f"{module_name(path)} has no docstring"
+    silent = [node.name for node in public_definitions(tree) if not ast.get_docstring(node)]
+    assert not silent, f"{module_name(path)}: no docstring at {silent}"
+
+
+def nesting(node: ast.AST, depth: int = 0) -> int:
+    deeper = isinstance(node, (ast.For, ast.While, ast.If, ast.With, ast.Try))
+    return max(
+        [depth + deeper]
+        + [
+            nesting(child, depth + deeper)
+            for child in ast.iter_child_nodes(node)
+            if not isinstance(child, (ast.FunctionDef, ast.ClassDef))
+        ]
+    )
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_functions_can_be_read_without_scrolling(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        body = node.body[1:] if ast.get_docstring(node) else node.body
+        num_lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+        assert num_lines <= MAX_BODY_LINES, f"{module_name(path)}.{node.name}: {num_lines} lines"
+        # An elif chain counts as depth in the syntax tree, hence one level of grace over the written rule.
+        assert nesting(node) <= MAX_NESTING + 1, f"{module_name(path)}.{node.name} nests {nesting(node)} deep"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_no_error_is_swallowed(path: Path) -> None:
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{module_name(path)}:{node.lineno}: bare except"
+            silent = all(isinstance(item, (ast.Pass, ast.Continue)) for item in node.body)
+            wide = isinstance(node.type, ast.Name) and node.type.id in ("Exception", "BaseException")
+            assert not (silent and wide), f"{module_name(path)}:{node.lineno}: swallows every error"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_bars_and_messages_have_one_style(path: Path) -> None:
+    """Bars come from backdrop/progress.py; standard output is for results, which cli.py alone prints."""
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        is_own = module_name(path) == "backdrop.progress"
+        is_silent = any(isinstance(keyword.value, ast.Dict) for keyword in node.keywords if keyword.arg is None)
+        assert is_own or is_silent or called not in ("tqdm", "tqdm.write"), (
+            f"{path}:{node.lineno}: take stage_bar, warn"
+        )
+        to_stderr = any(keyword.arg == "file" and "stderr" in ast.unparse(keyword.value) for keyword in node.keywords)
+        assert called != "print" or to_stderr, f"{path}:{node.lineno}: print: use backdrop.progress.warn or note"
+
+
+def test_every_package_is_shipped() -> None:
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    found = {module_name(path.parent) for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("__init__.py")}
+    assert listed == {PACKAGE, *(f"{PACKAGE}.{name}" for name in found)}
+
+
+def test_every_asset_of_a_page_is_shipped() -> None:
+    import configparser
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    shipped = {name: patterns.split() for name, patterns in config["options.package_data"].items()}
+    assets = [
+        path for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("*") if path.suffix in (".html", ".css", ".js")
+    ]
+    assert assets
+    for path in assets:
+        assert any(path.match(pattern) for pattern in shipped.get(f"{PACKAGE}.{module_name(path.parent)}", [])), path

@@ -1,0 +1,139 @@
+"""What is written for detectron2: weights that come back unchanged, and the papers' settings."""
+
+import io
+import json
+import pickle
+import pickletools
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+
+from backdrop.errors import UserError
+from backdrop.trainer.evaluation.detection.detectron2_export import (
+    PROTOCOLS,
+    detectron2_config,
+    detectron2_name,
+    detectron2_weights,
+    export_detectron2,
+    torchvision_name,
+)
+from backdrop.trainer.parts.backbones import build_backbone
+from backdrop.trainer.run import checkpoint
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer1.0.conv2.weight", "res2.0.conv2.weight"),
+        ("layer1.0.bn3.bias", "res2.0.conv3.norm.bias"),
+        ("layer3.0.downsample.0.weight", "res4.0.shortcut.weight"),
+        ("layer4.0.downsample.1.num_batches_tracked", "res5.0.shortcut.norm.num_batches_tracked"),
+    ],
+)
+def test_names(ours: str, theirs: str) -> None:
+    assert detectron2_name(ours) == theirs
+
+
+def test_names_of_a_resnet50_come_back() -> None:
+    with torch.device("meta"):
+        names = build_backbone("resnet50").state_dict().keys()
+    assert [torchvision_name(detectron2_name(name)) for name in names] == list(names)
+    # The region head of a C4 detector finds its weights by the end of their names.
+    assert all(detectron2_name(name).startswith("res5.") for name in names if name.startswith("layer4."))
+
+
+class Restricted(pickle.Unpickler):
+    """Reads what detectron2 would, and nothing that could run anything else."""
+
+    ALLOWED: ClassVar = {("numpy", "ndarray"): np.ndarray, ("builtins", "bytearray"): bytearray}
+
+    def find_class(self, module: str, name: str) -> Any:
+        return self.ALLOWED[module, name]
+
+
+def read_back(file: bytes) -> dict[str, torch.Tensor]:
+    """Return the weights under torchvision's names."""
+    content = Restricted(io.BytesIO(file)).load()
+    assert content["matching_heuristics"] is True
+    assert isinstance(content["__author__"], str)
+    assert all(type(array) is np.ndarray and array.flags.writeable for array in content["model"].values())
+    return {torchvision_name(name): torch.from_numpy(array) for name, array in content["model"].items()}
+
+
+def test_weights_come_back_unchanged() -> None:
+    tensors = {
+        "conv1.weight": torch.randn(4, 3, 7, 7, generator=torch.Generator().manual_seed(0)),
+        "bn1.num_batches_tracked": torch.tensor(5),
+        "layer2.0.downsample.1.bias": torch.arange(3.0, requires_grad=True),
+        "layer4.1.conv1.weight": torch.arange(24.0).view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last),
+    }
+    file = detectron2_weights(tensors)
+    back = read_back(file)
+    assert list(back) == list(tensors)
+    assert all(torch.equal(back[name], value) for name, value in tensors.items())
+    assert list(Restricted(io.BytesIO(file)).load()["model"]) == [
+        "stem.conv1.weight",
+        "stem.conv1.norm.num_batches_tracked",
+        "res3.0.shortcut.norm.bias",
+        "res5.1.conv1.weight",
+    ]
+
+
+def test_the_file_calls_nothing_but_arrays_and_their_bytes() -> None:
+    file = detectron2_weights({"conv1.weight": torch.zeros(1, 3, 7, 7)})
+    strings = [argument for code, argument, _ in pickletools.genops(file) if "UNICODE" in code.name]
+    called = [code.name for code, _, _ in pickletools.genops(file) if code.name in ("GLOBAL", "STACK_GLOBAL")]
+    assert len(called) == 2
+    assert {"numpy", "ndarray", "builtins", "bytearray"} <= set(strings)
+
+
+@pytest.mark.slow
+def test_a_resnet50_is_written_with_its_settings(tmp_path: Path) -> None:
+    backbone = build_backbone("resnet50")
+    weights = checkpoint.save_backbone(tmp_path, backbone, name="resnet50", cifar_stem=False)
+    files = export_detectron2(weights, tmp_path / "out", protocol="voc-ryali", method="byol")
+    back = read_back(files[0].read_bytes())
+    assert back.keys() == backbone.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in backbone.state_dict().items())
+    lines = files[1].read_text().splitlines()
+    body = json.loads("\n".join(line for line in lines if not line.startswith("#")))
+    assert body == detectron2_config("voc-ryali", "byol")
+    assert "--config-file config.yaml --num-gpus 8 MODEL.WEIGHTS weights.pkl" in files[2].read_text()
+
+
+def test_settings_of_the_papers() -> None:
+    voc = detectron2_config("voc-ryali", "swav")
+    assert voc["SOLVER"] == {
+        "IMS_PER_BATCH": 16,
+        "BASE_LR": 0.1,
+        "STEPS": [18000, 22000],
+        "MAX_ITER": 24000,
+        "WARMUP_ITERS": 1000,
+        "WARMUP_FACTOR": 1 / 3,
+    }
+    assert voc["MODEL"]["PIXEL_MEAN"] == [123.675, 116.28, 103.53]
+    assert voc["MODEL"]["PIXEL_STD"] == [58.395, 57.12, 57.375]
+    assert voc["MODEL"]["RESNETS"] == {"DEPTH": 50, "NORM": "naiveSyncBN", "STRIDE_IN_1X1": False}
+    coco = detectron2_config("coco-cast", "moco")
+    assert coco["MODEL"]["FPN"]["NORM"] == coco["MODEL"]["RESNETS"]["NORM"] == "SyncBN"
+    assert coco["SOLVER"]["STEPS"] == [120000, 160000]
+    assert coco["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] == 80
+    assert {detectron2_config("coco-ryali", method)["SOLVER"]["BASE_LR"] for method in ("moco", "byol", "swav")} == {
+        0.02
+    }
+
+
+def test_what_detectron2_has_no_place_for_is_refused(tmp_path: Path) -> None:
+    weights = checkpoint.save_backbone(tmp_path, build_backbone("resnet18"), name="resnet18", cifar_stem=False)
+    with pytest.raises(UserError, match="ResNet-50"):
+        export_detectron2(weights, tmp_path / "out", protocol="voc-ryali")
+    with pytest.raises(UserError, match=", ".join(PROTOCOLS)):
+        export_detectron2(weights, tmp_path / "out", protocol="voc")
+    with pytest.raises(UserError, match="no settings for 'byol'"):
+        export_detectron2(weights, tmp_path / "out", protocol="coco-cast", method="byol")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,74 @@
+"""The pages of runs, views and detectors in a real browser, from made-up material: console, names, contrast, width."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backdrop.saliency.deepusps2.training_log import read_course
+from backdrop.saliency.scoring import report_page
+from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.trainer.recipes import smoke
+from backdrop.trainer.report import page, views_page
+from backdrop.trainer.report.loaded_run import load_all
+from backdrop.trainer.run.settings import to_json
+from tests.material.browser import Browser
+from tests.material.page_material import attention, exhibit, seen
+from tests.saliency.test_saliency_report import draw_set, write_run
+
+
+def write_runs(folder: Path) -> list[Path]:
+    runs = []
+    for method, background in (("moco", "swaps"), ("cast", "random")):
+        run = folder / f"{method}-{background}-with-a-name-that-is-long-enough-to-be-a-nuisance"
+        run.mkdir()
+        (run / "settings.json").write_text(json.dumps(to_json(smoke.settings(method, background, False))))
+        provenance = {
+            "recipe": "smoke",
+            "store_id": "0" * 64,
+            "commit": "abc",
+            "command": "python cli.py " + 40 * "word ",
+        }
+        (run / "run.json").write_text(json.dumps(provenance))
+        steps = [
+            {"step": step, "epoch": 0, "loss": 5 - step / 50, "lr": 0.1, "images_per_s": 90.0, "waited_s": 0.01,
+             "view0/tries": 1.5}
+            for step in range(50)
+        ]  # fmt: skip
+        (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+        results = "metric,value,evaluation\ntop1,62.5,knn\ntop1,60.0,knn-untrained\nbg_gap,3.0,knn\n"
+        (run / "results.csv").write_text(results)
+        runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("num_runs", [1, 2])
+def test_page_of_runs(num_runs: int, browser: Browser, tmp_path: Path) -> None:
+    runs = load_all(write_runs(tmp_path)[:num_runs])
+    shown = [seen(exhibit(1)) for _ in runs]
+    for each in shown:
+        each.attention, each.spectra, each.why = [attention()], {"embedding": np.array([2.0, 1.0, 0.01])}, {}
+    path = tmp_path / "page.html"
+    path.write_text(page.render(runs, shown))
+    browser.check(path)
+
+
+def test_page_of_views(browser: Browser, tmp_path: Path) -> None:
+    path, settings = tmp_path / "page.html", smoke.settings("cast", "swaps", False)
+    settings = replace(settings, views=(*settings.views, settings.views[0]))  # as many as the exhibits have
+    text = views_page.render(settings, [exhibit(1), exhibit(2)], epoch=0, recipe="smoke", store_id="0" * 64)
+    path.write_text(text)
+    browser.check(path)
+    browser.run("document.querySelectorAll('details').forEach(each => { each.open = true })")
+    assert browser.faults() == []
+
+
+def test_page_of_detectors(browser: Browser, tmp_path: Path) -> None:
+    data, path = draw_set(tmp_path / "set"), tmp_path / "page.html"
+    index = open_index("folder", root=data / "images")
+    measured = [report_page.measure(index, data / "masks", f"masks:{data / name}") for name in ("maps", "masks")]
+    training = read_course(write_run(tmp_path / "run"))
+    path.write_text(report_page.render(measured, [training], images=data / "images", size_px=None))
+    browser.check(path)

@@ -1,0 +1,319 @@
+"""Runs as a user has them: folders, resume after a kill, what is refused before anything is built."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backdrop.errors import UserError
+from backdrop.pipeline.views.batch import Batch
+from backdrop.saliency.deepusps2.deepusps import initial_weights
+from backdrop.saliency.networks.drn import Drn
+from backdrop.trainer.methods import moco
+from backdrop.trainer.parts.backbones import build_backbone
+from backdrop.trainer.run import checkpoint, run_folder
+from backdrop.trainer.run.loop import find_beton, pretrain
+from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.run.training import train
+from tests.material.memory_loader import MemoryLoader
+from tests.material.small_store import small_store
+from tests.material.tiny_runs import tiny
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+NUM_ROWS = 24  # 3 batches of 8
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+class Interrupted(Exception):
+    pass
+
+
+class StoppingLoader(MemoryLoader):
+    """Stops the run when a given batch is asked for, as a crash would."""
+
+    stop_at: tuple[int, int] | None = None
+
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(epoch, first_batch=first_batch), first_batch):
+            if (epoch, number) == self.stop_at:
+                raise Interrupted
+            yield batch
+
+
+def run(settings: RunSettings, out: Path, *, resume: bool = False, stop_at: tuple[int, int] | None = None) -> dict:
+    loader = StoppingLoader(settings.plan, num_rows=NUM_ROWS, batch_size=settings.batch_size)
+    loader.stop_at = stop_at
+    return train(settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, device=CPU)
+
+
+def final_state(out: Path) -> dict[str, torch.Tensor]:
+    path = checkpoint.latest(out)
+    assert path is not None
+    return load_file(path)
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in run_folder.read_metrics(out)]
+
+
+def assert_same_end(first: Path, second: Path) -> None:
+    a, b = final_state(first), final_state(second)
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+    assert losses(first) == losses(second)
+
+
+@pytest.mark.parametrize(
+    ("method", "background", "with_cast"),
+    [
+        ("cast", "random", False),
+        pytest.param("byol", "rm", True, marks=pytest.mark.slow),
+        pytest.param("swav", "random", False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_ends_as_one_that_was_never_stopped(
+    tmp_path: Path, method: str, background: str, with_cast: bool
+) -> None:
+    settings = tiny(method, background, with_cast=with_cast, checkpoint_steps=2)
+    run(settings, tmp_path / "whole")
+    # In the second epoch, one step past the latest checkpoint.
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path / "parts", stop_at=(1, 2))
+    assert [path.name for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())] == [
+        "step-00000003.safetensors",
+        "step-00000004.safetensors",
+    ]
+    assert run(settings, tmp_path / "parts", resume=True)["state"] == "finished"
+    assert_same_end(tmp_path / "whole", tmp_path / "parts")
+    assert [step for step, _ in losses(tmp_path / "parts")] == list(range(6))
+    assert run(settings, tmp_path / "parts", resume=True)["state"] == "already finished"
+
+
+def test_a_run_that_is_made_longer_is_told_that_its_schedule_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(tiny("moco"), epochs=1)
+    run(settings, tmp_path)
+    for epochs, is_told in ((1, False), (2, True), (2, False)):
+        capsys.readouterr()
+        run(replace(settings, epochs=epochs), tmp_path, resume=True)
+        assert ("epochs: 1 -> 2. The learning rate" in capsys.readouterr().err) == is_told
+    rates = [record["lr"] for record in run_folder.read_metrics(tmp_path)]
+    assert rates[3] > rates[2], "the cosine of two epochs is not over where that of one was"
+    with pytest.raises(UserError, match=r"epochs: 2 -> 1 \(it may only grow\)"):
+        run(settings, tmp_path, resume=True)
+
+
+def test_a_drn_is_pretrained_for_the_detector(tmp_path: Path) -> None:
+    settings = replace(tiny("byol"), backbone="drn_d_22", epochs=1)
+    run(settings, tmp_path / "run")
+    weights = initial_weights(tmp_path / "run", "drn_d_22")
+    trained = checkpoint.load_backbone(tmp_path / "run")
+    network = Drn("drn_d_22").eval()
+    network.load_state_dict(weights)
+    images_BCHW = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(network(images_BCHW), trained.forward_map(images_BCHW))
+    assert trained(images_BCHW).shape == (2, 512)
+    with pytest.raises(UserError, match="are of drn_d_22, the detector's network is drn_d_105"):
+        initial_weights(tmp_path / "run", "drn_d_105")
+    with pytest.raises(UserError, match="finished `pretrain` run"):
+        initial_weights(tmp_path, "drn_d_22")
+    with pytest.raises(UserError, match="cifar_stem"):
+        build_backbone("drn_d_22", cifar_stem=True)
+
+
+KILLED_RUN = """
+import sys
+import torch
+from pathlib import Path
+from tests.trainer.test_pretrain_run import run
+from tests.material.tiny_runs import tiny
+torch.set_num_threads(1)
+run(tiny("moco", "swaps", checkpoint_steps=1), Path(sys.argv[1]), resume=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
+    settings = tiny("moco", "swaps", checkpoint_steps=1)
+    run(settings, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(killed)], cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        while checkpoint.latest(killed) is None or checkpoint.step_of(checkpoint.latest(killed)) < 2:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoint.step_of(checkpoint.latest(killed)) < 6
+    run(settings, killed, resume=True)
+    assert_same_end(tmp_path / "whole", killed)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    run(replace(tiny("moco", "random"), epochs=1), out)
+    return out
+
+
+def test_run_folder_tells_everything(finished: Path) -> None:
+    assert run_folder.read_settings(finished) == replace(tiny("moco", "random"), epochs=1)
+    about = run_folder.read_run(finished)
+    assert about["store_id"] == "0" * 64
+    assert {"recipe", "seed", "commit", "versions", "num_threads"} <= about.keys()
+    records = run_folder.read_metrics(finished)
+    assert [record["step"] for record in records] == [0, 1, 2]
+    assert {"loss", "lr", "images_per_s", "view0/tries", "view1/fallback", "view0/no_foreground"} <= records[0].keys()
+    assert list((finished / "tensorboard").glob("events*"))
+
+
+def test_the_trained_backbone_is_the_query_encoders(finished: Path) -> None:
+    state = final_state(finished)
+    for source in (finished, finished / "backbone.safetensors"):
+        backbone = checkpoint.load_backbone(source)
+        assert not backbone.training
+        assert torch.equal(backbone.conv1.weight, state["method.backbone.conv1.weight"])
+        assert backbone(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+
+
+def test_results_of_an_evaluation_replace_its_earlier_ones(finished: Path) -> None:
+    run_folder.add_results(finished, "knn", [("top1", 0.25), ("top5", 0.5)])
+    run_folder.add_results(finished, "linear", [("top1", 0.75)])
+    run_folder.add_results(finished, "knn", [("top1", 0.5)])
+    lines = (finished / "results.csv").read_text().splitlines()
+    assert lines[0] == "metric,value,evaluation,recipe,seed,commit,store_id,facts"
+    assert [line.split(",")[:3] for line in lines[1:]] == [["top1", "0.75", "linear"], ["top1", "0.5", "knn"]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"batch_size": 4}, "batch_size: 8 -> 4"),
+        ({"views": tiny("moco", "random", with_cast=True).views}, "views.0.size_px"),
+    ],
+)
+def test_resume_with_other_settings_names_them(finished: Path, changes: dict, message: str) -> None:
+    settings = replace(tiny("moco", "random"), epochs=1)
+    with pytest.raises(UserError, match=message):
+        run(replace(settings, **changes), finished, resume=True)
+
+
+def test_a_folder_in_use_is_refused_without_resume(finished: Path) -> None:
+    with pytest.raises(UserError, match="--resume"):
+        run(replace(tiny("moco", "random"), epochs=1), finished)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no settings\.json"):
+        run(tiny("moco"), tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    settings = replace(tiny("moco"), epochs=1, checkpoint_steps=1)
+    with pytest.raises(Interrupted):
+        run(settings, tmp_path, stop_at=(0, 2))
+    path = checkpoint.latest(tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"step-00000002\.safetensors .*delete it"):
+        run(settings, tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_kept(tmp_path: Path) -> None:
+    settings = tiny("moco")
+    settings = replace(settings, epochs=1, optimiser=replace(settings.optimiser, lr=1e30), log_steps=20)
+    with pytest.raises(UserError, match=r"loss is (nan|inf) at step [12] .*ends here again, delete"):
+        run(settings, tmp_path)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where it is the run's last step, after which no loss would tell."""
+    settings = replace(tiny("moco"), epochs=1, checkpoint_steps=1, keep_checkpoints=1)
+    after_step = moco.Method.after_step
+
+    def breaking(method: moco.Method, step: int, num_steps: int) -> None:
+        after_step(method, step, num_steps)
+        if step + 1 == num_steps:
+            method.backbone.conv1.weight.data[0, 0] = float("inf")
+
+    monkeypatch.setattr(moco.Method, "after_step", breaking)
+    with pytest.raises(UserError, match=r"after step 3 .*backbone.conv1.weight is not finite"):
+        run(settings, tmp_path)
+    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 2
+    assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
+    assert not (tmp_path / "backbone.safetensors").exists()
+    monkeypatch.undo()
+    assert run(settings, tmp_path, resume=True)["state"] == "finished"
+
+
+def test_more_images_a_step_than_rows_is_refused(tmp_path: Path) -> None:
+    settings = replace(tiny("moco"), batch_size=32)
+    with pytest.raises(UserError, match="24 rows"):
+        run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "none", **changes: object) -> None:
+    arguments = {"recipe": "smoke", "store": tmp_path / "missing.zarr", "with_cast": False} | changes
+    pretrain(method=method, background=background, out=tmp_path / "run", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "build-store"),
+        ({"store": Path("missing.beton")}, "store export missing.zarr --format beton"),
+        ({"store": Path("images")}, "neither a .zarr"),
+        ({"method": "byol", "background": "swaps"}, "no negatives"),
+        ({"method": "rotnet", "with_cast": True}, "--cast is not defined"),
+        ({"recipe": "moco_v3"}, "moco_v2_220"),
+        ({"recipe": "byol_300"}, "is for method 'byol'"),
+        ({"overrides": ["background.probability=1.5"]}, "background probability is 1.5"),
+        ({"overrides": ["algorithm.queue_size=100"]}, "multiple of batch_size=32"),
+        ({"overrides": ["batch_size=48"]}, "multiple"),
+        ({"overrides": ["backbone=resnet19"]}, "resnet18"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pretrain_with(tmp_path, **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_store_stands_for_the_beton_beside_it(tmp_path: Path) -> None:
+    small_store(tmp_path / "a.zarr")
+    with pytest.raises(UserError, match=r"store export .*a\.zarr"):
+        find_beton(tmp_path / "a.zarr")
+    (tmp_path / "a.beton").touch()
+    assert find_beton(tmp_path / "a.zarr") == find_beton(tmp_path / "a.beton") == tmp_path / "a.beton"
+
+
+def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(4)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
+    run_folder.drop_metrics_from(tmp_path, 2)
+    assert [record["step"] for record in run_folder.read_metrics(tmp_path)] == [0, 1]

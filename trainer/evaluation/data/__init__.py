@@ -1,0 +1,1 @@
+"""What evaluations score on: images, labels, masks, pixels."""

@@ -1,0 +1,1 @@
+"""What is scored, with which weights, and what becomes of the scores."""

@@ -1,0 +1,126 @@
+"""Score a run or a weights file with one evaluation, and keep the scores where they belong."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from backdrop.errors import UserError
+from backdrop.setting_overrides import split_override, with_override
+from backdrop.trainer.evaluation import EVALUATIONS
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject, open_subject
+from backdrop.trainer.run import run_folder
+
+UNTRAINED = "-untrained"
+ENVIRONMENT = "BACKDROP_DATA"
+
+
+def evaluate_run(
+    task: str,
+    run_or_weights: Path,
+    data: str | Path | None,
+    *,
+    overrides: Sequence[str] = (),
+    strict: bool = False,
+    json_path: Path | None = None,
+) -> dict[str, Any]:
+    """Score a network on one data set.
+
+    A run's scores also go into its results.csv (an untrained network's as `<task>-untrained`) and `<task>.json`.
+
+    Args:
+        task: a file of trainer/evaluation.
+        run_or_weights: a run's folder or a file of weights, see `_weights.load_network`.
+        data: the data set's folder, or "sample" where the evaluation allows it; None = its place in BACKDROP_DATA.
+        overrides: name=value changes of the evaluation's options.
+        strict: whether anything odd about the data is an error.
+        json_path: where the summary is written too.
+    Returns: the summary: evaluation, data, options, scores, untrained, facts, problems, weights.
+    Raises: UserError: unknown task or option, no such network, data of another layout.
+    """
+    module = task_module(task)
+    options = chosen_options(module, overrides)
+    folder = data_folder(module, data)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    subject = open_subject(Path(run_or_weights), device)
+    if strict and hasattr(module, "problems_of_data"):
+        # What can be told of the data at once is not to be told after days.
+        Result(problems=module.problems_of_data(folder, options)).fail_where_strict(strict)
+    result = module.run(subject, folder, options)
+    result.fail_where_strict(strict)
+    summary = _summary(task, subject, run_or_weights, folder, options, result)
+    if subject.run is not None:
+        _keep(subject.run, task, summary)
+    if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+        run_folder.write_json(json_path, summary)
+    return summary
+
+
+def task_module(task: str) -> ModuleType:
+    """Return the file of an evaluation; its name on the command line has hyphens.
+
+    Raises: UserError: there is none.
+    """
+    return EVALUATIONS.load(task)
+
+
+def chosen_options(module: ModuleType, overrides: Sequence[str]) -> Any:
+    """Return an evaluation's options with the user's changes. Raises: UserError: unknown name or another type."""
+    options = module.Options()
+    for override in overrides:
+        options = with_override(options, *split_override(override))
+    return options
+
+
+def data_folder(module: ModuleType, data: str | Path | None) -> Path:
+    """Return where an evaluation's data lies.
+
+    Args: data: as given; None = its folder under the one that BACKDROP_DATA names.
+    Raises: UserError: it is not there, with the layout expected and where to get it.
+    """
+    if data is None:
+        root = os.environ.get(ENVIRONMENT)
+        if root is None:
+            raise UserError(f"give --data DIR, or set {ENVIRONMENT} to the folder that holds {module.DATA}/")
+        data = Path(root) / module.DATA
+    if str(data) != "sample" and not Path(data).is_dir():
+        raise UserError(f"there is no folder {data}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
+    return Path(data)
+
+
+def _summary(
+    task: str, subject: Subject, run_or_weights: Path, folder: Path, options: Any, result: Result
+) -> dict[str, Any]:
+    return {
+        "evaluation": task,
+        "backbone": str(run_or_weights),
+        "weights_sha256": subject.weights_sha256,
+        # An evaluation that computes in another format than the subject's says so.
+        "precision": result.facts.get("precision", subject.precision),
+        "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
+        "options": as_kept(asdict(options)),
+        "scores": result.metrics,
+        "untrained": result.untrained,
+        "facts": as_kept(result.facts),
+        "problems": result.problems,
+    }
+
+
+def as_kept(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record as it reads back from a file: lists where tuples were."""
+    return json.loads(json.dumps(record))
+
+
+def _keep(run: Path, task: str, summary: dict[str, Any]) -> None:
+    facts = {name: summary[name] for name in ("weights_sha256", "precision", "data", "options", "facts")}
+    run_folder.add_results(run, task, summary["scores"].items(), facts)
+    if summary["untrained"]:
+        run_folder.add_results(run, task + UNTRAINED, summary["untrained"].items(), facts)
+    run_folder.write_json(run / f"{task}.json", summary)

@@ -1,0 +1,222 @@
+"""`evaluate all`: every evaluation of a paper that the data at hand allows, the paper's numbers beside ours."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from backdrop.errors import UserError
+from backdrop.progress import note, warn
+from backdrop.trainer.evaluation.harness.evaluate import (
+    as_kept,
+    chosen_options,
+    data_folder,
+    evaluate_run,
+    task_module,
+)
+from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
+from backdrop.trainer.evaluation.harness.subject import probe_of, weights_digest
+from backdrop.trainer.evaluation.harness.weights import load_network
+from backdrop.trainer.run import run_folder
+
+# What a plan says of a task.
+TO_DO, KEPT, MISSING = "to do", "kept", "missing"
+# They fine-tune a detector, for days on eight GPUs; whoever waits for the other numbers should not wait for these.
+_LAST = ("voc-detection", "coco-segmentation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the user asked for.
+
+    only: these evaluations; () = all of the recipe's. skip: not these. overrides: TASK.NAME=VALUE changes of options.
+    strict: see `evaluate_run`.
+    """
+
+    only: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    strict: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One evaluation of the plan.
+
+    overrides: of its own options, the paper's and the user's. why: where its data are, or what is missing.
+    """
+
+    task: str
+    state: str
+    overrides: tuple[str, ...]
+    why: str
+
+
+def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
+    """Say what `evaluate_all` would do, in its order; nothing is computed but the digest of the weights.
+
+    Raises: UserError: no such recipe, task or option, nothing at `run_or_weights`.
+    """
+    if recipe not in RECIPES:
+        raise UserError(f"no paper {recipe!r}; there are {', '.join(RECIPES)}")
+    tasks = _chosen(tasks_of(recipe), choice)
+    overrides_of = _overrides(recipe, choice.overrides, tasks)
+    digests = _digests(run_or_weights)
+    steps = []
+    for task in sorted(tasks, key=lambda task: task in _LAST):
+        module = task_module(task)
+        options = chosen_options(module, overrides_of[task])  # unknown ones fail here, before hours of work
+        try:
+            folder = data_folder(module, None)
+            _check_needed_beside(module, folder, options)
+            is_kept = _kept_scores(task, run_or_weights, overrides_of[task], digests) is not None
+        except UserError as error:
+            steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
+            continue
+        state = KEPT if is_kept else TO_DO
+        steps.append(Step(task=task, state=state, overrides=overrides_of[task], why=str(folder)))
+    return steps
+
+
+def _check_needed_beside(module: ModuleType, folder: Path, options: Any) -> None:
+    """Raise UserError where a file is not there that an evaluation needs besides its images."""
+    needed = module.needed_beside(folder, options) if hasattr(module, "needed_beside") else []
+    for path in needed:
+        if not path.exists():
+            raise UserError(f"there is no {path}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
+
+
+def plan_table(steps: Sequence[Step]) -> str:
+    """Return a plan as lines of text, with a sentence for each evaluation about to be computed."""
+    lines = [f"{step.state:8} {step.task:18} {_what(step)}" for step in steps]
+    counts = {state: sum(step.state == state for step in steps) for state in (TO_DO, KEPT, MISSING)}
+    return "\n".join([*lines, ", ".join(f"{number} {state}" for state, number in counts.items())])
+
+
+def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str, Any]:
+    """Run what can be run, and say of the rest what is missing.
+
+    A run's scores that are there already, of the same weights, data and options, are not computed again, unless
+    something was odd about the data.
+
+    Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables.
+    Returns: recipe, rows (task, metric, value, table, paper, difference), missing ({task: where to get the data}),
+        failed ({task: message}).
+    Raises: UserError: see `plan`.
+    """
+    steps = plan(run_or_weights, recipe, choice)
+    settings = run_folder.read_settings(run_or_weights) if run_or_weights.is_dir() else None
+    paper = paper_numbers(recipe, settings)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
+    digests: set[str] | None = None
+    for number, step in enumerate(to_do := [step for step in steps if step.state != MISSING], start=1):
+        # Every evaluation may change what the next one scores: `linear` leaves a classifier.
+        digests = _digests(run_or_weights) if digests is None else digests
+        scores = _kept_scores(step.task, run_or_weights, step.overrides, digests)
+        if scores is None:
+            note(f"[{number}/{len(to_do)}] {step.task} ...")
+            digests = None
+            try:
+                summary = evaluate_run(step.task, run_or_weights, None, overrides=step.overrides, strict=choice.strict)
+            except UserError as error:
+                warn(f"[{number}/{len(to_do)}] {step.task} failed: {error}")
+                failed[step.task] = str(error)
+                continue
+            scores = summary["scores"]
+        rows[step.task] = [_row(step.task, name, value, paper.get((step.task, name))) for name, value in scores.items()]
+    in_order = [row for task in tasks_of(recipe) for row in rows.get(task, [])]
+    missing = {step.task: step.why for step in steps if step.state == MISSING}
+    return {"recipe": recipe, "rows": in_order, "missing": missing, "failed": failed}
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Return the comparison as lines of text: the paper's number, ours, the difference; then what is missing."""
+    lines = [f"{'table':6} {'evaluation':18} {'metric':22} {'paper':>7} {'ours':>7} {'diff':>7}"]
+    for row in summary["rows"]:
+        paper, difference = (f"{row[name]:.2f}" if row[name] is not None else "" for name in ("paper", "difference"))
+        lines.append(
+            f"{row['table'] or '':6} {row['task']:18} {row['metric']:22} {paper:>7} {row['value']:7.2f} {difference:>7}"
+        )
+    lines += [f"not run: {task}: {why}" for task, why in summary["missing"].items()]
+    lines += [f"failed: {task}: {why}" for task, why in summary["failed"].items()]
+    return "\n".join(lines)
+
+
+def _chosen(tasks: Sequence[str], choice: Choice) -> list[str]:
+    unknown = sorted({*choice.only, *choice.skip} - set(tasks))
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}: not among this paper's evaluations, which are {', '.join(tasks)}")
+    return [task for task in tasks if (not choice.only or task in choice.only) and task not in choice.skip]
+
+
+def _overrides(recipe: str, given: Sequence[str], tasks: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The paper's options and, after them, the user's TASK.NAME=VALUE, by task, as NAME=VALUE."""
+    found = {task: list(options_of(recipe, task)) for task in tasks}
+    for override in given:
+        task, dot, setting = override.partition(".")
+        if not dot or task not in found:
+            raise UserError(
+                f"--set {override}: with evaluate all it is TASK.NAME=VALUE, e.g. grounding.store=STORE, where TASK "
+                f"is one of {', '.join(found)}"
+            )
+        found[task].append(setting)
+    return {task: tuple(settings) for task, settings in found.items()}
+
+
+def _what(step: Step) -> str:
+    if step.state != TO_DO:
+        return step.why
+    module = task_module(step.task)
+    return f"{step.why}: {_first_line(module)}"
+
+
+def _first_line(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip().partition("\n")[0]
+
+
+def _kept_scores(
+    task: str, run_or_weights: Path, overrides: Sequence[str], digests: set[str]
+) -> dict[str, float] | None:
+    """Scores of these very weights, data and options, where the run's folder has them.
+
+    Where something was odd about the data, they may be mended since: then all is asked once more. That is cheap, for
+    answers, features and fine-tuned networks are kept under the images that they are of.
+    """
+    kept = run_or_weights / f"{task}.json"
+    if not (run_or_weights.is_dir() and kept.exists()):
+        return None
+    summary, module = json.loads(kept.read_text()), task_module(task)
+    folder, options = data_folder(module, None), chosen_options(module, overrides)
+    is_same = (
+        # What is fitted on the backbone as it was trained stays what it was when `linear` adapts statistics.
+        summary["facts"].get("pretrained_sha256", summary["weights_sha256"]) in digests
+        and summary["options"] == as_kept(asdict(options))
+        and summary["data"] == str(folder.absolute())
+        and not summary["problems"]
+        and _facts_of_data(module, folder, options).items() <= summary["facts"].items()
+    )
+    return dict(summary["scores"]) if is_same else None
+
+
+def _facts_of_data(module: ModuleType, folder: Path, options: Any) -> dict[str, Any]:
+    """The facts of a score that tell without scoring whether it was of the data that are there now."""
+    return as_kept(module.facts_of_data(folder, options)) if hasattr(module, "facts_of_data") else {}
+
+
+def _digests(run_or_weights: Path) -> set[str]:
+    """Of the weights with the classifier that `evaluate linear` left of them, and without, as `linear` found them."""
+    pretrained = load_network(run_or_weights)
+    probe = probe_of(run_or_weights, *pretrained)
+    networks = [pretrained] if probe is None else [pretrained, load_network(probe)]
+    return {weights_digest(*network) for network in networks}
+
+
+def _row(task: str, metric: str, value: float, paper: tuple[str, float] | None) -> dict[str, Any]:
+    table_name, number = paper or (None, None)
+    difference = None if number is None else round(value - number, 4)
+    return {
+        "task": task, "metric": metric, "value": value, "table": table_name, "paper": number, "difference": difference,
+    }  # fmt: skip

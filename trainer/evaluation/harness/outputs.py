@@ -1,0 +1,138 @@
+"""What a network answers to each image of a set, kept once, so that every way of reading the answers is a cheap pass.
+
+Kept as `<subject's folder>/<name>-<digest>.npz`: answers, rows, and which images could not be decoded; the digest is
+over the weights, the images' keys and sizes, the transform, and what was asked.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.stores.images.image_codec import sha256
+from backdrop.trainer.evaluation.data.images import ImageBatch, Images, Transform, image_batches
+from backdrop.trainer.evaluation.data.projections import top_classes
+from backdrop.trainer.evaluation.harness.result import Result
+from backdrop.trainer.evaluation.harness.subject import Subject
+
+BATCH_SIZE = 128
+DECODE_FAULT = "cannot be decoded"
+NOT_FINITE = "the network gives values that are not finite: its training diverged. Train anew."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """Answers to the images that could be decoded.
+
+    answer_N: (N, ...). rows_N: int64 (N,), their rows among the images asked for. corrupt: keys of the others.
+    """
+
+    answer_N: np.ndarray
+    rows_N: np.ndarray
+    corrupt: tuple[str, ...]
+
+    @property
+    def logits_NC(self) -> np.ndarray:
+        """The answers of `logits_of`: float32 (N, 1000)."""
+        return self.answer_N
+
+    def report(self, result: Result, fault: str = DECODE_FAULT) -> None:
+        """Name what could not be decoded among a result's problems; fault: what is said of it."""
+        result.problems += [f"{key}: {fault}" for key in self.corrupt]
+
+
+def logits_of(subject: Subject, images: Images, transform: Transform, *, name: str) -> Outputs:
+    """Return a network's logits for images, computed now or kept from before.
+
+    Args: subject: with a classifier. images: the set. transform: of the pixels. name: of the set, for the file and bar.
+    Raises: UserError: there is no classifier, no image can be decoded, or an answer is not finite.
+    """
+    return kept(subject, images, transform, lambda batch: subject.logits(batch.image_BCHW), name=name, asked="logits")
+
+
+def top_of(subject: Subject, images: Images, transform: Transform, *, name: str, num: int = 5) -> Outputs:
+    """Return the `num` best classes of each image, int64 (N, num); for sets whose logits would fill a disk."""
+
+    def answer(batch: ImageBatch) -> torch.Tensor:
+        logits_BC = subject.logits(batch.image_BCHW)
+        if not logits_BC.isfinite().all():
+            raise UserError(NOT_FINITE)
+        return torch.from_numpy(top_classes(logits_BC.float().cpu().numpy(), num))
+
+    return kept(subject, images, transform, answer, name=name, asked=f"top {num}")
+
+
+def kept(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    answer: Callable[[ImageBatch], torch.Tensor],
+    *,
+    name: str,
+    asked: str,
+) -> Outputs:
+    """Return a network's answers to images, computed now or kept from before.
+
+    Args: answer: a batch to (B, ...), its labels are the images' rows; called without gradients. name: of the set.
+        asked: what the answers are; another text wherever `answer` would give others.
+    Raises: UserError: no image can be decoded, or an answer is not finite.
+    """
+    digest = _digest(subject, images, transform, asked)
+    path = subject.folder / f"{name}-{digest[:16]}.npz"
+    if path.exists():
+        with np.load(path, allow_pickle=False) as file:
+            return Outputs(answer_N=file["answers"], rows_N=file["rows"], corrupt=tuple(file["corrupt"].tolist()))
+    answer_N, rows_N, corrupt = _computed(subject, images, transform, answer, title=name)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, answers=answer_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+    return Outputs(answer_N=answer_N, rows_N=rows_N, corrupt=corrupt)
+
+
+def _computed(
+    subject: Subject,
+    images: Images,
+    transform: Transform,
+    answer: Callable[[ImageBatch], torch.Tensor],
+    *,
+    title: str,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    # Each image carries its own row where a label would be, so that those left out cannot shift the others.
+    row_N = np.arange(len(images), dtype=np.int64)
+    answers: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    corrupt: list[str] = []
+    batches = image_batches(
+        images, row_N, transform=transform, batch_size=BATCH_SIZE, device=subject.device, title=title
+    )
+    with torch.inference_mode():
+        for batch in batches:
+            corrupt += batch.corrupt
+            if len(batch.label_B):
+                answers.append(answer(batch).cpu().numpy())
+                rows.append(batch.label_B.numpy())
+    if not answers:
+        raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
+    answer_N = np.concatenate(answers)
+    if not np.isfinite(answer_N).all():
+        raise UserError(NOT_FINITE)
+    return answer_N, np.concatenate(rows), tuple(corrupt)
+
+
+def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:
+    stamps = [images.stamp(row) for row in range(len(images))]
+    told = [asked, subject.weights_sha256, subject.precision, transform.name, list(images.keys), stamps]
+    return sha256(json.dumps(told).encode()).hex()
+
+
+def _write(path: Path, **arrays: np.ndarray) -> None:
+    memory = io.BytesIO()
+    np.savez(memory, allow_pickle=False, **arrays)
+    write_aside(path, memory.getvalue())

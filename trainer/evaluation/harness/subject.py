@@ -1,0 +1,174 @@
+"""The network that is scored: its backbone, its classifier of 1,000 classes where it has one, and what it is called."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from backdrop.errors import UserError
+from backdrop.progress import warn
+from backdrop.stores.images.image_codec import sha256
+from backdrop.trainer.evaluation.harness.weights import NUM_CLASSES, load_network, readable
+from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.run import run_folder
+
+# The classifier that `evaluate linear` leaves for a network, with the BN statistics it was fitted on.
+PROBE_FILE = "linear.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network to score.
+
+    backbone: images (B, 3, H, W), normalised, to features (B, D); in evaluation mode, on `device`.
+    head: features to logits of the 1,000 classes in the order of their sorted WordNet ids, or of ImageNet-9's nine;
+        None = not known.
+    weights_sha256: of backbone and head, by their names and values, so that the same weights in another file are equal.
+    pretrained_at: where the weights are without what `evaluate linear` changed since (BN statistics); None = these are.
+    bn_mode: how BatchNorm stood when the head was fitted: "eval" or "adapt" (`linear`); "eval" where unknown.
+    image_size_px: side of the images it is at home with. method: of the run, "" where unknown.
+    folder: where per-image outputs and probes of it are kept. run: the run's folder, None for a weights file.
+    """
+
+    backbone: Backbone
+    head: nn.Linear | None
+    weights_sha256: str
+    bn_mode: str
+    image_size_px: int
+    method: str
+    folder: Path
+    run: Path | None
+    device: torch.device
+    pretrained_at: Path | None = None
+
+    @property
+    def precision(self) -> str:
+        """Number format of the backbone's convolutions, by its name in torch."""
+        return str(self.backbone.autocast_dtype or torch.float32).removeprefix("torch.")
+
+    def logits(self, image_BCHW: torch.Tensor, num_classes: int = NUM_CLASSES) -> torch.Tensor:
+        """Return float32 (B, num_classes). Raises: UserError: there is no classifier, or one of another number."""
+        if self.head is None:
+            raise UserError(
+                "these weights have no classifier of the 1,000 classes; fit one first: "
+                "python cli.py evaluate linear --run RUN --data IMAGENET, or with --weights FILE for --run RUN"
+            )
+        if self.head.out_features != num_classes:
+            raise UserError(
+                f"this evaluation wants a network of {num_classes} outputs; this one has {self.head.out_features}. "
+                "Nine outputs are for `evaluate imagenet-9 --set nine_outputs=true`, and for nothing else"
+            )
+        return self.head(self.backbone(image_BCHW))
+
+
+def open_subject(run_or_weights: Path, device: torch.device) -> Subject:
+    """Load a network.
+
+    Args:
+        run_or_weights: folder of a run of pretrain, or a file of weights, see `_weights.load_network`. Where it has no
+            classifier of its own, that of `evaluate linear` is taken, if it was fitted on these very weights.
+        device: where to score.
+    Raises: UserError: nothing of the kind is there, or it is damaged.
+    """
+    path, is_run = Path(run_or_weights), Path(run_or_weights).is_dir()
+    backbone, head = load_network(path)
+    probe = probe_of(path, backbone, head)
+    if probe is not None:
+        backbone, head = load_network(probe)
+    elif head is None and _probe_file(path).is_file():
+        warn(f"{_probe_file(path)} is of earlier weights of {path}: not used. Fit it anew with evaluate linear")
+    settings = run_folder.read_settings(path) if is_run else None
+    digest = weights_digest(backbone, head)
+    return Subject(
+        backbone=_at_home(backbone, device),
+        head=None if head is None else head.to(device).eval(),
+        weights_sha256=digest,
+        bn_mode=probe_facts(probe or path).get("bn_mode", "eval"),
+        # Features are at home at the resolution they were learned at.
+        image_size_px=settings.views[0].size_px if settings else 224,
+        method=settings.method if settings else "",
+        folder=_folder(path),
+        run=path if is_run else None,
+        device=device,
+        pretrained_at=None if probe is None else path,
+    )
+
+
+def probe_of(run_or_weights: Path, backbone: Backbone, head: nn.Linear | None) -> Path | None:
+    """Return the classifier that `evaluate linear` left of these very weights, None where there is none.
+
+    Args: backbone, head: what `load_network` gives. A run that went on since has another backbone than its classifier.
+    """
+    file = _probe_file(run_or_weights)
+    if head is not None or not file.is_file():
+        return None
+    return file if probe_facts(file).get("pretrained_sha256") == weights_digest(backbone, None) else None
+
+
+def _probe_file(run_or_weights: Path) -> Path:
+    """Where `linear` leaves it: in a run's folder itself, or in that of a weights file's evaluations."""
+    return (run_or_weights if run_or_weights.is_dir() else _folder(run_or_weights)) / PROBE_FILE
+
+
+def _folder(run_or_weights: Path) -> Path:
+    if run_or_weights.is_dir():
+        return run_or_weights / "evaluation"
+    return run_or_weights.with_name(run_or_weights.name + ".evaluation")
+
+
+def number_format(device: torch.device) -> torch.dtype | None:
+    """Return the format of convolutions on a device, None = float32: as `pretrain` has it by default."""
+    return torch.bfloat16 if device.type == "cuda" else None
+
+
+def _at_home(backbone: Backbone, device: torch.device) -> Backbone:
+    backbone.autocast_dtype = number_format(device)
+    return backbone.to(device).eval()
+
+
+def pretrained_backbone(subject: Subject) -> Backbone:
+    """Return the backbone as it was trained: without the BN statistics that `evaluate linear` adapted since.
+
+    A copy, in evaluation mode, so that what is fitted on it stays out of the subject.
+    """
+    backbone = subject.backbone if subject.pretrained_at is None else load_network(subject.pretrained_at)[0]
+    return _at_home(copy.deepcopy(backbone), subject.device)
+
+
+def probe_facts(file: Path) -> dict[str, str]:
+    """Return what `evaluate linear` wrote of a classifier; {} where it is no file of its own."""
+    if not file.is_file() or file.suffix != ".safetensors":
+        return {}
+    with readable(file), safe_open(file, framework="pt", device="cpu") as opened:
+        return opened.metadata() or {}
+
+
+def weights_digest(backbone: nn.Module, head: nn.Module | None) -> str:
+    """Return the sha256 of all weights and statistics by name, whatever file or format they came from."""
+    tensors = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
+    if head is not None:
+        tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    parts = []
+    for name, value in sorted(tensors.items()):
+        array = value.detach().cpu().contiguous().numpy()
+        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
+    return sha256(b"\0".join(parts)).hex()
+
+
+def untrained_like(backbone: Backbone) -> Backbone:
+    """Return a copy whose weights are drawn anew, as `build_backbone` draws them; always the same ones.
+
+    Args: backbone: left as it is.
+    """
+    untrained = copy.deepcopy(backbone)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for module in untrained.modules():
+            if isinstance(module, nn.BatchNorm2d) or (isinstance(module, nn.Conv2d) and module.bias is not None):
+                module.reset_parameters()  # AlexNet's convolutions are those that have biases
+            elif isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return untrained

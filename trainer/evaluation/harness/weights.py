@@ -1,0 +1,153 @@
+"""Weights from wherever they come: runs of ours, torchvision's names, and the release files of MoCo, SwAV and others.
+
+Only tensors are read: safetensors, or .pt and .pth files with `weights_only=True`, which runs no code.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from backdrop.errors import UserError
+from backdrop.trainer.parts.backbones import RESNETS, Backbone, build_backbone
+from backdrop.trainer.run import checkpoint
+
+NUM_CLASSES = 1000
+NUM_IN9_CLASSES = 9
+# Where release files keep the weights, and what stands before the names of the encoder that is evaluated. MoCo, CAST:
+# module.encoder_q; SwAV: module; PyTorch BYOL (yaox12): module.online_network.encoder; our own exports: none.
+_CONTAINERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = (
+    "module.encoder_q.", "module.online_network.encoder.", "module.backbone.", "module.", "encoder_q.",
+    "online_network.encoder.", "backbone.", "encoder.", "",
+)  # fmt: skip
+# Blocks of each stage decide the depth; resnet18 and resnet34 have no third convolution.
+_DEPTHS = {
+    (2, 2, 2, 2, False): "resnet18",
+    (3, 4, 6, 3, False): "resnet34",
+    (3, 4, 6, 3, True): "resnet50",
+    (3, 4, 23, 3, True): "resnet101",
+    (3, 8, 36, 3, True): "resnet152",
+}
+
+
+def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
+    """Load a backbone, and the classifier of 1,000 classes beside it where the file has one.
+
+    Args: run_or_weights: a run's folder, its backbone.safetensors or linear.safetensors, or a file of ResNet weights
+        under torchvision's names with or without a release file's prefixes.
+    Returns: backbone in evaluation mode, on the CPU, and head or None.
+    Raises: UserError: no such file, a file that holds more than tensors, or names that fit no backbone.
+    """
+    path = Path(run_or_weights)
+    if not path.exists():
+        raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a file of weights")
+    if path.is_dir():
+        return checkpoint.load_backbone(path), None
+    if path.suffix == ".safetensors":
+        with readable(path), safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            names, metadata = list(file.keys()), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+        if "backbone" in metadata and not any(name.startswith("fc.") for name in names):
+            return checkpoint.load_backbone(path), None
+        if "backbone" in metadata:
+            return _probe_of_a_run(tensors, metadata, str(path))
+    else:
+        tensors = _torch_file(path)
+    return network_of(tensors, str(path))
+
+
+def _probe_of_a_run(
+    tensors: dict[str, Tensor], metadata: dict[str, str], what: str
+) -> tuple[Backbone, nn.Linear | None]:
+    """Build what `evaluate linear` left in a run's folder: any backbone of ours, by its name, and `fc`."""
+    with torch.random.fork_rng():
+        backbone = build_backbone(metadata["backbone"], cifar_stem=json.loads(metadata.get("cifar_stem", "false")))
+    try:
+        backbone.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("fc.")})
+    except RuntimeError as error:
+        raise UserError(f"the weights in {what} are no {metadata['backbone']}: {error}") from error
+    return backbone.eval(), _head(tensors, backbone.num_features)
+
+
+def network_of(tensors: dict[str, Tensor], what: str) -> tuple[Backbone, nn.Linear | None]:
+    """Build the ResNet whose weights these are, whatever stands before their names.
+
+    Args: tensors: by name. what: whose, for messages.
+    Raises: UserError: no names of a ResNet's, or tensors that do not fit them.
+    """
+    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}conv1.weight" in tensors), None)
+    if prefix is None:
+        raise UserError(
+            f"{what} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., "
+            f"{', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after {', '.join(_PREFIXES[:-1])}"
+        )
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    cifar_stem = own["conv1.weight"].shape[-1] == 3
+    with torch.random.fork_rng():
+        backbone = build_backbone(_depth(own, what), cifar_stem=cifar_stem)
+    wanted = set(backbone.state_dict())
+    try:
+        backbone.load_state_dict({name: value for name, value in own.items() if name in wanted})
+    except RuntimeError as error:
+        raise UserError(f"the weights in {what} do not fit: {error}") from error
+    return backbone.eval(), _head(own, backbone.num_features)
+
+
+def _depth(tensors: dict[str, Tensor], what: str) -> str:
+    stages = [{name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")} for stage in range(1, 5)]
+    blocks = [len(numbers) for numbers in stages]
+    has_third = "layer1.0.conv3.weight" in tensors
+    name = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], has_third))
+    if name is None:
+        raise UserError(f"{what} has stages of {blocks} blocks; known are {', '.join(RESNETS)}")
+    return name
+
+
+def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
+    """The classifier, where `fc` is one layer onto the 1,000 classes or ImageNet-9's: MoCo's own is a projection."""
+    weight = tensors.get("fc.weight")
+    if weight is None or weight.shape[1:] != (num_features,) or len(weight) not in (NUM_CLASSES, NUM_IN9_CLASSES):
+        return None
+    head = nn.Linear(num_features, len(weight))
+    head.load_state_dict({"weight": weight, "bias": tensors.get("fc.bias", torch.zeros(len(weight)))})
+    return head.eval()
+
+
+def _torch_file(path: Path) -> dict[str, Tensor]:
+    with readable(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    for name in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no dictionary of tensors")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the readers of tensors raise into one message. Raises: UserError: the file cannot be read."""
+    try:
+        yield
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        UnpicklingError,
+    ) as error:
+        # Torch's own words would have the user allow code to run.
+        is_no_tensors = isinstance(error, UnpicklingError)
+        reason = "it holds other things than tensors." if is_no_tensors else str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read as weights: {reason} Allowed: safetensors, or .pt and "
+            ".pth files that hold tensors and nothing else (code in them is never run)."
+        ) from error

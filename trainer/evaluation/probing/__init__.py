@@ -1,0 +1,1 @@
+"""Classifiers fitted to frozen features."""

@@ -1,0 +1,163 @@
+"""Features of a set of images, computed once and kept in an HDF5 file: what does not fit into memory, and what resumes.
+
+`<folder>/<name>-<digest>.h5`, readable with h5py; the digest is over the weights, the images, the cut and the format.
+
+| array      | dtype, shape               | content                                              |
+|------------|----------------------------|------------------------------------------------------|
+| `features` | float16 or float32 (N, D)  | of each image, zeros where there is none             |
+| `status`   | uint8 (N,)                 | 0 to do, 1 there, 2 the image cannot be decoded      |
+
+Both are allocated whole when the file is made and afterwards only overwritten in place, features before their status,
+so that a kill at any moment leaves a file that opens and goes on. They are read and written through a memory map: the
+pages are the system's to give back, and 1.28 million rows of 2,048 take no more memory than a batch.
+
+Legend: N images, D features, B batch.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import written_aside
+from backdrop.errors import UserError
+from backdrop.stores.images.image_codec import sha256
+from backdrop.trainer.evaluation.data.pixels import Cut, Pixels, cut_batches
+from backdrop.trainer.evaluation.harness.subject import number_format
+
+TO_DO, THERE, CORRUPT = 0, 1, 2
+BATCH_SIZE = 128
+_BATCHES_PER_FLUSH = 16
+FORMATS = {"float16": "<f2", "float32": "<f4"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """feature_ND: memory map of all rows; row_M: int64, those that are there; corrupt: keys of the others."""
+
+    feature_ND: np.ndarray
+    row_M: np.ndarray
+    corrupt: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.row_M)
+
+
+def features_of(
+    answer: Callable[[Tensor], Tensor],
+    pixels: Pixels,
+    cut: Cut,
+    *,
+    folder: Path,
+    name: str,
+    identity: tuple[str, ...],
+    device: torch.device,
+    dtype: str = "float16",
+) -> Features:
+    """Compute the features of all images, or only those that an earlier, killed attempt left to do.
+
+    Args:
+        answer: normalised images (B, 3, H, W) to features (B, D); called without gradients.
+        pixels: the images. cut: what is done to their pixels.
+        folder: where the file lies. name: of the set, for file and bar.
+        identity: what else decides the features: digest of the weights, what `answer` does.
+        device: where to compute. dtype: of the file, float16 or float32.
+    Raises: UserError: an unknown format, no image can be decoded, a feature is not finite, the disk is full.
+    """
+    check_format(dtype)
+    told = [*identity, str(number_format(device)), pixels.identity, cut.identity, dtype]
+    digest = sha256(json.dumps(told).encode()).hex()
+    path = folder / f"{name}-{digest[:16]}.h5"
+    with disk_errors(path):
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _create(path, len(pixels), _num_features(answer, cut, device), dtype)
+        feature_ND, status_N = _maps(path)
+        _fill(answer, pixels, cut, feature_ND, status_N, device=device, title=name)
+    row_M = np.flatnonzero(status_N == THERE)
+    corrupt = tuple(pixels.keys[row] for row in np.flatnonzero(status_N == CORRUPT).tolist())
+    if not len(row_M):
+        raise UserError(f"no image of {name} can be decoded, e.g. {corrupt[0] if corrupt else 'there is none'}")
+    return Features(feature_ND=feature_ND, row_M=row_M, corrupt=corrupt)
+
+
+def check_format(dtype: str) -> None:
+    """Raise UserError where there are no files of such features."""
+    if dtype not in FORMATS:
+        raise UserError(f"dtype={dtype!r} is unknown; allowed: {', '.join(FORMATS)}")
+
+
+def _num_features(answer: Callable[[Tensor], Tensor], cut: Cut, device: torch.device) -> int:
+    with torch.inference_mode():
+        return answer(torch.zeros(1, 3, cut.size_px, cut.size_px, device=device)).shape[1]
+
+
+def _create(path: Path, num_images: int, num_features: int, dtype: str) -> None:
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        for name, shape, kind in (
+            ("status", (num_images,), "u1"),
+            ("features", (num_images, num_features), FORMATS[dtype]),
+        ):
+            # Early allocation gives every byte its place now; without fill values the file stays sparse.
+            layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            space, h5_type = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(kind))
+            h5py.h5d.create(file.id, name.encode(), h5_type, space, layout)
+        file["status"][:] = TO_DO
+
+
+def _maps(path: Path) -> tuple[np.memmap, np.memmap]:
+    """The arrays of a file, in place: contiguous, so that each is a run of bytes. Raises: UserError: it is damaged."""
+    try:
+        with h5py.File(path, "r") as file:
+            places = [
+                (file[name].id.get_offset(), file[name].dtype, file[name].shape) for name in ("features", "status")
+            ]
+    except (OSError, KeyError) as error:
+        raise UserError(f"{path} is no readable file of features ({error}); delete it, it is computed anew") from error
+    feature_ND, status_N = (np.memmap(path, dtype, "r+", offset=offset, shape=shape) for offset, dtype, shape in places)
+    return feature_ND, status_N
+
+
+def _fill(
+    answer: Callable[[Tensor], Tensor],
+    pixels: Pixels,
+    cut: Cut,
+    feature_ND: np.memmap,
+    status_N: np.memmap,
+    *,
+    device: torch.device,
+    title: str,
+) -> None:
+    to_do = np.flatnonzero(status_N == TO_DO)
+    batches = [to_do[start : start + BATCH_SIZE] for start in range(0, len(to_do), BATCH_SIZE)]
+    loader = cut_batches(pixels, cut, batches, device=device, title=title)
+    done: list[tuple[np.ndarray, int]] = []
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            if len(batch.row_B):
+                feature_ND[batch.row_B] = _finite(answer(batch.image_BCHW), feature_ND.dtype)
+            done += [(batch.row_B, THERE), (np.array(batch.corrupt_rows, dtype=np.int64), CORRUPT)]
+            if (number + 1) % _BATCHES_PER_FLUSH == 0 or number + 1 == len(batches):
+                feature_ND.flush()
+                for rows, status in done:
+                    status_N[rows] = status
+                status_N.flush()
+                done.clear()
+
+
+def _finite(feature_BD: Tensor, dtype: np.dtype) -> np.ndarray:
+    """Return features in the file's format. Raises: UserError: they are not finite, or too large for it."""
+    array_BD = feature_BD.float().cpu().numpy()
+    if not np.isfinite(array_BD).all():
+        raise UserError("the network gives features that are not finite: its training diverged. Train anew.")
+    if dtype == np.float16 and np.abs(array_BD).max() > np.finfo(np.float16).max:
+        raise UserError("the network gives features beyond 65,504, too large for float16: --set dtype=float32")
+    return array_BD.astype(dtype)

@@ -1,0 +1,269 @@
+"""A linear classifier fitted by SGD on a frozen backbone: schedule, steps, resuming, and what it scores.
+
+Legend: B batch, D features, C classes.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import save as serialised
+from torch import Tensor, nn
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import write_aside
+from backdrop.errors import UserError
+from backdrop.pipeline.views.random_streams import row_order
+
+# What a pass over images gives: features (B, D) and classes (B,), on the device.
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Length, batches and rate of a fit with momentum SGD."""
+
+    epochs: int
+    # Images a step; the last step of an epoch takes those that are left.
+    batch_size: int
+    # Peak rate for 256 images a step; scaled linearly with the batch.
+    lr: float
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    # Linear warm-up from 0.
+    warmup_epochs: float = 0.0
+    # Epochs from which the rate is the fraction of `step_fractions`; () = half a cosine to 0, moving every step.
+    step_epochs: tuple[int, ...] = ()
+    step_fractions: tuple[float, ...] = ()
+
+    @property
+    def peak_lr(self) -> float:
+        """The rate after warm-up."""
+        return self.lr * self.batch_size / 256
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raise UserError where a value is out of range or two do not fit."""
+    if schedule.epochs < 1 or schedule.batch_size < 1:
+        raise UserError(f"epochs={schedule.epochs} and batch_size={schedule.batch_size} must be 1 or more")
+    if len(schedule.step_epochs) != len(schedule.step_fractions):
+        raise UserError(
+            f"step_epochs={schedule.step_epochs} and step_fractions={schedule.step_fractions} must be equally many"
+        )
+    if list(schedule.step_epochs) != sorted(set(schedule.step_epochs)):
+        raise UserError(f"step_epochs={schedule.step_epochs} must rise")
+    if not 0 <= schedule.warmup_epochs < schedule.epochs:
+        raise UserError(f"warmup_epochs={schedule.warmup_epochs} must be 0 or more and below epochs={schedule.epochs}")
+    for name in ("lr", "weight_decay", "momentum"):
+        if not 0 <= getattr(schedule, name) < math.inf:
+            raise UserError(f"{name}={getattr(schedule, name)} must be 0 or more")
+
+
+def lr_fraction(schedule: Schedule, epoch: float) -> float:
+    """Return the rate as a fraction of its peak.
+
+    Args: epoch: epochs done, with the fraction of the present one.
+    """
+    if epoch < schedule.warmup_epochs:
+        return epoch / schedule.warmup_epochs
+    if schedule.step_epochs:
+        passed = sum(epoch >= step for step in schedule.step_epochs)
+        return ([1.0, *schedule.step_fractions])[passed]
+    return (1 + math.cos(math.pi * (epoch - schedule.warmup_epochs) / (schedule.epochs - schedule.warmup_epochs))) / 2
+
+
+def split(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut rows into pieces of `size`, none dropped; a single one left over joins the piece before it.
+
+    BatchNorm in training mode has no variance to take of one image.
+    """
+    pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+    if len(pieces) > 1 and len(pieces[-1]) == 1 and size > 1:
+        pieces[-2:] = [np.concatenate(pieces[-2:])]
+    return pieces
+
+
+def epoch_batches(rows: np.ndarray, schedule: Schedule, *, seed: int, epoch: int) -> list[np.ndarray]:
+    """Return the rows of each step of an epoch: all rows once, in an order that is a function of (seed, epoch)."""
+    return split(rows[row_order(seed, epoch, len(rows))], schedule.batch_size)
+
+
+def new_head(num_features: int, num_classes: int, *, init_std: float, seed: int) -> nn.Linear:
+    """Build a classifier: weights normal with `init_std`, biases 0 (MoCo's and SwAV's released code: 0.01)."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        head = nn.Linear(num_features, num_classes)
+        nn.init.normal_(head.weight, std=init_std)
+        nn.init.zeros_(head.bias)
+    return head
+
+
+@dataclass(kw_only=True)
+class Fit:
+    """A fit in progress.
+
+    model: what is trained; called with the features of `batches`.
+    groups: SGD's groups, each with params and lr_factor, the share of the schedule's rate that it has.
+    kept: more tensors that a resumed fit needs, by name; they are overwritten in place (BN statistics).
+    history: of each scored epoch: epoch, loss, top1, top5. corrupt: keys of images that could not be decoded.
+    """
+
+    model: nn.Module
+    groups: list[dict[str, Any]]
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    corrupt: set[str] = field(default_factory=set)
+    epochs_done: int = 0
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The scores after the last epoch: those that are reported."""
+        return self.history[-1]
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The scores of the epoch with the best top1: chosen on the validation images, so never reported alone."""
+        return max(self.history, key=lambda scores: scores["top1"])
+
+
+def fit(
+    state: Fit,
+    schedule: Schedule,
+    batches_of: Callable[[int], Batches],
+    validation: Callable[[], Batches],
+    *,
+    num_rows: int,
+    path: Path,
+    score_epochs: int = 1,
+) -> None:
+    """Train to the end, from where an earlier, killed attempt came to.
+
+    Args:
+        state: changed in place.
+        schedule: of the fit.
+        batches_of: the steps of an epoch.
+        validation: a pass over the validation images.
+        num_rows: training images, for the number of steps.
+        path: where the state is kept after each epoch; what it depends on is in its name.
+        score_epochs: the validation images are scored after every so many epochs, and after the last.
+    Raises: UserError: score_epochs below 1, no image can be decoded, the loss is not finite, the disk is full, the
+        state is damaged.
+    """
+    if score_epochs < 1:
+        raise UserError(f"score_epochs={score_epochs} must be 1 or more")
+    optimiser = torch.optim.SGD(
+        [{"params": group["params"]} for group in state.groups],
+        lr=0.0,
+        momentum=schedule.momentum,
+        weight_decay=schedule.weight_decay,
+        nesterov=schedule.nesterov,
+    )
+    if path.exists():
+        _load(path, state, optimiser)
+    num_steps = len(split(np.arange(num_rows), schedule.batch_size))
+    for epoch in range(state.epochs_done, schedule.epochs):
+        loss = _one_epoch(state, schedule, optimiser, batches_of(epoch), epoch, num_steps)
+        state.epochs_done = epoch + 1
+        if state.epochs_done % score_epochs == 0 or state.epochs_done == schedule.epochs:
+            scores = score(state.model, validation())
+            state.history.append({"epoch": float(state.epochs_done), "loss": loss, **scores})
+        with disk_errors(path):
+            _save(path, state, optimiser)
+
+
+def _one_epoch(
+    state: Fit, schedule: Schedule, optimiser: torch.optim.SGD, batches: Batches, epoch: int, num_steps: int
+) -> float:
+    """Return the mean loss."""
+    total: Tensor | float = 0.0
+    num_images = 0
+    for step, (feature_BD, label_B) in enumerate(batches):
+        rate = schedule.peak_lr * lr_fraction(schedule, epoch + step / num_steps)
+        for group, settings in zip(optimiser.param_groups, state.groups, strict=True):
+            group["lr"] = rate * settings["lr_factor"]
+        state.model.train()
+        loss = nn.functional.cross_entropy(state.model(feature_BD), label_B)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        total, num_images = total + loss.detach() * len(label_B), num_images + len(label_B)
+    if not num_images:
+        raise UserError(f"no image to train on can be decoded, e.g. {min(state.corrupt, default='there is none')}")
+    mean = float(total) / num_images
+    if not math.isfinite(mean):
+        raise UserError(f"the loss of the classifier is {mean} in epoch {epoch}: give a smaller rate with --set lr=...")
+    return mean
+
+
+def score(model: nn.Module, batches: Batches) -> dict[str, float]:
+    """Return top1 and top5 in percent; among classes with equal logits the first counts as the larger.
+
+    Raises: UserError: there is no image.
+    """
+    num_hits, num_images = {1: 0, 5: 0}, 0
+    model.eval()
+    with torch.no_grad():
+        for feature_BD, label_B in batches:
+            logits_BC = model(feature_BD)
+            own_B1 = logits_BC.gather(1, label_B[:, None])
+            is_earlier_BC = torch.arange(logits_BC.shape[1], device=logits_BC.device) < label_B[:, None]
+            rank_B = ((logits_BC > own_B1) | ((logits_BC == own_B1) & is_earlier_BC)).sum(dim=1)
+            num_images += len(label_B)
+            for num in num_hits:
+                num_hits[num] += int((rank_B < num).sum())
+    if not num_images:
+        raise UserError("no image to score can be decoded; look at the validation images")
+    return {f"top{num}": 100.0 * hits / num_images for num, hits in num_hits.items()}
+
+
+def _names(state: Fit) -> dict[str, nn.Parameter]:
+    trained = {id(parameter) for group in state.groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in state.model.named_parameters() if id(parameter) in trained}
+
+
+def _save(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
+    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
+    for name, parameter in _names(state).items():
+        if parameter in optimiser.state:
+            tensors[f"momentum.{name}"] = optimiser.state[parameter]["momentum_buffer"]
+    told = {"epochs_done": state.epochs_done, "history": state.history, "corrupt": sorted(state.corrupt)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_aside(path, serialised(cpu, {"state": json.dumps(told)}))
+
+
+def _load(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            told = json.loads(file.metadata()["state"])
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is no readable state of a fit ({error}); delete it to start that fit anew") from error
+    parts = {part: _part(tensors, f"{part}.") for part in ("model", "kept", "momentum")}
+    state.model.load_state_dict(parts["model"])
+    for name, value in parts["kept"].items():
+        state.kept[name].copy_(value)
+    for name, parameter in _names(state).items():
+        if name in parts["momentum"]:
+            optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name].to(parameter.device)
+    state.epochs_done, state.history, state.corrupt = told["epochs_done"], told["history"], set(told["corrupt"])
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def on_device(
+    batches: Iterable[tuple[np.ndarray, np.ndarray]], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Turn pairs of arrays, features of any format and classes, into float32 and int64 tensors."""
+    for feature_BD, label_B in batches:
+        yield torch.from_numpy(feature_BD).to(device).float(), torch.from_numpy(label_B).to(device)

@@ -1,1 +1,0 @@
-"""A page about a store: all its rows, browsed in a browser."""
