@@ -29,7 +29,9 @@ def features(image_HWC: np.ndarray, sigma_px: float, sigma_rgb: float | None) ->
 def elevate(feature: list[float]) -> list[np.float32]:
     """A feature as a point of the hyperplane of one more coordinate (p. 5 of Adams et al. 2010)."""
     d = len(feature)
-    scales = [np.float32(math.sqrt(2 / 3) * (d + 1) / math.sqrt((i + 1) * (i + 2))) for i in range(d)]
+    # The C++ holds the deviation in single precision before it divides by the roots.
+    deviation = float(np.float32(math.sqrt(2 / 3) * (d + 1)))
+    scales = [np.float32(deviation / math.sqrt((i + 1) * (i + 2))) for i in range(d)]
     scaled = [np.float32(f) * scale for f, scale in zip(feature, scales, strict=True)]
     sums = [np.float32(0)]
     for value in reversed(scaled):

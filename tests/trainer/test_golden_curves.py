@@ -22,8 +22,7 @@ def test_every_curve_is_there() -> None:
     assert {name: len(golden(name)) for name in CURVES} == dict.fromkeys(CURVES, NUM_STEPS)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["moco-swaps", "byol-random"])
+@pytest.mark.parametrize("name", CURVES)
 def test_first_steps_stay(name: str) -> None:
     assert curve(name, _NUM_FIRST) == pytest.approx(golden(name)[:_NUM_FIRST], rel=_FIRST_TOLERANCE)
 
