@@ -17,9 +17,8 @@ from backdrop.pipeline.views import dense_form, device_crops, row_form
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.pipeline.views.view_work import ViewWork, mean_std, view_works
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 # How the work is put: on the drawn rows alone; on all rows, shapes fixed; the same through torch.compile.
 FORMS = ("rows", "dense", "compiled")
 

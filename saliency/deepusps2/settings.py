@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
 from backdrop.saliency.networks.drn import STRIDE_PX, TABLES
-from backdrop.saliency.networks.preprocessing import IMAGENET_MEAN_RGB, IMAGENET_STD_RGB
 from backdrop.setting_overrides import split_override, with_override
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class DeepUspsSettings:
     # images and maps are squashed to squares of this side (code)
     max_images: int | None = None
     # train on a random subset of this size; None = all
-    mean_RGB: tuple[float, float, float] = IMAGENET_MEAN_RGB
+    mean_RGB: tuple[float, float, float] = IMAGENET_MEAN
     # those of the backbone's pretraining; DeepUSPS does not publish its own
-    std_RGB: tuple[float, float, float] = IMAGENET_STD_RGB
+    std_RGB: tuple[float, float, float] = IMAGENET_STD
     # likewise
     head_init_std: float = 1.0
     # of the 1x1 convolution (code: sqrt(2 / (k k out)) = 1 for k = 1, out = 2)

@@ -3,9 +3,6 @@
 import cv2
 import numpy as np
 
-IMAGENET_MEAN_RGB = (0.485, 0.456, 0.406)
-IMAGENET_STD_RGB = (0.229, 0.224, 0.225)
-
 
 def squash(image_HWC: np.ndarray, side_px: int) -> np.ndarray:
     """Resize to a square, bicubic, the aspect ratio not kept (as DeepUSPS does): uint8 (side_px, side_px, 3).

@@ -56,6 +56,28 @@ def tiled_background(image_HWC: np.ndarray, mask_HW: np.ndarray) -> np.ndarray:
     return filled_HWC
 
 
-def has_strip(mask_HW: np.ndarray) -> bool:
-    """Whether there is background beside the box of a mask's foreground, to fill it from."""
-    return largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
+def can_be_tiled(mask_HW: np.ndarray) -> bool:
+    """Whether a mask has foreground, and background beside its box to fill it from: all variants can be made."""
+    return bool(mask_HW.any()) and largest_strip(strips_beside(bounding_box(mask_HW), *mask_HW.shape), 1) is not None
+
+
+def choose_donor(rng: np.random.Generator, variant: str, row: int, class_N: np.ndarray, num_classes: int) -> int | None:
+    """Choose the image whose background a mixed variant takes.
+
+    Args:
+        rng: where the choice comes from.
+        variant: one of `NAMES`; mixed_same stays in the image's class, mixed_next takes the one after it, every other
+            draws a class.
+        row: the image's.
+        class_N: int, class of every image, 0 .. num_classes - 1.
+        num_classes: some may have no image.
+
+    Returns:
+        another row; None where the class has no other.
+    """
+    own = int(class_N[row])
+    drawn = int(rng.integers(num_classes))
+    chosen = {"mixed_same": own, "mixed_next": (own + 1) % num_classes}.get(variant, drawn)
+    rows = np.flatnonzero(class_N == chosen)
+    others = rows[rows != row]
+    return int(rng.choice(others)) if others.size else None

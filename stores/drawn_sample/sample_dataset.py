@@ -28,7 +28,7 @@ from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
 from backdrop.stores.drawn_sample import background_variants
-from backdrop.stores.drawn_sample.background_variants import make_variant, tiled_background
+from backdrop.stores.drawn_sample.background_variants import choose_donor, make_variant, tiled_background
 from backdrop.stores.drawn_sample.drawing import BACKGROUNDS, CLASSES, draw
 from backdrop.stores.format.provenance import canonical_json
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb, encode_jpeg
@@ -129,24 +129,15 @@ def _variants(root: Path, settings: SampleSettings, number: int) -> dict[str, np
     made = {}
     for code, name in enumerate(background_variants.NAMES):
         rng = np.random.default_rng([settings.seed, len(SPLITS) + code, number])
-        donor = _donor(rng, name, number, settings.num_val)
+        donor = choose_donor(rng, name, number, np.arange(settings.num_val) % len(CLASSES), len(CLASSES))
+        if donor is None:
+            donor = (number + 1) % settings.num_val
         made[name] = make_variant(name, image_HWC, mask_HW, partial(_lent_background, root, donor))
     return made
 
 
 def _lent_background(root: Path, number: int) -> np.ndarray:
     return tiled_background(*_read_val(root, number))
-
-
-def _donor(rng: np.random.Generator, variant: str, number: int, num_val: int) -> int:
-    """The picture of val whose background a mixed variant takes; never the picture itself."""
-    num_classes = len(CLASSES)
-    class_number = {
-        "mixed_same": number % num_classes,
-        "mixed_next": (number + 1) % num_classes,
-    }.get(variant, int(rng.integers(num_classes)))
-    candidates = [other for other in range(class_number, num_val, num_classes) if other != number]
-    return int(rng.choice(candidates)) if candidates else (number + 1) % num_val
 
 
 def _read_val(root: Path, number: int) -> tuple[np.ndarray, np.ndarray]:

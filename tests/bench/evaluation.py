@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.data.images import resize_and_crop, standard
 from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.indexes.imagenet_classes import WNIDS
 from backdrop.trainer.evaluation.harness.subject import Subject, weights_digest
 from backdrop.trainer.parts.backbones import Backbone

@@ -9,8 +9,9 @@ import torch
 from backdrop.errors import UserError
 from backdrop.pipeline.views import photometric
 from backdrop.pipeline.views.batch import Batch, ViewBatch
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage
+from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, Background, View, ViewPlan
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 SIZE = 12
 B = 5

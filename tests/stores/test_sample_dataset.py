@@ -13,7 +13,7 @@ import pytest
 
 import backdrop.stores.drawn_sample.sample_dataset
 from backdrop.errors import UserError
-from backdrop.stores.drawn_sample.background_variants import NAMES
+from backdrop.stores.drawn_sample.background_variants import NAMES, choose_donor
 from backdrop.stores.drawn_sample.sample_dataset import SampleSettings, draw_if_absent, draw_picture, picture_key
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb
 from backdrop.stores.indexes.dataset_index import open_index
@@ -147,3 +147,21 @@ def test_two_processes_may_draw_at_once(root: Path, tmp_path: Path) -> None:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert tree(tmp_path / "sample") == tree(root)
+
+
+def test_a_donor_is_another_image_of_the_class_that_the_variant_names() -> None:
+    class_N = np.array([0, 1, 0, 2, 1, 0])
+    for row, own in enumerate(class_N):
+        for seed in range(20):
+            of_variant = {
+                variant: choose_donor(np.random.default_rng(seed), variant, row, class_N, 3)
+                for variant in ("mixed_same", "mixed_next", "mixed_rand")
+            }
+            assert row not in of_variant.values()
+            if own == 2:
+                assert of_variant["mixed_same"] is None  # alone in its class
+            else:
+                assert class_N[of_variant["mixed_same"]] == own
+            assert class_N[of_variant["mixed_next"]] == (own + 1) % 3
+    drawn = [choose_donor(np.random.default_rng(seed), "mixed_rand", 0, class_N, 3) for seed in range(50)]
+    assert {class_N[row] for row in drawn} == {0, 1, 2}

@@ -18,7 +18,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_s
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.settings import choose_settings
 from backdrop.stores.drawn_sample import background_variants
-from backdrop.stores.drawn_sample.background_variants import has_strip, make_variant, tiled_background
+from backdrop.stores.drawn_sample.background_variants import can_be_tiled, choose_donor, make_variant, tiled_background
 from backdrop.stores.drawn_sample.sample_dataset import VARIANT_QUALITY, SampleSettings, draw_if_absent
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb, encode_jpeg
@@ -110,13 +110,15 @@ def _make_variants(root: Path, held_out: dict[str, list[str]]) -> None:
         (number, stem): pair
         for number, name in enumerate(names)
         for stem in held_out[name]
-        if _can_be_tiled((pair := _read(root, name, stem))[1])
+        if can_be_tiled((pair := _read(root, name, stem))[1])
     }
+    lenders = list(pairs.values())
+    class_N = np.array([number for number, _ in pairs])
     for row, ((number, stem), (image_HWC, mask_HW)) in enumerate(pairs.items()):
         for code, variant in enumerate(background_variants.NAMES):
             rng = np.random.default_rng([code, row])
-            donor = _donor(rng, list(pairs), (number, stem), variant, len(names))
-            lent = partial(_lent, pairs[donor], image_HWC.shape[:2])
+            donor = _donor(rng, variant, row, class_N, len(names))
+            lent = partial(_lent, lenders[donor], image_HWC.shape[:2])
             made_HWC = make_variant(variant, image_HWC, mask_HW, lent)
             file = root / "variants" / variant / names[number] / f"{stem}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -129,19 +131,10 @@ def _read(root: Path, name: str, stem: str) -> tuple[np.ndarray, np.ndarray]:
     return image_HWC, (mask_HW > 127).astype(np.uint8)
 
 
-def _can_be_tiled(mask_HW: np.ndarray) -> bool:
-    """Whether there is a foreground, and beside its box a strip to tile from."""
-    return bool(mask_HW.any()) and has_strip(mask_HW)
-
-
-def _donor(
-    rng: np.random.Generator, pairs: list[tuple[int, str]], own: tuple[int, str], variant: str, num_classes: int
-) -> tuple[int, str]:
-    """Whose background a mixed variant takes; never the image's own."""
-    wanted = {"mixed_same": own[0], "mixed_next": (own[0] + 1) % num_classes}
-    number = wanted.get(variant, int(rng.integers(num_classes)))
-    others = [pair for pair in pairs if pair[0] == number and pair != own] or [pair for pair in pairs if pair != own]
-    return others[int(rng.integers(len(others)))]
+def _donor(rng: np.random.Generator, variant: str, row: int, class_N: np.ndarray, num_classes: int) -> int:
+    """Whose background a mixed variant takes; any other image's where the class wanted has none."""
+    donor = choose_donor(rng, variant, row, class_N, num_classes)
+    return int(rng.choice(np.delete(np.arange(len(class_N)), row))) if donor is None else donor
 
 
 def _lent(pair: tuple[np.ndarray, np.ndarray], shape: tuple[int, int]) -> np.ndarray:

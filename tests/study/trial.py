@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
@@ -94,7 +95,7 @@ def scores_of(run: Path, root: Path) -> dict[str, float]:
 def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> dict[str, knn.Features]:
     """Unit-length features of train, val and the variants."""
     places = {"train": root / "train", "val": root / "val"}
-    places |= {name: root / "variants" / name for name in knn.VARIANTS}
+    places |= {name: root / "variants" / name for name in background_variants.NAMES}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     digest = weights_digest(backbone, None)
     found = {}

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from backdrop.errors import UserError
+from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.trainer.evaluation import imagenet_9, mask_quality
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
@@ -36,7 +37,7 @@ CLASS_OF_FOLDER = {
     "08_fish": 391,
 }
 # How many of the nine images of each variant are painted with their own group's class; the first is the dog's.
-NUM_RIGHT = dict(zip(imagenet_9.VARIANTS, (9, 8, 7, 6, 3, 2, 1, 0), strict=True))
+NUM_RIGHT = dict(zip(background_variants.NAMES, (9, 8, 7, 6, 3, 2, 1, 0), strict=True))
 
 
 def score(root: Path, data: Path | None = None, **options: object) -> Result:

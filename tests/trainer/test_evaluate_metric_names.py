@@ -2,12 +2,13 @@
 
 import pytest
 
-from backdrop.trainer.evaluation import imagenet_9, imagenet_c
+from backdrop.stores.drawn_sample import background_variants
+from backdrop.trainer.evaluation import imagenet_c
 from backdrop.trainer.evaluation.harness.paper_numbers import paper_numbers
 from backdrop.trainer.run.loop import resolve_settings
 
 OF_SETS = {
-    "imagenet-9": {*imagenet_9.VARIANTS, "bg_gap"},
+    "imagenet-9": {*background_variants.NAMES, "bg_gap"},
     "imagenet-c": set(imagenet_c.CATEGORIES),
     "imagenet-v2": {"matched_frequency", "threshold_0.7", "top_images"},
     "real": {"real_top1"},
@@ -22,7 +23,7 @@ OF_CAST = {
     "linear": {"top1"},
     "voc-detection": {"ap50", "ap", "ap75"},
     "coco-segmentation": {f"{kind}_{name}" for kind in ("box", "mask") for name in ("ap50", "ap", "ap75")},
-    "imagenet-9": set(imagenet_9.VARIANTS),
+    "imagenet-9": set(background_variants.NAMES),
     "grounding": {"mean_iou"},
 }
 

@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.models import resnet50
 
-from backdrop.trainer.evaluation import coco_segmentation, imagenet_9
+from backdrop.stores.drawn_sample import background_variants
+from backdrop.trainer.evaluation import coco_segmentation
 from backdrop.trainer.evaluation.detection.images import outlines_as_masks
 from tests.cli.test_real_chain import run
 
@@ -82,7 +83,7 @@ def test_random_weights_go_through_everything(data: Path, weights: Path, tmp_pat
     scenes = tmp_path / "scenes"
     link_scenes(data / "scenes-with-masks", scenes, every=40)
     nine = evaluate(tmp_path, "imagenet-9", *to, scenes, *settings(masks=data / "scenes-with-masks" / "masks"))
-    assert set(nine["scores"]) == {*imagenet_9.VARIANTS, "bg_gap"}
+    assert set(nine["scores"]) == {*background_variants.NAMES, "bg_gap"}
     assert all(0 <= value <= 60 for name, value in nine["scores"].items() if name != "bg_gap")
     knn = evaluate(tmp_path, "knn", *to, data / "imagenet")
     assert knn["facts"]["train images"] == {"seen": 800, "expected": 1_281_167}

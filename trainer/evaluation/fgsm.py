@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import ImageBatch, standard
 from backdrop.trainer.evaluation.data.projections import top_classes

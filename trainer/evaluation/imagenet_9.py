@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.errors import UserError
-from backdrop.stores.drawn_sample.background_variants import NAMES
+from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import sha256
 from backdrop.trainer.evaluation.data.class_lists import IN9_NAMES, NONE, in9_of_class
 from backdrop.trainer.evaluation.data.images import Images, Transform, as_published, class_folders
@@ -28,7 +28,6 @@ DATA = "bg_challenge"
 LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or the folder that holds it"
 SOURCE = "github.com/MadryLab/backgrounds_challenge (backgrounds_challenge_data.tar.gz)"
 NUM_IMAGES, NUM_PER_CLASS = 4_050, 450
-VARIANTS = NAMES
 PROJECTION = "best of 1,000 classes to its group or none"
 GROUP_OF_FOLDER = {f"{number:02d}_{name}": number for number, name in enumerate(IN9_NAMES)}
 # Of a network with nine outputs trained on ImageNet-9: the normalisation that its authors use.
@@ -88,14 +87,19 @@ def _variants(
         return
     result.facts["release"] = "bg_challenge"
     root = next(
-        (root for root in (data, data / "bg_challenge") if any((root / name).is_dir() for name in VARIANTS)), None
+        (
+            root
+            for root in (data, data / "bg_challenge")
+            if any((root / name).is_dir() for name in background_variants.NAMES)
+        ),
+        None,
     )
     if root is None:
         raise UserError(f"{data} has none of the variants. Expected: {LAYOUT}")
-    missing = [name for name in VARIANTS if not (root / name).is_dir()]
+    missing = [name for name in background_variants.NAMES if not (root / name).is_dir()]
     if missing:
         result.problems.append(f"variants that are not there: {', '.join(missing)}")
-    for name in VARIANTS:
+    for name in background_variants.NAMES:
         if name not in missing:
             yield name, _open_variant(root / name, name, result)
 

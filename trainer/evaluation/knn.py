@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
+from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
 from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, release_of
@@ -59,7 +60,6 @@ class Options:
     dtype: str = "float16"
 
 
-VARIANTS = ("original", "only_fg", "no_fg", "mixed_same", "mixed_rand", "mixed_next", "only_bg_b", "only_bg_t")
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
 MAX_NAMED_CORRUPT = 20
 # Images compared at once: similarities of a chunk of each take 32 MB, and three times that to sort them.
@@ -261,7 +261,7 @@ def extract(
     found = features_of(
         lambda image_BCHW: nn.functional.normalize(backbone(image_BCHW).float(), dim=1),
         FilePixels(index.root, tuple(index.keys)),
-        fixed(as_published(size_px) if name in VARIANTS else standard(size_px)),
+        fixed(as_published(size_px) if name in background_variants.NAMES else standard(size_px)),
         folder=folder,
         name=f"knn-{name}",
         identity=(weights_sha256, "unit length"),
@@ -356,7 +356,7 @@ def nearest(similarity_MN: Tensor, k: int) -> Tensor:
 def _variants(root: Path) -> dict[str, DatasetIndex]:
     """Return the variants found below root/variants, each with or without a val/ folder of its own."""
     found = {}
-    for name in VARIANTS:
+    for name in background_variants.NAMES:
         folder = root / "variants" / name
         if folder.is_dir():
             found[name] = open_class_folders(folder / "val" if (folder / "val").is_dir() else folder)
@@ -369,7 +369,7 @@ def _metrics(
     results = []
     for prefix, (top1, top5) in zip(("", *(f"k{k}_" for k in other_k)), accuracies["val"], strict=True):
         results += [(f"{prefix}top1", top1), (f"{prefix}top5", top5)][: 2 if num_classes >= 5 else 1]
-    results += [(f"{name}_top1", accuracies[name][0][0]) for name in VARIANTS if name in accuracies]
+    results += [(f"{name}_top1", accuracies[name][0][0]) for name in background_variants.NAMES if name in accuracies]
     if "mixed_same" in accuracies and "mixed_rand" in accuracies:
         results.append(("bg_gap", accuracies["mixed_same"][0][0] - accuracies["mixed_rand"][0][0]))
     return results

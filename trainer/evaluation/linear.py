@@ -23,7 +23,7 @@ from torch import nn
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
-from backdrop.pipeline.views.device_stage import IMAGENET_STD
+from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
 from backdrop.trainer.evaluation.data.images import standard
 from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_crop

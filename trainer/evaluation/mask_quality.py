@@ -18,7 +18,7 @@ import torch
 from backdrop.errors import UserError
 from backdrop.pipeline.views.mask_perturbation import parameters, perturb
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
-from backdrop.stores.drawn_sample.background_variants import NAMES, has_strip
+from backdrop.stores.drawn_sample.background_variants import NAMES, can_be_tiled
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
 from backdrop.trainer.evaluation.data.images import as_published
 from backdrop.trainer.evaluation.data.in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
@@ -61,7 +61,7 @@ class SpoiltVariant(Variant):
         """The centre of an image and of its spoilt mask; of the mask as given where no variant could be made of it."""
         image_HWC, mask_HW = super().cut(row)
         spoilt_HW = spoilt(mask_HW, self.kind, self.strength, (self.seed, row))
-        is_possible = self.variant != "only_bg_t" or has_strip(spoilt_HW)
+        is_possible = self.variant != "only_bg_t" or can_be_tiled(spoilt_HW)
         return image_HWC, spoilt_HW if is_possible else mask_HW
 
     def stamp(self, row: int) -> tuple[int, ...]:

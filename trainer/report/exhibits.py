@@ -17,12 +17,13 @@ from backdrop.pipeline.beton.writer import read_blob, read_records
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.compositing import negative_sources
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD, DeviceStage, Views
+from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.stores.format.mask_codec import unpack_rows
 from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.pages import pictures
 from backdrop.trainer import cast
 

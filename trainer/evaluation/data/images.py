@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 
 from backdrop.errors import ImageError, UserError
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.progress import stage_bar
 from backdrop.stores.images.image_codec import decode_rgb
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 

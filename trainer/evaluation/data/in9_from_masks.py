@@ -14,7 +14,13 @@ from PIL import Image
 
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar
-from backdrop.stores.drawn_sample.background_variants import NAMES, has_strip, make_variant, tiled_background
+from backdrop.stores.drawn_sample.background_variants import (
+    NAMES,
+    can_be_tiled,
+    choose_donor,
+    make_variant,
+    tiled_background,
+)
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.trainer.evaluation.data.class_lists import NONE
 from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES, Images, Transform, resize_and_crop, wnid_folders
@@ -50,14 +56,10 @@ class Variant(Images):
 
     def donor(self, row: int) -> int:
         """The row whose background a mixed variant takes: another one where the class has another."""
-        groups = np.unique(self.label_N)
-        own = int(np.searchsorted(groups, self.label_N[row]))
+        groups, group_N = np.unique(self.label_N, return_inverse=True)
         rng = np.random.default_rng([self.seed, NAMES.index(self.variant), row])
-        chosen = {"mixed_same": own, "mixed_next": (own + 1) % len(groups)}
-        group = groups[chosen.get(self.variant, int(rng.integers(len(groups))))]
-        rows = np.flatnonzero(self.label_N == group)
-        others = rows[rows != row]
-        return int(rng.choice(others)) if others.size else row
+        other = choose_donor(rng, self.variant, row, group_N, len(groups))
+        return row if other is None else other
 
     def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """The centre of an image, uint8 (224, 224, 3), and of its mask, (224, 224). Raises: ImageError."""
@@ -117,9 +119,7 @@ def _is_usable(images: Variant, row: int, result: Result) -> bool:
     except (ImageError, FileNotFoundError) as error:
         result.problems.append(f"{images.keys[row]}: {MASK_FAULT} ({error}): left out")
         return False
-    if not mask_HW.any():
-        return False
-    return has_strip(mask_HW)
+    return can_be_tiled(mask_HW)
 
 
 def _labelled_images(data: Path, group_C: np.ndarray) -> Images:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.views import crops, random_streams
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.stores.images.image_codec import decode_rgb, sha256
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation.data.images import PreparedBatch, Transform, prepared_batches
 
 

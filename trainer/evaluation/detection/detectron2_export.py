@@ -25,7 +25,7 @@ from torch import Tensor
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation import coco_segmentation, voc_detection
 from backdrop.trainer.evaluation.harness.weights import load_network
 from backdrop.trainer.parts.backbones import Backbone

@@ -33,7 +33,7 @@ from torchvision.ops import roi_align
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelMaxPool
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.device_stage import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.parts.backbones import Backbone
 
 FORMS = ("c4", "fpn")
