@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from backdrop.errors import UserError
+from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,10 @@ def lr_fraction(settings: Settings, step: int, steps_per_epoch: int, epochs: int
     """
     epoch = step / steps_per_epoch
     if epoch < settings.warmup_epochs:
-        start = settings.warmup_start_fraction
-        return start + (1.0 - start) * epoch / settings.warmup_epochs
+        return linear_warmup(epoch, settings.warmup_epochs, settings.warmup_start_fraction)
     if settings.tenth_at_epochs:
-        return 0.1 ** sum(epoch >= fall for fall in settings.tenth_at_epochs)
+        return 0.1 ** num_passed(epoch, settings.tenth_at_epochs)
     if settings.is_per_epoch:
         epoch = max(math.floor(epoch), settings.warmup_epochs)
     progress = (epoch - settings.warmup_epochs) / (epochs - settings.warmup_epochs)
-    final = settings.final_fraction
-    return final + (1.0 - final) * (1.0 + math.cos(math.pi * progress)) / 2.0
+    return half_cosine(progress, settings.final_fraction)

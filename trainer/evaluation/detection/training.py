@@ -40,6 +40,7 @@ from backdrop.trainer.evaluation.detection.images import (
 from backdrop.trainer.evaluation.detection.model import Detector, Target, build_detector, paste_masks
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.parts.learning_rates import linear_warmup, num_passed
 
 _AHEAD = 2  # batches that are prepared while one is computed on
 _CHECKPOINT_FORMAT = "backdrop detection 1"
@@ -76,11 +77,10 @@ class Schedule:
         assert self.lr is not None
         assert self.warmup_iterations is not None
         assert self.warmup_start_fraction is not None
-        rate = self.lr * 0.1 ** sum(iteration >= fall for fall in self.tenth_at)
+        rate = self.lr * 0.1 ** num_passed(iteration, self.tenth_at)
         if iteration >= self.warmup_iterations:
             return rate
-        done = iteration / self.warmup_iterations
-        return rate * (self.warmup_start_fraction * (1 - done) + done)
+        return rate * linear_warmup(iteration, self.warmup_iterations, self.warmup_start_fraction)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.views.random_streams import row_order
+from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
 
 # What a pass over images gives: features (B, D) and classes (B,), on the device.
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -72,11 +73,10 @@ def lr_fraction(schedule: Schedule, epoch: float) -> float:
     Args: epoch: epochs done, with the fraction of the present one.
     """
     if epoch < schedule.warmup_epochs:
-        return epoch / schedule.warmup_epochs
+        return linear_warmup(epoch, schedule.warmup_epochs)
     if schedule.step_epochs:
-        passed = sum(epoch >= step for step in schedule.step_epochs)
-        return ([1.0, *schedule.step_fractions])[passed]
-    return (1 + math.cos(math.pi * (epoch - schedule.warmup_epochs) / (schedule.epochs - schedule.warmup_epochs))) / 2
+        return ([1.0, *schedule.step_fractions])[num_passed(epoch, schedule.step_epochs)]
+    return half_cosine((epoch - schedule.warmup_epochs) / (schedule.epochs - schedule.warmup_epochs))
 
 
 def split(rows: np.ndarray, size: int) -> list[np.ndarray]:
