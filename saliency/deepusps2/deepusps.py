@@ -19,7 +19,6 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from backdrop.durable_files import write_aside
@@ -37,6 +36,7 @@ from backdrop.saliency.detectors.drn_detector import DetectorDescription, DrnDet
 from backdrop.saliency.networks.drn import Drn, DrnSegmenter
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.stores.indexes.dataset_index import DatasetIndex
+from backdrop.tensor_files import read_tensors
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 SETTINGS_FILE = "settings.json"
@@ -194,12 +194,8 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
         path = path / BACKBONE_FILE
         if not path.is_file():
             raise UserError(f"{path.parent} holds no {BACKBONE_FILE}: give the folder of a finished `pretrain` run")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            trained = (file.metadata() or {}).get("backbone", "a network of another shape")
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"backbone weights {path} cannot be read ({error}): give a safetensors file") from error
+    tensors, texts = read_tensors(path, "give backbone weights in one")
+    trained = texts.get("backbone", "a network of another shape")
     with torch.device("meta"):
         expected = Drn(architecture).state_dict()
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: t.shape for name, t in expected.items()}:

@@ -1,7 +1,4 @@
-"""Where a detector's training stands: one safetensors file, written aside and renamed, progress in its header.
-
-Tensors and progress share a file because two files cannot be replaced in one step.
-"""
+"""Where a detector's training stands: one safetensors file, progress in its header."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -9,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.tensor_files import named_below, read_tensors, write_tensors
 
 FILE = "state.safetensors"
+_BEGIN_AGAIN = "remove it to begin the training again; the classical maps are kept"
 
 
 @dataclass(kw_only=True)
@@ -39,7 +35,7 @@ def save_state(run: Path, progress: Progress, tensors: dict[str, Tensor]) -> Non
         progress: what has been done.
         tensors: of `training_tensors`, or none between two phases.
     """
-    write_aside(run / FILE, save(tensors, {"progress": json.dumps(asdict(progress))}))
+    write_tensors(run / FILE, tensors, {"progress": json.dumps(asdict(progress))})
 
 
 def load_state(run: Path) -> tuple[Progress, dict[str, Tensor]]:
@@ -53,14 +49,11 @@ def load_state(run: Path) -> tuple[Progress, dict[str, Tensor]]:
     """
     if not (run / FILE).is_file():
         return Progress(), {}
+    tensors, texts = read_tensors(run / FILE, _BEGIN_AGAIN)
     try:
-        with safe_open(run / FILE, framework="pt") as file:
-            progress = Progress(**json.loads(file.metadata()["progress"]))
-            return progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{run / FILE} is damaged ({error}): remove it to begin the training again; the classical maps are kept"
-        ) from error
+        return Progress(**json.loads(texts["progress"])), tensors
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{run / FILE} is no state of a detector's training ({error}); {_BEGIN_AGAIN}") from error
 
 
 def training_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -73,7 +66,7 @@ def training_tensors(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for number, entries in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": tensor for name, tensor in entries.items()}
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return tensors
 
 
 def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -84,10 +77,9 @@ def restore(model: nn.Module, optimiser: torch.optim.Optimizer, tensors: dict[st
         optimiser: fresh, of its parameters.
         tensors: as `training_tensors` gave them.
     """
-    model.load_state_dict({name[6:]: tensor for name, tensor in tensors.items() if name.startswith("model.")})
+    model.load_state_dict(named_below(tensors, "model."))
     state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimiser."):
-            _, number, entry = name.split(".", 2)
-            state.setdefault(int(number), {})[entry] = tensor
+    for name, tensor in named_below(tensors, "optimiser.").items():
+        number, entry = name.split(".", 1)
+        state.setdefault(int(number), {})[entry] = tensor
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

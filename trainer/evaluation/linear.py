@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import save as serialised
 from torch import nn
 
 from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
+from backdrop.tensor_files import write_tensors
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
 from backdrop.trainer.evaluation.data.images import standard
 from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_crop
@@ -270,6 +269,5 @@ def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, told: dict[str
     tensors = {**backbone.state_dict(), **{f"fc.{name}": value for name, value in head.state_dict().items()}}
     path = folder / PROBE_FILE
     with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_aside(path, serialised({name: value.cpu().contiguous() for name, value in tensors.items()}, told))
+        write_tensors(path, tensors, told)
     return path

@@ -11,20 +11,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save as serialised
 from torch import nn
 
-from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.parts.backbones import Backbone, build_backbone
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
 from backdrop.trainer.parts.key_queue import load_whole_state, whole_state
+from backdrop.trainer.parts.momenta import momenta, restore_momenta
 from backdrop.trainer.run import run_folder
 
 _NAME = re.compile(r"step-(\d{8})\.safetensors")
 _BACKBONE = "backbone."
+_GO_ON = "delete it to go on from the checkpoint before"
 BACKBONE_FILE = "backbone.safetensors"
 
 
@@ -46,14 +46,14 @@ def save(
     """
     path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
     tensors = {f"method.{name}": tensor for name, tensor in whole_state(method).items()}
-    tensors |= {f"momentum.{name}": tensor for name, tensor in _momenta(method, optimiser).items()}
+    tensors |= {f"momentum.{name}": tensor for name, tensor in momenta(method, optimiser).items()}
     _check_finite(tensors, step)
     if rank() != 0:
         return path
     state: dict[str, Any] = {"step": step, "method_class": type(method).__module__, "processes": num_processes()}
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
-    _write(path, tensors, {"state": json.dumps(state)})
+    write_tensors(path, tensors, {"state": json.dumps(state)})
     for old in _files(folder)[:-keep]:
         if not keep_every_steps or step_of(old) % keep_every_steps:
             old.unlink()
@@ -86,22 +86,15 @@ def load(
     Returns: steps done. Raises: UserError: the file is damaged, is another method's, or was written by another number
     of processes and that was not allowed.
     """
-    tensors, metadata = _read(path)
-    parts: dict[str, dict[str, torch.Tensor]] = {"method": {}, "momentum": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts.setdefault(part, {})[rest] = tensor
+    tensors, metadata = read_tensors(path, _GO_ON)
     state = _state(path, metadata)
     if not processes_may_change:
         _check_processes(path, state.get("processes", 1))
     try:
-        load_whole_state(method, parts["method"])
+        load_whole_state(method, named_below(tensors, "method."))
     except RuntimeError as error:
         raise UserError(f"checkpoint {path} does not fit this run's settings: {error}") from error
-    weights = dict(method.named_parameters())
-    for name, momentum in parts["momentum"].items():
-        buffer = torch.empty_like(weights[name]).copy_(momentum)
-        optimiser.state[weights[name]]["momentum_buffer"] = buffer
+    restore_momenta(method, optimiser, named_below(tensors, "momentum."))
     if scaler is not None and "scaler" in state:
         scaler.load_state_dict(state["scaler"])
     return int(state["step"])
@@ -110,7 +103,7 @@ def load(
 def save_backbone(folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool) -> Path:
     """Write the trained backbone alone, for `load_backbone` and, under torchvision's names, for anyone else."""
     path = folder / BACKBONE_FILE
-    _write(path, backbone.state_dict(), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)})
+    write_tensors(path, backbone.state_dict(), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)})
     return path
 
 
@@ -124,7 +117,7 @@ def load_backbone(run_or_weights: Path) -> Backbone:
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a .safetensors file")
     if path.is_file():
-        tensors, metadata = _read(path)
+        tensors, metadata = read_tensors(path, _GO_ON)
         if "backbone" not in metadata:
             raise UserError(f"{path} does not say which backbone it holds; give a run's {BACKBONE_FILE} or its folder")
         name, cifar_stem = metadata["backbone"], json.loads(metadata["cifar_stem"])
@@ -133,9 +126,8 @@ def load_backbone(run_or_weights: Path) -> Backbone:
         checkpoint = latest(path)
         if checkpoint is None:
             raise UserError(f"run {path} has no checkpoint yet; train it first, or go on with pretrain --resume")
-        state, _ = _read(checkpoint)
-        prefix = f"method.{_BACKBONE}"
-        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        state, _ = read_tensors(checkpoint, _GO_ON)
+        tensors = named_below(state, f"method.{_BACKBONE}")
         name, cifar_stem = settings.backbone, settings.cifar_stem
     return _filled_backbone(path, name, cifar_stem, tensors)
 
@@ -178,33 +170,5 @@ def _check_finite(tensors: dict[str, torch.Tensor], step: int) -> None:
         )
 
 
-def _momenta(method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return the optimiser's buffers by their parameter's name."""
-    return {
-        name: optimiser.state[parameter]["momentum_buffer"]
-        for name, parameter in method.named_parameters()
-        if optimiser.state.get(parameter, {}).get("momentum_buffer") is not None
-    }
-
-
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in (folder / "checkpoints").glob("step-*.safetensors") if _NAME.fullmatch(path.name))
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write a checkpoint; it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Through memory, not with `save_file`: a full disk is then an OSError like any other, which says so to the user.
-    write_aside(
-        path, serialised({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-    )
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is no readable safetensors file ({error}); delete it to go on from the checkpoint before"
-        ) from error

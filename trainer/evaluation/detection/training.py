@@ -17,16 +17,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import write_aside
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar
 from backdrop.stores.images.image_codec import sha256
+from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.evaluation.detection.images import (
     LabelledImage,
     Sizes,
@@ -41,6 +39,7 @@ from backdrop.trainer.evaluation.detection.model import Detector, Target, build_
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.parts.learning_rates import linear_warmup, num_passed
+from backdrop.trainer.parts.momenta import momenta, restore_momenta
 
 _AHEAD = 2  # batches that are prepared while one is computed on
 _CHECKPOINT_FORMAT = "backdrop detection 1"
@@ -367,29 +366,19 @@ def _digest(subject: Subject, images: Sequence[LabelledImage], job: Job) -> str:
 def _save(path: Path, detector: Detector, optimiser: torch.optim.Optimizer, progress: Progress) -> None:
     tensors = {f"model.{name}": value for name, value in detector.state_dict().items()}
     if not progress.is_finished:
-        for name, parameter in detector.named_parameters():
-            buffer = optimiser.state.get(parameter, {}).get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        tensors |= {f"momentum.{name}": value for name, value in momenta(detector, optimiser).items()}
     state = {"format": _CHECKPOINT_FORMAT, "progress": json.dumps(asdict(progress))}
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, serialised(whole, state))
+        write_tensors(path, tensors, state)
 
 
 def _load(path: Path, detector: Detector, optimiser: torch.optim.Optimizer) -> Progress:
+    tensors, state = read_tensors(path, "delete it to start anew")
+    if state.get("format") != _CHECKPOINT_FORMAT:
+        raise UserError(f"{path} is no checkpoint of a detector; delete it to start anew")
     try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = file.metadata() or {}
-        if state.get("format") != _CHECKPOINT_FORMAT:
-            raise UserError(f"{path} is no checkpoint of a detector; delete it to start anew")
-        own = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-        detector.load_state_dict(own)
-    except (safetensors.SafetensorError, OSError, RuntimeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); delete it to start anew") from error
-    for name, parameter in detector.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimiser.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"].to(parameter.device)
+        detector.load_state_dict(named_below(tensors, "model."))
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit this detector ({error}); delete it to start anew") from error
+    restore_momenta(detector, optimiser, named_below(tensors, "momentum."))
     return Progress(**json.loads(state["progress"]))

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
-from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.views.random_streams import row_order
+from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
+from backdrop.trainer.parts.momenta import momenta, restore_momenta
 
 # What a pass over images gives: features (B, D) and classes (B,), on the device.
 Batches = Iterable[tuple[Tensor, Tensor]]
+_START_ANEW = "delete it to start that fit anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,42 +223,25 @@ def score(model: nn.Module, batches: Batches) -> dict[str, float]:
     return {f"top{num}": 100.0 * hits / num_images for num, hits in num_hits.items()}
 
 
-def _names(state: Fit) -> dict[str, nn.Parameter]:
-    trained = {id(parameter) for group in state.groups for parameter in group["params"]}
-    return {name: parameter for name, parameter in state.model.named_parameters() if id(parameter) in trained}
-
-
 def _save(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
-    for name, parameter in _names(state).items():
-        if parameter in optimiser.state:
-            tensors[f"momentum.{name}"] = optimiser.state[parameter]["momentum_buffer"]
+    tensors |= {f"momentum.{name}": value for name, value in momenta(state.model, optimiser).items()}
     told = {"epochs_done": state.epochs_done, "history": state.history, "corrupt": sorted(state.corrupt)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cpu = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_aside(path, serialised(cpu, {"state": json.dumps(told)}))
+    write_tensors(path, tensors, {"state": json.dumps(told)})
 
 
 def _load(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
+    tensors, texts = read_tensors(path, _START_ANEW)
     try:
-        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            told = json.loads(file.metadata()["state"])
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no readable state of a fit ({error}); delete it to start that fit anew") from error
-    parts = {part: _part(tensors, f"{part}.") for part in ("model", "kept", "momentum")}
-    state.model.load_state_dict(parts["model"])
-    for name, value in parts["kept"].items():
+        told = json.loads(texts["state"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} is no state of a fit ({error!r}); {_START_ANEW}") from error
+    state.model.load_state_dict(named_below(tensors, "model."))
+    for name, value in named_below(tensors, "kept.").items():
         state.kept[name].copy_(value)
-    for name, parameter in _names(state).items():
-        if name in parts["momentum"]:
-            optimiser.state[parameter]["momentum_buffer"] = parts["momentum"][name].to(parameter.device)
+    restore_momenta(state.model, optimiser, named_below(tensors, "momentum."))
     state.epochs_done, state.history, state.corrupt = told["epochs_done"], told["history"], set(told["corrupt"])
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def on_device(
