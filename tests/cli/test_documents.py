@@ -29,7 +29,11 @@ from tests.pipeline import test_every_background as contract
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     path.relative_to(ROOT)
-    for pattern in ("*.md", "stores/*.md", "saliency/*.md", "pipeline/**/*.md", "trainer/**/*.md")
+    for pattern in (
+        "*.md",
+        "backdrop/*.md",
+        *(f"{floor}/**/*.md" for floor in ("stores", "saliency", "pipeline", "trainer", "tests")),
+    )
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"
 )

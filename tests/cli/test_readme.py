@@ -1,4 +1,4 @@
-"""Every command of the README runs, as written and in its order, on a small data set of the real layout."""
+"""Every command of the README and the pages about commands runs, as written and in order, on a small data set."""
 
 import re
 import shlex
@@ -19,8 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_RUN = ("make demo", "make test")
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+# In the order in which their commands build on each other.
+PAGES = (
+    "README.md",
+    "backdrop/COMMANDS.md",
+    "saliency/DETECTORS.md",
+    "stores/sharing/SHARING.md",
+    "pipeline/loader/LOADER.md",
+    "trainer/evaluation/SCORES.md",
+)
+
+
+def documented_commands() -> list[str]:
+    text = "\n".join((ROOT / page).read_text() for page in PAGES)
+    blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
     lines = [line.split("  #")[0].strip() for block in blocks for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith(("export", *NOT_RUN))]
 
@@ -68,14 +80,14 @@ def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("few_epochs")
-def test_readme_commands_run_as_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_commands_run_as_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BACKDROP_DATA", str(data))
-    commands = readme_commands()
-    assert len(commands) >= 10
+    commands = documented_commands()
+    assert len(commands) >= 20
     for command in commands:
         words = shlex.split(command.replace("$BACKDROP_DATA", str(data)))
-        assert words[:2] == ["python", "cli.py"], f"a README command that is none of ours: {command}"
+        assert words[:2] == ["python", "cli.py"], f"a documented command that is none of ours: {command}"
         # In this process: a dozen of them would spend most of a minute importing torch.
         result = CliRunner().invoke(cli.main, words[2:])
         assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"

@@ -138,9 +138,9 @@ def test_only_missing_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (Cell(data="scenes", method="byol", background="rm", min_foreground=0.05), 1) not in missing
 
 
-def test_readme_has_the_table_of_the_rows() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    assert table.markdown(table.read_rows(study.ROWS)) in readme, "python -m tests.study --plan prints it"
+def test_the_page_has_the_table_of_the_rows() -> None:
+    page = Path(study.__file__).with_name("STUDY.md").read_text()
+    assert table.markdown(table.read_rows(study.ROWS)) in page, "python -m tests.study --plan prints it"
 
 
 @pytest.fixture
