@@ -16,6 +16,7 @@ from backdrop.pipeline.views import backgrounds
 from backdrop.progress import QUIET_VARIABLE, is_quiet, note
 from backdrop.saliency import classical
 from backdrop.stores import engines
+from backdrop.stores.datasets import DATASETS, short_name
 from backdrop.trainer import evaluation, methods, recipes
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ARTIFACTS = Path("artifacts")
 DETECTOR_RUN = ARTIFACTS / "detector"
-DATASETS = ("imagenet", "coco", "folder", "sample")
 
 # Formats of masks alone: their file in stores/, and what takes the place of ".zarr" in the store's name.
 MASK_EXPORTS = {
@@ -155,6 +155,21 @@ class StoreOrUrl(click.ParamType):
         return value if "://" in str(value) else Path(value)
 
 
+class DatasetName(click.ParamType):
+    """A member of the data sets, with its argument where it takes one: list:FILE."""
+
+    name = "dataset"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Return the names, for --help."""
+        return f"[{'|'.join(DATASETS.names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Refuse what is none of them."""
+        DATASETS.load(value.partition(":")[0])
+        return value
+
+
 cache_option = click.option(
     "--cache",
     type=path_type,
@@ -210,7 +225,7 @@ def saliency_group() -> None:
 
 
 @saliency_group.command("train")
-@click.option("--dataset", default=None, help="Name of a data set: its images, no labels. Default: msra-b.")
+@click.option("--dataset", type=DatasetName(), default=None, help="A data set: its images, no labels. Default: msra-b.")
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @click.option("--root", type=path_type, default=None, help="Where --dataset lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
@@ -235,7 +250,8 @@ def saliency_train(
     """Train DeepUSPS2 without labels; the same command resumes. Several GPUs: torchrun --nproc-per-node N cli.py ..."""
     from backdrop.saliency.deepusps2.deepusps import default_preset, train
     from backdrop.saliency.deepusps2.settings import choose_settings
-    from backdrop.stores.indexes.dataset_index import open_index
+    from backdrop.stores.datasets import open_index
+    from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 
     if dataset and images:
         raise UserError("--dataset and --images were both given. Give one of them.")
@@ -246,6 +262,7 @@ def saliency_train(
         preset, why = default_preset()
         say_default("preset", preset, why)
     settings = choose_settings(preset, overrides, sources)
+    draw_at_first_use(dataset, root)
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     say_default("detector run", out, "use it with: build-store --detector")
     with disk_errors(out):
@@ -327,7 +344,7 @@ engine_option = click.option(
 
 
 @main.command("build-store")
-@click.option("--dataset", type=click.Choice(DATASETS), required=True)
+@click.option("--dataset", type=DatasetName(), required=True)
 @click.option("--root", type=path_type, default=None, help="Where the data set lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--split", default="train", show_default=True)
 @click.option("--detector", default=None, help=DETECTOR_HELP + " Default: artifacts/detector if there, else rbd.")
@@ -362,11 +379,13 @@ def build_store_command(
     from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
     from backdrop.pipeline.build.plan import plan_store
     from backdrop.pipeline.build.rethreshold import rethreshold_store
+    from backdrop.stores.datasets import open_index
+    from backdrop.stores.drawn_sample.first_use import draw_at_first_use
     from backdrop.stores.format.reader import open_store
-    from backdrop.stores.indexes.dataset_index import open_index
 
     if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
         raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
+    draw_at_first_use(dataset, root)
     index = open_index(dataset, root=root, split=split)
     if out is None:
         out = store_path_of(dataset, split)
@@ -401,7 +420,7 @@ def default_detector() -> str:
 
 def store_path_of(dataset: str, split: str) -> Path:
     """Return where the store of a data set's split lies unless --out or --store says otherwise."""
-    return ARTIFACTS / f"{dataset}-{split}.zarr"
+    return ARTIFACTS / f"{short_name(dataset)}-{split}.zarr"
 
 
 @main.group("store")
@@ -492,14 +511,14 @@ def store_recompute(
 ) -> None:
     """Build a new store with some rows computed anew and all others as they are; the same command resumes."""
     from backdrop.pipeline.build.recompute import parse_rows, recompute_store, rows_where
+    from backdrop.stores.datasets import reopen_index
     from backdrop.stores.format.reader import open_store
-    from backdrop.stores.indexes.dataset_index import open_index
 
     if (where is None) == (rows is None):
         raise UserError("give either --where CONDITION or --rows NUMBERS.")
     opened = open_store(store)
     chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
-    index = open_index(opened.dataset, root=root, split=opened.split)
+    index = reopen_index(opened, root)
     detector = detector or default_detector()
     summary = recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine)
     note_store(summary)
@@ -645,9 +664,9 @@ def store_export(
         written = cached_beton(opened, root)
     else:
         from backdrop.pipeline.beton.writer import export_beton
-        from backdrop.stores.indexes.dataset_index import open_index
+        from backdrop.stores.datasets import reopen_index
 
-        index = open_index(opened.dataset, root=root, split=opened.split)
+        index = reopen_index(opened, root)
         given = {} if max_side_px is None else {"max_side_px": max_side_px}
         written = export_beton(opened, index, out or opened.path.with_suffix(".beton"), **given)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")
@@ -662,7 +681,7 @@ def store_export(
 @click.option(
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
-@click.option("--dataset", type=click.Choice(DATASETS), default=None, help="What --store is of. Default: imagenet.")
+@click.option("--dataset", type=DatasetName(), default=None, help="What --store is of. Default: imagenet.")
 @click.option("--store", type=StoreOrUrl(), help="STORE.zarr, FILE.beton or a URL. Default: that of --dataset.")
 @cache_option
 @click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
@@ -721,7 +740,7 @@ def pretrain_command(
         "background": bg,
         "with_cast": with_cast,
         "store": store,
-        "dataset": dataset,
+        "dataset": dataset and dataset.partition(":")[0],  # what a store records of it
         "recipe": recipe,
         "overrides": [*([f"backbone={backbone}"] if backbone else []), *overrides],
         "cache": cache_folder(cache) if is_url else None,

@@ -14,7 +14,8 @@ from backdrop.saliency.binarise import binarise
 from backdrop.saliency.detectors.detector import open_detector
 from backdrop.saliency.detectors.find_maps import found_maps
 from backdrop.saliency.scoring.metrics import to_8_bit
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.datasets import open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 IDENTITY_FILE = "made-by.json"
 

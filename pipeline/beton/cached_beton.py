@@ -4,8 +4,8 @@ from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
 from backdrop.pipeline.beton.writer import BetonSettings, export_beton, is_written
+from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store
-from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.stores.sharing.store_cache import NEXT_STEP, locked
 
 
@@ -15,7 +15,7 @@ def cached_beton(store: Store, root: Path | None = None) -> Path:
     Of several processes one makes it, the others wait. When it is there, nothing is fetched and no image is looked at.
 
     Args: store: opened by `stores.sharing.store_cache.open_published`. root: folder of its data set, see `open_index`.
-    Raises: UserError as `open_index` and `export_beton`.
+    Raises: UserError as `reopen_index` and `export_beton`.
     """
     beton = store.path.with_suffix(".beton")
     settings = BetonSettings()
@@ -23,5 +23,5 @@ def cached_beton(store: Store, root: Path | None = None) -> Path:
         return beton
     with disk_errors(beton, NEXT_STEP), locked(store.path.with_suffix(".locks") / "beton"):
         if not is_written(beton, store, settings):
-            export_beton(store, open_index(store.dataset, root=root, split=store.split), beton)
+            export_beton(store, reopen_index(store, root), beton)
     return beton

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
+from backdrop.stores.datasets import image_folder
 from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import decode_rgb, sha256
-from backdrop.stores.indexes.dataset_index import image_folder
 
 
 @dataclass(frozen=True)

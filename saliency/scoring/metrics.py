@@ -22,7 +22,8 @@ from backdrop.errors import UserError
 from backdrop.progress import stage_bar
 from backdrop.saliency.detectors.detector import Detector, MaskError, MaskFolder, open_detector
 from backdrop.saliency.detectors.find_maps import found_maps
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.datasets import open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 BETA_SQUARED = 0.3
 NUM_THRESHOLDS = 256

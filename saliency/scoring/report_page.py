@@ -26,8 +26,9 @@ from backdrop.saliency.scoring.metrics import (
     summarise,
     to_8_bit,
 )
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.pages import curves, document, pictures
 from backdrop.stores.pages.document import Section
 

@@ -1,4 +1,5 @@
-"""A small data set that needs no download: drawn at first use, with true masks and backgrounds that betray the class.
+"""A small data set that needs no download: drawn at first use by the command that takes it, with true masks
+and backgrounds that betray the class.
 
     ROOT/{train,val}/<class>/<class>_0001.jpg
     ROOT/masks/{train,val}/<class>/<class>_0001.png        255 = foreground
@@ -27,6 +28,7 @@ from PIL import Image
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
+from backdrop.stores.datasets.sample import RECORD
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.drawn_sample.background_variants import choose_donor, make_variant, tiled_background
 from backdrop.stores.drawn_sample.drawing import BACKGROUNDS, CLASSES, draw
@@ -34,7 +36,6 @@ from backdrop.stores.format.provenance import canonical_json
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb, encode_jpeg
 
 DRAWING_VERSION = 1
-RECORD = "sample.json"
 SPLITS = ("train", "val")
 JPEG_QUALITY = 90
 VARIANT_QUALITY = 95

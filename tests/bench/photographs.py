@@ -8,9 +8,10 @@ import skimage.data
 
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.images.image_codec import encode_jpeg
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 HEIGHT, WIDTH = 375, 500
 JPEG_QUALITY = 90

@@ -12,11 +12,12 @@ import zarr
 import backdrop.saliency.classical.rbd as rbd
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.build.tiled_background import fill_background
+from backdrop.stores.datasets import open_index
 from backdrop.stores.exports.hdf5 import CHUNK_BYTES, export
 from backdrop.stores.format.mask_codec import decode_mask
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.bench.photographs import blob_mask, photograph, write_dataset
 from tests.bench.timing import best_seconds, one_core, row
 

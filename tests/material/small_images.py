@@ -13,7 +13,8 @@ from PIL import Image
 
 import backdrop.stores.format.writer
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.datasets import open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 NUM_IMAGES = 11
 PART_ROWS = 4

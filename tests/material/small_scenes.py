@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image
 
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.datasets import open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 NUM_IMAGES = 22
 NO_MASK, DAMAGED, EMPTY, FULL, GREY, ROTATED, PROGRESSIVE, LARGE, PNG = 3, 5, 6, 8, 9, 10, 11, 12, 13

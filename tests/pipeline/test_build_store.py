@@ -21,11 +21,12 @@ from backdrop.errors import UserError
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.build.tiled_background import encode_background
 from backdrop.saliency.detectors.detector import open_detector
+from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import describe, open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import missing_parts, staging_folder
 from backdrop.stores.images.image_codec import decode_rgb, sha256
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.maintenance.gc import gc
 from backdrop.stores.maintenance.verify import verify
 from tests.material.small_store import tree
@@ -230,7 +231,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.stores.datasets import open_index
 if __name__ == "__main__":
     data, out = Path(sys.argv[1]), Path(sys.argv[2])
     index = open_index("folder", root=data / "images")

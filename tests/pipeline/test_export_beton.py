@@ -17,10 +17,11 @@ from backdrop.pipeline.beton import scene
 from backdrop.pipeline.beton import scene_kernels as kernels
 from backdrop.pipeline.beton import writer as export
 from backdrop.pipeline.beton.writer import export_beton, read_blob, read_records, read_sidecar
+from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.images.image_codec import decode_rgb, jpeg_header
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
 
 MAX_SIDE_PX = 200

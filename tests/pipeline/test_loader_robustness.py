@@ -31,9 +31,10 @@ from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, Background, View, ViewPlan
+from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.trainer.run.recorder import crop_statistics
 from tests.material import small_scenes
 from tests.material.broken_betons import blob_of, copy_of, damaged, record_of, set_blob

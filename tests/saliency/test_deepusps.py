@@ -22,8 +22,9 @@ from backdrop.saliency.detectors.detector import open_detector
 from backdrop.saliency.detectors.drn_detector import load_detector
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring import report_page
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 SETTINGS = replace(
     PRESETS["tiny"],
@@ -131,7 +132,7 @@ def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finis
     program = (
         "from pathlib import Path\n"
         "from backdrop.saliency.deepusps2.deepusps import train\n"
-        "from backdrop.stores.indexes.dataset_index import open_index\n"
+        "from backdrop.stores.datasets import open_index\n"
         "from tests.saliency.test_deepusps import SETTINGS\n"
         f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, SETTINGS, num_workers=1)\n"
     )

@@ -14,8 +14,8 @@ from backdrop.saliency.deepusps2.training_log import read_course, run_of
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring import report_page
 from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import encode_jpeg
-from backdrop.stores.indexes.dataset_index import open_index
 from tests.material.page_material import Checker
 
 NUM_IMAGES = 8

@@ -8,7 +8,7 @@ import backdrop.saliency.classical
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.settings import choose_settings
 from backdrop.saliency.scoring.metrics import evaluate_folder
-from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.stores.datasets import open_index
 
 
 @pytest.mark.slow

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from backdrop.errors import UserError
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS, class_of_wnid
 
 

@@ -13,10 +13,10 @@ import pytest
 
 import backdrop.stores.drawn_sample.sample_dataset
 from backdrop.errors import UserError
+from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample.background_variants import NAMES, choose_donor
 from backdrop.stores.drawn_sample.sample_dataset import SampleSettings, draw_if_absent, draw_picture, picture_key
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb
-from backdrop.stores.indexes.dataset_index import open_index
 from tests.material.small_store import tree
 
 SMALL = SampleSettings(num_train=20, num_val=20, side_px=64)

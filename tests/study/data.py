@@ -17,12 +17,12 @@ from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.settings import choose_settings
+from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.drawn_sample.background_variants import can_be_tiled, choose_donor, make_variant, tiled_background
 from backdrop.stores.drawn_sample.sample_dataset import VARIANT_QUALITY, SampleSettings, draw_if_absent
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.images.image_codec import decode_grey, decode_rgb, encode_jpeg
-from backdrop.stores.indexes.dataset_index import open_index
 
 # The sample with its own share of pictures that betray their class by the background (0.7), and with others.
 CORRELATIONS = {"sample": 0.7, "sample-0": 0.0, "sample-0.95": 0.95}

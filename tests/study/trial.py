@@ -10,8 +10,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample import background_variants
-from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.evaluation.harness.subject import weights_digest

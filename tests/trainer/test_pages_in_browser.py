@@ -9,7 +9,7 @@ import pytest
 
 from backdrop.saliency.deepusps2.training_log import read_course
 from backdrop.saliency.scoring import report_page
-from backdrop.stores.indexes.dataset_index import open_index
+from backdrop.stores.datasets import open_index
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, views_page
 from backdrop.trainer.report.loaded_run import load_all

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from backdrop.errors import UserError
+from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import encode_jpeg
-from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.trainer.run.loop import resolve_settings
 from tests.study import __main__ as study
 from tests.study import table

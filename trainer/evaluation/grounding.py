@@ -34,8 +34,8 @@ from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.progress import stage_bar
+from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store, open_store
-from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.stores.pages.curves import density_chart, standalone
 from backdrop.trainer import cast
 from backdrop.trainer.evaluation.harness.result import Result
@@ -251,7 +251,7 @@ def binary_iou(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
 def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iterator[Views]:
     """Two constrained crops of every image, without colour augmentation."""
     root = None if str(data) == "sample" else data
-    index = open_index(store.dataset, root=root, split=store.split)
+    index = reopen_index(store, root)
     plan = plain_plan(subject.image_size_px, options.min_foreground)
     loader = ReferenceLoader(store, index, plan, batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
     stage = DeviceStage(plan, device=subject.device)

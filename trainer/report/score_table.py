@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
-from backdrop.stores.indexes.dataset_index import open_index
 from backdrop.stores.pages import document, pictures
 from backdrop.stores.pages.curves import density_chart
 

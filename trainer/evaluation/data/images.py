@@ -17,9 +17,10 @@ from torch import Tensor
 
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
-from backdrop.stores.indexes.dataset_index import DatasetIndex, open_index
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 
 LAYOUT = "DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg, the same class names in both"

@@ -1,7 +1,6 @@
 """Score a run or a weights file with one evaluation, and keep the scores where they belong."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +9,16 @@ from typing import Any
 
 import torch
 
+from backdrop import data_folders
 from backdrop.errors import UserError
 from backdrop.setting_overrides import split_override, with_override
+from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, open_subject
 from backdrop.trainer.run import run_folder
 
 UNTRAINED = "-untrained"
-ENVIRONMENT = "BACKDROP_DATA"
 
 
 def evaluate_run(
@@ -46,6 +46,7 @@ def evaluate_run(
     """
     module = task_module(task)
     options = chosen_options(module, overrides)
+    draw_at_first_use(str(data), None)
     folder = data_folder(module, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subject = open_subject(Path(run_or_weights), device)
@@ -86,10 +87,10 @@ def data_folder(module: ModuleType, data: str | Path | None) -> Path:
     Raises: UserError: it is not there, with the layout expected and where to get it.
     """
     if data is None:
-        root = os.environ.get(ENVIRONMENT)
-        if root is None:
-            raise UserError(f"give --data DIR, or set {ENVIRONMENT} to the folder that holds {module.DATA}/")
-        data = Path(root) / module.DATA
+        data = data_folders.data_folder(module.DATA)
+        if data is None:
+            variable = data_folders.ROOT_VARIABLE
+            raise UserError(f"give --data DIR, or set {variable} to the folder that holds {module.DATA}/")
     if str(data) != "sample" and not Path(data).is_dir():
         raise UserError(f"there is no folder {data}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
     return Path(data)

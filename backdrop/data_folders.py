@@ -1,0 +1,15 @@
+"""Where data sets lie unless a command is told: each in its own folder below the one that BACKDROP_DATA names."""
+
+import os
+from pathlib import Path
+
+ROOT_VARIABLE = "BACKDROP_DATA"
+
+
+def data_folder(name: str) -> Path | None:
+    """Return the folder of a data set or of an evaluation's data.
+
+    Args: name: what its folder is called. Returns: $BACKDROP_DATA/<name>; None where the variable is not set.
+    """
+    root = os.environ.get(ROOT_VARIABLE)
+    return Path(root) / name if root else None

@@ -1,0 +1,8 @@
+"""MSRA-B (Liu et al. 2011), 5,000 images, on which DeepUSPS2 learns without labels; laid out as `folder`."""
+
+from backdrop.stores.datasets.folder import DEFAULT_ROOT, LAYOUT, SPLITS, images, listing
+
+__all__ = ["ARGUMENT", "DEFAULT_ROOT", "LAYOUT", "SOURCE", "SPLITS", "images", "listing"]
+
+SOURCE = "mmcheng.net/msra10k (MSRA-B)"
+ARGUMENT = ""
