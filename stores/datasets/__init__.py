@@ -57,6 +57,7 @@ class DatasetFile(Protocol):
 
 
 DATASETS: OpenSet[DatasetFile] = OpenSet("datasets", __name__, __path__, hyphens=True)
+NAMES = DATASETS.built_in()
 
 
 def open_index(dataset: str, *, root: Path | None, split: str = "train") -> "DatasetIndex":

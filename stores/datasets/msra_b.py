@@ -4,5 +4,5 @@ from backdrop.stores.datasets.folder import DEFAULT_ROOT, LAYOUT, SPLITS, images
 
 __all__ = ["ARGUMENT", "DEFAULT_ROOT", "LAYOUT", "SOURCE", "SPLITS", "images", "listing"]
 
-SOURCE = "mmcheng.net/msra10k (MSRA-B)"
+SOURCE = "the authors of Liu et al. 2011, Learning to Detect a Salient Object"
 ARGUMENT = ""
