@@ -13,7 +13,7 @@ from backdrop.stores.format.writer import StoreRow, finish, missing_parts, open_
 from backdrop.stores.images.image_codec import encode_jpeg, sha256
 
 IDENTITY = {
-    "dataset": "toy",
+    "dataset": "folder",
     "split": "train",
     "detector": {"name": "by-hand", "algorithm_version": 1},
     "threshold": 0.9,

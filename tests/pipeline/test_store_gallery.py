@@ -58,7 +58,7 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    write_images(root / "toy")
+    write_images(root / "folder")
     return root
 
 
@@ -69,7 +69,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def images(store: Store, data: Path) -> SourceImages:
-    return find_images(store, data / "toy")
+    return find_images(store, data / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -235,13 +235,13 @@ def test_a_half_built_store_shows_what_is_there(tmp_path: Path, data: Path) -> N
     half = open_store(write_store(tmp_path / "half.zarr", parts=[1]), allow_partial=True)
     rows = choose_rows(half, None)
     assert rows.tolist() == list(range(16, 32))
-    page = write_gallery(half, find_images(half, data / "toy"), rows, tmp_path / "g").parent
+    page = write_gallery(half, find_images(half, data / "folder"), rows, tmp_path / "g").parent
     (facts,) = arguments((page / "data" / "store.js").read_text(), "store")
     assert (facts["storeId"], facts["numBuilt"], facts["numRows"]) == (None, 16, len(KEYS))
     assert (column(facts, "step").cumsum() - 1).tolist() == rows.tolist()
     empty = open_store(write_store(tmp_path / "empty.zarr", parts=[]), allow_partial=True)
     with pytest.raises(UserError, match="no row yet"):
-        write_gallery(empty, find_images(empty, data / "toy"), choose_rows(empty, None), tmp_path / "e")
+        write_gallery(empty, find_images(empty, data / "folder"), choose_rows(empty, None), tmp_path / "e")
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -261,7 +261,7 @@ def test_without_images_the_rest_is_shown_and_the_reason_said(
 
 
 def test_another_image_under_the_same_key_is_not_shown(store: Store, data: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(data / "toy", tmp_path / "toy"))
+    root = Path(shutil.copytree(data / "folder", tmp_path / "folder"))
     (root / KEYS[2]).write_bytes(image_of(3))
     (root / KEYS[3]).unlink()
     pictures = RowPictures(store, find_images(store, root))
@@ -271,11 +271,11 @@ def test_another_image_under_the_same_key_is_not_shown(store: Store, data: Path,
 
 
 def test_a_key_does_not_lead_out_of_the_data_set(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "toy").mkdir()
+    (tmp_path / "folder").mkdir()
     (tmp_path / "secret.jpg").write_bytes(image_of(0))
     for key in ("../secret.jpg", str(tmp_path / "secret.jpg"), "a/../../secret.jpg", "a\0b"):
         monkeypatch.setattr(Store, "key", lambda self, row, key=key: key)
-        images = find_images(store, tmp_path / "toy")
+        images = find_images(store, tmp_path / "folder")
         assert not images.is_there(0)
         assert "image" not in RowPictures(store, images).draw(0)[0]
 

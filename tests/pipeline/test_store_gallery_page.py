@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def images(store: Store, tmp_path_factory: pytest.TempPathFactory) -> SourceImages:
-    write_images(root := tmp_path_factory.mktemp("data") / "toy")
+    write_images(root := tmp_path_factory.mktemp("data") / "folder")
     return find_images(store, root)
 
 

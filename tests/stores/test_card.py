@@ -43,7 +43,7 @@ def test_digests_and_sizes_are_those_of_the_files(path: Path) -> None:
         assert file["sha256"] == hashlib.sha256(data).hexdigest()
         assert file["contentSize"] == f"{len(data)} B"
     assert found["version"] == f"1.0.0+{open_store(path).store_id[:16]}"
-    assert "11 images of toy-train (8 ok, 1 no-foreground" in found["description"]
+    assert "11 images of folder-train (8 ok, 1 no-foreground" in found["description"]
 
 
 def test_every_field_of_a_row_is_there_and_its_chunks_are_found(path: Path) -> None:

@@ -50,7 +50,7 @@ def copy(path: Path, tmp_path: Path) -> Path:
 
 def test_every_field_comes_back(path: Path) -> None:
     store = open_store(path)
-    assert (store.num_rows, len(store), store.num_parts, store.dataset, store.split) == (11, 11, 3, "toy", "train")
+    assert (store.num_rows, len(store), store.num_parts, store.dataset, store.split) == (11, 11, 3, "folder", "train")
     assert store.store_id == sha256((path / "MANIFEST.json").read_bytes()).hex()
     for row in range(NUM_ROWS):
         given = row_of(row)
