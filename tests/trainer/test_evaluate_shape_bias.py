@@ -101,7 +101,7 @@ def test_the_real_stimuli_are_all_found(shared_data: Path) -> None:
 
 def test_from_the_command_to_the_summary(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_evaluate, "open_subject", lambda path, device: oracle(root))
-    monkeypatch.setenv(_evaluate.ENVIRONMENT, str(root.parent))
+    monkeypatch.setenv("BACKDROP_DATA", str(root.parent))
     monkeypatch.setattr(shape_bias, "DATA", root.name)
     overrides = ["preprocessing=native"]
     summary = _evaluate.evaluate_run("shape-bias", root, None, overrides=overrides, json_path=root / "out.json")
