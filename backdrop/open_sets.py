@@ -27,6 +27,8 @@ from backdrop.errors import UserError
 
 # Paths of plug-in files, as PATH is written; in the environment, so that every process of a run has them.
 PLUGINS_VARIABLE = "BACKDROP_PLUGINS"
+# What BACKDROP_SET may say.
+_SETS = ("methods", "backgrounds", "backbones", "datasets", "detectors", "engines", "evaluations", "recipes")
 
 Member = TypeVar("Member")
 
@@ -85,7 +87,7 @@ class OpenSet(Generic[Member]):
         if name in (plugins := self._plugins()):
             return cast(Member, plugin_module(plugins[name].path))
         if name in (installed := self._installed()):
-            return cast(Member, installed[name].load())
+            return cast(Member, _installed_module(installed[name]))
         near = get_close_matches(name, self.names(), n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
@@ -158,11 +160,30 @@ def _set_of(path: Path, content: bytes) -> str:
     for node in body:
         match node:
             case ast.Assign(targets=[ast.Name(id="BACKDROP_SET")], value=ast.Constant(value=str(set_name))):
+                _check_set(path, set_name)
                 return set_name
     raise UserError(
-        f'--plugin {path} does not say what it is: write BACKDROP_SET = "methods" in it, or "backgrounds", '
-        '"backbones", "datasets", "detectors", "engines", "evaluations" or "recipes"'
+        f'--plugin {path} does not say what it is: write BACKDROP_SET = "methods" in it, or another of: '
+        f"{', '.join(_SETS)}"
     )
+
+
+def _check_set(path: Path, set_name: str) -> None:
+    if set_name not in _SETS:
+        near = get_close_matches(set_name, _SETS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"--plugin {path} says BACKDROP_SET = {set_name!r}, which is no set.{meant} Allowed: {', '.join(_SETS)}"
+        )
+
+
+def _installed_module(entry: metadata.EntryPoint) -> object:
+    try:
+        return entry.load()
+    except Exception as error:
+        raise UserError(
+            f"the installed plug-in {entry.name!r} of {entry.value} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def plugin_module(path: Path) -> object:
@@ -170,10 +191,10 @@ def plugin_module(path: Path) -> object:
 
     Raises: UserError: it raises while it is imported.
     """
-    name = f"backdrop_plugin_{path.stem}"
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
-        return loaded
+    # Of its own for each file: two sets may have a plug-in of one name.
+    name = f"backdrop_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
