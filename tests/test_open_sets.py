@@ -75,8 +75,8 @@ def test_an_evaluation_of_ones_own_has_hyphens(tmp_path: Path) -> None:
 
 
 def test_a_plugin_cannot_take_a_built_in_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="have a 'swaps' already. Rename the file"):
-        use_plugin(_file(tmp_path, "swaps.py", _GREY))
+    use_plugin(_file(tmp_path, "swaps.py", _GREY))
+    with pytest.raises(UserError, match=r"have a 'swaps' already\. Rename the file"):
         BACKGROUNDS.names()
 
 
@@ -144,9 +144,7 @@ def test_an_installed_package_cannot_take_a_built_in_name(tmp_path: Path, monkey
         BACKGROUNDS.names()
 
 
-def test_an_installed_package_that_cannot_be_imported_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _package(tmp_path, "silver", "installed_broken")
     _file(tmp_path, "installed_broken.py", "import no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -112,6 +112,10 @@ def test_the_settings_are_those_of_the_method(tmp_path: Path) -> None:
     assert (
         linear.protocol_of(oracle(tmp_path, method="moco"), linear.Options(training="cached_centre")).bn_mode == "eval"
     )
+    with pytest.raises(UserError, match="the method 'simsiam' of this run has no linear protocol"):
+        linear.protocol_of(oracle(tmp_path, method="simsiam"), linear.Options())
+    byol_rate = linear.protocol_of(oracle(tmp_path, method="simsiam"), linear.Options(protocol="byol")).schedule.peak_lr
+    assert byol_rate == pytest.approx(0.8)
     for wrong in ({"protocol": "simclr"}, {"training": "none"}, {"num_cached_crops": 0}, {"dtype": "int8"}):
         with pytest.raises(UserError):
             linear.protocol_of(oracle(tmp_path), linear.Options(**wrong))

@@ -55,7 +55,7 @@ _TRAININGS = ("crops", "cached_crops", "cached_centre")
 class Options:
     """What may be chosen; None and "" stand for the method's own setting of A.3."""
 
-    # Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco where unknown.
+    # Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco for a weights file.
     protocol: str = ""
     epochs: int | None = None
     # Images a step.
@@ -173,7 +173,12 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
 def protocol_of(subject: Subject, options: Options) -> Protocol:
     """Return a method's settings with the user's changes. Raises: UserError: there is no such protocol or training."""
-    name = options.protocol or (subject.method if subject.method in _PROTOCOLS else "moco")
+    name = options.protocol or subject.method or "moco"
+    if name not in _PROTOCOLS and not options.protocol:
+        raise UserError(
+            f"the method {name!r} of this run has no linear protocol, and another method's numbers would not be its "
+            f"score: choose with --set protocol=NAME, one of {', '.join(_PROTOCOLS)}, and change its numbers with --set"
+        )
     if name not in _PROTOCOLS:
         raise UserError(f"protocol={name!r} is unknown; allowed: {', '.join(_PROTOCOLS)}")
     check_training(options)

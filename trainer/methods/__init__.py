@@ -3,7 +3,8 @@
 A file provides
 - `Settings`: frozen keyword-only dataclass, the method's own numbers;
 - `DEFAULT_RECIPE`: the recipe taken when none is named; `HAS_NEGATIVES`: whether BG_Swaps applies;
-  `HAS_CAST`: whether CAST is defined on it; `ALWAYS_CAST` where CAST is part of the method;
+  `HAS_CAST`: whether CAST is defined on it; `ALWAYS_CAST`: whether CAST is part of the method;
+- `SMOKE`, `SMOKE_LR`: what the recipe `smoke` changes in `Settings`, and its learning rate for 256 images;
 - `view_plan(background) -> ViewPlan`: the paper's views, with Ryali's probability and FG_min for that background;
 - `check(settings, batch_size)`: raises UserError for numbers that do not go together;
 - `check_parts(settings, part_size, num_processes)`, where a step may be taken in parts of a process's images: raises

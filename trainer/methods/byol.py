@@ -21,6 +21,10 @@ from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy
 DEFAULT_RECIPE = "byol_300"
 HAS_NEGATIVES = False
 HAS_CAST = True
+ALWAYS_CAST = False
+# For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
+SMOKE = {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.99}
+SMOKE_LR = 0.24
 
 # Ryali A.1. Background: (p_pos, FG_min).
 _BACKGROUNDS = {"rm": (0.15, 0.05), "random": (0.05, 0.05)}

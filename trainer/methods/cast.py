@@ -10,6 +10,7 @@ from backdrop.trainer.methods import moco
 from backdrop.trainer.methods.moco import (
     HAS_CAST,
     HAS_NEGATIVES,
+    SMOKE_LR,
     Method,
     Settings,
     check,
@@ -22,6 +23,8 @@ __all__ = [
     "DEFAULT_RECIPE",
     "HAS_CAST",
     "HAS_NEGATIVES",
+    "SMOKE",
+    "SMOKE_LR",
     "Method",
     "Settings",
     "check",
@@ -32,6 +35,8 @@ __all__ = [
 
 DEFAULT_RECIPE = "cast_coco"
 ALWAYS_CAST = True
+# A BatchNorm in the head leaves half of the maps on a few cells zero, which have no gradient.
+SMOKE = moco.SMOKE | {"head": "mlp"}
 
 
 def view_plan(background: str = "none") -> ViewPlan:

@@ -26,6 +26,10 @@ from backdrop.trainer.parts.split_batch_norm import check_groups, encode_shuffle
 DEFAULT_RECIPE = "moco_v2_220"
 HAS_NEGATIVES = True
 HAS_CAST = True
+ALWAYS_CAST = False
+# For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
+SMOKE = {"queue_size": 256, "momentum": 0.99, "temperature": 0.1, "head": "bn_mlp", "shuffle_bn_group": 16}
+SMOKE_LR = 0.24
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
 _BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}

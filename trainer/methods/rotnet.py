@@ -21,6 +21,10 @@ DEFAULT_RECIPE = "rotnet_30"
 HAS_NEGATIVES = False
 # There is no query and no key whose match could be explained.
 HAS_CAST = False
+ALWAYS_CAST = False
+# For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
+SMOKE = {"head": "linear"}
+SMOKE_LR = 0.24
 
 _HEADS = ("alexnet", "linear")
 # Ryali A.1 names no probability for RotNet; Table 9 compares 0.1 to 0.5, of which 0.1 costs least.

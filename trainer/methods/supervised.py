@@ -24,6 +24,10 @@ DEFAULT_RECIPE = "supervised_90"
 HAS_NEGATIVES = False
 # There is no query and no key whose match could be explained.
 HAS_CAST = False
+ALWAYS_CAST = False
+# For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
+SMOKE = dict[str, object]()
+SMOKE_LR = 0.08
 
 _TRAINED = ("all", "classifier")
 # Table 8; Table 7 compares 0.1 to 0.5.

@@ -27,6 +27,12 @@ from backdrop.trainer.parts.sinkhorn import assign_codes
 DEFAULT_RECIPE = "swav_100"
 HAS_NEGATIVES = False
 HAS_CAST = True
+ALWAYS_CAST = False
+# For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
+# As many prototypes as a batch can use evenly, and codes sharp enough to tell apart embeddings that still are close
+# together: with epsilon 0.05 the loss stays at ln K.
+SMOKE = {"hidden_dim": 512, "num_prototypes": 20, "freeze_prototypes_steps": 25, "sinkhorn_epsilon": 0.02}
+SMOKE_LR = 0.4
 
 _NUM_GLOBAL = 2
 _NUM_LOCAL = 6

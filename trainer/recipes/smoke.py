@@ -8,7 +8,6 @@ views are still matched at chance after so few steps.
 """
 
 from dataclasses import replace
-from typing import Any
 
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.trainer import cast
@@ -22,32 +21,18 @@ _CAST_SIZE_PX = 48
 _SCALE, _MIN_FOREGROUND = (0.3, 1.0), 0.3
 _LOCAL_SCALE, _LOCAL_MIN_FOREGROUND = (0.1, 0.4), 0.1
 _JITTER = (0.2, 0.2, 0.2, 0.0)
-_MOCO = {"queue_size": 256, "momentum": 0.99, "temperature": 0.1, "head": "bn_mlp", "shuffle_bn_group": 16}
-# Each method's numbers where the paper's are made for 4096 images a step or a million images.
-_ALGORITHM: dict[str, dict[str, Any]] = {
-    "moco": _MOCO,
-    # A BatchNorm in the head leaves half of the maps on a few cells zero, which have no gradient.
-    "cast": _MOCO | {"head": "mlp"},
-    "byol": {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.99},
-    # As many prototypes as a batch can use evenly, and codes sharp enough to tell apart embeddings that still are close
-    # together: with epsilon 0.05 the loss stays at ln K.
-    "swav": {"hidden_dim": 512, "num_prototypes": 20, "freeze_prototypes_steps": 25, "sinkhorn_epsilon": 0.02},
-    "rotnet": {"head": "linear"},
-    "supervised": {},
-}
-_LR = {"moco": 0.24, "cast": 0.24, "byol": 0.24, "swav": 0.4, "rotnet": 0.24, "supervised": 0.08}
 _BACKGROUND_PROBABILITY = 0.5
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:
     """Return the recipe's settings for any method."""
     module = method_module(method)
-    has_cast = with_cast or getattr(module, "ALWAYS_CAST", False)
+    has_cast = with_cast or module.ALWAYS_CAST
     plan = module.view_plan(background)
     plan = cast.constrained(plan) if has_cast else plan
     return RunSettings(
         method=method,
-        algorithm=module.Settings(**_ALGORITHM[method]),
+        algorithm=module.Settings(**module.SMOKE),
         # Of lambda 1 and 3, which tie in the paper, the smaller, and the release's clipping: without them the attention
         # of a network that knows nothing yet outweighs the match, and neither is learnt.
         cast=cast.Settings(weight=1.0) if has_cast else None,
@@ -55,7 +40,7 @@ def settings(method: str, background: str, with_cast: bool) -> RunSettings:
         batch_size=32,
         backbone="resnet18",
         optimiser=optimisers.Settings(
-            lr=_LR[method], lr_per_images=256, weight_decay=1e-4, clip_norm=2.0 if has_cast else 0.0
+            lr=module.SMOKE_LR, lr_per_images=256, weight_decay=1e-4, clip_norm=2.0 if has_cast else 0.0
         ),
         schedule=schedules.Settings(warmup_epochs=1),
         log_steps=5,

@@ -1,0 +1,132 @@
+"""A method and a background from files outside the project train and go on from a checkpoint as the built-in ones do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from backdrop.errors import UserError
+from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
+from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.trainer.methods import METHODS
+from backdrop.trainer.recipes import smoke
+from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.checks import check
+from backdrop.trainer.run.settings import RunSettings, method_module
+from backdrop.trainer.run.training import Training, start, take_step
+from tests.material.memory_loader import MemoryLoader
+from tests.material.tiny_runs import tiny
+
+_SIMSIAM = '''
+"""SimSiam (Chen and He 2021): projector, predictor, stop-gradient, negative cosine."""
+from dataclasses import dataclass
+import torch
+from torch import nn
+from torch.nn import functional
+from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer.parts.embedding_spread import embedding_spread
+
+BACKDROP_SET = "methods"
+DEFAULT_RECIPE, HAS_NEGATIVES, HAS_CAST, ALWAYS_CAST = "smoke", False, False, False
+SMOKE, SMOKE_LR = {"embedding_dim": 32, "bottleneck_dim": 16}, 0.05
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    embedding_dim: int = 2048
+    bottleneck_dim: int = 512
+
+def view_plan(background="none"):
+    return ViewPlan(views=(View(), View()), background=Background(name=background))
+
+def check(settings, batch_size):
+    pass
+
+def expected_curve(settings):
+    return "loss falls from 0 towards -1"
+
+def _layer(inputs, outputs):
+    return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+
+class Method(nn.Module):
+    def __init__(self, backbone, settings, *, seed, cast=None):
+        super().__init__()
+        width, narrow = settings.embedding_dim, settings.bottleneck_dim
+        self.backbone = backbone
+        last = [nn.Linear(width, width, bias=False), nn.BatchNorm1d(width, affine=False)]
+        self.projector = nn.Sequential(*_layer(backbone.num_features, width), *_layer(width, width), *last)
+        self.predictor = nn.Sequential(*_layer(width, narrow), nn.Linear(narrow, width))
+
+    def optimised_parameters(self):
+        return list(self.named_parameters())
+
+    def training_step(self, views):
+        first_BE, second_BE = (self.projector(self.backbone(image)) for image in views.images)
+        similarity = sum(
+            functional.cosine_similarity(self.predictor(query), key.detach()).mean() / 2
+            for query, key in ((first_BE, second_BE), (second_BE, first_BE))
+        )
+        return {"loss": -similarity, "embedding_spread": embedding_spread(functional.normalize(first_BE, dim=1))}
+
+    def after_step(self, step, num_steps):
+        pass
+'''
+_MEAN_COLOUR = """
+BACKDROP_SET = "backgrounds"
+NEEDS_DONOR, HAS_NEGATIVE = True, False
+
+def replacement(donor_BCHW, level_BCHW):
+    return donor_BCHW.mean(dim=(2, 3), keepdim=True)
+"""
+
+
+@pytest.fixture
+def _given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, "")
+    for name, text in (("simsiam", _SIMSIAM), ("mean_colour", _MEAN_COLOUR)):
+        (tmp_path / f"{name}.py").write_text(text)
+        use_plugin(tmp_path / f"{name}.py")
+
+
+@pytest.mark.usefixtures("_given")
+def test_the_names_are_members() -> None:
+    assert "simsiam" in METHODS.names()
+    assert "mean_colour" in BACKGROUNDS.names()
+
+
+@pytest.mark.usefixtures("_given")
+def test_the_smoke_recipe_has_the_methods_own_numbers() -> None:
+    settings = smoke.settings("simsiam", "mean_colour", False)
+    assert (settings.algorithm.embedding_dim, settings.optimiser.lr) == (32, 0.05)
+    assert settings.background.name == "mean_colour"
+
+
+def _begin(settings: RunSettings) -> Training:
+    check(settings)
+    return start(settings, steps_per_epoch=4, device=torch.device("cpu"))
+
+
+@pytest.mark.usefixtures("_given", "one_thread")
+def test_it_trains_and_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> None:
+    settings = tiny("simsiam", "mean_colour")
+    stage = DeviceStage(settings.plan, device=torch.device("cpu"))
+    batches = [stage(batch) for batch in MemoryLoader(settings.plan, num_rows=32, batch_size=8).epoch(0)]
+    training = _begin(settings)
+    before = training.method.backbone.conv1.weight.clone()
+    training.step = 2
+    losses, _ = take_step(training, batches[0])
+    assert -1 <= losses["loss"] <= 1
+    assert not torch.equal(before, training.method.backbone.conv1.weight)
+
+    path = checkpoint.save(tmp_path, training.method, training.optimiser, step=training.step, keep=1)
+    fresh = _begin(settings)
+    fresh.step = checkpoint.load(path, fresh.method, fresh.optimiser)
+    expected, _ = take_step(training, batches[1])
+    found, _ = take_step(fresh, batches[1])
+    assert torch.equal(expected["loss"], found["loss"])
+
+
+def test_no_plugin_no_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, "")
+    with pytest.raises(UserError, match=r"unknown method 'simsiam'.*--plugin FILE\.py"):
+        method_module("simsiam")
