@@ -1,4 +1,4 @@
-"""A method and a background from files outside the project train and go on from a checkpoint as the built-in ones do."""
+"""A method and a background from files outside the project train and resume as the built-in ones do."""
 
 from pathlib import Path
 
