@@ -431,7 +431,7 @@ def _applies(plan: PlanCode, view_number: int, is_global: int) -> bool:
 
 @njit(nogil=True, cache=True)
 def draw_perturbation(record: np.void, stream: Stream, plan: PlanCode) -> None:
-    """Draw how the mask is spoilt; strengths of 0 leave it as it is."""
+    """Draw how the mask is perturbed; strengths of 0 leave it as it is."""
     shear, shift = plan.mask_shear_degrees, plan.mask_shift_fraction
     rotation = plan.mask_rotation_degrees
     record["mask_rotation_degrees"] = _between(stream, streams.MASK_ROTATION, -rotation, rotation)

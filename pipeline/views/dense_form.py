@@ -91,8 +91,8 @@ def make_view(
     mask_B1HW = compositing.unpack_mask_anywhere(mask_BHP, image_BHWC.shape[2])
     used_B1HW = mask_B1HW
     if work.has_perturbation:
-        spoilt = packed_BK[:, _AFTER_OTHERS:NUM_PARAMETERS]
-        used_B1HW = mask_perturbation.perturb(mask_B1HW, spoilt, is_box=work.is_box)
+        perturbed = packed_BK[:, _AFTER_OTHERS:NUM_PARAMETERS]
+        used_B1HW = mask_perturbation.perturb(mask_B1HW, perturbed, is_box=work.is_box)
     plain_BCHW = image_BHWC.permute(0, 3, 1, 2)
     donor_BCHW = None if donor_BHWC is None else donor_BHWC.permute(0, 3, 1, 2)
     if work.is_before:

@@ -1,6 +1,6 @@
-"""Masks spoilt on purpose each time a background augmentation uses one (Ryali et al. 2021, appendix B.1).
+"""Masks perturbed on purpose each time a background augmentation uses one (Ryali et al. 2021, appendix B.1).
 
-The mask of the view is spoilt, on the device, right before the background is replaced: the paper distorts a mask on
+The mask of the view is perturbed, on the device, right before the background is replaced: the paper distorts a mask on
 each use, and backgrounds come after the crop there. So crop constraints and CAST see the good mask, every loader and
 both geometries give the same, and nothing is paid where nothing is drawn. What the crop cut off cannot turn up again,
 and the foreground's height and width are those in the view; the paper does not say which it takes.
@@ -50,7 +50,7 @@ def _matrices(*entries_B: np.ndarray) -> np.ndarray:
 
 
 def perturb(mask_B1HW: Tensor, parameters_BN: Tensor, *, is_box: bool) -> Tensor:
-    """Spoil every mask; each new pixel takes the old one nearest to where it comes from, outside is background.
+    """Perturb every mask; each new pixel takes the old one nearest to where it comes from, outside is background.
 
     Args:
         mask_B1HW: bool (B, 1, H, W), True = foreground.

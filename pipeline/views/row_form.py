@@ -99,7 +99,7 @@ def _augment(image_BHWC: Tensor, record_B: np.ndarray, work: ViewWork, device: t
 
 
 def _perturbed(mask_B1HW: Tensor, record_B: np.ndarray, work: ViewWork) -> Tensor:
-    """Spoil the masks that are used."""
+    """Perturb the masks that are used."""
     if not work.has_perturbation:
         return mask_B1HW
     is_used_B = (record_B["has_background"] != 0) | (record_B["is_negative_matched"] != 0)

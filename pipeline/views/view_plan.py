@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPerturbation:
-    """How masks are spoilt each time a background augmentation uses one (Ryali B.1); the defaults leave them alone."""
+    """How masks are perturbed each time a background augmentation uses one (Ryali B.1); the defaults leave them alone."""
 
     # Rotation about the middle of the view, drawn from +- this, in degrees; Table A1: 5 to 25.
     max_rotation_degrees: float = 0.0
@@ -81,7 +81,7 @@ class Background:
     num_negatives: int = 1
     # "after" all other augmentations (2.2) or "before" them (C.5): then crop and photometrics see the composite.
     order: str = "after"
-    # Spoilt masks (appendix B).
+    # Perturbed masks (appendix B).
     mask: MaskPerturbation = MaskPerturbation()
 
 
@@ -125,7 +125,7 @@ VIEW_DTYPE = np.dtype(
         ("has_background", np.uint8),  # 1 where the background augmentation applies
         ("is_negative_matched", np.uint8),  # 1 where the row's extra negatives have this view's background
         ("donor_is_flipped", np.uint8),
-        ("mask_is_flipped", np.uint8),  # these and the next: how the mask is spoilt, see MaskPerturbation
+        ("mask_is_flipped", np.uint8),  # these and the next: how the mask is perturbed, see MaskPerturbation
         ("padding", np.uint8, (1,)),
         ("brightness", np.float32),  # factors of torchvision's adjust_*, 1 = unchanged
         ("contrast", np.float32),

@@ -32,7 +32,7 @@ class ViewWork:
     is_before: bool
     # M where this is the view that the extra negatives match, else 0.
     num_negatives: int
-    # Whether masks are spoilt, and whether boxes are taken for them.
+    # Whether masks are perturbed, and whether boxes are taken for them.
     has_perturbation: bool
     is_box: bool
 

@@ -19,7 +19,7 @@ from backdrop.pipeline.views.view_plan import VIEW_DTYPE, Background, MaskPertur
 SOME_DONORS = crops.donors(np.array([1, 4, 5, 9]), np.array([100, 200, 256, 40]), np.array([256, 100, 256, 256]))
 NUM_ROWS = 400
 LOCAL = View(scale=(0.05, 0.14), is_global=False)
-SPOILT = MaskPerturbation(
+PERTURBED = MaskPerturbation(
     max_rotation_degrees=25, max_shear_degrees=15, max_shift_fraction=0.25, flip_probability=0.5, is_box=True
 )
 
@@ -143,25 +143,25 @@ def test_a_stretched_interval_lies_inside(side: int, new_side: int, start: int, 
     assert 0 <= new_start <= new_start + new_length <= new_side
 
 
-def test_masks_are_spoilt_within_their_strengths() -> None:
-    spoilt, plain = drawn(plan(mask=SPOILT)), drawn(plan())
+def test_masks_are_perturbed_within_their_strengths() -> None:
+    perturbed, plain = drawn(plan(mask=PERTURBED)), drawn(plan())
     for name, strength in (
         ("mask_rotation_degrees", 25), ("mask_row_shear_degrees", 15), ("mask_column_shear_degrees", 15),
         ("mask_shift_rows", 0.25), ("mask_shift_columns", 0.25),
     ):  # fmt: skip
-        values = spoilt[name]
+        values = perturbed[name]
         assert np.abs(values).max() <= strength
         assert values.std() == pytest.approx(strength / np.sqrt(3), rel=0.06), name
         assert not plain[name].any()
         assert abs(np.corrcoef(values[:, 0], values[:, 1])[0, 1]) < 0.15, "each use has its own"
-    assert spoilt["mask_is_flipped"].mean() == pytest.approx(0.5, abs=0.06)
+    assert perturbed["mask_is_flipped"].mean() == pytest.approx(0.5, abs=0.06)
     for field in FIRST_FIELDS:
-        assert (spoilt[field] == plain[field]).all(), "crops see the good mask"
+        assert (perturbed[field] == plain[field]).all(), "crops see the good mask"
 
 
 def test_compiled_and_plain_python_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     options = [
-        {"order": "before", "pair_draw": "same", "negative_draw": "coupled", "mask": SPOILT, "applies_to": "all"},
+        {"order": "before", "pair_draw": "same", "negative_draw": "coupled", "mask": PERTURBED, "applies_to": "all"},
         {"order": "after", "pair_draw": "coupled", "applies_to": "key", "name": "random"},
     ]
     plans = [plan(**each) for each in options]
@@ -279,7 +279,7 @@ def test_negatives_may_match_the_key() -> None:
         torch.testing.assert_close(made.negative[row], expected, atol=1e-5, rtol=0)
 
 
-def test_spoilt_masks_decide_what_is_replaced_and_what_is_handed_over_stays_good() -> None:
+def test_perturbed_masks_decide_what_is_replaced_and_what_is_handed_over_stays_good() -> None:
     view = View(size_px=SIZE, jitter_probability=0.0, greyscale_probability=0.0, blur_probability=0.0)
     a_plan = plan((view, view), name="rm", probability=1.0, mask=MaskPerturbation(is_box=True))
     batch = crops_of(a_plan)

@@ -18,16 +18,16 @@ from backdrop.pipeline.views.view_work import mean_std, view_works
 
 B, SIZE = 24, 13
 TOLERANCE = 2e-5  # of normalised values
-SPOILT = MaskPerturbation(max_rotation_degrees=20, max_shear_degrees=10, max_shift_fraction=0.2, is_box=True)
+PERTURBED = MaskPerturbation(max_rotation_degrees=20, max_shear_degrees=10, max_shift_fraction=0.2, is_box=True)
 OPTIONS = [
     Background(name=name, order=order, negative_matches=matches, num_negatives=num, mask=mask, applies_to=applies_to)
     for name, (order, matches, num, mask, applies_to) in product(
         backgrounds.NAMES,
         [
             ("after", "query", 1, MaskPerturbation(), "global"),
-            ("after", "key", 3, SPOILT, "all"),
+            ("after", "key", 3, PERTURBED, "all"),
             ("before", "query", 1, MaskPerturbation(), "global"),
-            ("before", "key", 2, SPOILT, "query"),
+            ("before", "key", 2, PERTURBED, "query"),
         ],
     )
 ]
@@ -97,7 +97,7 @@ def one_view(background: Background) -> ViewPlan:
 
 @pytest.mark.slow
 def test_it_compiles_as_one_graph() -> None:
-    a_plan = one_view(Background(name="rm", mask=SPOILT))
+    a_plan = one_view(Background(name="rm", mask=PERTURBED))
     stage = DeviceStage(a_plan, device="cpu", form="compiled", compile_backend="aot_eager")
     batch, other = (make_batch(a_plan, seed) for seed in (1, 2))
     assert_same(stage(batch), DeviceStage(a_plan, device="cpu")(batch))
@@ -107,7 +107,7 @@ def test_it_compiles_as_one_graph() -> None:
 
 @pytest.mark.slow
 def test_inductor_compiles_it() -> None:
-    a_plan = one_view(Background(name="swaps", mask=SPOILT, num_negatives=2))
+    a_plan = one_view(Background(name="swaps", mask=PERTURBED, num_negatives=2))
     batch = make_batch(a_plan)
     stage = DeviceStage(a_plan, device="cpu", form="compiled")
     assert_same(stage(batch), DeviceStage(a_plan, device="cpu")(batch))

@@ -1,4 +1,4 @@
-"""Spoilt masks against scipy's resampling, OpenCV's and hand-made arrays."""
+"""Perturbed masks against scipy's resampling, OpenCV's and hand-made arrays."""
 
 import cv2
 import numpy as np
@@ -21,9 +21,9 @@ def records(num_rows: int, **drawn: object) -> np.ndarray:
 
 def perturb(mask_BHW: np.ndarray, record_B: np.ndarray, *, is_box: bool = False) -> np.ndarray:
     parameters_BN = torch.from_numpy(mask_perturbation.parameters(record_B))
-    spoilt = mask_perturbation.perturb(torch.from_numpy(mask_BHW).bool()[:, None], parameters_BN, is_box=is_box)
-    assert spoilt.dtype == torch.bool
-    return spoilt[:, 0].numpy().astype(np.uint8)
+    perturbed = mask_perturbation.perturb(torch.from_numpy(mask_BHW).bool()[:, None], parameters_BN, is_box=is_box)
+    assert perturbed.dtype == torch.bool
+    return perturbed[:, 0].numpy().astype(np.uint8)
 
 
 def blobs(num_rows: int) -> np.ndarray:
@@ -68,11 +68,11 @@ def test_equals_one_step_after_the_other() -> None:
         mask_shift_columns=rng.uniform(-0.25, 0.25, 30), mask_is_flipped=rng.integers(0, 2, 30),
     )  # fmt: skip
     mask_BHW = blobs(30)
-    spoilt_BHW = perturb(mask_BHW, record_B)
+    perturbed_BHW = perturb(mask_BHW, record_B)
     expected_BHW = np.stack([slow_perturb(mask, record) for mask, record in zip(mask_BHW, record_B, strict=True)])
     assert (expected_BHW != mask_BHW).mean() > 0.05
     # Where a pixel comes from the border of two, rounding may take the other.
-    assert (spoilt_BHW != expected_BHW).mean() < 1e-3
+    assert (perturbed_BHW != expected_BHW).mean() < 1e-3
 
 
 def test_rotation_is_anticlockwise_as_opencvs() -> None:

@@ -27,7 +27,7 @@ class Cell:
     """One way of training.
 
     data: a name of `data.NAMES`. method, background: as on the command line. size_px, min_foreground: of the global
-    views. masks: true, rbd, deepusps2; or true ones that are spoilt at use: rotated, boxes. has_attention_loss: of
+    views. masks: true, rbd, deepusps2; or true ones that are perturbed at use: rotated, boxes. has_attention_loss: of
     method cast; without, it is MoCo with CAST's head and clipping, which CAST is to be compared with.
     """
 
@@ -58,11 +58,11 @@ class Cell:
                 own.append(f"views.{number}.size_px={self.size_px}")
         if not self.has_attention_loss:
             own.append("cast.weight=0")
-        return (*SETTINGS, *own, *_SPOILT.get(self.masks, ()))
+        return (*SETTINGS, *own, *_PERTURBED.get(self.masks, ()))
 
 
 # The strongest of appendix B's settings of each kind, together; and its boxes.
-_SPOILT = {
+_PERTURBED = {
     "rotated": (
         "background.mask.max_rotation_degrees=25",
         "background.mask.max_shear_degrees=25",

@@ -46,7 +46,7 @@ def prepared(name: str, folder: Path, scenes: Path | None) -> Path:
 def store_path(root: Path, masks: str, split: str = "train") -> Path:
     """Return where the store of a data set's masks is.
 
-    Args: root: the data set. masks: true, rbd or deepusps2; all others are true ones, spoilt when they are used.
+    Args: root: the data set. masks: true, rbd or deepusps2; all others are true ones, perturbed when they are used.
     """
     return root.parent / f"{root.name}-{split}-{_source(masks)}.zarr"
 

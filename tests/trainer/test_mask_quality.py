@@ -1,4 +1,4 @@
-"""Scores under spoilt masks: what is done to a mask, by hand, and the whole table on painted scenes."""
+"""Scores under perturbed masks: what is done to a mask, by hand, and the whole table on painted scenes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from backdrop.trainer.evaluation.data.class_lists import in9_of_class
 from backdrop.trainer.evaluation.data.in9_from_masks import open_variants
 from backdrop.trainer.evaluation.data.masks import open_masks
 from backdrop.trainer.evaluation.harness.result import Result
-from backdrop.trainer.evaluation.mask_quality import KINDS, Options, spoilt
+from backdrop.trainer.evaluation.mask_quality import KINDS, Options, perturbed
 from tests.material.evaluation_fixtures import FACTS, WNIDS, colour, oracle, paint, save_image
 from tests.trainer.test_evaluate_imagenet_9 import scenes  # noqa: F401  a fixture
 
@@ -28,8 +28,8 @@ def corner() -> np.ndarray:
 def test_boxes_and_flips_by_hand() -> None:
     box_HW = np.zeros((40, 60), np.uint8)
     box_HW[10:30, 5:25] = 1
-    assert (spoilt(corner(), "box", 100, (0, 0)) == box_HW).all()
-    flipped = [spoilt(corner(), "flip", 50, (0, row)) for row in range(200)]
+    assert (perturbed(corner(), "box", 100, (0, 0)) == box_HW).all()
+    flipped = [perturbed(corner(), "flip", 50, (0, row)) for row in range(200)]
     is_flipped = [bool((mask_HW == corner()[:, ::-1]).all()) for mask_HW in flipped]
     assert all(one or (mask_HW == corner()).all() for one, mask_HW in zip(is_flipped, flipped, strict=True))
     assert 70 < sum(is_flipped) < 130
@@ -37,16 +37,16 @@ def test_boxes_and_flips_by_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["rotation", "shear", "shift"])
 def test_a_stronger_change_goes_the_same_way_further(kind: str) -> None:
-    assert (spoilt(corner(), kind, 0, (3, 1)) == corner()).all()
-    overlap = [int((spoilt(corner(), kind, strength, (3, 1)) & corner()).sum()) for strength in (0, 5, 25)]
+    assert (perturbed(corner(), kind, 0, (3, 1)) == corner()).all()
+    overlap = [int((perturbed(corner(), kind, strength, (3, 1)) & corner()).sum()) for strength in (0, 5, 25)]
     assert overlap[0] >= overlap[1] > overlap[2]
-    assert (spoilt(corner(), kind, 25, (3, 1)) == spoilt(corner(), kind, 25, (3, 1))).all()
-    assert (spoilt(corner(), kind, 25, (3, 1)) != spoilt(corner(), kind, 25, (3, 2))).any()
+    assert (perturbed(corner(), kind, 25, (3, 1)) == perturbed(corner(), kind, 25, (3, 1))).all()
+    assert (perturbed(corner(), kind, 25, (3, 1)) != perturbed(corner(), kind, 25, (3, 2))).any()
 
 
 def test_a_shift_moves_by_no_more_than_its_share_of_the_foreground() -> None:
     for row in range(50):
-        rows, columns = np.nonzero(spoilt(corner(), "shift", 25, (0, row)))
+        rows, columns = np.nonzero(perturbed(corner(), "shift", 25, (0, row)))
         assert abs(rows.min() - 10) <= 0.25 * 20 + 0.5
         assert abs(columns.min() - 5) <= 0.25 * 20 + 0.5
 
@@ -54,7 +54,7 @@ def test_a_shift_moves_by_no_more_than_its_share_of_the_foreground() -> None:
 def test_a_mask_that_leaves_the_image_stays() -> None:
     mask_HW = np.zeros((40, 60), np.uint8)
     mask_HW[0, 0] = 1
-    assert (spoilt(mask_HW, "rotation", 25, (0, 0)) == mask_HW).all()
+    assert (perturbed(mask_HW, "rotation", 25, (0, 0)) == mask_HW).all()
 
 
 def test_every_kind_and_strength_is_scored(scenes: Path) -> None:  # noqa: F811
@@ -82,10 +82,10 @@ def large(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("variant", ["mixed_rand", "only_bg_t"])
-def test_spoilt_masks_that_leave_no_background(variant: str, large: Path) -> None:
+def test_perturbed_masks_that_leave_no_background(variant: str, large: Path) -> None:
     opened = open_variants(large / "scenes", open_masks(large / "masks", 0.5), in9_of_class(), 0, Result())
     (good,) = (images for images in opened if images.variant == variant)
-    (images,) = (images for name, images in mask_quality._spoilt(good) if name == f"{variant}_rotation_25")
+    (images,) = (images for name, images in mask_quality._perturbed(good) if name == f"{variant}_rotation_25")
     for row in range(len(good)):
         image_HWC, mask_HW = images.cut(row)
         assert (mask_HW == good.cut(row)[1]).all() == (variant == "only_bg_t")  # it stays where no variant is possible

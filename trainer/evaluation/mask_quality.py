@@ -1,6 +1,6 @@
-"""How much a score made with masks moves when the masks are spoilt as in appendix B.1 of Ryali et al. 2021.
+"""How much a score made with masks moves when the masks are perturbed as in appendix B.1 of Ryali et al. 2021.
 
-Tables A1 to A5 pretrain anew with spoilt masks (`--set background.mask...`) and report ImageNet accuracy; that is a run
+Tables A1 to A5 pretrain anew with perturbed masks (`--set background.mask...`) and report ImageNet accuracy; that is a run
 each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is made
 again with the masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
 that falls fast depends on exact masks. Image, crop and the backgrounds of other images stay as they are; only the mask
@@ -44,25 +44,25 @@ class Options:
     masks: str = ""
     # Of the values / 255 of PNG masks; those of a store were cut when it was built.
     mask_threshold: float = 0.5
-    # Which variant of ImageNet-9 is made with the spoilt masks.
+    # Which variant of ImageNet-9 is made with the perturbed masks.
     variant: str = "only_fg"
     # Decides what is drawn for each image, and the donors of mixed variants.
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class SpoiltVariant(Variant):
-    """A variant made with spoilt masks. kind: of KINDS. strength: of that kind."""
+class PerturbedVariant(Variant):
+    """A variant made with perturbed masks. kind: of KINDS. strength: of that kind."""
 
     kind: str = "rotation"
     strength: int = 0
 
     def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The centre of an image and of its spoilt mask; of the mask as given where no variant could be made of it."""
+        """The centre of an image and of its perturbed mask; of the mask as given where no variant could be made of it."""
         image_HWC, mask_HW = super().cut(row)
-        spoilt_HW = spoilt(mask_HW, self.kind, self.strength, (self.seed, row))
-        is_possible = self.variant != "only_bg_t" or can_be_tiled(spoilt_HW)
-        return image_HWC, spoilt_HW if is_possible else mask_HW
+        perturbed_HW = perturbed(mask_HW, self.kind, self.strength, (self.seed, row))
+        is_possible = self.variant != "only_bg_t" or can_be_tiled(perturbed_HW)
+        return image_HWC, perturbed_HW if is_possible else mask_HW
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """Also of what was done to the mask."""
@@ -88,13 +88,13 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.facts |= {"release": f"made from {masks.name}", "seed": options.seed, "projection": PROJECTION}
     group_C = in9_of_class()
     variants = {images.variant: images for images in open_variants(data, masks, group_C, options.seed, result)}
-    for name, images in _spoilt(variants[options.variant]):
+    for name, images in _perturbed(variants[options.variant]):
         result.metrics[name] = accuracy(subject, images, transform, group_C, name, result)
     return result
 
 
-def spoilt(mask_HW: np.ndarray, kind: str, strength: int, key: tuple[int, int]) -> np.ndarray:
-    """Return a spoilt mask; what is drawn depends on the key, (seed, row), alone and grows with the strength.
+def perturbed(mask_HW: np.ndarray, kind: str, strength: int, key: tuple[int, int]) -> np.ndarray:
+    """Return a perturbed mask; what is drawn depends on the key, (seed, row), alone and grows with the strength.
 
     Args: mask_HW: uint8 {0, 1}. kind, strength: of KINDS; a flip's is the percentage of masks that are flipped.
     Returns: uint8 (H, W).
@@ -116,11 +116,11 @@ def spoilt(mask_HW: np.ndarray, kind: str, strength: int, key: tuple[int, int]) 
     return made[0, 0].numpy().astype(np.uint8) if made.any() else mask_HW
 
 
-def _spoilt(good: Variant) -> Iterator[tuple[str, Variant]]:
+def _perturbed(good: Variant) -> Iterator[tuple[str, Variant]]:
     yield good.variant, good
     for kind, strengths in KINDS.items():
         for strength in strengths:
-            images = SpoiltVariant(
+            images = PerturbedVariant(
                 good.root, good.keys, good.label_N, masks=good.masks, variant=good.variant, seed=good.seed,
                 kind=kind, strength=strength,
             )  # fmt: skip

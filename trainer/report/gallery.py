@@ -24,7 +24,7 @@ PARAMETERS = {
     "has_background": "background replaced (1 = yes)",
     "is_negative_matched": "extra negatives have this view's background (1 = yes)",
     "donor_is_flipped": "donor mirrored (1 = yes)",
-    "mask_is_flipped": "mask spoilt: mirrored (1 = yes)",
+    "mask_is_flipped": "mask perturbed: mirrored (1 = yes)",
     "brightness": "brightness factor, 1 = unchanged",
     "contrast": "contrast factor, 1 = unchanged",
     "saturation": "saturation factor, 1 = unchanged",
@@ -38,11 +38,11 @@ PARAMETERS = {
     "donor_height": "donor's box: rows, px of its background",
     "donor_width": "donor's box: columns, px of its background",
     "negative_source": "which other row of the batch fills the extra negative, 0 to 1",
-    "mask_rotation_degrees": "mask spoilt: rotation, degrees",
-    "mask_row_shear_degrees": "mask spoilt: shear along rows, degrees",
-    "mask_column_shear_degrees": "mask spoilt: shear along columns, degrees",
-    "mask_shift_rows": "mask spoilt: shift down, share of the foreground's height",
-    "mask_shift_columns": "mask spoilt: shift right, share of the foreground's width",
+    "mask_rotation_degrees": "mask perturbed: rotation, degrees",
+    "mask_row_shear_degrees": "mask perturbed: shear along rows, degrees",
+    "mask_column_shear_degrees": "mask perturbed: shear along columns, degrees",
+    "mask_shift_rows": "mask perturbed: shift down, share of the foreground's height",
+    "mask_shift_columns": "mask perturbed: shift right, share of the foreground's width",
 }
 
 
