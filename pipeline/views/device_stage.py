@@ -30,7 +30,8 @@ Made = tuple[Tensor, Tensor, Tensor | None]
 class Views:
     """What a method trains on, in the plan's order.
 
-    images: float32 (B, 3, H, W) per view, normalised. masks: float32 (B, 1, H, W) per view, 1 = foreground, unperturbed.
+    images: float32 (B, 3, H, W) per view, normalised.
+    masks: float32 (B, 1, H, W) per view, 1 = foreground, unperturbed.
     negative: float32 (M * B, 3, H, W), normalised, M extra negatives per query (BG_Swaps), else None; negative m of
         query b stands at m * B + b.
     boxes: int32 (B, 4) per view, top, left, height, width in pixels of the stored image. is_flipped: bool (B,) per

@@ -39,7 +39,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskPerturbation:
-    """How masks are perturbed each time a background augmentation uses one (Ryali B.1); the defaults leave them alone."""
+    """How masks are perturbed each time a background augmentation uses one (Ryali B.1); the defaults do nothing."""
 
     # Rotation about the middle of the view, drawn from +- this, in degrees; Table A1: 5 to 25.
     max_rotation_degrees: float = 0.0

@@ -8,7 +8,7 @@ structure, so that a process killed at any moment leaves a file that opens. What
 |---------------------|-----------------------|-----------------------------------------------------------------|
 | `rows`              | int64 (N,)            | row of each image in the data set's index                       |
 | `status`            | uint8 (N,)            | 0 to do, 1 there, 2 cannot be used                           |
-| `images`            | uint8 (N, S, S, 3)    | RGB, squashed                                                   |
+| `images`            | uint8 (N, S, S, 3)    | RGB, made square                                                |
 | `classical/<name>`  | uint8 (N, S, S)       | first labels, 255 = foreground                                  |
 | `refined/<name>`    | uint8 (N, S, S)       | moving average of the last finished round                       |
 | `moving_average`    | float32 (2, N, S, S)  | of the round in progress: an epoch reads one slot, writes other |
@@ -33,7 +33,7 @@ from backdrop.durable_files import written_aside
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar, warn
 from backdrop.saliency.detectors.detector import Detector, MaskError, open_detector
-from backdrop.saliency.networks.preprocessing import squash
+from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
@@ -95,11 +95,11 @@ def open_labels(path: Path) -> Iterator[h5py.File]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquashedImage:
+class SquareImage:
     """One image ready for training, or the reason why there is none."""
 
     image_HWC: np.ndarray | None = None
-    # uint8 RGB, squashed
+    # uint8 RGB, made square
     maps_HW: tuple[np.ndarray, ...] = ()
     # uint8, one per method
     problem: str = ""
@@ -112,8 +112,8 @@ def _opened(name: str) -> Detector:
     return open_detector(name)
 
 
-def squashed_image(path: Path, key: str, detectors: Sequence[str], side_px: int) -> SquashedImage:
-    """Decode an image and find its first labels at its own size; squash image (bicubic) and maps (nearest).
+def square_image(path: Path, key: str, detectors: Sequence[str], side_px: int) -> SquareImage:
+    """Decode an image and find its first labels at its own size; resize image (bicubic) and maps (nearest) to a square.
 
     Args:
         path: of the image.
@@ -125,11 +125,11 @@ def squashed_image(path: Path, key: str, detectors: Sequence[str], side_px: int)
         image_HWC = decode_rgb(path.read_bytes())
         found_HW = [_opened(detector)(image_HWC, key) for detector in detectors]
     except (OSError, ImageError, MaskError) as error:
-        return SquashedImage(problem=str(error))
+        return SquareImage(problem=str(error))
     size = (side_px, side_px)
     small_HW = [cv2.resize(saliency_HW, size, interpolation=cv2.INTER_NEAREST_EXACT) for saliency_HW in found_HW]
     maps_HW = tuple(np.round(map_HW * 255).astype(np.uint8) for map_HW in small_HW)
-    return SquashedImage(image_HWC=squash(image_HWC, side_px), maps_HW=maps_HW)
+    return SquareImage(image_HWC=resize_to_square(image_HWC, side_px), maps_HW=maps_HW)
 
 
 def compute_first_labels(file: h5py.File, index: DatasetIndex, sources: Mapping[str, str], num_workers: int) -> None:
@@ -143,7 +143,7 @@ def compute_first_labels(file: h5py.File, index: DatasetIndex, sources: Mapping[
     """
     todo = np.flatnonzero(file["status"][:] == TO_DO)
     rows = file["rows"][:][todo]
-    results = _squash_all(index, rows, list(sources.values()), file["images"].shape[1], num_workers)
+    results = _square_images(index, rows, list(sources.values()), file["images"].shape[1], num_workers)
     pending: list[tuple[int, int]] = []
     for place, row, result in zip(todo, stage_bar(rows, stage="first labels", unit="img"), results, strict=True):
         if result.image_HWC is None:
@@ -159,18 +159,18 @@ def compute_first_labels(file: h5py.File, index: DatasetIndex, sources: Mapping[
     _mark(file, pending)
 
 
-def _squash_all(
+def _square_images(
     index: DatasetIndex, rows: np.ndarray, detectors: Sequence[str], side_px: int, num_workers: int
-) -> Iterator[SquashedImage]:
+) -> Iterator[SquareImage]:
     """Results in the order of `rows`; the number of processes changes nothing but the time."""
     paths, keys = [index.path(row) for row in rows], [index.keys[row] for row in rows]
     arguments = (paths, keys, repeat(detectors), repeat(side_px))
     if num_workers <= 1 or len(paths) < 2 * num_workers:
-        yield from map(squashed_image, *arguments)
+        yield from map(square_image, *arguments)
         return
     # spawn, not fork: this process may run torch's threads, which a fork would copy in mid-step
     with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(squashed_image, *arguments, chunksize=4)
+        yield from pool.map(square_image, *arguments, chunksize=4)
 
 
 def _mark(file: h5py.File, pending: list[tuple[int, int]]) -> None:

@@ -26,7 +26,7 @@ class DeepUspsSettings:
     first_thresholds: tuple[float | None, ...] = (0.31, 0.36, 0.23, 0.25)
     # of the first pseudo-labels, one per method (code); None = 1.5 * mean saliency of the method over the images
     working_size_px: int = 432
-    # images and maps are squashed to squares of this side (code)
+    # images and maps are resized to squares of this side (code)
     max_images: int | None = None
     # train on a random subset of this size; None = all
     mean_RGB: tuple[float, float, float] = IMAGENET_MEAN

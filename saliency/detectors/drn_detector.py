@@ -24,7 +24,7 @@ from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSett
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
 from backdrop.saliency.detectors.detector import DETECTOR_FILE
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
-from backdrop.saliency.networks.preprocessing import squash
+from backdrop.saliency.networks.preprocessing import resize_to_square
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
 WEIGHTS_FILE = "detector.safetensors"
@@ -41,7 +41,7 @@ class DetectorDescription:
     algorithm_version: int = ALGORITHM_VERSION
     # of the inference code
     working_size_px: int
-    # images are squashed to a square of this side, as in training
+    # images are resized to a square of this side, as in training
     mean_RGB: tuple[float, float, float]
     # subtracted after scaling to [0, 1]
     std_RGB: tuple[float, float, float]
@@ -92,7 +92,7 @@ class DrnDetector:
     def maps(self, images_HWC: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Soft maps of several images, each at its own size.
 
-        All are squashed to one size, so any images make a batch. A GPU computes in bfloat16, its CRF in float32.
+        All are resized to one square, so any images make a batch. A GPU computes in bfloat16, its CRF in float32.
 
         Args:
             images_HWC: uint8 RGB, of any sizes, at least one.
@@ -101,8 +101,10 @@ class DrnDetector:
             float32 (H, W) in [0, 1], one per image.
         """
         description = self._description
-        squashed_BHWC = torch.from_numpy(np.stack([squash(image, description.working_size_px) for image in images_HWC]))
-        batch_BCHW = normalise_images(squashed_BHWC.to(self._device), description.mean_RGB, description.std_RGB)
+        square_BHWC = torch.from_numpy(
+            np.stack([resize_to_square(image, description.working_size_px) for image in images_HWC])
+        )
+        batch_BCHW = normalise_images(square_BHWC.to(self._device), description.mean_RGB, description.std_RGB)
         is_gpu = batch_BCHW.is_cuda
         with torch.autocast("cuda" if is_gpu else "cpu", torch.bfloat16, enabled=is_gpu):
             logits_BCHW = self._model(batch_BCHW).float()
@@ -118,11 +120,11 @@ class DrnDetector:
         side_px = self._description.crf_size_px
         if foreground_BHW.shape[-1] != side_px:
             foreground_BHW = functional.interpolate(foreground_BHW[:, None], (side_px, side_px), mode="bilinear")[:, 0]
-        squashed_HWC = [squash(image_HWC, side_px) for image_HWC in images_HWC]
+        square_HWC = [resize_to_square(image_HWC, side_px) for image_HWC in images_HWC]
         if foreground_BHW.is_cuda:
-            return refine_batch(torch.from_numpy(np.stack(squashed_HWC)).to(self._device), foreground_BHW, crf)
+            return refine_batch(torch.from_numpy(np.stack(square_HWC)).to(self._device), foreground_BHW, crf)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # the CRF's kernels hold no lock of Python's
-            maps_HW = pool.map(refine, squashed_HWC, foreground_BHW.numpy(), repeat(crf))
+            maps_HW = pool.map(refine, square_HWC, foreground_BHW.numpy(), repeat(crf))
             return torch.from_numpy(np.stack(list(maps_HW)))
 
 

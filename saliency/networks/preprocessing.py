@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 
-def squash(image_HWC: np.ndarray, side_px: int) -> np.ndarray:
+def resize_to_square(image_HWC: np.ndarray, side_px: int) -> np.ndarray:
     """Resize to a square, bicubic, the aspect ratio not kept (as DeepUSPS does): uint8 (side_px, side_px, 3).
 
     Args:

@@ -268,7 +268,7 @@ def _extreme_html(extreme: Extreme) -> str:
         (extreme.truth_HWC, f"true foreground of {key}, outlined", "true mask"),
     )
     strip = "".join(document.picture(pictures.img(image, words), caption) for image, words, caption in figures)
-    return f'<article class="exhibit"><h4>{escape(key)}: {facts}</h4><div class="strip">{strip}</div></article>'
+    return f'<article class="example"><h4>{escape(key)}: {facts}</h4><div class="strip">{strip}</div></article>'
 
 
 # -------------------------------------------------------------------------------------------------------- training

@@ -65,7 +65,7 @@ td.n, th.n { text-align: right; } thead th { color: var(--soft); font-weight: 60
 tbody th { font-weight: 500; min-width: 7rem; overflow-wrap: anywhere; }
 td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 .better { color: var(--good); } .worse { color: var(--bad); }
-.exhibit { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem;
+.example { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem;
   margin: 0 0 1rem; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .7rem;
   align-items: start; }

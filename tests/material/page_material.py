@@ -1,4 +1,4 @@
-"""What pages are made of in tests: exhibits from made-up pixels, keys that want escaping; and a check of their HTML."""
+"""What pages are made of in tests: examples from made-up pixels, keys that want escaping; and a check of their HTML."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.trainer.report.attention import Attention
-from backdrop.trainer.report.exhibits import Donor, Exhibit, Negative, ViewPicture
+from backdrop.trainer.report.examples import Donor, Example, Negative, ViewPicture
 from backdrop.trainer.report.shown import Shown
 
 
@@ -41,7 +41,7 @@ class Checker(HTMLParser):
         assert self.open.pop() == tag
 
 
-def exhibit(row: int = 3) -> Exhibit:
+def example(row: int = 3) -> Example:
     rng = np.random.default_rng(row)
     record = np.zeros(1, VIEW_DTYPE)[0]
     for name, value in {"top": 4, "left": 5, "height": 20, "width": 30, "tries": 3, "donor_row": 7}.items():
@@ -61,7 +61,7 @@ def exhibit(row: int = 3) -> Exhibit:
     )
     mask_HW = np.zeros((40, 60), np.uint8)
     mask_HW[10:30, 15:40] = 1
-    return Exhibit(
+    return Example(
         row=row,
         key=f"n01440764/<{row}>.JPEG",
         foreground_fraction=0.21,
@@ -74,8 +74,8 @@ def exhibit(row: int = 3) -> Exhibit:
     )
 
 
-def seen(*exhibits: Exhibit, **why: str) -> Shown:
-    return Shown(exhibits=list(exhibits), why=why or {"attention": "no <checkpoint>", "spectra": "no <checkpoint>"})
+def seen(*examples: Example, **why: str) -> Shown:
+    return Shown(examples=list(examples), why=why or {"attention": "no <checkpoint>", "spectra": "no <checkpoint>"})
 
 
 def attention() -> Attention:

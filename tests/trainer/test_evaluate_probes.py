@@ -14,7 +14,7 @@ from torchvision.transforms import functional as theirs
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import crops
-from backdrop.trainer.evaluation.data.pixels import ArrayPixels, Cut, FilePixels, random_resized_crop, squashed
+from backdrop.trainer.evaluation.data.pixels import ArrayPixels, Cut, FilePixels, random_resized_crop, resized_to_square
 from backdrop.trainer.evaluation.harness.subject import weights_digest
 from backdrop.trainer.evaluation.probing import (
     features as _features,
@@ -41,7 +41,7 @@ from backdrop.trainer.parts.backbones import Backbone
 from tests.reference import linear_probe as reference
 
 CPU = torch.device("cpu")
-PLAIN = squashed(8)
+PLAIN = resized_to_square(8)
 
 
 def random_images(num_images: int, seed: int = 0) -> ArrayPixels:
@@ -127,7 +127,7 @@ def test_features_of_other_weights_images_or_cuts_are_others(tmp_path: Path) -> 
         (
             {"identity": "b"},
             {"seed": 1},
-            {"cut": squashed(9)},
+            {"cut": resized_to_square(9)},
             {"cut": replace(PLAIN, std=(1, 1, 1))},
             {"dtype": "float32"},
         )
@@ -368,7 +368,7 @@ def test_a_backbone_that_moves_is_noticed(tmp_path: Path) -> None:
 
 def test_rotnets_classifier_looks_at_a_map_of_six_by_six(tmp_path: Path) -> None:
     backbone = Backbone({"pool": nn.AdaptiveAvgPool2d(13)}, 3).eval()
-    settings = probing(tmp_path, backbone, pooling="max6", val_cut=squashed(26))
+    settings = probing(tmp_path, backbone, pooling="max6", val_cut=resized_to_square(26))
     image = torch.arange(3 * 26 * 26, dtype=torch.float32).reshape(1, 3, 26, 26)
     map_BChw = backbone.forward_map(image)
     answer = settings.answer(image).reshape(3, 6, 6)

@@ -15,7 +15,7 @@ from backdrop.trainer.report import page, views_page
 from backdrop.trainer.report.loaded_run import load_all
 from backdrop.trainer.run.settings import to_json
 from tests.material.browser import Browser
-from tests.material.page_material import attention, exhibit, seen
+from tests.material.page_material import attention, example, seen
 from tests.saliency.test_saliency_report import draw_set, write_run
 
 
@@ -47,7 +47,7 @@ def write_runs(folder: Path) -> list[Path]:
 @pytest.mark.parametrize("num_runs", [1, 2])
 def test_page_of_runs(num_runs: int, browser: Browser, tmp_path: Path) -> None:
     runs = load_all(write_runs(tmp_path)[:num_runs])
-    shown = [seen(exhibit(1)) for _ in runs]
+    shown = [seen(example(1)) for _ in runs]
     for each in shown:
         each.attention, each.spectra, each.why = [attention()], {"embedding": np.array([2.0, 1.0, 0.01])}, {}
     path = tmp_path / "page.html"
@@ -57,8 +57,8 @@ def test_page_of_runs(num_runs: int, browser: Browser, tmp_path: Path) -> None:
 
 def test_page_of_views(browser: Browser, tmp_path: Path) -> None:
     path, settings = tmp_path / "page.html", smoke.settings("cast", "swaps", False)
-    settings = replace(settings, views=(*settings.views, settings.views[0]))  # as many as the exhibits have
-    text = views_page.render(settings, [exhibit(1), exhibit(2)], epoch=0, recipe="smoke", store_id="0" * 64)
+    settings = replace(settings, views=(*settings.views, settings.views[0]))  # as many as the examples have
+    text = views_page.render(settings, [example(1), example(2)], epoch=0, recipe="smoke", store_id="0" * 64)
     path.write_text(text)
     browser.check(path)
     browser.run("document.querySelectorAll('details').forEach(each => { each.open = true })")

@@ -13,13 +13,13 @@ from backdrop.stores.pages.pictures import with_boxes, with_contour, with_heat
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, training_charts
 from backdrop.trainer.report.contact_sheet import contact_sheet
-from backdrop.trainer.report.exhibits import spread
+from backdrop.trainer.report.examples import spread
 from backdrop.trainer.report.loaded_run import labels, load, load_all
 from backdrop.trainer.report.score_table import scores_section
 from backdrop.trainer.report.settings_table import differing
 from backdrop.trainer.report.spectrum import effective_rank, singular_values
 from backdrop.trainer.run.settings import to_json
-from tests.material.page_material import Checker, attention, exhibit, seen
+from tests.material.page_material import Checker, attention, example, seen
 
 RESULTS = """metric,value,evaluation,recipe,seed,commit,store_id
 top1,62.5,knn,smoke,0,abc,def
@@ -53,7 +53,7 @@ def add_steps(run: Path, num_steps: int = 30) -> None:
 def test_a_whole_page(run: Path) -> None:
     add_steps(run)
     (run / "results.csv").write_text(RESULTS)
-    shown = seen(exhibit(1), exhibit(2))
+    shown = seen(example(1), example(2))
     shown.attention, shown.spectra = [attention()], {"embedding": np.array([2.0, 1.0, 0.5])}
     html = page.render([load(run)], [shown])
     checked = Checker(html)
@@ -201,7 +201,7 @@ def test_overlays_mark_what_they_should() -> None:
 
 
 def test_contact_sheet_has_a_row_each_and_a_column_per_picture() -> None:
-    sheet = contact_sheet([exhibit(row) for row in range(8)], tile_px=40)
+    sheet = contact_sheet([example(row) for row in range(8)], tile_px=40)
     assert sheet.size == (6 * 46 + 6, 26 + 6 * 46 + 6)  # six rows at most; the local view has no column
 
 
@@ -244,7 +244,7 @@ def test_runs_beside_each_other(two_runs: list[Path], tmp_path: Path) -> None:
     assert re.search(r"top-1 on val.*?<b>62\.50</b>.*?58\.00.*?\+8\.00", html), "the best of a line is bold"
     assert re.search(r"BG-Gap.*?4\.00.*?<b>3\.00</b>", html), "of the gap the smallest is best"
     assert re.search(r"only_bg_t.*?>40\.00 .*?40\.00", html)
-    assert html.count("is not at hand") >= 2 * 3, "exhibits, attention and spectra of both"
+    assert html.count("is not at hand") >= 2 * 3, "examples, attention and spectra of both"
 
 
 def test_lower_errors_are_better_and_leanings_neither(two_runs: list[Path]) -> None:

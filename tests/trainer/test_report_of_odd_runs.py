@@ -48,7 +48,7 @@ def test_of_a_network_that_broke_the_page_says_so(run: Path, tmp_path: Path) -> 
     tensors["method.backbone.conv1.weight"][0] = float("nan")
     save_file(tensors, path, metadata)
     shown = look_at(load(broken))
-    assert shown.exhibits
+    assert shown.examples
     assert "not finite: the run has diverged" in shown.why["attention"]
     assert "not finite: the run has diverged" in shown.why["spectra"]
 
@@ -75,12 +75,12 @@ def test_damaged_rows_are_left_out_where_the_run_left_them_out(
     bad_image, bad_background = int(ok[0]), int(ok[-1])
     hurt = damaged(beton, tmp_path_factory.mktemp("image"), bad_image, "image", hides=False)
     hurt = damaged(hurt, tmp_path_factory.mktemp("background"), bad_background, "background", hides=False)
-    shown = look_at(replace(load(run), beton=hurt), num_exhibits=100)
+    shown = look_at(replace(load(run), beton=hurt), num_examples=100)
     assert shown.why == {}
-    rows = [exhibit.row for exhibit in shown.exhibits]
+    rows = [example.row for example in shown.examples]
     assert len(set(rows)) == len(rows) >= len(ok) // 2
     assert bad_image not in rows
-    assert {exhibit.row for exhibit in shown.exhibits if exhibit.background_HWC is None} == {bad_background}
+    assert {example.row for example in shown.examples if example.background_HWC is None} == {bad_background}
     keys = [row.key for row in shown.attention]
     assert len(set(keys)) == len(keys) >= 3
     assert shown.spectra["features"].shape == (len(ok),)

@@ -12,10 +12,10 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.trainer.report import views_page
-from backdrop.trainer.report.exhibits import denormalised
-from backdrop.trainer.report.gallery import PARAMETERS, full_exhibit_html
+from backdrop.trainer.report.examples import denormalised
+from backdrop.trainer.report.gallery import PARAMETERS, full_example_html
 from backdrop.trainer.run import loop
-from tests.material.page_material import Checker, exhibit
+from tests.material.page_material import Checker, example
 
 TINY = ["batch_size=8", "epochs=2", "algorithm.queue_size=32", "algorithm.shuffle_bn_group=4", "views.size_px=48"]
 
@@ -45,9 +45,9 @@ def test_the_page_shows_what_the_run_is_fed(
     arguments = given(scenes, method, background)
     loop.pretrain(out=tmp_path / "run", **arguments)
     html = views_page.write_views_page(tmp_path / "new" / "page.html", epoch=0, **arguments).read_text()
-    (views, record_VB), (exhibits,) = fed[0], shown
-    assert len(exhibits) > 8, "more than one batch is shown"
-    for place, each in enumerate(exhibits[: len(views.row_B)]):
+    (views, record_VB), (examples,) = fed[0], shown
+    assert len(examples) > 8, "more than one batch is shown"
+    for place, each in enumerate(examples[: len(views.row_B)]):
         assert each.row == int(views.row_B[place])
         for number, view in enumerate(each.views):
             np.testing.assert_array_equal(view.image_HWC, denormalised(views.images[number][place]))
@@ -60,14 +60,14 @@ def test_the_page_shows_what_the_run_is_fed(
         assert (each.views[1].masked_HWC is not None) == (method == "cast")
     assert not (tmp_path / "run").exists()
     Checker(html)
-    assert html.count("<article") == len(exhibits)
-    assert html.count("masked key: what CAST") == (len(exhibits) if method == "cast" else 0)
+    assert html.count("<article") == len(examples)
+    assert html.count("masked key: what CAST") == (len(examples) if method == "cast" else 0)
 
 
 def test_every_number_drawn_is_explained_and_shown() -> None:
     assert set(PARAMETERS) == set(VIEW_DTYPE.names) - {"padding"}
-    each = exhibit()
-    html = full_exhibit_html(each, "swaps")
+    each = example()
+    html = full_example_html(each, "swaps")
     Checker(html)
     for name in PARAMETERS:
         assert f"<code>{name}</code>" in html

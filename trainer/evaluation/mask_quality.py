@@ -1,8 +1,8 @@
 """How much a score made with masks moves when the masks are perturbed as in appendix B.1 of Ryali et al. 2021.
 
-Tables A1 to A5 pretrain anew with perturbed masks (`--set background.mask...`) and report ImageNet accuracy; that is a run
-each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is made
-again with the masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
+Tables A1 to A5 pretrain anew with perturbed masks (`--set background.mask...`) and report ImageNet accuracy; that is a
+run each. This is what can be asked of one run: a variant of ImageNet-9 made from masks (only the foreground, say) is
+made again with masks rotated, sheared, shifted, flipped or boxed, in the strengths of those tables, and scored. A score
 that falls fast depends on exact masks. Image, crop and the backgrounds of other images stay as they are; only the mask
 moves. For `only_bg_t` a mask whose box would come to cover the whole crop stays as it was: no background is left to
 fill the box from.
@@ -58,7 +58,7 @@ class PerturbedVariant(Variant):
     strength: int = 0
 
     def cut(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The centre of an image and of its perturbed mask; of the mask as given where no variant could be made of it."""
+        """The centre of an image and of its perturbed mask; of the one given where no variant could be made."""
         image_HWC, mask_HW = super().cut(row)
         perturbed_HW = perturbed(mask_HW, self.kind, self.strength, (self.seed, row))
         is_possible = self.variant != "only_bg_t" or can_be_tiled(perturbed_HW)

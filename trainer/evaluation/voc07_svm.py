@@ -1,6 +1,6 @@
 """One linear SVM for each class of VOC2007 on frozen features: CAST (Selvaraju et al. 2021), Tables 1 and 2.
 
-VirTex's protocol (Desai and Johnson 2020, arXiv 2006.06666, section 4.1, and released code): images squashed to
+VirTex's protocol (Desai and Johnson 2020, arXiv 2006.06666, section 4.1, and released code): images resized to
 224 x 224, the last feature map averaged to 2 x 2 cells, of unit length; cost of each class by 3-fold average precision
 on trainval; mean over classes of the average precision on test, as scikit-learn has it (not 11 points, no envelope).
 Difficult objects: in training their images are negatives, in testing they are left out, class by class.
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdrop.errors import UserError
-from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, squashed
+from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, resized_to_square
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import Features, check_format, features_of
@@ -47,7 +47,7 @@ class Options:
     costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
     # Iterations of liblinear at most.
     max_iterations: int = 2000
-    # Side of the squashed images.
+    # Side of the square images.
     size_px: int = 224
     # Format of the features that are kept; scikit-learn computes in float64.
     dtype: str = "float32"
@@ -69,7 +69,7 @@ class Score:
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network: voc07_map, and ap_<class> of each class."""
     _check(options)
-    cut = squashed(options.size_px)
+    cut = resized_to_square(options.size_px)
     _check_sklearn()
     result = Result(facts={"release": "VOC2007", "projection": "none", "bn_mode": "eval"})
     result.facts["average precision"] = "scikit-learn's"

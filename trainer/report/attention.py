@@ -17,7 +17,7 @@ from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.stores.pages import document, pictures
 from backdrop.trainer import cast
 from backdrop.trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
-from backdrop.trainer.report.exhibits import Scenes, denormalised, different_rows, spread_rows
+from backdrop.trainer.report.examples import Scenes, denormalised, different_rows, spread_rows
 from backdrop.trainer.run.settings import RunSettings
 
 NUM_ROWS = 6
@@ -92,4 +92,4 @@ def _row(row: Attention) -> str:
         document.picture(pictures.img(pictures.thumbnail(image), alternative), escape(caption))
         for image, alternative, caption in figures
     )
-    return f'<article class="exhibit"><h3>{escape(row.key)}</h3><div class="strip">{strip}</div></article>'
+    return f'<article class="example"><h3>{escape(row.key)}</h3><div class="strip">{strip}</div></article>'

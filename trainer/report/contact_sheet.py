@@ -4,22 +4,22 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from backdrop.stores.pages import pictures
-from backdrop.trainer.report.exhibits import Exhibit, boxed
+from backdrop.trainer.report.examples import Example, boxed
 
 _NUM_ROWS = 6
 
 
-def contact_sheet(exhibits: list[Exhibit], *, tile_px: int = 168) -> Image.Image:
-    """Draw exhibits as one picture: a row each, a column for image, saliency map, mask, tiled background, global views.
+def contact_sheet(examples: list[Example], *, tile_px: int = 168) -> Image.Image:
+    """Draw examples as one picture: a row each, a column for image, saliency map, mask, tiled background, global views.
 
-    Args: exhibits: the first six are taken, those with a replaced background before others. tile_px: side of a tile.
+    Args: examples: the first six are taken, those with a replaced background before others. tile_px: side of a tile.
     """
-    exhibits = sorted(exhibits, key=lambda exhibit: not any(view.record["has_background"] for view in exhibit.views))
-    exhibits = sorted(exhibits[:_NUM_ROWS], key=lambda exhibit: exhibit.row)
-    columns = _columns(exhibits)
+    examples = sorted(examples, key=lambda example: not any(view.record["has_background"] for view in example.views))
+    examples = sorted(examples[:_NUM_ROWS], key=lambda example: example.row)
+    columns = _columns(examples)
     gap, head = 6, 26
     width = len(columns) * (tile_px + gap) + gap
-    height = head + len(exhibits) * (tile_px + gap) + gap
+    height = head + len(examples) * (tile_px + gap) + gap
     sheet = Image.new("RGB", (width, height), (250, 250, 250))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
     for column, (title, tiles) in enumerate(columns):
@@ -30,22 +30,22 @@ def contact_sheet(exhibits: list[Exhibit], *, tile_px: int = 168) -> Image.Image
     return sheet
 
 
-def _columns(exhibits: list[Exhibit]) -> list[tuple[str, list[np.ndarray]]]:
-    columns = [("image", [boxed(exhibit) for exhibit in exhibits])]
-    maps = [exhibit.saliency_HW for exhibit in exhibits if exhibit.saliency_HW is not None]
-    if len(maps) == len(exhibits):
+def _columns(examples: list[Example]) -> list[tuple[str, list[np.ndarray]]]:
+    columns = [("image", [boxed(example) for example in examples])]
+    maps = [example.saliency_HW for example in examples if example.saliency_HW is not None]
+    if len(maps) == len(examples):
         columns.append(("saliency map", [pictures.grey_to_rgb(saliency_HW) for saliency_HW in maps]))
-    columns.append(("mask", [pictures.with_contour(exhibit.image_HWC, exhibit.mask_HW) for exhibit in exhibits]))
+    columns.append(("mask", [pictures.with_contour(example.image_HWC, example.mask_HW) for example in examples]))
     empty = np.full((8, 8, 3), 235, np.uint8)
     columns.append(
         (
             "tiled background",
-            [empty if exhibit.background_HWC is None else exhibit.background_HWC for exhibit in exhibits],
+            [empty if example.background_HWC is None else example.background_HWC for example in examples],
         )
     )
-    for number, view in enumerate(exhibits[0].views if exhibits else ()):
+    for number, view in enumerate(examples[0].views if examples else ()):
         if view.is_global:
-            columns.append((view.name, [exhibit.views[number].image_HWC for exhibit in exhibits]))
+            columns.append((view.name, [example.views[number].image_HWC for example in examples]))
     return columns
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.stores.pages import document, pictures
-from backdrop.trainer.report.exhibits import Exhibit, ViewPicture, box, boxed
+from backdrop.trainer.report.examples import Example, ViewPicture, box, boxed
 
 # Every number of VIEW_DTYPE in words, with its unit.
 PARAMETERS = {
@@ -46,84 +46,84 @@ PARAMETERS = {
 }
 
 
-def exhibit_html(exhibit: Exhibit, background: str) -> str:
-    """Return one exhibit as an <article>: the row's pictures, then its views with what was drawn for them.
+def example_html(example: Example, background: str) -> str:
+    """Return one example as an <article>: the row's pictures, then its views with what was drawn for them.
 
-    Args: exhibit: what to show. background: name of the plan's background augmentation, for the captions.
+    Args: example: what to show. background: name of the plan's background augmentation, for the captions.
     """
-    views = [(view, _view_figure(exhibit, view, number, background)) for number, view in enumerate(exhibit.views)]
-    shown = _row_figures(exhibit) + [figure for view, figure in views if view.is_global] + _negative_figures(exhibit)
-    return _article(exhibit, [shown], [figure for view, figure in views if not view.is_global])
+    views = [(view, _view_figure(example, view, number, background)) for number, view in enumerate(example.views)]
+    shown = _row_figures(example) + [figure for view, figure in views if view.is_global] + _negative_figures(example)
+    return _article(example, [shown], [figure for view, figure in views if not view.is_global])
 
 
-def full_exhibit_html(exhibit: Exhibit, background: str) -> str:
-    """Return one exhibit with, beside each view, its mask, its donor and CAST's masked key, and every number drawn.
+def full_example_html(example: Example, background: str) -> str:
+    """Return one example with, beside each view, its mask, its donor and CAST's masked key, and every number drawn.
 
     Each global view has a line of its own, the local ones share one.
     """
-    lines, local_figures = [_row_figures(exhibit)], []
-    for number, view in enumerate(exhibit.views):
-        figures = [_view_figure(exhibit, view, number, background), *_beside(exhibit, view)]
+    lines, local_figures = [_row_figures(example)], []
+    for number, view in enumerate(example.views):
+        figures = [_view_figure(example, view, number, background), *_beside(example, view)]
         if view.is_global:
             lines.append(figures)
         else:
             local_figures += figures
-    return _article(exhibit, [*lines, _negative_figures(exhibit)], local_figures, numbers_table(exhibit))
+    return _article(example, [*lines, _negative_figures(example)], local_figures, numbers_table(example))
 
 
-def numbers_table(exhibit: Exhibit) -> str:
+def numbers_table(example: Example) -> str:
     """Return all that was drawn for the views of a row: a line per number of VIEW_DTYPE, a column per view."""
     names = [name for name in VIEW_DTYPE.names or () if name != "padding"]
     rows = [
         [
             f"{escape(PARAMETERS[name])} <code>{name}</code>",
-            *(f"{view.record[name].item():.5g}" for view in exhibit.views),
+            *(f"{view.record[name].item():.5g}" for view in example.views),
         ]
         for name in names
     ]
-    head = ["drawn", *(escape(view.name) for view in exhibit.views)]
-    return document.table(head, rows, label=f"all that was drawn for {exhibit.key}")
+    head = ["drawn", *(escape(view.name) for view in example.views)]
+    return document.table(head, rows, label=f"all that was drawn for {example.key}")
 
 
-def _article(exhibit: Exhibit, lines: list[list[str]], local_figures: list[str], numbers: str = "") -> str:
+def _article(example: Example, lines: list[list[str]], local_figures: list[str], numbers: str = "") -> str:
     strips = "".join(f'<div class="strip">{"".join(figures)}</div>' for figures in lines if figures)
     if local_figures:
         strips += f'<div class="strip small">{"".join(local_figures)}</div>'
-    folded = document.folded(f"All numbers drawn for row {exhibit.row}", numbers) if numbers else ""
-    return f'<article class="exhibit"><h3>{escape(exhibit.key)}</h3>{strips}{folded}</article>'
+    folded = document.folded(f"All numbers drawn for row {example.row}", numbers) if numbers else ""
+    return f'<article class="example"><h3>{escape(example.key)}</h3>{strips}{folded}</article>'
 
 
-def _row_figures(exhibit: Exhibit) -> list[str]:
+def _row_figures(example: Example) -> list[str]:
     figures = [
-        _figure(boxed(exhibit), f"{exhibit.key} with the boxes of its views", "image and boxes"),
-        _saliency_figure(exhibit),
+        _figure(boxed(example), f"{example.key} with the boxes of its views", "image and boxes"),
+        _saliency_figure(example),
         _figure(
-            pictures.with_contour(exhibit.image_HWC, exhibit.mask_HW),
-            f"foreground of {exhibit.key} outlined, the rest darkened",
-            f"mask, {exhibit.foreground_fraction:.0%} foreground",
+            pictures.with_contour(example.image_HWC, example.mask_HW),
+            f"foreground of {example.key} outlined, the rest darkened",
+            f"mask, {example.foreground_fraction:.0%} foreground",
         ),
     ]
-    if exhibit.background_HWC is None:
+    if example.background_HWC is None:
         figures.append("<figure><figcaption>no tiled background to show</figcaption></figure>")
     else:
-        picture = pictures.thumbnail(exhibit.background_HWC)
-        figures.append(_figure(picture, f"tiled background of {exhibit.key}", "tiled background"))
+        picture = pictures.thumbnail(example.background_HWC)
+        figures.append(_figure(picture, f"tiled background of {example.key}", "tiled background"))
     return figures
 
 
-def _view_figure(exhibit: Exhibit, view: ViewPicture, number: int, background: str) -> str:
+def _view_figure(example: Example, view: ViewPicture, number: int, background: str) -> str:
     text = f"<b>{escape(view.name)}</b><br>{'<br>'.join(_view_facts(view, background))}"
     kind = f"view v{number % len(pictures.VIEW_COLOURS)}" if view.is_global else "view local"
-    return _figure(pictures.thumbnail(view.image_HWC), f"{view.name} of {exhibit.key}", text, kind)
+    return _figure(pictures.thumbnail(view.image_HWC), f"{view.name} of {example.key}", text, kind)
 
 
-def _beside(exhibit: Exhibit, view: ViewPicture) -> list[str]:
+def _beside(example: Example, view: ViewPicture) -> list[str]:
     """What belongs to a view: its mask, the donor of its background, what CAST's key network sees."""
     name = escape(view.name)
     figures = [
         _figure(
             pictures.with_contour(view.image_HWC, view.mask_HW),
-            f"foreground of the {view.name} of {exhibit.key} outlined, the rest darkened",
+            f"foreground of the {view.name} of {example.key} outlined, the rest darkened",
             f"mask of the {name}, {float(view.mask_HW.mean()):.0%} foreground",
         )
     ]
@@ -135,21 +135,21 @@ def _beside(exhibit: Exhibit, view: ViewPicture) -> list[str]:
         figures.append(_figure(donor_HWC, f"tiled background of {view.donor.key} with the part that is taken", caption))
     if view.masked_HWC is not None:
         caption = f"masked {name}: what CAST compares the query with"
-        alternative = f"{view.name} of {exhibit.key} with its background at the mean colour"
+        alternative = f"{view.name} of {example.key} with its background at the mean colour"
         figures.append(_figure(pictures.thumbnail(view.masked_HWC), alternative, caption))
     return figures
 
 
-def _negative_figures(exhibit: Exhibit) -> list[str]:
+def _negative_figures(example: Example) -> list[str]:
     return [
         _figure(
             pictures.thumbnail(negative.image_HWC),
-            f"extra negative of {exhibit.key}",
+            f"extra negative of {example.key}",
             f"<b>extra negative</b><br>from <code>{escape(negative.key)}</code>, "
             + (f"with the background of the {escape(negative.matches)}" if negative.matches else "a plain other image"),
             "view local",
         )
-        for negative in exhibit.negatives
+        for negative in example.negatives
     ]
 
 
@@ -157,11 +157,11 @@ def _figure(image_HWC: np.ndarray, alternative: str, caption_html: str, kind: st
     return document.picture(pictures.img(image_HWC, alternative), caption_html, kind)
 
 
-def _saliency_figure(exhibit: Exhibit) -> str:
-    if exhibit.saliency_HW is None:
+def _saliency_figure(example: Example) -> str:
+    if example.saliency_HW is None:
         return ""
-    picture = pictures.grey_to_rgb(pictures.thumbnail(exhibit.saliency_HW))
-    return _figure(picture, f"saliency map of {exhibit.key}, white is foreground", "saliency map")
+    picture = pictures.grey_to_rgb(pictures.thumbnail(example.saliency_HW))
+    return _figure(picture, f"saliency map of {example.key}, white is foreground", "saliency map")
 
 
 def _view_facts(view: ViewPicture, background: str) -> list[str]:

@@ -17,14 +17,14 @@ from backdrop.stores.pages import curves, document
 from backdrop.stores.pages.document import Section
 from backdrop.trainer.report import attention, spectrum, training_charts
 from backdrop.trainer.report.contact_sheet import contact_sheet
-from backdrop.trainer.report.exhibits import NUM_EXHIBITS, Exhibit
-from backdrop.trainer.report.gallery import exhibit_html
+from backdrop.trainer.report.examples import NUM_EXAMPLES, Example
+from backdrop.trainer.report.gallery import example_html
 from backdrop.trainer.report.loaded_run import Run, load_all
 from backdrop.trainer.report.score_table import scores_section
 from backdrop.trainer.report.settings_table import differences_section, settings_section
 from backdrop.trainer.report.shown import Shown, look_at
 
-_MIN_EXHIBITS = 3
+_MIN_EXAMPLES = 3
 # Singular values below this share of the largest are what float32 leaves of a zero.
 _ROUNDING = 1e-6
 
@@ -39,14 +39,14 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     if out is None and len(folders) > 1:
         raise UserError("a page about several runs belongs to none of them: say where it goes with --out PAGE.html")
     runs = load_all(folders)
-    num_exhibits = max(_MIN_EXHIBITS, NUM_EXHIBITS // len(runs))
-    shown = [look_at(run, num_exhibits) for run in runs]
+    num_examples = max(_MIN_EXAMPLES, NUM_EXAMPLES // len(runs))
+    shown = [look_at(run, num_examples) for run in runs]
     page = runs[0].folder / "report.html" if out is None else out
     page.parent.mkdir(parents=True, exist_ok=True)
     write_aside(page, render(runs, shown))
-    if len(runs) == 1 and shown[0].exhibits:
+    if len(runs) == 1 and shown[0].examples:
         with written_aside(runs[0].folder / "gallery.png") as aside:
-            contact_sheet(shown[0].exhibits).save(aside, "PNG", optimize=True)
+            contact_sheet(shown[0].examples).save(aside, "PNG", optimize=True)
     return page
 
 
@@ -167,11 +167,11 @@ def _spectrum_chart(pairs: Sequence[tuple[Run, Shown]], name: str) -> str:
 
 
 def _gallery_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
-    return _of_each(pairs, "exhibits", {run.label: _gallery(run, shown.exhibits) for run, shown in pairs})
+    return _of_each(pairs, "examples", {run.label: _gallery(run, shown.examples) for run, shown in pairs})
 
 
-def _gallery(run: Run, exhibits: list[Exhibit]) -> str:
-    if not exhibits:
+def _gallery(run: Run, examples: list[Example]) -> str:
+    if not examples:
         return ""
     background = run.settings.background
     text = (
@@ -183,16 +183,16 @@ def _gallery(run: Run, exhibits: list[Exhibit]) -> str:
             f" Backgrounds are replaced in {background.probability:.0%} of global views; up to half of the rows "
             "below were chosen because theirs was."
         )
-    if exhibits[0].negatives:
+    if examples[0].negatives:
         text += " The other image of an extra negative is of the same batch; here, of the rows looked at for this page."
-    if all(exhibit.saliency_HW is None for exhibit in exhibits):
+    if all(example.saliency_HW is None for example in examples):
         text += (
             " The store, which may keep saliency maps, is not beside its .beton."
             if run.store is None
             else " The store keeps no saliency maps; build it with --soft-maps to see them here."
         )
     return f'<p class="note">{escape(text)}</p>' + "".join(
-        exhibit_html(exhibit, background.name) for exhibit in exhibits
+        example_html(example, background.name) for example in examples
     )
 
 

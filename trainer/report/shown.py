@@ -9,7 +9,7 @@ import torch
 from backdrop.errors import UserError
 from backdrop.trainer.report import attention, spectrum
 from backdrop.trainer.report.attention import Attention
-from backdrop.trainer.report.exhibits import NUM_EXHIBITS, Exhibit, collect, view_names
+from backdrop.trainer.report.examples import NUM_EXAMPLES, Example, collect, view_names
 from backdrop.trainer.report.loaded_run import Run
 from backdrop.trainer.run.settings import method_module
 from backdrop.trainer.run.trained_method import trained_method
@@ -19,38 +19,38 @@ from backdrop.trainer.run.trained_method import trained_method
 class Shown:
     """What is drawn of a run beyond its records; each part is empty where why says what is missing."""
 
-    exhibits: list[Exhibit] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
     attention: list[Attention] = field(default_factory=list)
     # Of "features" and "embedding": singular values float64 (M,), falling.
     spectra: dict[str, np.ndarray] = field(default_factory=dict)
-    # Part to reason: exhibits, attention, spectra.
+    # Part to reason: examples, attention, spectra.
     why: dict[str, str] = field(default_factory=dict)
 
 
-def look_at(run: Run, num_exhibits: int = NUM_EXHIBITS) -> Shown:
-    """Draw what can be drawn of a run from its store and its latest checkpoint. Args: num_exhibits: rows at most."""
+def look_at(run: Run, num_examples: int = NUM_EXAMPLES) -> Shown:
+    """Draw what can be drawn of a run from its store and its latest checkpoint. Args: num_examples: rows at most."""
     shown = Shown()
     if run.beton is None:
-        shown.why = dict.fromkeys(("exhibits", "attention", "spectra"), run.missing)
+        shown.why = dict.fromkeys(("examples", "attention", "spectra"), run.missing)
         return shown
-    _add_exhibits(shown, run, run.beton, num_exhibits)
+    _add_examples(shown, run, run.beton, num_examples)
     _add_network(shown, run, run.beton)
     return shown
 
 
-def _add_exhibits(shown: Shown, run: Run, beton: Path, num_wanted: int) -> None:
+def _add_examples(shown: Shown, run: Run, beton: Path, num_wanted: int) -> None:
     settings = run.settings
     names = view_names(method_module(settings.method).HAS_NEGATIVES)
     try:
-        shown.exhibits = collect(
+        shown.examples = collect(
             beton, run.store, settings.plan, seed=settings.seed, epoch=run.last_epoch, names=names,
             bad_rows=settings.bad_rows, num_wanted=num_wanted,
         )  # fmt: skip
     except UserError as error:
-        shown.why["exhibits"] = f"The views cannot be drawn again: {error}"
+        shown.why["examples"] = f"The views cannot be drawn again: {error}"
         return
-    if not shown.exhibits:
-        shown.why["exhibits"] = "The store has no row with foreground and background."
+    if not shown.examples:
+        shown.why["examples"] = "The store has no row with foreground and background."
 
 
 def _add_network(shown: Shown, run: Run, beton: Path) -> None:

@@ -19,8 +19,8 @@ from backdrop.ranks import Ranks
 from backdrop.stores.format.reader import Store
 from backdrop.stores.pages import document
 from backdrop.stores.pages.document import Section
-from backdrop.trainer.report.exhibits import Drawing, Exhibit, Scenes, view_names
-from backdrop.trainer.report.gallery import full_exhibit_html
+from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
+from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
 from backdrop.trainer.run.loop import beton_of, opened_loader, resolve_settings
 from backdrop.trainer.run.settings import RunSettings, by_path, method_module
@@ -57,22 +57,22 @@ def write_views_page(
     drawing = Drawing(scenes, settings.plan, names, masked_views=masked_views(settings))
     batch_size = _batch_size(settings, int(has_mask(scenes.records).sum()))
     with opened_loader(settings, store, beton, batch_size=batch_size, ranks=Ranks(device="cpu")) as loader:
-        exhibits, skipped = _first_rows(loader, drawing, epoch)
+        examples, skipped = _first_rows(loader, drawing, epoch)
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(page, render(settings, exhibits, epoch=epoch, recipe=recipe, store_id=store_id, skipped=skipped))
+    write_aside(page, render(settings, examples, epoch=epoch, recipe=recipe, store_id=store_id, skipped=skipped))
     return page
 
 
-def _first_rows(loader: Loader, drawing: Drawing, epoch: int) -> tuple[list[Exhibit], list[str]]:
+def _first_rows(loader: Loader, drawing: Drawing, epoch: int) -> tuple[list[Example], list[str]]:
     """The first rows of an epoch as they come, and what the loader says of rows that it could not read."""
-    exhibits: list[Exhibit] = []
+    examples: list[Example] = []
     skipped: list[str] = []
     for batch in loader.epoch(epoch):
-        exhibits += drawing.exhibits(batch, range(min(len(batch.row_B), NUM_ROWS - len(exhibits))))
+        examples += drawing.examples(batch, range(min(len(batch.row_B), NUM_ROWS - len(examples))))
         skipped += batch.skipped
-        if len(exhibits) == NUM_ROWS:
+        if len(examples) == NUM_ROWS:
             break
-    return exhibits, skipped
+    return examples, skipped
 
 
 def masked_views(settings: RunSettings) -> tuple[int, ...]:
@@ -103,25 +103,25 @@ def _store_of(beton: Path, store_id: str, store: Path | str) -> Store | None:
 
 def render(
     settings: RunSettings,
-    exhibits: Sequence[Exhibit],
+    examples: Sequence[Example],
     *,
     epoch: int,
     recipe: str,
     store_id: str,
     skipped: Sequence[str] = (),
 ) -> str:
-    """Return the page. Args: exhibits: rows in the order of the epoch. skipped: which rows could not be read."""
+    """Return the page. Args: examples: rows in the order of the epoch. skipped: which rows could not be read."""
     background = settings.background
-    names = [view.name for view in exhibits[0].views]
+    names = [view.name for view in examples[0].views]
     facts = [
-        ("rows shown", f"{len(exhibits)}", f"the first of epoch {epoch}"),
+        ("rows shown", f"{len(examples)}", f"the first of epoch {epoch}"),
         ("views of each", f"{len(settings.views)}", " and ".join(sorted({f"{v.size_px} px" for v in settings.views}))),
         ("batch", f"{settings.batch_size}", "images a step"),
         ("backgrounds replaced", f"{background.probability:.0%}", f"of views, {background.name}"),
         ("seed", f"{settings.seed}", f"recipe {recipe}"),
         ("store", store_id[:12], "id"),
     ]
-    articles = "".join(full_exhibit_html(exhibit, background.name) for exhibit in exhibits)
+    articles = "".join(full_example_html(example, background.name) for example in examples)
     rows = f'<div class="columns">{articles}</div>'
     lost = "".join(f"<li>{escape(message)}</li>" for message in skipped)
     return document.page(
@@ -129,7 +129,7 @@ def render(
         document.headline(facts),
         [
             Section(anchor="reading", heading="How to read this", body=_reading(settings)),
-            Section(anchor="drawn", heading="Tries and fallbacks", body=_drawn_table(exhibits, names)),
+            Section(anchor="drawn", heading="Tries and fallbacks", body=_drawn_table(examples, names)),
             Section(anchor="rows", heading="Rows", body=(f"<ul>{lost}</ul>" if lost else "") + rows),
             Section(anchor="plan", heading="The plan", body=_plan_table(settings, names)),
         ],
@@ -181,12 +181,12 @@ def _plan_table(settings: RunSettings, names: Sequence[str]) -> str:
     return table + document.facts_table(together, label="settings of all views together")
 
 
-def _drawn_table(exhibits: Sequence[Exhibit], names: Sequence[str]) -> str:
+def _drawn_table(examples: Sequence[Example], names: Sequence[str]) -> str:
     """What was drawn for the rows shown, per view."""
     head = ["view", "tries, mean", "fallback boxes", "without foreground", "backgrounds replaced", "negatives matched"]
     rows = []
     for number, name in enumerate(names):
-        records = [exhibit.views[number].record for exhibit in exhibits]
+        records = [example.views[number].record for example in examples]
         counts = [
             sum(bool(record["is_fallback"]) for record in records),
             sum(record["foreground_fraction"] == 0 for record in records),

@@ -18,7 +18,7 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
-from backdrop.trainer.evaluation.data.pixels import ArrayPixels, squashed
+from backdrop.trainer.evaluation.data.pixels import ArrayPixels, resized_to_square
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
@@ -63,7 +63,7 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
     schedule = Schedule(
         epochs=options.epochs, batch_size=options.batch_size, lr=options.lr, weight_decay=options.weight_decay
     )
-    plain, flipped = squashed(options.size_px), squashed(options.size_px, is_flipped=True)
+    plain, flipped = resized_to_square(options.size_px), resized_to_square(options.size_px, is_flipped=True)
 
     def is_flipped(epoch: int, rows: np.ndarray) -> np.ndarray:
         draws = [random_streams.uniform(options.seed, epoch, int(row), 0, random_streams.FLIP) for row in rows]

@@ -117,7 +117,7 @@ def fixed(transform: Transform) -> Cut:
     )
 
 
-def squashed(size_px: int, *, is_flipped: bool = False) -> Cut:
+def resized_to_square(size_px: int, *, is_flipped: bool = False) -> Cut:
     """Resize both sides, whatever the aspect ratio (bilinear, antialias). Raises: UserError: no side is left."""
     if size_px < 1:
         raise UserError(f"size_px={size_px} must be 1 or more")

@@ -27,9 +27,9 @@ from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_S
 from backdrop.stores.pages import pictures
 from backdrop.trainer import cast
 
-NUM_EXHIBITS = 12
+NUM_EXAMPLES = 12
 # Rows looked at for each row shown: enough to find some whose background was replaced, which is rare by design.
-_CANDIDATES_PER_EXHIBIT = 4
+_CANDIDATES_PER_EXAMPLE = 4
 _BOX = ("top", "left", "height", "width")
 
 
@@ -70,7 +70,7 @@ class Negative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class Example:
     """One row of the store and its views.
 
     image_HWC: uint8 RGB, the pixels that boxes refer to. mask_HW: uint8 {0, 1}, 1 = foreground, same size.
@@ -111,7 +111,7 @@ class Scenes:
         jpeg = read_blob(self._bytes, self.records[row], "background")
         return decode_rgb(jpeg) if jpeg else None
 
-    def exhibit(self, row: int) -> Exhibit:
+    def example(self, row: int) -> Example:
         """What the store holds of a row, without views."""
         record = self.records[row]
         height, width = int(record["height"]), int(record["width"])
@@ -121,7 +121,7 @@ class Scenes:
             background_HWC = None
         runs = np.frombuffer(read_blob(self._bytes, record, "mask"), dtype=np.uint32)
         mask_HW = unpack_rows(decode_runs(runs, height, width), width)
-        return Exhibit(
+        return Example(
             row=row,
             key=self.key(row),
             foreground_fraction=float(mask_HW.mean()),
@@ -144,20 +144,20 @@ class Drawing:
         self._names = [names[at] if at < len(names) else f"view {at + 1}" for at in range(len(plan.views))]
         self._stage = DeviceStage(plan, device="cpu")
 
-    def exhibits(self, batch: Batch | WholeBatch, places: Sequence[int] | None = None) -> list[Exhibit]:
+    def examples(self, batch: Batch | WholeBatch, places: Sequence[int] | None = None) -> list[Example]:
         """Return the rows of a batch with their views.
 
         Args: places: which rows of the batch, in this order; None = all of them.
         """
         views = self._stage(batch)
         chosen = range(len(views.row_B)) if places is None else places
-        return [self._exhibit(batch.records, views, place) for place in chosen]
+        return [self._example(batch.records, views, place) for place in chosen]
 
-    def _exhibit(self, record_VB: Sequence[np.ndarray], views: Views, place: int) -> Exhibit:
+    def _example(self, record_VB: Sequence[np.ndarray], views: Views, place: int) -> Example:
         pictured = tuple(
             self._view(number, record_B[place].copy(), views, place) for number, record_B in enumerate(record_VB)
         )
-        stored = self._scenes.exhibit(int(views.row_B[place]))
+        stored = self._scenes.example(int(views.row_B[place]))
         return replace(stored, views=pictured, negatives=self._negatives(record_VB, views, place))
 
     def _view(self, number: int, record: np.void, views: Views, place: int) -> ViewPicture:
@@ -207,19 +207,19 @@ def collect(
     epoch: int,
     names: tuple[str, ...],
     bad_rows: str,
-    num_wanted: int = NUM_EXHIBITS,
-) -> list[Exhibit]:
+    num_wanted: int = NUM_EXAMPLES,
+) -> list[Example]:
     """Draw an epoch's views of some rows again; half of them have a replaced background, where so many are found.
 
     Args:
         beton: what the run read. store: where its saliency maps are, None = they are not at hand.
         plan, seed, bad_rows: the run's. epoch: which epoch's draws. names: what to call the views.
         num_wanted: rows at most.
-    Returns: exhibits in row order; rows with a mask, spread over the store.
+    Returns: examples in row order; rows with a mask, spread over the store.
     Raises: UserError: the file is damaged or incomplete.
     """
     scenes = Scenes(beton, store)
-    rows = spread_rows(scenes.records, num_wanted * _CANDIDATES_PER_EXHIBIT)
+    rows = spread_rows(scenes.records, num_wanted * _CANDIDATES_PER_EXAMPLE)
     if not len(rows):
         return []
     drawing = Drawing(scenes, plan, names)
@@ -227,8 +227,8 @@ def collect(
         (batch,) = loader.epoch(epoch)  # one batch, as large as the rows
         places = different_rows(batch.row_B)
         is_altered = np.any([record_B["has_background"][places] != 0 for record_B in batch.records], axis=0)
-        exhibits = drawing.exhibits(batch, places[spread(is_altered, num_wanted)].tolist())
-    return sorted(exhibits, key=lambda exhibit: exhibit.row)
+        examples = drawing.examples(batch, places[spread(is_altered, num_wanted)].tolist())
+    return sorted(examples, key=lambda example: example.row)
 
 
 def spread_rows(records: np.ndarray, num_wanted: int) -> np.ndarray:
@@ -244,7 +244,7 @@ def different_rows(row_B: Tensor) -> np.ndarray:
     return np.unique(row_B.cpu().numpy(), return_index=True)[1]
 
 
-def spread(is_altered: np.ndarray, num_wanted: int = NUM_EXHIBITS) -> np.ndarray:
+def spread(is_altered: np.ndarray, num_wanted: int = NUM_EXAMPLES) -> np.ndarray:
     """Choose places, half of them altered where there are enough, evenly spaced among their kind.
 
     Args: is_altered: bool (N,). num_wanted: at most so many. Returns: int64.
@@ -272,17 +272,17 @@ def denormalised(image_3HW: Tensor) -> np.ndarray:
     return (image_HW3.clamp(0.0, 1.0) * 255).round().to(torch.uint8).numpy()
 
 
-def boxed(exhibit: Exhibit) -> np.ndarray:
-    """Return a thumbnail of the exhibit's image with the boxes of its views; uint8 RGB."""
+def boxed(example: Example) -> np.ndarray:
+    """Return a thumbnail of the example's image with the boxes of its views; uint8 RGB."""
     # Local boxes first, so that the global ones lie on top.
-    order = sorted(range(len(exhibit.views)), key=lambda number: exhibit.views[number].is_global)
+    order = sorted(range(len(example.views)), key=lambda number: example.views[number].is_global)
     boxes, colours = [], []
     for number in order:
-        boxes.append(box(exhibit.views[number].record))
-        is_global = exhibit.views[number].is_global
+        boxes.append(box(example.views[number].record))
+        is_global = example.views[number].is_global
         colour = pictures.VIEW_COLOURS[number % len(pictures.VIEW_COLOURS)]
         colours.append(colour if is_global else pictures.LOCAL_COLOUR)
-    return pictures.with_boxes(exhibit.image_HWC, boxes, colours)
+    return pictures.with_boxes(example.image_HWC, boxes, colours)
 
 
 def box(record: np.void, prefix: str = "") -> tuple[int, int, int, int]:
