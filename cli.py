@@ -692,7 +692,9 @@ def store_export(
     default=None,
     help="Default: the paper's (no GPU: smoke).",
 )
-@click.option("--backbone", default=None, help="resnet18 to 152, drn_d_22 to 105. Default: the recipe's.")
+@click.option(
+    "--backbone", default=None, help="resnet18 to 152, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's."
+)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 @click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")

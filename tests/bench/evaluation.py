@@ -12,12 +12,12 @@ from torch import nn
 
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.data.images import resize_and_crop, standard
 from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
 from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, features_of
 from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
-from backdrop.trainer.parts.backbones import build_backbone
 from tests.bench.photographs import write_dataset
 from tests.bench.timing import one_core, row
 

@@ -17,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
 from backdrop.setting_overrides import with_override
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import coco_segmentation, voc_detection
 from backdrop.trainer.evaluation.detection import training as _detection_training
 from backdrop.trainer.evaluation.detection.images import (
@@ -41,7 +42,6 @@ from backdrop.trainer.evaluation.detection.training import Schedule, measure_bat
 from backdrop.trainer.evaluation.harness import subject as _subject
 from backdrop.trainer.evaluation.harness.evaluate import _summary, evaluate_run
 from backdrop.trainer.evaluation.harness.result import Result
-from backdrop.trainer.parts.backbones import build_backbone
 from tests.material.detection_fixtures import (
     THREE_OF_2007,
     TWO_IMAGES,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from backdrop.errors import UserError
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation.detection.detectron2_export import (
     PROTOCOLS,
     detectron2_config,
@@ -20,7 +21,6 @@ from backdrop.trainer.evaluation.detection.detectron2_export import (
     export_detectron2,
     torchvision_name,
 )
-from backdrop.trainer.parts.backbones import build_backbone
 from backdrop.trainer.run import checkpoint
 
 

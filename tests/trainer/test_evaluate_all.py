@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from backdrop.errors import UserError
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer import evaluation
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import cifar10, grounding
 from backdrop.trainer.evaluation.harness import evaluate_all as _all
 from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, task_module
 from backdrop.trainer.evaluation.harness.evaluate_all import Choice
 from backdrop.trainer.evaluation.harness.paper_numbers import paper_numbers, tasks_of
-from backdrop.trainer.parts.backbones import build_backbone
 from backdrop.trainer.run.loop import resolve_settings
 from tests.material import small_scenes
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import View
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import cifar10, cifar100, limited_labels, linear, places205, voc07_svm
 from backdrop.trainer.evaluation.data import cifar as _cifar
 from backdrop.trainer.evaluation.data.imagenet import open_splits
@@ -32,7 +33,7 @@ from backdrop.trainer.evaluation.harness.subject import (
     weights_digest,
 )
 from backdrop.trainer.evaluation.probing.probe import new_head
-from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 from tests.material.evaluation_fixtures import FACTS, WNIDS, imagenet_split, paint, save_image, write_tree
 
 CLASSES = (3, 40, 700)

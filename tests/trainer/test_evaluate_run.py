@@ -11,8 +11,8 @@ from PIL import Image
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import Background, View
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
-from backdrop.trainer.parts.backbones import build_backbone
 from backdrop.trainer.run import checkpoint
 
 

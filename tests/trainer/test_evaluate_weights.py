@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation.harness import subject as _subject
 from backdrop.trainer.evaluation.harness.subject import number_format, open_subject, untrained_like
 from backdrop.trainer.evaluation.harness.weights import load_network
-from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 
 NUM_FEATURES = 512
 

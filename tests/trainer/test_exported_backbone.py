@@ -8,7 +8,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from backdrop.trainer.parts.backbones import build_backbone
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.run import checkpoint
 from tests.golden import make_timm_names
 

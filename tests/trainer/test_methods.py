@@ -17,8 +17,8 @@ import backdrop.trainer.methods
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.trainer import cast
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.losses import saliency_attention
-from backdrop.trainer.parts.backbones import build_backbone
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum
 from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, check_groups

@@ -16,7 +16,8 @@ from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.stores.format.reader import open_store
-from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.run import collapse, loop, run_folder
 from backdrop.trainer.run.checks import check

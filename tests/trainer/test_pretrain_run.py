@@ -18,8 +18,8 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import Batch
 from backdrop.saliency.deepusps2.deepusps import initial_weights
 from backdrop.saliency.networks.drn import Drn
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import moco
-from backdrop.trainer.parts.backbones import build_backbone
 from backdrop.trainer.run import checkpoint, run_folder
 from backdrop.trainer.run.loop import find_beton, pretrain
 from backdrop.trainer.run.settings import RunSettings

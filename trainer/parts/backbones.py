@@ -1,24 +1,12 @@
-"""Backbones: an image batch to a feature map and to its spatial mean.
+"""A backbone: an image batch to a feature map and to its spatial mean. The families are files of `trainer/backbones/`.
 
 Shapes: B batch, C channels, H W rows and columns of the image, h w of the feature map, D features.
-A ResNet's weights carry torchvision's names (without `fc`), so a trained backbone loads into `torchvision.models` as it
-is, and so do AlexNet's (without `classifier`); a DRN's carry those of `Drn`, so it loads into the saliency
-network (`saliency train --backbone-weights`).
 """
 
 import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.saliency.networks.drn import Drn
-
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-# The networks of DeepUSPS2's detector (Ryali et al. 2021, A.2): a feature map at 1/8 of the image's size.
-DRNS = ("drn_d_22", "drn_d_38", "drn_d_54", "drn_d_105")
-# torchvision's, and RotNet's with a BatchNorm after each convolution (Gidaris et al. 2018, released code). Both end at
-# conv5 with its ReLU, where RotNet is evaluated; the last pooling is the head's.
-ALEXNETS = ("alexnet", "alexnet_bn")
-NAMES = (*RESNETS, *ALEXNETS, *DRNS)
 
 
 class Backbone(nn.Module):
@@ -63,47 +51,22 @@ class Backbone(nn.Module):
         """
         return self.forward_map(image_BCHW).mean(dim=(2, 3))
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Draw every parameter and buffer anew, as of an untrained network, from torch's current generator.
 
-def build_backbone(name: str, *, cifar_stem: bool = False) -> Backbone:
-    """Build an untrained backbone; weights are drawn from torch's current generator.
-
-    Args: name: one of NAMES. cifar_stem: 3x3 convolution of stride 1 and no max-pool, for images of 32 to 64 px.
-    Raises: UserError: unknown name.
-    """
-    if name not in NAMES:
-        raise UserError(f"unknown backbone {name!r}; allowed: {', '.join(NAMES)}")
-    if cifar_stem and name not in RESNETS:
-        raise UserError(f"cifar_stem is for {', '.join(RESNETS)}; leave it out with backbone={name}")
-    if name in DRNS:
-        drn = Drn(name)
-        return Backbone({"stages": drn.stages}, drn.out_channels)
-    return _alexnet(has_batch_norm=name == "alexnet_bn") if name in ALEXNETS else _resnet(name, cifar_stem)
-
-
-def _alexnet(*, has_batch_norm: bool) -> Backbone:
-    import torchvision
-
-    features = torchvision.models.get_model("alexnet", weights=None).features[:-1]
-    num_features = next(layer.out_channels for layer in reversed(features) if isinstance(layer, nn.Conv2d))
-    if has_batch_norm:
-        layers: list[nn.Module] = []
-        for layer in features:
-            layers.append(layer)
-            if isinstance(layer, nn.Conv2d):
-                layers.append(nn.BatchNorm2d(layer.out_channels))
-        features = nn.Sequential(*layers)
-    return Backbone({"features": features}, num_features)
-
-
-def _resnet(name: str, cifar_stem: bool) -> Backbone:
-    import torchvision  # here: it takes as long to import as torch, and a mistake in the settings need not wait
-
-    network = torchvision.models.get_model(name, weights=None)
-    names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    layers = {name: getattr(network, name) for name in names}
-    if cifar_stem:
-        # He et al. 2016, section 4.2: small images keep their resolution at the entrance.
-        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
-        layers["maxpool"] = nn.Identity()
-    return Backbone(layers, network.fc.in_features)
+        Convolutions without biases as He et al. 2015 (fan-out), every other layer as torch draws it. A family with
+        parameters outside such layers (a class token) gives its own.
+        Raises: UserError: a layer with values of its own does not say how they are drawn.
+        """
+        for module in self.modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if isinstance(module, nn.Conv2d) and module.bias is None:
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif callable(redraw := getattr(module, "reset_parameters", None)):
+                redraw()
+            elif own:
+                raise UserError(
+                    f"{type(module).__name__} of this backbone does not say how its values are drawn, so no untrained "
+                    "copy can be made: give the backbone a reset() of its own"
+                )

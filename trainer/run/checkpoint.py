@@ -16,7 +16,8 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
-from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
 from backdrop.trainer.parts.key_queue import load_whole_state, whole_state
 from backdrop.trainer.parts.momenta import momenta, restore_momenta

@@ -11,14 +11,11 @@ from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
 from backdrop.pipeline.views.crops import check_background
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
-from backdrop.trainer import cast
+from backdrop.trainer import backbones, cast
 from backdrop.trainer.methods import METHODS
-from backdrop.trainer.parts import backbones
 from backdrop.trainer.run import online_probe, optimisers, schedules
 from backdrop.trainer.run.settings import PRECISIONS, RunSettings, method_module
 
-# Pixels of the image per cell of a ResNet's last feature map.
-_RESNET_STRIDE = 32
 # What torch and the random streams take.
 _NUM_SEEDS = 2**63
 
@@ -34,10 +31,9 @@ def check(settings: RunSettings) -> None:
             raise UserError(f"{name}={getattr(settings, name)} must be 0 or more")
     if settings.seed >= _NUM_SEEDS:
         raise UserError(f"seed={settings.seed} must be below {_NUM_SEEDS} (2 to the power of 63)")
-    if settings.backbone not in backbones.NAMES:
-        raise UserError(f"unknown backbone {settings.backbone!r}; allowed: {', '.join(backbones.NAMES)}")
-    if settings.cifar_stem and settings.backbone not in backbones.RESNETS:
-        raise UserError(f"cifar_stem=True is for backbones {', '.join(backbones.RESNETS)}, not {settings.backbone!r}")
+    backbones.find(settings.backbone)
+    if settings.cifar_stem:
+        backbones.check_cifar_stem(settings.backbone)
     _check_choice("precision", settings.precision, PRECISIONS)
     _check_choice("geometry", settings.geometry, GEOMETRIES)
     _check_choice("bad_rows", settings.bad_rows, BAD_ROWS)
@@ -114,13 +110,14 @@ def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
             f"CAST: {', '.join(fit)}"
         )
     cast.check(settings.cast)
-    if settings.backbone in backbones.RESNETS and not settings.cifar_stem:
+    family = backbones.find(settings.backbone)
+    if family.CELL_PX and not settings.cifar_stem:
+        other = ", or cifar_stem=true" if family.HAS_CIFAR_STEM else ""
         for index, view in enumerate(settings.views):
-            if view.is_global and view.size_px <= _RESNET_STRIDE:
+            if view.is_global and view.size_px <= family.CELL_PX:
                 raise UserError(
                     f"views.{index}.size_px={view.size_px}: the feature map of {settings.backbone} is one cell then, "
-                    f"and CAST has nothing to point at; set views.size_px to more than {_RESNET_STRIDE}, or "
-                    "cifar_stem=true"
+                    f"and CAST has nothing to point at; set views.size_px to more than {family.CELL_PX}{other}"
                 )
 
 

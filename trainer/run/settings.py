@@ -41,7 +41,7 @@ class RunSettings:
     epochs: int
     # Images a step, over all devices.
     batch_size: int
-    # A name of trainer/parts/backbones.py.
+    # A name that a file of trainer/backbones/ serves.
     backbone: str = "resnet50"
     # 3x3 convolution of stride 1 and no max-pool at the entrance, for views of 32 to 64 px.
     cifar_stem: bool = False

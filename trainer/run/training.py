@@ -16,7 +16,8 @@ from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.progress import note, stage_bar, warn
 from backdrop.ranks import Ranks
-from backdrop.trainer.parts.backbones import Backbone, build_backbone
+from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint, distributed, run_folder
 from backdrop.trainer.run.crop_fallbacks import FallbackWatch
 from backdrop.trainer.run.expected_curve import expected_curve

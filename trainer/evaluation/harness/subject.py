@@ -159,16 +159,12 @@ def weights_digest(backbone: nn.Module, head: nn.Module | None) -> str:
 
 
 def untrained_like(backbone: Backbone) -> Backbone:
-    """Return a copy whose weights are drawn anew, as `build_backbone` draws them; always the same ones.
+    """Return a copy whose weights are drawn anew, as its family draws them; always the same ones.
 
     Args: backbone: left as it is.
     """
     untrained = copy.deepcopy(backbone)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        for module in untrained.modules():
-            if isinstance(module, nn.BatchNorm2d) or (isinstance(module, nn.Conv2d) and module.bias is not None):
-                module.reset_parameters()  # AlexNet's convolutions are those that have biases
-            elif isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        untrained.reset()
     return untrained

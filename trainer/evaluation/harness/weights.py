@@ -14,26 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
-from backdrop.trainer.parts.backbones import RESNETS, Backbone, build_backbone
+from backdrop.trainer.backbones import BACKBONES, build_backbone
+from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint
 
 NUM_CLASSES = 1000
 NUM_IN9_CLASSES = 9
-# Where release files keep the weights, and what stands before the names of the encoder that is evaluated. MoCo, CAST:
-# module.encoder_q; SwAV: module; PyTorch BYOL (yaox12): module.online_network.encoder; our own exports: none.
+# Where release files keep the weights.
 _CONTAINERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = (
-    "module.encoder_q.", "module.online_network.encoder.", "module.backbone.", "module.", "encoder_q.",
-    "online_network.encoder.", "backbone.", "encoder.", "",
-)  # fmt: skip
-# Blocks of each stage decide the depth; resnet18 and resnet34 have no third convolution.
-_DEPTHS = {
-    (2, 2, 2, 2, False): "resnet18",
-    (3, 4, 6, 3, False): "resnet34",
-    (3, 4, 6, 3, True): "resnet50",
-    (3, 4, 23, 3, True): "resnet101",
-    (3, 8, 36, 3, True): "resnet152",
-}
 
 
 def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
@@ -76,37 +64,30 @@ def _probe_of_a_run(
 
 
 def network_of(tensors: dict[str, Tensor], what: str) -> tuple[Backbone, nn.Linear | None]:
-    """Build the ResNet whose weights these are, whatever stands before their names.
+    """Build the backbone whose weights these are: the family's that recognises their names.
 
     Args: tensors: by name. what: whose, for messages.
-    Raises: UserError: no names of a ResNet's, or tensors that do not fit them.
+    Raises: UserError: no family's names, or tensors that do not fit them.
     """
-    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}conv1.weight" in tensors), None)
-    if prefix is None:
+    found = [each for file in map(BACKBONES.load, BACKBONES.names()) if (each := file.published(tensors, what))]
+    if len(found) != 1:
         raise UserError(
-            f"{what} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., "
-            f"{', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after {', '.join(_PREFIXES[:-1])}"
+            f"{what} holds no weights of a ResNet, nor of another backbone: no name ends in conv1.weight (there are, "
+            f"e.g., {', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after a release's prefix"
+            if not found
+            else f"{what} could be any of {', '.join(each.name for each in found)}; give a run's folder"
         )
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    cifar_stem = own["conv1.weight"].shape[-1] == 3
     with torch.random.fork_rng():
-        backbone = build_backbone(_depth(own, what), cifar_stem=cifar_stem)
-    wanted = set(backbone.state_dict())
+        backbone = build_backbone(found[0].name, cifar_stem=found[0].cifar_stem)
+    own, wanted = found[0].tensors, set(backbone.state_dict())
+    layers = {name for name, _ in backbone.named_children()}
+    if foreign := sorted(name for name in set(own) - wanted if name.split(".")[0] in layers):
+        raise UserError(f"the weights in {what} are no {found[0].name}: it has no {foreign[0]}")
     try:
         backbone.load_state_dict({name: value for name, value in own.items() if name in wanted})
     except RuntimeError as error:
         raise UserError(f"the weights in {what} do not fit: {error}") from error
     return backbone.eval(), _head(own, backbone.num_features)
-
-
-def _depth(tensors: dict[str, Tensor], what: str) -> str:
-    stages = [{name.split(".")[1] for name in tensors if name.startswith(f"layer{stage}.")} for stage in range(1, 5)]
-    blocks = [len(numbers) for numbers in stages]
-    has_third = "layer1.0.conv3.weight" in tensors
-    name = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], has_third))
-    if name is None:
-        raise UserError(f"{what} has stages of {blocks} blocks; known are {', '.join(RESNETS)}")
-    return name
 
 
 def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:

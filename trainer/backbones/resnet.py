@@ -1,0 +1,61 @@
+"""ResNets (He et al. 2016) as torchvision builds them, under its names without `fc`: weights load there as they are."""
+
+import torch
+from torch import nn
+
+from backdrop.errors import UserError
+from backdrop.trainer.backbones import Published
+from backdrop.trainer.parts.backbones import Backbone
+
+NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+PREFIX = ""
+HAS_CIFAR_STEM = True
+CELL_PX = 32
+
+_LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+# What stands before the names of the encoder that is evaluated in release files. MoCo, CAST: module.encoder_q; SwAV:
+# module; PyTorch BYOL (yaox12): module.online_network.encoder; our own exports: none.
+_PREFIXES = (
+    "module.encoder_q.", "module.online_network.encoder.", "module.backbone.", "module.", "encoder_q.",
+    "online_network.encoder.", "backbone.", "encoder.", "",
+)  # fmt: skip
+# Blocks of each stage decide the depth; resnet18 and resnet34 have no third convolution.
+_DEPTHS = {
+    (2, 2, 2, 2, False): "resnet18",
+    (3, 4, 6, 3, False): "resnet34",
+    (3, 4, 6, 3, True): "resnet50",
+    (3, 4, 23, 3, True): "resnet101",
+    (3, 8, 36, 3, True): "resnet152",
+}
+
+
+def build(name: str, *, cifar_stem: bool) -> Backbone:
+    """Build an untrained ResNet: torchvision's, or with the entrance for images of 32 to 64 px."""
+    import torchvision  # here: it takes as long to import as torch, and a mistake in the settings need not wait
+
+    network = torchvision.models.get_model(name, weights=None)
+    layers = {name: getattr(network, name) for name in _LAYERS}
+    if cifar_stem:
+        # He et al. 2016, section 4.2: small images keep their resolution at the entrance.
+        layers["conv1"] = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(layers["conv1"].weight, mode="fan_out", nonlinearity="relu")
+        layers["maxpool"] = nn.Identity()
+    return Backbone(layers, network.fc.in_features)
+
+
+def published(tensors: dict[str, torch.Tensor], what: str) -> Published | None:
+    """Recognise torchvision's names, also after a release file's prefix.
+
+    Returns: None = no name ends in conv1.weight. Raises: UserError: stages of other sizes.
+    """
+    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}conv1.weight" in tensors), None)
+    if prefix is None:
+        return None
+    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    stages = [{name.split(".")[1] for name in own if name.startswith(f"layer{stage}.")} for stage in range(1, 5)]
+    blocks = [len(numbers) for numbers in stages]
+    has_third = "layer1.0.conv3.weight" in own
+    name = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], has_third))
+    if name is None:
+        raise UserError(f"{what} has stages of {blocks} blocks; known are {', '.join(NAMES)}")
+    return Published(name=name, cifar_stem=own["conv1.weight"].shape[-1] == 3, tensors=own)
