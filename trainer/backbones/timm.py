@@ -6,7 +6,7 @@ Tokens of a transformer are put back on their grid, without class and register t
 
 from difflib import get_close_matches
 from types import ModuleType
-from typing import cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,8 +26,8 @@ _INSIDE = "network."
 class TimmBackbone(Backbone):
     """A network of timm up to what its `forward_features` returns, as a map (B, D, h, w)."""
 
-    def __init__(self, name: str, network: nn.Module) -> None:
-        super().__init__({"network": network}, int(cast(int, network.num_features)))
+    def __init__(self, name: str, network: Any) -> None:
+        super().__init__({"network": network}, int(network.num_features))
         self._name = name
         self._register_state_dict_hook(_without_prefix)
         self.register_load_state_dict_pre_hook(_with_prefix)
@@ -93,7 +93,7 @@ def _timm() -> ModuleType:
     return timm
 
 
-def _leave_out_classifier(name: str, network: nn.Module) -> None:
+def _leave_out_classifier(name: str, network: Any) -> None:
     """Replace children that the map does not need: DistributedDataParallel would wait for their gradients."""
     used: set[nn.Module] = set()
     hooks = [module.register_forward_pre_hook(lambda module, _: used.add(module)) for module in network.modules()]
@@ -109,7 +109,7 @@ def _leave_out_classifier(name: str, network: nn.Module) -> None:
             setattr(network, child_name, nn.Identity())
 
 
-def _as_map(name: str, network: nn.Module, image_BCHW: torch.Tensor) -> torch.Tensor:
+def _as_map(name: str, network: Any, image_BCHW: torch.Tensor) -> torch.Tensor:
     features = network.forward_features(image_BCHW)
     if isinstance(features, torch.Tensor) and features.ndim == 4:
         is_channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
@@ -122,7 +122,7 @@ def _as_map(name: str, network: nn.Module, image_BCHW: torch.Tensor) -> torch.Te
     raise UserError(f"{name} has no feature map that could be found; give a convolutional network or a plain ViT")
 
 
-def _check_size(name: str, network: nn.Module, image_BCHW: torch.Tensor) -> None:
+def _check_size(name: str, network: Any, image_BCHW: torch.Tensor) -> None:
     size = tuple(network.pretrained_cfg["input_size"][-2:])
     is_fixed = network.pretrained_cfg.get("fixed_input_size", False)
     is_dynamic = getattr(getattr(network, "patch_embed", None), "dynamic_img_size", False) or getattr(
