@@ -318,7 +318,7 @@ def saliency_report(
     out: Path,
 ) -> None:
     """Write a page about detectors: scores, precision-recall curves, worst and best images, the course of trainings."""
-    from backdrop.saliency.scoring.report_page import write_report
+    from backdrop.saliency.report_page import write_report
 
     with disk_errors(out):
         page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
@@ -797,7 +797,7 @@ def loader_bench_command(
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
     from backdrop.pipeline.loader.loader_bench import bench, table
     from backdrop.trainer.run.loop import find_beton, resolve_settings
-    from backdrop.trainer.run.settings import method_module
+    from backdrop.trainer.settings import method_module
 
     if recipe is None:
         recipe = method_module(method).DEFAULT_RECIPE
@@ -888,7 +888,7 @@ def export_detectron2_command(run: Path | None, weights: Path | None, out: Path,
     """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
     if (run is None) == (weights is None):
         raise UserError("give either --run FOLDER or --weights FILE, one of them.")
-    from backdrop.trainer.evaluation.detection.detectron2_export import export_detectron2
+    from backdrop.trainer.detectron2_export import export_detectron2
 
     given = run or weights
     assert given is not None

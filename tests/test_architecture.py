@@ -2,19 +2,26 @@
 
 import ast
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = "backdrop"
-FLOORS = (PACKAGE, "stores", "saliency", "pipeline", "trainer", "cli")
-# The floors are linked into the package's folder: each file is read once, where it lies.
-SOURCES = [
-    *sorted(path for path in (ROOT / PACKAGE).glob("*.py") if not path.is_symlink()),
-    *sorted(path for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("*.py")),
-    ROOT / "cli.py",
-]
+from tests.room_graph import (
+    EVALUATION,
+    FLOORS,
+    HOUSES,
+    PACKAGE,
+    ROOT,
+    SOURCES,
+    circle,
+    file_graph,
+    imported,
+    module_name,
+    parse,
+    room_graph,
+)
+
 # What may not know of one another although the floors would let them: the store is their only contract.
 FORBIDDEN = (
     ("pipeline/build", "backdrop.pipeline.loader"),
@@ -23,23 +30,6 @@ FORBIDDEN = (
 )
 MAX_BODY_LINES = 45
 MAX_NESTING = 3
-
-
-def module_name(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
-
-
-def parse(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), filename=str(path))
-
-
-def imported(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
@@ -60,9 +50,40 @@ def test_the_two_halves_meet_only_in_the_store(folder: str, name: str) -> None:
         assert not any(f"{other}.".startswith(f"{name}.") for other in imported(parse(path))), f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("house", HOUSES)
+def test_rooms_of_a_floor_import_one_way(house: str) -> None:
+    graph = room_graph(house)
+    found = circle({room: set(others) for room, others in graph.items()})
+    why = [sorted(graph[room][other]) for room, other in pairwise(found)]
+    assert not found, f"{house}: {' -> '.join(found)} by {why}"
+
+
+def test_tasks_are_above_every_room_of_the_evaluations() -> None:
+    assert "tasks" not in {other for others in room_graph(EVALUATION).values() for other in others}
+
+
+def test_files_import_one_way() -> None:
+    found = circle(file_graph())
+    assert not found, " -> ".join(found)
+
+
+def test_what_is_private_to_a_room_stays_in_it() -> None:
+    for mine, theirs in file_graph().items():
+        for other in theirs:
+            folder, _, file = other.rpartition(".")
+            assert not file.startswith("_") or mine.startswith(folder), f"{mine} imports {other}"
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
 def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
-    drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
-    assert not [path for path in SOURCES if path.stem.strip("_") in drawers]
+    drawers = {"utils", "util", "misc", "common", "base", "helpers", "helper"}
+    assert not [
+        path for path in SOURCES if {part.strip("_") for part in path.relative_to(ROOT).with_suffix("").parts} & drawers
+    ]
 
 
 def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:

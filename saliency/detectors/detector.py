@@ -10,10 +10,10 @@ import numpy as np
 
 from backdrop.errors import ImageError, UserError
 from backdrop.saliency.classical import NAMES
+from backdrop.saliency.detectors.run_layout import DETECTOR_FILE
 from backdrop.stores.images.image_codec import decode_grey
 
 MASKS_PREFIX = "masks:"
-DETECTOR_FILE = "detector.json"
 CRF_ENDINGS = {"crf": True, "no-crf": False}
 
 

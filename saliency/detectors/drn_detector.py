@@ -22,7 +22,7 @@ from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
-from backdrop.saliency.detectors.detector import DETECTOR_FILE
+from backdrop.saliency.detectors.run_layout import DETECTOR_FILE
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 

@@ -13,11 +13,11 @@ from torch import nn
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.backbones import build_backbone
-from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.data.images import resize_and_crop, standard
 from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
 from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, features_of
 from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
+from backdrop.trainer.parts import nearest_neighbours
 from tests.bench.photographs import write_dataset
 from tests.bench.timing import one_core, row
 
@@ -114,7 +114,7 @@ def _neighbours(folder: Path) -> dict[str, dict]:
     train, test = (_unit_features(folder / name, num, rng) for name, num in (("train", NUM_TRAIN), ("test", NUM_TEST)))
 
     def ours(turn: int) -> None:
-        knn.top_accuracies(train, test, num_classes=NUM_CLASSES, k=(20, 200), temperature=0.07)
+        nearest_neighbours.top_accuracies(train, test, num_classes=NUM_CLASSES, k=(20, 200), temperature=0.07)
 
     test_MD = test.feature_ND.float()
 
@@ -135,7 +135,7 @@ def _all_of_imagenet(folder: Path) -> dict[str, dict]:
     train, test = _unit_features(path, NUM_IMAGENET, rng), _unit_features(folder / "queries", NUM_QUERIES, rng)
     begun = time.perf_counter()
     with _peak_memory() as grown_bytes:
-        knn.top_accuracies(train, test, num_classes=NUM_CLASSES, k=(20, 200), temperature=0.07)
+        nearest_neighbours.top_accuracies(train, test, num_classes=NUM_CLASSES, k=(20, 200), temperature=0.07)
     taken_s = time.perf_counter() - begun
     path.unlink()
     whole = NUM_IMAGENET * NUM_FEATURES * 4
@@ -149,7 +149,7 @@ def _all_of_imagenet(folder: Path) -> dict[str, dict]:
     }
 
 
-def _unit_features(path: Path, num: int, rng: np.random.Generator) -> knn.Features:
+def _unit_features(path: Path, num: int, rng: np.random.Generator) -> nearest_neighbours.Features:
     """Rows of unit length, in a file; further blocks are the first one with its columns turned."""
     feature_ND = np.memmap(path, np.float16, "w+", shape=(num, NUM_FEATURES))
     values = torch.from_numpy(rng.standard_normal((min(_BLOCK_ROWS, num), NUM_FEATURES), dtype=np.float32))
@@ -157,7 +157,7 @@ def _unit_features(path: Path, num: int, rng: np.random.Generator) -> knn.Featur
     for number, start in enumerate(range(0, num, _BLOCK_ROWS)):
         feature_ND[start : start + _BLOCK_ROWS] = np.roll(block_ND, number, axis=1)[: num - start]
     label_N = torch.from_numpy(rng.integers(0, NUM_CLASSES, num))
-    return knn.Features(feature_ND=torch.from_numpy(feature_ND), label_N=label_N, corrupt=())
+    return nearest_neighbours.Features(feature_ND=torch.from_numpy(feature_ND), label_N=label_N, corrupt=())
 
 
 @contextmanager

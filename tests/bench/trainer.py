@@ -13,8 +13,8 @@ from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.trainer.run.loop import pretrain, resolve_settings
 from backdrop.trainer.run.run_folder import read_metrics, read_settings
-from backdrop.trainer.run.settings import RunSettings, apply_overrides
 from backdrop.trainer.run.training import Training, start, take_step
+from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.bench.photographs import write_beton
 from tests.bench.timing import row
 from tests.material.memory_loader import MemoryLoader

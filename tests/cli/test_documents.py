@@ -23,7 +23,7 @@ from backdrop import cli
 from backdrop.saliency.deepusps2.settings import choose_settings
 from backdrop.trainer.evaluation.harness.evaluate import chosen_options, task_module
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.run.settings import method_module
+from backdrop.trainer.settings import method_module
 from tests.pipeline import test_every_background as contract
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,8 +25,8 @@ from backdrop.trainer.parts.split_batch_norm import encode_shuffled
 from backdrop.trainer.parts.sync_batch_norm import AllReduceBatchNorm
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.distributed import wrapped_step
-from backdrop.trainer.run.settings import RunSettings, apply_overrides
 from backdrop.trainer.run.training import start, take_step, train
+from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from backdrop.pipeline.views.view_plan import View
 from backdrop.trainer.recipes import smoke
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 ALGORITHM = {
     "moco": {"queue_size": 32, "embedding_dim": 16, "shuffle_bn_group": 4},

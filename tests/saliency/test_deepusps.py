@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backdrop.errors import UserError
+from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.phases import decayed, phases
@@ -21,7 +22,6 @@ from backdrop.saliency.deepusps2.training_log import read_course, run_of
 from backdrop.saliency.detectors.detector import open_detector
 from backdrop.saliency.detectors.drn_detector import load_detector
 from backdrop.saliency.inference import encode_png
-from backdrop.saliency.scoring import report_page
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg
 from backdrop.stores.indexes.dataset_index import DatasetIndex

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from backdrop import cli
 from backdrop.errors import UserError
+from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2.training_log import read_course, run_of
 from backdrop.saliency.inference import encode_png
-from backdrop.saliency.scoring import report_page
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import encode_jpeg

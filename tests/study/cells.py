@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backdrop.trainer.run.settings import method_module
+from backdrop.trainer.settings import method_module
 
 SEEDS = (0, 1, 2)
 RECIPE = "smoke"

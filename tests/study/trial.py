@@ -15,6 +15,7 @@ from backdrop.stores.drawn_sample import background_variants
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.evaluation.harness.subject import weights_digest
+from backdrop.trainer.parts import nearest_neighbours
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.loop import pretrain
 from backdrop.trainer.run.run_folder import read_metrics, read_run, read_settings
@@ -77,9 +78,9 @@ def scores_of(run: Path, root: Path) -> dict[str, float]:
     num_classes = int(train.label_N.max()) + 1
     scores = {}
     for name, test in tests.items():
-        scores[f"knn_{name}"] = knn.top_accuracies(train, test, num_classes=num_classes, k=(20,), temperature=0.07)[0][
-            0
-        ]
+        scores[f"knn_{name}"] = nearest_neighbours.top_accuracies(
+            train, test, num_classes=num_classes, k=(20,), temperature=0.07
+        )[0][0]
     classifier = LogisticRegression(C=_LINEAR_C, max_iter=2000).fit(_array(train), train.label_N.numpy())
     for name, test in tests.items():
         scores[f"linear_{name}"] = 100.0 * classifier.score(_array(test), test.label_N.numpy())
@@ -92,7 +93,7 @@ def scores_of(run: Path, root: Path) -> dict[str, float]:
     return scores | {"grounding_iou": 100.0 * grounding["scores"]["mean_iou"]}
 
 
-def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> dict[str, knn.Features]:
+def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> dict[str, nearest_neighbours.Features]:
     """Unit-length features of train, val and the variants."""
     places = {"train": root / "train", "val": root / "val"}
     places |= {name: root / "variants" / name for name in background_variants.NAMES}
@@ -108,7 +109,7 @@ def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> di
     return found
 
 
-def _array(features: knn.Features) -> np.ndarray:
+def _array(features: nearest_neighbours.Features) -> np.ndarray:
     return features.chunk(0, len(features), "cpu").numpy()
 
 

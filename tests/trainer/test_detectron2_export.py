@@ -13,7 +13,7 @@ import torch
 
 from backdrop.errors import UserError
 from backdrop.trainer.backbones import build_backbone
-from backdrop.trainer.evaluation.detection.detectron2_export import (
+from backdrop.trainer.detectron2_export import (
     PROTOCOLS,
     detectron2_config,
     detectron2_name,

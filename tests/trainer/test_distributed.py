@@ -14,7 +14,7 @@ from backdrop.errors import UserError
 from backdrop.ranks import Ranks
 from backdrop.trainer.recipes import supervised_90
 from backdrop.trainer.run.distributed import _group_size, share_of
-from backdrop.trainer.run.settings import apply_overrides
+from backdrop.trainer.settings import apply_overrides
 from tests.material.distributed_program import TASKS
 from tests.material.tiny_runs import tiny
 

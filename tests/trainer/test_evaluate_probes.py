@@ -16,15 +16,9 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views import crops
 from backdrop.trainer.evaluation.data.pixels import ArrayPixels, Cut, FilePixels, random_resized_crop, resized_to_square
 from backdrop.trainer.evaluation.harness.subject import weights_digest
-from backdrop.trainer.evaluation.probing import (
-    features as _features,
-)
-from backdrop.trainer.evaluation.probing import (
-    frozen_backbone as _frozen_backbone,
-)
-from backdrop.trainer.evaluation.probing import (
-    probe as _probe,
-)
+from backdrop.trainer.evaluation.probing import features as _features
+from backdrop.trainer.evaluation.probing import frozen_backbone as _frozen_backbone
+from backdrop.trainer.evaluation.probing import probe as _probe
 from backdrop.trainer.evaluation.probing.features import features_of
 from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import (

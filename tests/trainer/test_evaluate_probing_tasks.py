@@ -19,7 +19,6 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import View
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import cifar10, cifar100, limited_labels, linear, places205, voc07_svm
-from backdrop.trainer.evaluation.data import cifar as _cifar
 from backdrop.trainer.evaluation.data.imagenet import open_splits
 from backdrop.trainer.evaluation.data.pixels import cut_batches
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
@@ -32,6 +31,7 @@ from backdrop.trainer.evaluation.harness.subject import (
     pretrained_backbone,
     weights_digest,
 )
+from backdrop.trainer.evaluation.probing import cifar as _cifar
 from backdrop.trainer.evaluation.probing.probe import new_head
 from backdrop.trainer.parts.backbones import Backbone
 from tests.material.evaluation_fixtures import FACTS, WNIDS, imagenet_split, paint, save_image, write_tree

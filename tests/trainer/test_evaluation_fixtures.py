@@ -8,7 +8,7 @@ import torch
 
 from backdrop.trainer.evaluation.data.images import standard, wnid_folders
 from backdrop.trainer.evaluation.data.projections import top_accuracy, top_classes
-from backdrop.trainer.evaluation.harness.outputs import logits_of
+from backdrop.trainer.evaluation.predictions.outputs import logits_of
 from tests.material.evaluation_fixtures import (
     BLACK,
     NUM_CLASSES,

@@ -10,8 +10,8 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.images import Images, as_published, standard, wnid_folders
-from backdrop.trainer.evaluation.harness.outputs import logits_of, top_of
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import logits_of, top_of
 from tests.material.evaluation_fixtures import WNIDS, oracle, paint, save_image, write_tree
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation import knn
 from backdrop.trainer.evaluation.data.images import resize_and_crop
+from backdrop.trainer.parts import nearest_neighbours
 from tests.reference.knn import knn_predictions
 
 COLOURS = {"red": (220, 10, 10), "green": (10, 220, 10), "blue": (10, 10, 220)}
@@ -26,9 +27,11 @@ class MeanColour(nn.Module):
         return image_BCHW.mean(dim=(2, 3))
 
 
-def features(feature_ND: np.ndarray, label_N: np.ndarray) -> knn.Features:
+def features(feature_ND: np.ndarray, label_N: np.ndarray) -> nearest_neighbours.Features:
     unit_ND = nn.functional.normalize(torch.from_numpy(feature_ND.astype(np.float32)), dim=1)
-    return knn.Features(feature_ND=unit_ND, label_N=torch.from_numpy(label_N.astype(np.int64)), corrupt=())
+    return nearest_neighbours.Features(
+        feature_ND=unit_ND, label_N=torch.from_numpy(label_N.astype(np.int64)), corrupt=()
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -40,7 +43,7 @@ def test_scores_equal_the_loop_reference(seed: int, k: int, num_classes: int) ->
     ranking = knn_predictions(train, train_label, test, num_classes, k, 0.07)
     top1 = 100 * np.mean(ranking[:, 0] == test_label)
     top5 = 100 * np.mean((ranking[:, :5] == test_label[:, None]).any(axis=1))
-    actual = knn.top_accuracies(
+    actual = nearest_neighbours.top_accuracies(
         features(train, train_label), features(test, test_label), num_classes=num_classes, k=(k,), temperature=0.07
     )
     assert actual == [pytest.approx((top1, top5))]
@@ -48,23 +51,23 @@ def test_scores_equal_the_loop_reference(seed: int, k: int, num_classes: int) ->
 
 def test_equally_similar_neighbours_and_equal_votes_go_to_the_first() -> None:
     similarity = torch.tensor([[0.5, 0.9, 0.5, 0.5], [0.1, 0.1, 0.1, 0.1]])
-    assert knn.nearest(similarity, 2).tolist() == [[0, 1], [0, 1]]
-    assert knn.nearest(similarity, 4).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert nearest_neighbours.nearest(similarity, 2).tolist() == [[0, 1], [0, 1]]
+    assert nearest_neighbours.nearest(similarity, 4).tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
     train = features(np.array([[1.0, 0], [1, 0]]), np.array([1, 0]))
     test = features(np.array([[1.0, 0]]), np.array([0]))
-    assert knn.top_accuracies(train, test, num_classes=2, k=(2,), temperature=0.07)[0][0] == 100.0
+    assert nearest_neighbours.top_accuracies(train, test, num_classes=2, k=(2,), temperature=0.07)[0][0] == 100.0
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     train, test = (features(rng.normal(size=(n, 3)), rng.integers(0, 4, n)) for n in (40, 31))
-    whole = knn.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1)
+    whole = nearest_neighbours.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1)
     monkeypatch.setattr(knn, "_TEST_CHUNK", 7)
     monkeypatch.setattr(knn, "_TRAIN_CHUNK", 3)
-    assert knn.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1) == whole
+    assert nearest_neighbours.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1) == whole
     # Equal features in different chunks: the first rows are taken, as from one chunk.
     same = features(np.ones((10, 3)), np.arange(10))
-    similarity, rows = knn.neighbours(same.chunk(0, 2, "cpu"), same, 4)
+    similarity, rows = nearest_neighbours.neighbours(same.chunk(0, 2, "cpu"), same, 4)
     assert rows.tolist() == [[0, 1, 2, 3]] * 2
     torch.testing.assert_close(similarity, torch.ones(2, 4))
 
@@ -84,7 +87,7 @@ def test_votes_equal_sklearns_classifier() -> None:
             min(k, 150), metric="cosine", algorithm="brute", weights=lambda distance: np.exp((1 - distance) / 0.07)
         ).fit(train.feature_ND.double().numpy(), train_label)
         expected = 100 * np.mean(theirs.predict(test.feature_ND.double().numpy()) == test_label)
-        actual = knn.top_accuracies(train, test, num_classes=7, k=(k,), temperature=0.07)[0][0]
+        actual = nearest_neighbours.top_accuracies(train, test, num_classes=7, k=(k,), temperature=0.07)[0][0]
         assert actual == pytest.approx(expected)
 
 

@@ -25,9 +25,9 @@ from backdrop.trainer.losses.saliency_attention import (
     signed_cam,
 )
 from backdrop.trainer.losses.swapped_prediction import swapped_prediction
+from backdrop.trainer.optimisation.optimisers import Lars
 from backdrop.trainer.parts.heads import alexnet_head, mlp_head
 from backdrop.trainer.parts.sinkhorn import assign_codes
-from backdrop.trainer.run.optimisers import Lars
 from tests.golden import make_loss_parity as golden
 from tests.reference import losses as reference
 

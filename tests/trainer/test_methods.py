@@ -19,15 +19,15 @@ from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.losses import saliency_attention
+from backdrop.trainer.optimisation.optimisers import set_lr
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum
 from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, check_groups
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import _Step
-from backdrop.trainer.run.optimisers import set_lr
-from backdrop.trainer.run.settings import RunSettings, method_module
 from backdrop.trainer.run.training import Training, start, take_step
+from backdrop.trainer.settings import RunSettings, method_module
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
 from tests.reference import losses as reference

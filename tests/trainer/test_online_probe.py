@@ -17,15 +17,15 @@ from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.online_probe import OnlineProbe, Settings, in_evaluation
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.run import collapse, loop, run_folder
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.collapse import CollapseWatch
 from backdrop.trainer.run.expected_curve import expected_curve
-from backdrop.trainer.run.online_probe import OnlineProbe, Settings, in_evaluation
-from backdrop.trainer.run.settings import RunSettings, apply_overrides
 from backdrop.trainer.run.training import Probe, train
+from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.material import small_scenes
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny

@@ -9,12 +9,12 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
-from backdrop.trainer.run import optimisers
+from backdrop.trainer.optimisation import optimisers
+from backdrop.trainer.optimisation.optimisers import build_optimiser, set_lr
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.micro_batches import parts_of
-from backdrop.trainer.run.optimisers import build_optimiser, set_lr
-from backdrop.trainer.run.settings import RunSettings, apply_overrides
 from backdrop.trainer.run.training import Training, start, take_step
+from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
 from tests.reference.optimisers import apex_larc_step, timm_lars_step

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2.training_log import read_course
-from backdrop.saliency.scoring import report_page
 from backdrop.stores.datasets import open_index
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, views_page
 from backdrop.trainer.report.loaded_run import load_all
-from backdrop.trainer.run.settings import to_json
+from backdrop.trainer.settings import to_json
 from tests.material.browser import Browser
 from tests.material.page_material import attention, example, seen
 from tests.saliency.test_saliency_report import draw_set, write_run

@@ -13,8 +13,8 @@ from backdrop.trainer.methods import METHODS
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
-from backdrop.trainer.run.settings import RunSettings, method_module
 from backdrop.trainer.run.training import Training, start, take_step
+from backdrop.trainer.settings import RunSettings, method_module
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
 

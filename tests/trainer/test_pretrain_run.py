@@ -20,10 +20,11 @@ from backdrop.saliency.deepusps2.deepusps import initial_weights
 from backdrop.saliency.networks.drn import Drn
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import moco
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
 from backdrop.trainer.run.loop import find_beton, pretrain
-from backdrop.trainer.run.settings import RunSettings
 from backdrop.trainer.run.training import train
+from backdrop.trainer.settings import RunSettings
 from tests.material.memory_loader import MemoryLoader
 from tests.material.small_store import small_store
 from tests.material.tiny_runs import tiny
@@ -60,7 +61,7 @@ def run(settings: RunSettings, out: Path, *, resume: bool = False, stop_at: tupl
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:
-    path = checkpoint.latest(out)
+    path = checkpoint_files.latest(out)
     assert path is not None
     return load_file(path)
 
@@ -155,7 +156,7 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(killed)], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 200
-        while checkpoint.latest(killed) is None or checkpoint.step_of(checkpoint.latest(killed)) < 2:
+        while checkpoint_files.latest(killed) is None or checkpoint_files.step_of(checkpoint_files.latest(killed)) < 2:
             assert process.poll() is None, "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -164,7 +165,7 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert process.returncode == -signal.SIGKILL
-    assert checkpoint.step_of(checkpoint.latest(killed)) < 6
+    assert checkpoint_files.step_of(checkpoint_files.latest(killed)) < 6
     run(settings, killed, resume=True)
     assert_same_end(tmp_path / "whole", killed)
 
@@ -234,7 +235,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     settings = replace(tiny("moco"), epochs=1, checkpoint_steps=1)
     with pytest.raises(Interrupted):
         run(settings, tmp_path, stop_at=(0, 2))
-    path = checkpoint.latest(tmp_path)
+    path = checkpoint_files.latest(tmp_path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"step-00000002\.safetensors .*delete it"):
         run(settings, tmp_path, resume=True)
@@ -245,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_not_kept(tmp_path: P
     settings = replace(settings, epochs=1, optimiser=replace(settings.optimiser, lr=1e30), log_steps=20)
     with pytest.raises(UserError, match=r"loss is (nan|inf) at step [12] .*ends here again, delete"):
         run(settings, tmp_path)
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint_files.latest(tmp_path) is None
 
 
 def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finite(
@@ -263,7 +264,7 @@ def test_a_step_that_breaks_the_weights_is_not_kept_though_its_own_loss_is_finit
     monkeypatch.setattr(moco.Method, "after_step", breaking)
     with pytest.raises(UserError, match=r"after step 3 .*backbone.conv1.weight is not finite"):
         run(settings, tmp_path)
-    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 2
+    assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path)) == 2
     assert all(tensor.isfinite().all() for tensor in final_state(tmp_path).values())
     assert not (tmp_path / "backbone.safetensors").exists()
     monkeypatch.undo()

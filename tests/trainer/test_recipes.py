@@ -15,11 +15,11 @@ import pytest
 import backdrop.trainer.recipes
 from backdrop.errors import UserError
 from backdrop.setting_overrides import setting_paths
+from backdrop.trainer.optimisation.optimisers import peak_lr
+from backdrop.trainer.optimisation.schedules import lr_fraction
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.run.optimisers import peak_lr
-from backdrop.trainer.run.schedules import lr_fraction
-from backdrop.trainer.run.settings import RunSettings, apply_overrides, from_json, to_json
+from backdrop.trainer.settings import RunSettings, apply_overrides, from_json, to_json
 
 PAPERS = sorted(set(backdrop.trainer.recipes.NAMES) - {"smoke"})
 WANTS_A_RUN = ("supervised_finetune", "supervised_retrain")

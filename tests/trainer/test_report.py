@@ -18,7 +18,7 @@ from backdrop.trainer.report.loaded_run import labels, load, load_all
 from backdrop.trainer.report.score_table import scores_section
 from backdrop.trainer.report.settings_table import differing
 from backdrop.trainer.report.spectrum import effective_rank, singular_values
-from backdrop.trainer.run.settings import to_json
+from backdrop.trainer.settings import to_json
 from tests.material.page_material import Checker, attention, example, seen
 
 RESULTS = """metric,value,evaluation,recipe,seed,commit,store_id

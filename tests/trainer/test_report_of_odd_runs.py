@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 from backdrop.pipeline.beton.writer import read_records
 from backdrop.stores.format.schema import Status
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.report import page
 from backdrop.trainer.report.loaded_run import load
 from backdrop.trainer.report.shown import look_at
 from backdrop.trainer.report.views_page import write_views_page
-from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.loop import pretrain
 from tests.material.broken_betons import copy_of, damaged, set_blob
 
@@ -42,7 +42,7 @@ def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_of_a_network_that_broke_the_page_says_so(run: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(run, tmp_path / "run")
-    path = checkpoint.latest(broken)
+    path = checkpoint_files.latest(broken)
     with safe_open(path, "pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     tensors["method.backbone.conv1.weight"][0] = float("nan")

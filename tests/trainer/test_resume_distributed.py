@@ -17,9 +17,10 @@ import torch
 import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
 from backdrop.ranks import Ranks
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
-from backdrop.trainer.run.settings import RunSettings, method_module
 from backdrop.trainer.run.training import train
+from backdrop.trainer.settings import RunSettings, method_module
 from tests.material.distributed_program import loader_of, settings_of
 from tests.material.tiny_runs import tiny
 from tests.trainer.test_distributed import launch
@@ -94,7 +95,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(tmp_path: Path, number: 
     summary = _train(settings, Signalling(_loader(settings)), tmp_path, resume=False)
     assert summary["state"] == "stopped on request; the same command with --resume goes on"
     assert summary["steps"] == 2
-    assert checkpoint.step_of(checkpoint.latest(tmp_path)) == 2
+    assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path)) == 2
     assert not (tmp_path / checkpoint.BACKBONE_FILE).exists()
     assert signal.getsignal(number) == before
 
@@ -119,7 +120,7 @@ def test_two_processes_go_on_bit_for_bit_and_on_one_when_asked(tmp_path: Path) -
     assert done.returncode != 0
     assert time.monotonic() - started < 120
     assert "lost touch with another one" in done.stderr
-    assert checkpoint.step_of(checkpoint.latest(tmp_path / "killed")) == 4
+    assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path / "killed")) == 4
 
     # One process does not go on with what two have begun, unless asked to; two do, bit for bit.
     plan = [
@@ -147,7 +148,7 @@ def test_two_processes_of_which_one_is_killed_go_on_bit_for_bit(tmp_path: Path, 
     plan = [words | {"out": str(whole)}, words | {"out": str(killed), "dies_at": [1, 5]}]
     assert launch(tmp_path / "a", plan).returncode != 0
     assert (whole / checkpoint.BACKBONE_FILE).exists()
-    assert checkpoint.step_of(checkpoint.latest(killed)) == 4
+    assert checkpoint_files.step_of(checkpoint_files.latest(killed)) == 4
     done = launch(tmp_path / "b", [words | {"out": str(killed), "resume": True}])
     assert done.returncode == 0, done.stderr[-3000:]
     assert_same_end(whole, killed)
@@ -166,7 +167,7 @@ def test_sigterm_to_torchrun_saves_a_checkpoint_to_go_on_from(tmp_path: Path) ->
     )
     try:
         deadline = time.monotonic() + 200
-        while not (tmp_path / "run").is_dir() or checkpoint.latest(tmp_path / "run") is None:
+        while not (tmp_path / "run").is_dir() or checkpoint_files.latest(tmp_path / "run") is None:
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -177,4 +178,4 @@ def test_sigterm_to_torchrun_saves_a_checkpoint_to_go_on_from(tmp_path: Path) ->
         process.wait()
     assert "SIGTERM: a checkpoint is written after this step" in stderr
     records = run_folder.read_metrics(tmp_path / "run")
-    assert checkpoint.step_of(checkpoint.latest(tmp_path / "run")) == records[-1]["step"] + 1 < 600
+    assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path / "run")) == records[-1]["step"] + 1 < 600

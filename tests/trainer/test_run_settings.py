@@ -14,13 +14,13 @@ import backdrop.trainer.methods
 import backdrop.trainer.recipes
 from backdrop.errors import UserError
 from backdrop.trainer.methods import byol, moco, swav
+from backdrop.trainer.optimisation import optimisers, schedules
+from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
+from backdrop.trainer.optimisation.schedules import lr_fraction
 from backdrop.trainer.recipes import smoke
-from backdrop.trainer.run import optimisers, schedules
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.run.optimisers import build_optimiser, peak_lr, set_lr
-from backdrop.trainer.run.schedules import lr_fraction
-from backdrop.trainer.run.settings import apply_overrides, differences, from_json, method_module, to_json
+from backdrop.trainer.settings import apply_overrides, differences, from_json, method_module, to_json
 from tests.reference.optimisers import lars_step
 
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from backdrop.trainer.evaluation.data.cifar import Options, evaluate, found_folder, read_batches
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.probing.cifar import Options, evaluate, found_folder, read_batches
 
 __all__ = ["DATA", "LAYOUT", "SOURCE", "Options", "run"]
 

@@ -19,9 +19,9 @@ from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_S
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import ImageBatch, standard
 from backdrop.trainer.evaluation.data.projections import top_classes
-from backdrop.trainer.evaluation.harness.outputs import NOT_FINITE, kept
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import NOT_FINITE, kept
 
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/*.JPEG, or ImageNet's other layouts"

@@ -20,9 +20,9 @@ from backdrop.trainer.evaluation.data.images import Images, Transform, as_publis
 from backdrop.trainer.evaluation.data.in9_from_masks import made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import Masks, open_masks
 from backdrop.trainer.evaluation.data.projections import grouped_answer
-from backdrop.trainer.evaluation.harness.outputs import kept
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import kept
 
 DATA = "bg_challenge"
 LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or the folder that holds it"

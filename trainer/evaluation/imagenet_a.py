@@ -11,9 +11,9 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_A
 from backdrop.trainer.evaluation.data.images import Images, Transform, standard, wnid_folders
 from backdrop.trainer.evaluation.data.masks import MASK_FAULT, ForegroundImages, open_masks
-from backdrop.trainer.evaluation.harness import restricted as _restricted
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions import restricted as _restricted
 
 DATA = "imagenet-a"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"

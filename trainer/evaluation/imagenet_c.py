@@ -12,9 +12,9 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.images import Transform, centre_cut, standard, wnid_folders
-from backdrop.trainer.evaluation.harness.outputs import top_of
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import top_of
 
 DATA = "imagenet-c"
 LAYOUT = (

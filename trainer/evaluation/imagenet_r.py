@@ -8,9 +8,9 @@ from pathlib import Path
 
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_R
 from backdrop.trainer.evaluation.data.images import standard, wnid_folders
-from backdrop.trainer.evaluation.harness import restricted as _restricted
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions import restricted as _restricted
 
 DATA = "imagenet-r"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"

@@ -14,9 +14,9 @@ from backdrop.errors import UserError
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
 from backdrop.trainer.evaluation.data.images import Images, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import top_accuracy
-from backdrop.trainer.evaluation.harness.outputs import logits_of
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import logits_of
 
 DATA = "imagenetv2"
 LAYOUT = (

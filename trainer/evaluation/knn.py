@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.progress import stage_bar
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
@@ -40,6 +39,7 @@ from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, untrained_like, weights_digest
 from backdrop.trainer.evaluation.probing.features import features_of
+from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies
 
 DATA = "imagenet"
 LAYOUT = LAYOUT_OF_SPLITS
@@ -51,41 +51,17 @@ class Options:
     """What may be chosen; the defaults are DINO's (Caron et al. 2021)."""
 
     # Neighbours that vote; all of them where there are fewer training images.
-    k: int = 20
+    k: int = NUM_NEIGHBOURS
     # More numbers of neighbours to score beside it (200: Wu et al. 2018).
     other_k: tuple[int, ...] = (200,)
     # T of the votes exp(s / T).
-    temperature: float = 0.07
+    temperature: float = TEMPERATURE
     # Format of the features that are kept: float16 or float32.
     dtype: str = "float16"
 
 
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
 MAX_NAMED_CORRUPT = 20
-# Images compared at once: similarities of a chunk of each take 32 MB, and three times that to sort them.
-_TEST_CHUNK, _TRAIN_CHUNK = 1024, 8192
-
-
-@dataclass(frozen=True, kw_only=True)
-class Features:
-    """Features of a set of images, on the host.
-
-    feature_ND: float16 or float32, unit length, of all images. row_M: int64, rows of those that are there; None = all.
-    label_N: int64, classes of those that are there. corrupt: keys of the others.
-    """
-
-    feature_ND: Tensor
-    label_N: Tensor
-    corrupt: tuple[str, ...]
-    row_M: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.label_N)
-
-    def chunk(self, start: int, stop: int, device: torch.device | str) -> Tensor:
-        """Return float32 features of the images `start` to `stop` of those that are there."""
-        rows = slice(start, stop) if self.row_M is None else self.row_M[start:stop]
-        return self.feature_ND[rows].to(device).float()
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -275,82 +251,6 @@ def extract(
         corrupt=found.corrupt,
         row_M=torch.from_numpy(found.row_M) if found.corrupt else None,
     )
-
-
-def top_accuracies(
-    train: Features,
-    test: Features,
-    *,
-    num_classes: int,
-    k: Sequence[int],
-    temperature: float,
-    device: torch.device | str = "cpu",
-) -> list[tuple[float, float]]:
-    """Return the percentages of test images whose class gets the most votes, and is among the five with most votes.
-
-    Args: train, test: features and labels. num_classes: C. k: numbers of neighbours. temperature: T of the votes.
-    Returns: (top1, top5) for each k.
-    """
-    num_hits = torch.zeros(len(k), 2, dtype=torch.int64)
-    for start in stage_bar(range(0, len(test), _TEST_CHUNK), stage="neighbours", unit="batch", is_inner=True):
-        feature_MD = test.chunk(start, start + _TEST_CHUNK, device)
-        similarity_MK, neighbour_MK = neighbours(feature_MD, train, max(k))
-        label_M1 = test.label_N[start : start + _TEST_CHUNK, None]
-        for number, num_voters in enumerate(k):
-            voter_MK = nearest(similarity_MK, min(num_voters, similarity_MK.shape[1]))
-            similarity_MV, row_MV = similarity_MK.gather(1, voter_MK).cpu(), neighbour_MK.gather(1, voter_MK).cpu()
-            vote_MC = votes(similarity_MV, train.label_N[row_MV], num_classes=num_classes, temperature=temperature)
-            # A stable sort: of classes with equally many votes, the first counts as the winner, on every machine.
-            ranked_MC = vote_MC.sort(dim=1, descending=True, stable=True).indices
-            is_hit_MC = ranked_MC == label_M1
-            num_hits[number] += torch.stack([is_hit_MC[:, :1].sum(), is_hit_MC[:, :5].sum()])
-    return [(100.0 * int(top1) / len(test), 100.0 * int(top5) / len(test)) for top1, top5 in num_hits]
-
-
-def neighbours(feature_MD: Tensor, train: Features, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k most similar training images, all of them where there are fewer; see `nearest`.
-
-    Args: feature_MD: float32 (M, D), unit length, where to compute. train: training features.
-    Returns: similarities float32 (M, K) and their rows int64 (M, K), rows ascending.
-    """
-    similarity_MK = torch.empty(len(feature_MD), 0, device=feature_MD.device)
-    row_MK = torch.empty(len(feature_MD), 0, dtype=torch.int64, device=feature_MD.device)
-    for start in range(0, len(train), _TRAIN_CHUNK):
-        feature_ND = train.chunk(start, start + _TRAIN_CHUNK, feature_MD.device)
-        similarity_MN = feature_MD @ feature_ND.T
-        taken_MK = nearest(similarity_MN, min(k, similarity_MN.shape[1]))
-        # What was found before comes first: its rows are the smaller ones.
-        similarity_MK = torch.cat([similarity_MK, similarity_MN.gather(1, taken_MK)], dim=1)
-        row_MK = torch.cat([row_MK, taken_MK + start], dim=1)
-        kept_MK = nearest(similarity_MK, min(k, similarity_MK.shape[1]))
-        similarity_MK, row_MK = similarity_MK.gather(1, kept_MK), row_MK.gather(1, kept_MK)
-    return similarity_MK, row_MK
-
-
-def votes(similarity_MK: Tensor, label_MK: Tensor, *, num_classes: int, temperature: float) -> Tensor:
-    """Return the votes exp(s / T) of each test image's neighbours, summed per class.
-
-    Args: similarity_MK: float (M, K). label_MK: int64 (M, K), classes. num_classes: C. temperature: T.
-    Returns: float64 (M, C).
-    """
-    weight_MK = (similarity_MK.double() / temperature).exp()
-    vote_MC = torch.zeros(len(similarity_MK), num_classes, dtype=torch.float64)
-    return vote_MC.scatter_add_(1, label_MK, weight_MK)
-
-
-def nearest(similarity_MN: Tensor, k: int) -> Tensor:
-    """Return the k most similar training images of each test image; of equally similar ones, the first.
-
-    `topk` alone leaves open which of equal values it takes.
-
-    Args: similarity_MN: float (M, N). k: 1 .. N. Returns: int64 (M, k), ascending rows of the training set.
-    """
-    smallest_M1 = similarity_MN.topk(k, dim=1).values[:, -1:]
-    is_above_MN = similarity_MN > smallest_M1
-    is_tied_MN = similarity_MN == smallest_M1
-    num_free_M1 = k - is_above_MN.sum(dim=1, keepdim=True)
-    is_taken_MN = is_above_MN | (is_tied_MN & (is_tied_MN.cumsum(dim=1, dtype=torch.int32) <= num_free_M1))
-    return is_taken_MN.nonzero()[:, 1].reshape(len(similarity_MN), k)
 
 
 def _variants(root: Path) -> dict[str, DatasetIndex]:

@@ -20,9 +20,9 @@ from backdrop.errors import UserError
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.evaluation.data.images import class_folders, framed
 from backdrop.trainer.evaluation.data.projections import largest_of_groups, multi_label_accuracy, top_accuracy
-from backdrop.trainer.evaluation.harness.outputs import logits_of
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import logits_of
 
 DATA = "objectnet-1.0"
 LAYOUT = (

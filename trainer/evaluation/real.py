@@ -13,9 +13,9 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import Images, standard
 from backdrop.trainer.evaluation.data.projections import multi_label_accuracy
-from backdrop.trainer.evaluation.harness.outputs import logits_of
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import logits_of
 
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... (or ImageNet's other layouts) and ROOT/real.json"

@@ -14,9 +14,9 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.class_lists import SHAPE_CATEGORIES
 from backdrop.trainer.evaluation.data.images import Images, as_published, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import mean_probabilities
-from backdrop.trainer.evaluation.harness.outputs import logits_of
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import logits_of
 
 DATA = "cue-conflict"
 LAYOUT = "ROOT/<shape>/<shape><n>-<texture><m>.png, 16 categories"

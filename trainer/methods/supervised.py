@@ -16,9 +16,9 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.start_weights import load_parts
-from backdrop.trainer.run import checkpoint
 
 DEFAULT_RECIPE = "supervised_90"
 HAS_NEGATIVES = False
@@ -74,7 +74,7 @@ def check(settings: Settings, batch_size: int) -> None:
             "algorithm.trained=classifier trains on a frozen backbone and needs one: give "
             "--set algorithm.start_from=RUN, the folder of a run of pretrain --method supervised"
         )
-    if settings.start_from and checkpoint.latest(Path(settings.start_from)) is None:
+    if settings.start_from and checkpoint_files.latest(Path(settings.start_from)) is None:
         raise UserError(
             f"algorithm.start_from={settings.start_from} is no folder of a run with a checkpoint; give the folder of a "
             "run of pretrain --method supervised"

@@ -7,7 +7,7 @@ import safetensors
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.trainer.run import checkpoint
+from backdrop.trainer.parts import checkpoint_files
 
 
 def load_parts(run: Path, method: nn.Module, parts: Sequence[str]) -> None:
@@ -16,7 +16,7 @@ def load_parts(run: Path, method: nn.Module, parts: Sequence[str]) -> None:
     Args: run: the run's folder. method: holds modules under the same names. parts: their names.
     Raises: UserError: no checkpoint, a damaged one, or one whose modules are of other kinds or sizes.
     """
-    path = checkpoint.latest(run)
+    path = checkpoint_files.latest(run)
     if path is None:
         raise UserError(f"{run} is no folder of a run with a checkpoint; give one of a finished run of pretrain")
     try:

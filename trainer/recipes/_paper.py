@@ -5,7 +5,7 @@ from typing import Any
 from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.trainer import cast
-from backdrop.trainer.run.settings import plan_fields
+from backdrop.trainer.settings import plan_fields
 
 # Ryali A.1: BatchNorm is synchronised over 8 GPUs of 64 images each, of the 64 GPUs of a run.
 SYNC_BN_GROUP = 8 * 64

@@ -7,9 +7,9 @@ Cost: 2.4 hours on 512 TPU v3, from the 8 hours of Grill et al. for 1000 epochs.
 """
 
 from backdrop.trainer.methods import byol
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import SYNC_BN_GROUP, only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -26,9 +26,9 @@ The scores were made with the released crops: proposed around the foreground's c
 from dataclasses import replace
 
 from backdrop.trainer.methods import moco
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -7,9 +7,9 @@ Cost: 58 hours on 8 V100, from the 53 hours of He et al. for 200 epochs (168 ima
 """
 
 from backdrop.trainer.methods import moco
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

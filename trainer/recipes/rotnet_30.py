@@ -10,9 +10,9 @@ Cost: no figure published; about a day of one V100, by arithmetic (0.7 GMAC an i
 """
 
 from backdrop.trainer.methods import rotnet
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

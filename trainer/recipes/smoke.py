@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.trainer import cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings, method_module, plan_fields
+from backdrop.trainer.optimisation import optimisers, schedules
+from backdrop.trainer.settings import RunSettings, method_module, plan_fields
 
 _SIZE_PX, _LOCAL_SIZE_PX = 32, 24
 # CAST needs a feature map of more than one cell, which a ResNet makes of 33 px or more.

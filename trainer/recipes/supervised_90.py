@@ -11,9 +11,9 @@ Cost: Goyal et al. report one hour on 256 P100 at batch 8192.
 """
 
 from backdrop.trainer.methods import supervised
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

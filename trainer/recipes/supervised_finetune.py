@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from backdrop.trainer.recipes import supervised_retrain
 from backdrop.trainer.recipes._paper import only_for
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

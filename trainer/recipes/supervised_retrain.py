@@ -9,10 +9,10 @@ Cost: no figure published; 40 forward passes over the set, about 2 hours of 8 V1
 
 from dataclasses import replace
 
+from backdrop.trainer.optimisation import schedules
 from backdrop.trainer.recipes import supervised_90
 from backdrop.trainer.recipes._paper import only_for
-from backdrop.trainer.run import schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -8,9 +8,9 @@ Cost: 6 hours on 64 V100; Caron et al. report 3 min 40 s an epoch (91 images/s e
 """
 
 from backdrop.trainer.methods import swav
+from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.recipes._paper import SYNC_BN_GROUP, only_for, views_and_cast
-from backdrop.trainer.run import optimisers, schedules
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from backdrop.trainer.recipes import swav_100_wide
 from backdrop.trainer.recipes._paper import only_for
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 _BOUNDARIES = {"rm": 0.26}
 _BOUNDARY = 0.2

@@ -18,7 +18,7 @@ from backdrop.stores.pages import document, pictures
 from backdrop.trainer import cast
 from backdrop.trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
 from backdrop.trainer.report.examples import Scenes, denormalised, different_rows, spread_rows
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 NUM_ROWS = 6
 

@@ -11,7 +11,7 @@ from backdrop.errors import UserError
 from backdrop.stores.format.reader import Store
 from backdrop.trainer.report.sources import find_beton, find_store
 from backdrop.trainer.run import run_folder
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)

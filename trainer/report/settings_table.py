@@ -6,7 +6,7 @@ from typing import Any
 
 from backdrop.stores.pages import document
 from backdrop.trainer.report.loaded_run import Run
-from backdrop.trainer.run.settings import by_path
+from backdrop.trainer.settings import by_path
 
 # What of run.json decides or identifies a run; where its files lay and how it was called does not.
 _NOT_COMPARED = ("command", "beton", "store_url", "expected")

@@ -11,8 +11,8 @@ from backdrop.trainer.report import attention, spectrum
 from backdrop.trainer.report.attention import Attention
 from backdrop.trainer.report.examples import NUM_EXAMPLES, Example, collect, view_names
 from backdrop.trainer.report.loaded_run import Run
-from backdrop.trainer.run.settings import method_module
 from backdrop.trainer.run.trained_method import trained_method
+from backdrop.trainer.settings import method_module
 
 
 @dataclass

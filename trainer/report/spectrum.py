@@ -19,7 +19,7 @@ from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.progress import stage_bar
 from backdrop.trainer.evaluation.grounding import plain_plan
 from backdrop.trainer.report.examples import spread_rows
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 # Images whose answers are looked at: rank and effective rank are below this whatever the network does.
 NUM_IMAGES = 256

@@ -23,7 +23,7 @@ from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_name
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
 from backdrop.trainer.run.loop import beton_of, opened_loader, resolve_settings
-from backdrop.trainer.run.settings import RunSettings, by_path, method_module
+from backdrop.trainer.settings import RunSettings, by_path, method_module
 
 NUM_ROWS = 32
 

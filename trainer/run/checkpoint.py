@@ -7,7 +7,6 @@ BatchNorms that are not synchronised (nothing in training reads them).
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,12 @@ from backdrop.errors import UserError
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.checkpoint_files import checkpoint_path, checkpoints, latest, step_of
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
 from backdrop.trainer.parts.key_queue import load_whole_state, whole_state
 from backdrop.trainer.parts.momenta import momenta, restore_momenta
 from backdrop.trainer.run import run_folder
 
-_NAME = re.compile(r"step-(\d{8})\.safetensors")
 _BACKBONE = "backbone."
 _GO_ON = "delete it to go on from the checkpoint before"
 BACKBONE_FILE = "backbone.safetensors"
@@ -45,7 +44,7 @@ def save(
         keep_every_steps: checkpoints of multiples of it stay as well; 0 = none. scaler: of an fp16 run.
     Returns: the file. Raises: UserError, in every process: a value is not finite; nothing is written or deleted.
     """
-    path = folder / "checkpoints" / f"step-{step:08d}.safetensors"
+    path = checkpoint_path(folder, step)
     tensors = {f"method.{name}": tensor for name, tensor in whole_state(method).items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in momenta(method, optimiser).items()}
     _check_finite(tensors, step)
@@ -55,23 +54,10 @@ def save(
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
     write_tensors(path, tensors, {"state": json.dumps(state)})
-    for old in _files(folder)[:-keep]:
+    for old in checkpoints(folder)[:-keep]:
         if not keep_every_steps or step_of(old) % keep_every_steps:
             old.unlink()
     return path
-
-
-def latest(folder: Path) -> Path | None:
-    """Return the run's latest checkpoint, None before the first."""
-    files = _files(folder)
-    return files[-1] if files else None
-
-
-def step_of(path: Path) -> int:
-    """Return how many steps were done when a checkpoint was written."""
-    match = _NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
 
 
 def load(
@@ -169,7 +155,3 @@ def _check_finite(tensors: dict[str, torch.Tensor], step: int) -> None:
             "start anew in another --out with a lower optimiser.lr or a longer schedule.warmup_epochs. (No checkpoint "
             "was written of that step; the one before is kept)"
         )
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in (folder / "checkpoints").glob("step-*.safetensors") if _NAME.fullmatch(path.name))

@@ -11,10 +11,10 @@ from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
 from backdrop.pipeline.views.crops import check_background
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, View
-from backdrop.trainer import backbones, cast
+from backdrop.trainer import backbones, cast, online_probe
 from backdrop.trainer.methods import METHODS
-from backdrop.trainer.run import online_probe, optimisers, schedules
-from backdrop.trainer.run.settings import PRECISIONS, RunSettings, method_module
+from backdrop.trainer.optimisation import optimisers, schedules
+from backdrop.trainer.settings import PRECISIONS, RunSettings, method_module
 
 # What torch and the random streams take.
 _NUM_SEEDS = 2**63

@@ -24,7 +24,7 @@ from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
 from backdrop.trainer.parts.collectives import gathered
 from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
-from backdrop.trainer.run.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings, method_module
 
 # A process that hears nothing from another for so long ends. (torchrun ends all much sooner when one of them dies.)
 TIMEOUT = timedelta(minutes=10)

@@ -1,7 +1,7 @@
 """What a run's losses should look like, said when it starts, in its folder and on its page: low does not mean good."""
 
 from backdrop.trainer import cast
-from backdrop.trainer.run.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings, method_module
 
 
 def expected_curve(settings: RunSettings) -> str:

@@ -17,13 +17,13 @@ from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.ranks import Ranks, joined
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.sharing.store_cache import open_published
+from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
-from backdrop.trainer.run.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.run.run_folder import Origin
-from backdrop.trainer.run.settings import RunSettings, apply_overrides, method_module
 from backdrop.trainer.run.training import Probe, train
+from backdrop.trainer.settings import RunSettings, apply_overrides, method_module
 
 
 def pretrain(

@@ -22,7 +22,7 @@ from backdrop.errors import UserError
 from backdrop.progress import warn
 from backdrop.stores.format.provenance import commit
 from backdrop.trainer.run.expected_curve import expected_curve
-from backdrop.trainer.run.settings import RunSettings, differences, from_json, to_json
+from backdrop.trainer.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from backdrop.errors import UserError
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.run_folder import read_settings
 from backdrop.trainer.run.training import start
@@ -18,7 +19,7 @@ def trained_method(run: Path, device: torch.device) -> Any:
     Raises: UserError: there is no checkpoint, or it is damaged.
     """
     training = start(read_settings(run), steps_per_epoch=1, device=device)
-    last = checkpoint.latest(run)
+    last = checkpoint_files.latest(run)
     if last is None:
         raise UserError(f"run {run} has no checkpoint yet; train it first")
     # How many processes trained it decides how it goes on, not what it has become.

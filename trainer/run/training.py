@@ -17,16 +17,17 @@ from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.progress import note, stage_bar, warn
 from backdrop.ranks import Ranks
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
+from backdrop.trainer.optimisation.schedules import lr_fraction
+from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint, distributed, run_folder
 from backdrop.trainer.run.crop_fallbacks import FallbackWatch
 from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.micro_batches import parts_of
-from backdrop.trainer.run.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.run.recorder import Recorder, crop_statistics
 from backdrop.trainer.run.run_folder import Origin
-from backdrop.trainer.run.schedules import lr_fraction
-from backdrop.trainer.run.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings, method_module
 
 # A backbone and where it computes, to scores by name; the backbone stays as it was.
 Probe = Callable[[Backbone, torch.device], dict[str, float]]
@@ -184,8 +185,8 @@ def train(
             ranks,
             lambda: run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume),
         )
-        last = checkpoint.latest(out)
-        step, num_steps = 0 if last is None else checkpoint.step_of(last), loader.num_batches * settings.epochs
+        last = checkpoint_files.latest(out)
+        step, num_steps = 0 if last is None else checkpoint_files.step_of(last), loader.num_batches * settings.epochs
         distributed.check_same(ranks, step, "the step of the latest checkpoint")
         if last is not None and step >= num_steps:
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)

@@ -9,13 +9,7 @@ from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.progress import note, warn
-from backdrop.trainer.evaluation.harness.evaluate import (
-    as_kept,
-    chosen_options,
-    data_folder,
-    evaluate_run,
-    task_module,
-)
+from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
 from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
 from backdrop.trainer.evaluation.harness.subject import probe_of, weights_digest
 from backdrop.trainer.evaluation.harness.weights import load_network

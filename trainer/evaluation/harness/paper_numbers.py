@@ -5,7 +5,7 @@ full. Selvaraju et al. 2021 (CAST): MoCo pretrained on COCO. Which of a table's 
 its settings; a run of another kind, of another network or of fewer epochs, has no number beside it.
 """
 
-from backdrop.trainer.run.settings import RunSettings
+from backdrop.trainer.settings import RunSettings
 
 # table, task, metric, length | MoCo: none rm swaps | BYOL: none rm random | SwAV: none rm random
 _RYALI = """

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from backdrop.stores.indexes.imagenet_classes import WNIDS
 from backdrop.trainer.evaluation.data.images import Images, Transform
 from backdrop.trainer.evaluation.data.projections import top_accuracy
-from backdrop.trainer.evaluation.harness.outputs import DECODE_FAULT, logits_of
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
+from backdrop.trainer.evaluation.predictions.outputs import DECODE_FAULT, logits_of
 
 
 def facts_of(subject: Subject, transform: Transform, classes: Sequence[int]) -> dict[str, object]:

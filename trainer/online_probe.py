@@ -22,6 +22,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.random_streams import PROBE_ROWS, row_order
 from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies
 
 BATCH_SIZE = 256
 _HELD_OUT = 0.2
@@ -90,17 +91,14 @@ class OnlineProbe:
 
     def score(self, backbone: nn.Module, device: torch.device) -> dict[str, float]:
         """Return {"knn_top1": percent of the held-out rows}. Args: backbone: (B, 3, H, W) to (B, D), left as it was."""
-        from backdrop.trainer.evaluation import knn  # here: evaluations import this folder
-
         row_N, label_N, feature_ND = self._features(backbone, device)
         is_held_out_N = torch.from_numpy(np.isin(row_N.numpy(), self.held_out))
         neighbours, held_out = (
-            knn.Features(feature_ND=feature_ND[chosen_N], label_N=label_N[chosen_N], corrupt=())
+            Features(feature_ND=feature_ND[chosen_N], label_N=label_N[chosen_N], corrupt=())
             for chosen_N in (~is_held_out_N, is_held_out_N)
         )
-        options = knn.Options()
-        ((top1, _),) = knn.top_accuracies(
-            neighbours, held_out, num_classes=self._num_classes, k=(options.k,), temperature=options.temperature,
+        ((top1, _),) = top_accuracies(
+            neighbours, held_out, num_classes=self._num_classes, k=(NUM_NEIGHBOURS,), temperature=TEMPERATURE,
             device=device,
         )  # fmt: skip
         return {"knn_top1": top1}

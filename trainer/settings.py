@@ -13,9 +13,10 @@ from typing import Any
 from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.setting_overrides import split_override, with_override
+from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
 from backdrop.trainer.methods import METHODS
-from backdrop.trainer.run import online_probe, optimisers, schedules
+from backdrop.trainer.optimisation import optimisers, schedules
 
 _NO_PROBE = online_probe.Settings()
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
