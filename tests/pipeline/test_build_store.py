@@ -177,7 +177,7 @@ def test_settings_out_of_range_are_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(UserError, match=message):
         build(data, tmp_path / "s", **settings)
-    with pytest.raises(UserError, match="no engine 'abacus'"):
+    with pytest.raises(UserError, match="unknown engine 'abacus'"):
         build_store(index_of(data), "rbd", tmp_path / "s", BuildSettings(), num_workers=0, engine="abacus")
     assert not list(tmp_path.iterdir())
 

@@ -101,7 +101,7 @@ def test_maps_and_names_are_timms_own(name: str) -> None:
 
 def test_a_network_of_one_size_refuses_another() -> None:
     backbone = built(VIT)
-    backbone.network.patch_embed.dynamic_img_size = False
+    backbone.network.dynamic_img_size = backbone.network.patch_embed.dynamic_img_size = False
     with pytest.raises(UserError, match=r"images of 224 x 224 px alone, not 64 x 64; set views\.size_px=224"):
         backbone(images())
 

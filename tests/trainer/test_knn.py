@@ -62,8 +62,8 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     train, test = (features(rng.normal(size=(n, 3)), rng.integers(0, 4, n)) for n in (40, 31))
     whole = nearest_neighbours.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1)
-    monkeypatch.setattr(knn, "_TEST_CHUNK", 7)
-    monkeypatch.setattr(knn, "_TRAIN_CHUNK", 3)
+    monkeypatch.setattr(nearest_neighbours, "_TEST_CHUNK", 7)
+    monkeypatch.setattr(nearest_neighbours, "_TRAIN_CHUNK", 3)
     assert nearest_neighbours.top_accuracies(train, test, num_classes=4, k=(5, 100), temperature=0.1) == whole
     # Equal features in different chunks: the first rows are taken, as from one chunk.
     same = features(np.ones((10, 3)), np.arange(10))
