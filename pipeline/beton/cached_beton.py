@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
-from backdrop.pipeline.beton.writer import BetonSettings, export_beton, is_written
+from backdrop.pipeline.beton.reader import BetonSettings, is_written
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store
 from backdrop.stores.sharing.store_cache import NEXT_STEP, locked

@@ -83,7 +83,7 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
 
 def _in_beton(store: Store, beton: Path) -> SourceImages:
     # Here, because FFCV's import takes seconds that a store with its data set does without.
-    from backdrop.pipeline.beton.writer import read_blob, read_records, read_sidecar
+    from backdrop.pipeline.beton.reader import read_blob, read_records, read_sidecar
 
     try:
         store_id = read_sidecar(beton)["store_id"]

@@ -28,9 +28,9 @@ from backdrop.pipeline.beton.ffcv_names import (
     TraversalOrder,
 )
 from backdrop.pipeline.beton.ffcv_names import Loader as FfcvLoader
+from backdrop.pipeline.beton.reader import read_blob, read_table
 from backdrop.pipeline.beton.scene import FIELD_NAME
 from backdrop.pipeline.beton.table_reader import TableReader, has_mask, records_of
-from backdrop.pipeline.beton.writer import read_blob, read_table
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from backdrop.pipeline.loader.scene_field import Layout, SceneDecoder
 from backdrop.pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace

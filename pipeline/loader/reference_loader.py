@@ -14,8 +14,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.scene import scene_of_row
-from backdrop.pipeline.beton.writer import BetonSettings
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.batch import Batch, ViewBatch

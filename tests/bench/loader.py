@@ -10,8 +10,8 @@ import numba
 import numpy as np
 import torch
 
+from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg
-from backdrop.pipeline.beton.writer import read_records
 from backdrop.pipeline.loader._scene_kernels import make_scratch
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.device_stage import DeviceStage

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from backdrop.pipeline.beton.ffcv_names import HeaderType
+from backdrop.pipeline.beton.reader import sidecar_path
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, checksum
 from backdrop.pipeline.beton.table_reader import TABLE_START, open_reader, records_of, table_checksum
-from backdrop.pipeline.beton.writer import sidecar_path
 from backdrop.stores.format.provenance import identity_digest
 
 

@@ -22,9 +22,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.pipeline.beton.ffcv_names import FieldDescType, HeaderType
+from backdrop.pipeline.beton.reader import read_records, sidecar_path
 from backdrop.pipeline.beton.scene import BLOBS, SCENE_DTYPE
 from backdrop.pipeline.beton.table_reader import TABLE_START
-from backdrop.pipeline.beton.writer import export_beton, read_records, sidecar_path
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.format.reader import open_store
 from tests.material import small_scenes
 from tests.material.broken_betons import copy_of, seal

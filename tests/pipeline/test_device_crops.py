@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.writer import BetonSettings, export_beton
+from backdrop.pipeline.beton.reader import BetonSettings
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views import device_crops

@@ -16,7 +16,8 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton import scene
 from backdrop.pipeline.beton import scene_kernels as kernels
 from backdrop.pipeline.beton import writer as export
-from backdrop.pipeline.beton.writer import export_beton, read_blob, read_records, read_sidecar
+from backdrop.pipeline.beton.reader import num_left_out, read_blob, read_records, read_sidecar, sidecar_path
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status
@@ -153,7 +154,7 @@ def test_the_file_holds_the_store(beton: Path, built: tuple[Store, DatasetIndex]
         if Status(int(store.status[row])).has_mask:
             runs = np.frombuffer(read_blob(file_bytes, record, "mask"), np.uint32)
             assert (scene.decode_runs(runs, made.height, made.width) == made.mask_packed).all()
-    assert export.num_left_out(records) == 2
+    assert num_left_out(records) == 2
     sidecar = read_sidecar(beton)
     assert sidecar["store_id"] == store.store_id
     assert sidecar["num_rows"] == store.num_rows
@@ -163,7 +164,7 @@ def test_an_export_is_kept_replaced_or_refused(
     beton: Path, built: tuple[Store, DatasetIndex], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / beton.name
-    for path in (beton, export.sidecar_path(beton)):
+    for path in (beton, sidecar_path(beton)):
         shutil.copy(path, tmp_path / path.name)
 
     def refuse(*args: object) -> None:
@@ -181,8 +182,8 @@ def test_an_export_is_kept_replaced_or_refused(
 
 @pytest.mark.parametrize("damage", ["no file", "no sidecar", "short", "not json", "another format"])
 def test_incomplete_files_are_not_opened(beton: Path, tmp_path: Path, damage: str) -> None:
-    copy, sidecar = tmp_path / beton.name, export.sidecar_path(tmp_path / beton.name)
-    content = json.loads(export.sidecar_path(beton).read_text())
+    copy, sidecar = tmp_path / beton.name, sidecar_path(tmp_path / beton.name)
+    content = json.loads(sidecar_path(beton).read_text())
     if damage != "no file":
         copy.write_bytes(beton.read_bytes()[: -50 if damage == "short" else None])
     if damage == "another format":

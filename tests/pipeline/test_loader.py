@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton.writer import BetonSettings, export_beton
+from backdrop.pipeline.beton.reader import BetonSettings
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader import _resize_kernels as kernels
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_mask

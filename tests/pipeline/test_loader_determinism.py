@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.pipeline.beton.writer import BetonSettings, export_beton
+from backdrop.pipeline.beton.reader import BetonSettings
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.batch import Batch

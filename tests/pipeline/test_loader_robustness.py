@@ -24,7 +24,8 @@ from PIL import Image
 from tqdm._monitor import TMonitor
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton.writer import export_beton, read_records
+from backdrop.pipeline.beton.reader import read_records
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.loader import scene_field
 from backdrop.pipeline.loader.loader import Loader

@@ -21,7 +21,7 @@ from PIL import Image
 import backdrop.stores.engines.local
 from backdrop import cli
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import MANIFEST, ROOT_METADATA
 from backdrop.stores.format.writer import staging_folder

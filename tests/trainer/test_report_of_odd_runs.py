@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from backdrop.pipeline.beton.writer import read_records
+from backdrop.pipeline.beton.reader import read_records
 from backdrop.stores.format.schema import Status
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.report import page

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import CorruptStore
+from backdrop.pipeline.beton.reader import read_blob, read_records
 from backdrop.pipeline.beton.scene import decode_runs
-from backdrop.pipeline.beton.writer import read_blob, read_records
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.compositing import negative_sources

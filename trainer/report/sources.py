@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.sharing.store_cache import open_published
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.writer import read_records
+from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.progress import stage_bar

@@ -11,8 +11,8 @@ import numpy as np
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.beton.table_reader import has_mask
-from backdrop.pipeline.beton.writer import read_sidecar
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views import crops
 from backdrop.ranks import Ranks

@@ -11,7 +11,7 @@ import torch
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.cached_beton import cached_beton
-from backdrop.pipeline.beton.writer import read_sidecar
+from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.ranks import Ranks, joined

@@ -1,0 +1,124 @@
+"""What a finished .beton holds: its sidecar, its records and their blobs, each checked before it is given out."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backdrop.errors import CorruptStore, UserError
+from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
+from backdrop.pipeline.beton.scene import checksum
+from backdrop.pipeline.beton.table_reader import TableReader, has_mask, open_reader, records_of, table_checksum
+from backdrop.stores.format.provenance import identity_digest
+from backdrop.stores.format.reader import Store
+
+# A sidecar has a few hundred bytes; whatever is larger is not read.
+MAX_SIDECAR_BYTES = 1 << 20
+SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetonSettings:
+    """What decides the bytes of a .beton beside its store."""
+
+    # Longest side of an image in pixels; longer ones are shrunk (FFCV's own ImageNet set: 512).
+    max_side_px: int = 512
+    # JPEG quality of images that are encoded again, 1 to 95.
+    jpeg_quality: int = 90
+
+
+def sidecar_path(beton: Path) -> Path:
+    """Return the path of the JSON file beside a .beton."""
+    return beton.with_name(beton.name + ".json")
+
+
+def read_sidecar(beton: Path) -> dict[str, Any]:
+    """Return what the sidecar says, after checking that the .beton beside it is complete.
+
+    Raises: UserError where the file or its sidecar is missing, damaged, of another format, or of another size.
+    """
+    path = sidecar_path(beton)
+    if not beton.is_file():
+        raise UserError(f"there is no file {beton}; export it from a store first")
+    if not path.is_file():
+        raise UserError(f"{beton} has no {path.name} beside it: its export did not finish; export it again")
+    try:
+        sidecar = _parsed_sidecar(path)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
+    kind = sidecar["format"], sidecar["format_version"]
+    if kind != (FORMAT, FORMAT_VERSION):
+        raise UserError(f"{beton} has format {kind}, this version reads {(FORMAT, FORMAT_VERSION)}; export it again")
+    if beton.stat().st_size != sidecar["num_bytes"]:
+        raise UserError(
+            f"{beton} has {beton.stat().st_size} bytes, its sidecar says {sidecar['num_bytes']}; export it again"
+        )
+    return sidecar
+
+
+def _parsed_sidecar(path: Path) -> dict[str, Any]:
+    """What the sidecar says, unchanged since it was written or of another format; ValueError and others where not."""
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError(f"it has more than {MAX_SIDECAR_BYTES} bytes")
+    sidecar = json.loads(path.read_text())
+    if (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION):
+        rest = {name: value for name, value in sidecar.items() if name != "digest"}
+        if identity_digest(rest) != sidecar["digest"]:
+            raise ValueError("it was changed after it was written")
+        for name, kind in SIDECAR_TYPES.items():
+            if not isinstance(sidecar[name], kind):
+                raise TypeError(f"its {name} is {sidecar[name]!r}")
+    return sidecar
+
+
+def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
+    """Whether out is complete and of this store and these settings. Raises: UserError: complete, but of others."""
+    if not out.exists() or not sidecar_path(out).exists():
+        return False
+    try:
+        sidecar = read_sidecar(out)
+    except UserError:
+        return False  # half written or damaged: replaced
+    if sidecar["store_id"] == store.store_id and sidecar["settings"] == asdict(settings):
+        return True
+    raise UserError(
+        f"{out} holds another store or other settings (store {sidecar['store_id'][:12]}, {sidecar['settings']}); "
+        "give another file name, or remove it and its .json"
+    )
+
+
+def read_records(beton: Path) -> np.ndarray:
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError as `read_table`."""
+    return records_of(read_table(beton)[0])
+
+
+def read_table(beton: Path) -> tuple[TableReader, dict[str, Any]]:
+    """Return FFCV's reader of a complete .beton and its sidecar.
+
+    Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written.
+    """
+    sidecar = read_sidecar(beton)
+    reader = open_reader(beton)
+    file_bytes = np.memmap(beton, np.uint8, mode="r")
+    if table_checksum(file_bytes, int(reader.num_samples)) != sidecar["table_checksum"]:
+        raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
+    return reader, sidecar
+
+
+def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
+    """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none.
+
+    Raises: CorruptStore where its bytes are not those that were written.
+    """
+    start, num_bytes = int(record[f"{name}_ptr"]), int(record[f"{name}_bytes"])
+    data = file_bytes[start : start + num_bytes].tobytes()
+    if num_bytes and (len(data) < num_bytes or checksum(data) != record[f"{name}_checksum"]):
+        raise CorruptStore(f"row {record['row']}: the bytes of its {name} are not those that were written")
+    return data
+
+
+def num_left_out(records: np.ndarray) -> int:
+    """Number of rows that have no mask and therefore no pixels."""
+    return int((~has_mask(records)).sum())
