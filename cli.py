@@ -12,6 +12,7 @@ import click
 
 from backdrop.disk_errors import closed_folders, disk_errors
 from backdrop.errors import UserError
+from backdrop.open_sets import PLUGINS_VARIABLE, OpenSet, use_plugin
 from backdrop.pipeline.views import backgrounds
 from backdrop.progress import QUIET_VARIABLE, is_quiet, note
 from backdrop.saliency import classical
@@ -46,6 +47,8 @@ DETECTOR_HELP = (
 
 JSON_KEY = "backdrop.json"
 
+path_type = click.Path(path_type=Path)
+
 
 def be_quiet(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     """Leave out bars and notes until the command ends, in this process and those it starts."""
@@ -60,8 +63,35 @@ def quiet_option() -> click.Option:
     return click.Option(["--quiet"], is_flag=True, is_eager=True, expose_value=False, callback=be_quiet, help=words)
 
 
+def use_plugins(ctx: click.Context, param: click.Parameter, value: tuple[Path, ...]) -> None:
+    """Make the members of plug-in files known until the command ends, in this process and those it starts."""
+    if not value:
+        return
+    before = os.environ.get(PLUGINS_VARIABLE)
+    ctx.call_on_close(
+        lambda: (
+            os.environ.pop(PLUGINS_VARIABLE, None) if before is None else os.environ.update({PLUGINS_VARIABLE: before})
+        )
+    )
+    for path in value:
+        use_plugin(path)
+
+
+class MemberOf(click.Choice):
+    """A member of an open set: the project's own, an installed package's, or a plug-in file's."""
+
+    def __init__(self, open_set: OpenSet[Any], *more: str) -> None:
+        super().__init__([*open_set.built_in(), *more])
+        self._open_set, self._more = open_set, more
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Look the name up, now that the plug-ins are known."""
+        self.choices = [*self._open_set.names(), *self._more]
+        return super().convert(value, param, ctx)
+
+
 class Command(click.Command):
-    """Has a result, which --json prints as JSON; takes --quiet."""
+    """Has a result, which --json prints as JSON; takes --quiet and --plugin."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,7 +105,17 @@ class Command(click.Command):
             callback=lambda ctx, param, value: ctx.meta.update({JSON_KEY: value}),
             help="Print the result as JSON and nothing else on standard output; with FILE, write it there too.",
         )
-        self.params += [json_option, quiet_option()]
+        plugin_option = click.Option(
+            ["--plugin"],
+            multiple=True,
+            type=path_type,
+            is_eager=True,
+            expose_value=False,
+            callback=use_plugins,
+            metavar="FILE.py",
+            help="A method, background, backbone, data set, ... of your own; may be repeated.",
+        )
+        self.params += [json_option, quiet_option(), plugin_option]
 
 
 class Commands(click.Group):
@@ -140,9 +180,6 @@ def print_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
     click.echo("\n".join(f"{name:14} {version}" for name, version in versions().items()))
     ctx.exit()
-
-
-path_type = click.Path(path_type=Path)
 
 
 class StoreOrUrl(click.ParamType):
@@ -336,7 +373,7 @@ workers_option = click.option(
 )
 engine_option = click.option(
     "--engine",
-    type=click.Choice(engines.NAMES),
+    type=MemberOf(engines.ENGINES),
     default="local",
     show_default=True,
     help="What runs them.",
@@ -676,8 +713,8 @@ def store_export(
 
 
 @main.command("pretrain")
-@click.option("--method", type=click.Choice(methods.NAMES), required=True)
-@click.option("--bg", type=click.Choice(backgrounds.NAMES), default="none", show_default=True)
+@click.option("--method", type=MemberOf(methods.METHODS), required=True)
+@click.option("--bg", type=MemberOf(backgrounds.BACKGROUNDS), default="none", show_default=True)
 @click.option(
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
@@ -688,7 +725,7 @@ def store_export(
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
 @click.option(
     "--recipe",
-    type=click.Choice(recipes.NAMES),
+    type=MemberOf(recipes.RECIPES),
     default=None,
     help="Default: the paper's (no GPU: smoke).",
 )
@@ -767,10 +804,10 @@ def pretrain_command(
 @click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
 @cache_option
 @click.option("--root", type=path_type, default=None, help="For a URL: the images. Default: BACKDROP_DATA/<dataset>.")
-@click.option("--method", type=click.Choice(methods.NAMES), required=True)
-@click.option("--bg", type=click.Choice(backgrounds.NAMES), default="none", show_default=True)
+@click.option("--method", type=MemberOf(methods.METHODS), required=True)
+@click.option("--bg", type=MemberOf(backgrounds.BACKGROUNDS), default="none", show_default=True)
 @click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
-@click.option("--recipe", type=click.Choice(recipes.NAMES), default=None, help="Default: the paper's.")
+@click.option("--recipe", type=MemberOf(recipes.RECIPES), default=None, help="Default: the paper's.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting of the recipe.")
 @click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
@@ -821,7 +858,7 @@ def loader_bench_command(
 
 
 @main.command("evaluate", epilog=f"TASK is one of: {', '.join([*evaluation.NAMES, 'all'])}.")
-@click.argument("task", type=click.Choice([*evaluation.NAMES, "all"]), metavar="TASK")
+@click.argument("task", type=MemberOf(evaluation.EVALUATIONS, "all"), metavar="TASK")
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
 @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")

@@ -121,3 +121,18 @@ def test_a_full_disk_and_a_place_that_is_no_folder_are_mistakes(
     assert result.exit_code == 2, result.output
     assert "full" in result.stderr
     assert "same command" in result.stderr
+
+
+def test_a_plug_in_file_is_known_to_its_command_alone(tmp_path: Path) -> None:
+    plugin = tmp_path / "colour.py"
+    plugin.write_text('BACKDROP_SET = "backgrounds"\nNEEDS_DONOR, HAS_NEGATIVE = True, False\n')
+    words = ["pretrain", "--method", "moco", "--bg", "colour", "--store", str(tmp_path / "none.zarr"), "--out", "run"]
+    with_it = CliRunner().invoke(cli.main, [*words, "--plugin", str(plugin)])
+    assert with_it.exit_code == 2
+    assert "none.zarr" in with_it.output  # the background is no matter
+    without = CliRunner().invoke(cli.main, words)
+    assert without.exit_code == 2
+    assert "'colour' is not one of" in without.output
+    bad = CliRunner().invoke(cli.main, [*words, "--plugin", str(tmp_path / "absent.py")])
+    assert bad.exit_code == 2
+    assert "absent.py cannot be read" in bad.output
