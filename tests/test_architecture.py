@@ -86,6 +86,35 @@ def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
     ]
 
 
+# What a test file may import of tests/: what several need, slow restatements, and the programs that are its subject.
+SHARED_BY_TESTS = ("bench", "golden", "golden_stores", "material", "reference", "room_graph", "study")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=module_name)
+def test_no_test_file_is_imported(path: Path) -> None:
+    """Nor in a program that is written in a string, for another process."""
+    programs = [
+        tree
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "import " in node.value
+        if (tree := _program(node.value))
+    ]
+    for name in [name for tree in (parse(path), *programs) for name in imported(tree)]:
+        top, *rest = name.split(".")
+        if top == "tests":
+            assert not any(part.startswith("test_") for part in rest), (
+                f"{path} imports {name}: move it to tests/material"
+            )
+            assert rest[0] in SHARED_BY_TESTS, f"{path} imports {name}"
+
+
+def _program(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except SyntaxError:
+        return None
+
+
 def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
     for node in tree.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):

@@ -24,7 +24,7 @@ from backdrop.saliency.deepusps2.settings import choose_settings
 from backdrop.trainer.evaluation.harness.evaluate import chosen_options, task_module
 from backdrop.trainer.run.loop import resolve_settings
 from backdrop.trainer.settings import method_module
-from tests.pipeline import test_every_background as contract
+from tests.material import background_contract as contract
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -222,6 +222,6 @@ def test_the_background_of_the_page_works_as_one_file_more(tmp_path: Path) -> No
     assert "colour" in done.stdout
     background = ModuleType("colour")
     exec(source, background.__dict__)
-    contract.test_declares_what_it_needs(background)
-    contract.test_keeps_shape_dtype_foreground_and_rows_not_drawn(background)
-    contract.test_replaces_every_background_pixel_or_none(background)
+    contract.declares_what_it_needs(background)
+    contract.keeps_shape_dtype_foreground_and_rows_not_drawn(background)
+    contract.replaces_every_background_pixel_or_none(background)

@@ -7,9 +7,9 @@ import pytest
 
 import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
-from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.stores.format.reader import open_store
+from tests.material.command_line import run
 
 WITH_NEGATIVES = ("moco", "cast")
 # By default each method with one background, and MoCo with all; the other pairs are slow together.
@@ -23,10 +23,6 @@ PAIRS = [
     for background in backdrop.pipeline.views.backgrounds.NAMES
 ]
 SMALL = ("epochs=1", "batch_size=16")
-
-
-def run(*words: str | Path) -> None:
-    cli.main([str(word) for word in words], standalone_mode=False)
 
 
 def link_images(source: Path, target: Path, num_per_folder: int) -> None:

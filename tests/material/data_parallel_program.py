@@ -13,7 +13,7 @@ import torch
 from backdrop.ranks import Ranks, joined
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.stores.datasets import open_index
-from tests.saliency.test_deepusps import SETTINGS
+from tests.material.tiny_detector import SETTINGS
 
 # One round of one method, without the CRF, which may empty maps of a network this young.
 SHORT = replace(

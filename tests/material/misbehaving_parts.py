@@ -51,6 +51,15 @@ def run_part(folder: Path, part: int, rows_done: Callable[[int], None]) -> dict:
     }
 
 
+class Bar:
+    """Counts the rows that an engine says are done."""
+
+    rows = 0
+
+    def __call__(self, num_rows: int) -> None:
+        self.rows += num_rows
+
+
 class Unreadable:
     """A spec that cannot be read where it is needed."""
 

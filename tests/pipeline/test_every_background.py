@@ -3,13 +3,11 @@
 from importlib import import_module
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
-from backdrop.pipeline.views import backgrounds, compositing
-
-DRAWN = np.array([True, False, True, True])
+from backdrop.pipeline.views import backgrounds
+from tests.material import background_contract as contract
 
 
 @pytest.fixture(params=backgrounds.NAMES)
@@ -17,47 +15,24 @@ def background(request: pytest.FixtureRequest) -> ModuleType:
     return import_module(f"backdrop.pipeline.views.backgrounds.{request.param}")
 
 
-def composited(background: ModuleType) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return images (values below 1), masks and the images with new backgrounds (donors and greys above 1)."""
-    generator = torch.Generator().manual_seed(1)
-    image_BCHW = torch.rand(4, 3, 7, 9, generator=generator)
-    mask_B1HW = torch.rand(4, 1, 7, 9, generator=generator) > 0.4
-    donor_DCHW = torch.rand(3, 3, 7, 9, generator=generator) + 2 if background.NEEDS_DONOR else None
-    level_DCHW = torch.tensor([2.1, 2.2, 2.3])[:, None, None, None].expand(3, 3, 1, 1)
-    replacement = background.replacement(donor_DCHW, level_DCHW)
-    if replacement is None:
-        return image_BCHW, mask_B1HW, image_BCHW
-    return image_BCHW, mask_B1HW, compositing.composite(image_BCHW.clone(), mask_B1HW, replacement, DRAWN)
-
-
 def test_declares_what_it_needs(background: ModuleType) -> None:
-    assert isinstance(background.NEEDS_DONOR, bool)
-    assert isinstance(background.HAS_NEGATIVE, bool)
+    contract.declares_what_it_needs(background)
 
 
 def test_keeps_shape_dtype_foreground_and_rows_not_drawn(background: ModuleType) -> None:
-    image_BCHW, mask_B1HW, result_BCHW = composited(background)
-    assert result_BCHW.shape == image_BCHW.shape
-    assert result_BCHW.dtype == image_BCHW.dtype
-    is_foreground = mask_B1HW.expand_as(image_BCHW)
-    assert torch.equal(result_BCHW[is_foreground], image_BCHW[is_foreground])
-    assert torch.equal(result_BCHW[~DRAWN], image_BCHW[~DRAWN])
+    contract.keeps_shape_dtype_foreground_and_rows_not_drawn(background)
 
 
 def test_replaces_every_background_pixel_or_none(background: ModuleType) -> None:
-    image_BCHW, mask_B1HW, result_BCHW = composited(background)
-    is_background = ~mask_B1HW[DRAWN].expand_as(image_BCHW[DRAWN])
-    is_replaced = result_BCHW[DRAWN][is_background] > 1
-    assert is_replaced.all() or background.__name__.endswith(".none")
-    assert not is_replaced.any() or not background.__name__.endswith(".none")
+    contract.replaces_every_background_pixel_or_none(background)
 
 
 def test_is_deterministic(background: ModuleType) -> None:
-    assert torch.equal(composited(background)[2], composited(background)[2])
+    assert torch.equal(contract.composited(background)[2], contract.composited(background)[2])
 
 
 def test_rm_is_one_grey_level_per_image() -> None:
     rm = import_module("backdrop.pipeline.views.backgrounds.rm")
-    _, mask_B1HW, result_BCHW = composited(rm)
+    _, mask_B1HW, result_BCHW = contract.composited(rm)
     for row, level in ((0, 2.1), (2, 2.2), (3, 2.3)):
         assert torch.equal(result_BCHW[row][:, ~mask_B1HW[row, 0]].unique(), torch.tensor([level]))

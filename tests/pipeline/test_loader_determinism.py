@@ -15,14 +15,14 @@ from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
-from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
+from tests.material.loader_rows import EPOCH, Row, all_rows
 
 MAX_SIDE_PX = 200
-SEED, EPOCH = 5, 3
+SEED = 5
 GLOBAL = View(size_px=40, min_foreground=0.2)
 LOCAL = View(size_px=17, scale=(0.05, 0.2), min_foreground=0.1, is_global=False)
 PLANS = {
@@ -32,8 +32,6 @@ PLANS = {
     ),
     "swaps": ViewPlan(views=(GLOBAL, LOCAL), background=Background(name="swaps", probability=0.6)),
 }
-# What one row gives: label, then of each view image, mask, donor where one was drawn, and record, as bytes.
-Row = tuple
 
 
 @pytest.fixture(scope="module")
@@ -45,24 +43,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex
 @pytest.fixture(scope="module")
 def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=MAX_SIDE_PX)
-
-
-def rows_of(batch: Batch) -> list[tuple[int, Row]]:
-    """(row, all its bytes) in the batch's order."""
-    found = []
-    for at, row in enumerate(batch.row_B.tolist()):
-        parts: list = [int(batch.label_B[at])]
-        for view in batch.views:
-            record = view.record_B[at]
-            donor = view.donor_BHWC[at].numpy() if view.donor_BHWC is not None and record["has_background"] else None
-            parts.append((view.image_BHWC[at].numpy().tobytes(), view.mask_BHP[at].numpy().tobytes(),
-                          None if donor is None else donor.tobytes(), record.tobytes()))  # fmt: skip
-        found.append((row, tuple(parts)))
-    return found
-
-
-def all_rows(loader: Loader | ReferenceLoader, *, epoch: int = EPOCH, first_batch: int = 0) -> list[tuple[int, Row]]:
-    return [row for batch in loader.epoch(epoch, first_batch=first_batch) for row in rows_of(batch)]
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.trainer.run.recorder import crop_statistics
 from tests.material import small_scenes
 from tests.material.broken_betons import blob_of, copy_of, damaged, record_of, set_blob
-from tests.pipeline.test_loader_determinism import all_rows
+from tests.material.loader_rows import all_rows
 
 GLOBAL = View(size_px=32, min_foreground=0.2)
 PLAN = ViewPlan(

@@ -13,7 +13,7 @@ from backdrop.ranks import Ranks
 from backdrop.saliency.deepusps2 import pseudo_labels
 from backdrop.saliency.detectors.detector import open_detector
 from tests.material.data_parallel_program import SHORT, gradient
-from tests.saliency.test_deepusps import draw_images
+from tests.material.tiny_detector import draw_images
 
 ROOT = Path(__file__).resolve().parents[2]
 

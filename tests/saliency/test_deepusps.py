@@ -17,44 +17,15 @@ from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.phases import decayed, phases
-from backdrop.saliency.deepusps2.settings import PRESETS, DeepUspsSettings, check, choose_settings
+from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings
 from backdrop.saliency.deepusps2.training_log import read_course, run_of
 from backdrop.saliency.detectors.detector import open_detector
 from backdrop.saliency.detectors.drn_detector import load_detector
 from backdrop.saliency.inference import encode_png
 from backdrop.stores.datasets import open_index
-from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg
+from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.indexes.dataset_index import DatasetIndex
-
-SETTINGS = replace(
-    PRESETS["tiny"],
-    working_size_px=32,
-    methods=("rbd", "mc"),
-    first_thresholds=(0.25, None),
-    max_images=None,
-    flip=True,
-    scales=(0.75, 1.0),
-    crf_in_training=True,
-    crf_at_test=True,
-    crf_test_size_px=48,
-    stage1_epochs=2,
-    averaged_epochs=1,
-    stage1_learning_rates=(2e-3, 1e-3),
-    stage1_batch_size=4,
-    stage2_epochs=3,
-    stage2_batch_size=4,
-)
-
-
-def draw_images(folder: Path, num_images: int = 10) -> DatasetIndex:
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for number in range(num_images):
-        image_HWC = rng.integers(60, 100, (80, 96, 3)).astype(np.uint8)
-        top, left = rng.integers(15, 30, 2)
-        image_HWC[top : top + 30, left : left + 36] = (230, 60, 10 * number)
-        (folder / f"{number}.jpg").write_bytes(encode_jpeg(image_HWC))
-    return open_index("folder", root=folder)
+from tests.material.tiny_detector import SETTINGS, draw_images
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +104,7 @@ def test_a_killed_process_resumes_to_the_same_weights(index: DatasetIndex, finis
         "from pathlib import Path\n"
         "from backdrop.saliency.deepusps2.deepusps import train\n"
         "from backdrop.stores.datasets import open_index\n"
-        "from tests.saliency.test_deepusps import SETTINGS\n"
+        "from tests.material.tiny_detector import SETTINGS\n"
         f"train(open_index('folder', root=Path({str(index.root)!r})), {str(run)!r}, SETTINGS, num_workers=1)\n"
     )
     root = Path(__file__).parents[2]

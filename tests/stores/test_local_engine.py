@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,14 +15,8 @@ from backdrop import devices as _devices
 from backdrop.errors import PartsFailed, UserError
 from backdrop.stores.engines import local
 from backdrop.stores.engines.local import run
-from tests.material.misbehaving_parts import run_part
-
-
-class Bar:
-    rows = 0
-
-    def __call__(self, num_rows: int) -> None:
-        self.rows += num_rows
+from tests.material.misbehaving_parts import Bar, run_part
+from tests.material.waiting import wait_for
 
 
 def test_a_killed_worker_is_replaced_and_its_part_done_again(tmp_path: Path) -> None:
@@ -152,10 +145,3 @@ def group_is_alive(group: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from backdrop.errors import UserError
-from tests.material.misbehaving_parts import run_part
-from tests.stores.test_local_engine import Bar, wait_for
+from tests.material.misbehaving_parts import Bar, run_part
+from tests.material.waiting import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -114,7 +114,10 @@ def test_what_is_there_is_kept_and_other_things_are_refused(root: Path, tmp_path
         draw_if_absent(tmp_path / "photos", SMALL)
 
 
-DRAW = "from tests.stores.test_sample_dataset import *; draw_if_absent(Path(sys.argv[1]), SMALL)"
+DRAW = (
+    "import sys; from pathlib import Path; from backdrop.stores.drawn_sample.sample_dataset import *; "
+    f"draw_if_absent(Path(sys.argv[1]), {SMALL})"
+)
 
 
 def test_a_killed_draw_leaves_nothing_and_the_same_command_draws(root: Path, tmp_path: Path) -> None:

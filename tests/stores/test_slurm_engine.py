@@ -12,10 +12,10 @@ import pytest
 from backdrop.errors import PartsFailed, UserError
 from backdrop.stores.engines import slurm
 from tests.material import pretend_slurm
-from tests.material.misbehaving_parts import Unreadable, run_part
+from tests.material.misbehaving_parts import Bar, Unreadable, run_part
 from tests.material.real_slurm import slurm as real_slurm
 from tests.material.small_images import DeadlyDetector, build, make_images, parts_of_few_rows
-from tests.stores.test_local_engine import Bar, wait_for
+from tests.material.waiting import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

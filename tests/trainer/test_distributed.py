@@ -1,9 +1,5 @@
 """Two processes on one training, over gloo: together they do what one process does with the whole batch."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +11,12 @@ from backdrop.ranks import Ranks
 from backdrop.trainer.recipes import supervised_90
 from backdrop.trainer.run.distributed import _group_size, share_of
 from backdrop.trainer.settings import apply_overrides
+from tests.material.distributed_launch import launch
 from tests.material.distributed_program import TASKS
 from tests.material.tiny_runs import tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).resolve().parents[2]
 ALONE = Ranks(device="cpu")
 # Past the start of the warm-up, so that weights move.
 STEPS: list[dict[str, Any]] = [
@@ -43,14 +39,6 @@ STEPS: list[dict[str, Any]] = [
 # As runs compute: one step, of which rounding is not yet blown up by the BatchNorms after it.
 SINGLE = [words | {"steps": 1, "is_double": False} for words in STEPS[:2]]
 PARTS = [{"task": name} for name in ("sinkhorn", "queues", "shuffled", "batch_norm")]
-
-
-def launch(folder: Path, plan: list[dict[str, Any]], num_processes: int = 2) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(exist_ok=True)
-    (folder / "plan.json").write_text(json.dumps(plan))
-    words = ["-m", "tests.material.distributed_program", str(folder / "plan.json")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
-    return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -23,19 +23,8 @@ from backdrop.trainer.evaluation.data.masks import open_masks
 from backdrop.trainer.evaluation.harness import weights as _weights
 from backdrop.trainer.evaluation.harness.result import Result
 from tests.material.evaluation_fixtures import BLACK, WNIDS, colour, oracle, paint, save_image, write_tree
+from tests.material.imagenet_9_scenes import CLASS_OF_FOLDER, SCENES, SQUARE, save_mask, write_scenes
 
-# A class of each group, and the folders in the archive; some have spaces.
-CLASS_OF_FOLDER = {
-    "00_dog": 207,
-    "01_bird": 10,
-    "02_wheeled vehicle": 407,
-    "03_reptile": 35,
-    "04_carnivore": 270,
-    "05_insect": 301,
-    "06_musical instrument": 402,
-    "07_primate": 370,
-    "08_fish": 391,
-}
 # How many of the nine images of each variant are painted with their own group's class; the first is the dog's.
 NUM_RIGHT = dict(zip(background_variants.NAMES, (9, 8, 7, 6, 3, 2, 1, 0), strict=True))
 
@@ -141,30 +130,9 @@ def _renormalise(nearest: nn.Conv2d) -> None:
     nearest.weight.data *= (own_std / std)[:, None, None]
 
 
-# A square of foreground in the middle; its share of the crop is (56 / 112)^2 = 1/4.
-SQUARE = (slice(36, 92), slice(36, 92))
-# Of each image: its class's colour in the foreground, another group's in the background.
-SCENES = {f"{WNIDS[207]}/a.png": (207, 10), f"{WNIDS[207]}/b.png": (207, 35), f"{WNIDS[10]}/a.png": (10, 407)} | {
-    f"{WNIDS[35]}/a.png": (35, 207),
-    f"{WNIDS[171]}/none.png": (171, 207),
-}
-
-
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
-    for key, (foreground, background) in SCENES.items():
-        image_HWC = paint(background, (128, 128))
-        image_HWC[SQUARE] = colour(foreground)
-        save_image(tmp_path / "scenes" / key, image_HWC)
-        save_mask(tmp_path / "masks" / key, np.ones((56, 56)))
-    return tmp_path
-
-
-def save_mask(path: Path, square: np.ndarray, shape: tuple[int, int] = (128, 128)) -> None:
-    mask_HW = np.zeros(shape, dtype=np.uint8)
-    mask_HW[SQUARE] = 255 * square
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(mask_HW).save(path)
+    return write_scenes(tmp_path)
 
 
 def variants_of(root: Path, seed: int = 0) -> dict[str, Variant]:

@@ -34,6 +34,7 @@ from backdrop.trainer.evaluation.harness.subject import (
 from backdrop.trainer.evaluation.probing import cifar as _cifar
 from backdrop.trainer.evaluation.probing.probe import new_head
 from backdrop.trainer.parts.backbones import Backbone
+from tests.material.cifar_files import cifar_rows, write_cifar10
 from tests.material.evaluation_fixtures import FACTS, WNIDS, imagenet_split, paint, save_image, write_tree
 
 CLASSES = (3, 40, 700)
@@ -417,33 +418,6 @@ def test_the_released_lists(shared_data: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- CIFAR
-
-
-def cifar_rows(labels: list[int], classes: tuple[int, ...]) -> np.ndarray:
-    """Rows of 3,072 bytes: planes of red, green, blue, each row by row."""
-    images = [paint(classes[label], (32, 32)) for label in labels]
-    return np.stack([image.transpose(2, 0, 1).reshape(-1) for image in images])
-
-
-def write_cifar10(root: Path) -> Path:
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    colours = tuple(range(0, 1000, 100))
-    for number in range(5):
-        content = {
-            b"batch_label": b"training",
-            b"labels": list(range(10)),
-            b"data": cifar_rows(list(range(10)), colours),
-        }
-        (folder / f"data_batch_{number + 1}").write_bytes(pickle.dumps(content, protocol=2))
-    # The last two images have each other's labels.
-    content = {
-        b"labels": [*range(8), 9, 8],
-        b"data": cifar_rows(list(range(10)), colours),
-        b"filenames": [b"a.png"] * 10,
-    }
-    (folder / "test_batch").write_bytes(pickle.dumps(content, protocol=2))
-    return root
 
 
 def test_cifar10_scores_exactly_what_is_painted(tmp_path: Path) -> None:

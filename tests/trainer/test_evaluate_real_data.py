@@ -18,7 +18,7 @@ from torchvision.models import resnet50
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.trainer.evaluation import coco_segmentation
 from backdrop.trainer.evaluation.detection.images import outlines_as_masks
-from tests.cli.test_real_chain import run
+from tests.material.command_line import run
 
 # pycocotools with numpy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword")

@@ -18,11 +18,11 @@ from backdrop.trainer.evaluation import imagenet_c, limited_labels, linear
 from backdrop.trainer.evaluation.harness.evaluate import task_module
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.probing import probe as _probe
+from tests.material.cifar_files import write_cifar10
 from tests.material.detection_fixtures import tiny_subject
 from tests.material.evaluation_fixtures import FACTS, WNIDS, imagenet_split, oracle, paint, save_image, write_tree
-from tests.trainer.test_evaluate_imagenet_9 import CLASS_OF_FOLDER
-from tests.trainer.test_evaluate_objectnet import write_mappings
-from tests.trainer.test_evaluate_probing_tasks import write_cifar10
+from tests.material.imagenet_9_scenes import CLASS_OF_FOLDER
+from tests.material.objectnet_mappings import write_mappings
 
 # A run and its store are needed before anything is read, or masks are: their own tests have these.
 NEEDS_MORE = ("grounding", "mask-quality")

@@ -14,7 +14,7 @@ from backdrop.trainer.evaluation.data.masks import open_masks
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.mask_quality import KINDS, Options, perturbed
 from tests.material.evaluation_fixtures import FACTS, WNIDS, colour, oracle, paint, save_image
-from tests.trainer.test_evaluate_imagenet_9 import scenes  # noqa: F401  a fixture
+from tests.material.imagenet_9_scenes import write_scenes
 
 
 def corner() -> np.ndarray:
@@ -57,7 +57,8 @@ def test_a_mask_that_leaves_the_image_stays() -> None:
     assert (perturbed(mask_HW, "rotation", 25, (0, 0)) == mask_HW).all()
 
 
-def test_every_kind_and_strength_is_scored(scenes: Path) -> None:  # noqa: F811
+def test_every_kind_and_strength_is_scored(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path)
     result = mask_quality.run(oracle(scenes), scenes / "scenes", Options(masks=str(scenes / "masks")))
     names = {f"only_fg_{kind}_{each}" for kind in ("rotation", "shear", "shift") for each in KINDS[kind]}
     assert set(result.metrics) == {"only_fg", "only_fg_flip", "only_fg_box", *names}

@@ -27,9 +27,9 @@ from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.material import small_scenes
+from tests.material.interrupted_runs import CPU, NUM_ROWS, Interrupted, StoppingLoader, assert_same_end
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
-from tests.trainer.test_pretrain_run import CPU, NUM_ROWS, Interrupted, StoppingLoader, assert_same_end
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),

@@ -16,7 +16,7 @@ from backdrop.trainer.report.loaded_run import load_all
 from backdrop.trainer.settings import to_json
 from tests.material.browser import Browser
 from tests.material.page_material import attention, example, seen
-from tests.saliency.test_saliency_report import draw_set, write_run
+from tests.material.scored_detectors import draw_set, write_run
 
 
 def write_runs(folder: Path) -> list[Path]:

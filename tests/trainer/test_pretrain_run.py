@@ -6,16 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.batch import Batch
 from backdrop.saliency.deepusps2.deepusps import initial_weights
 from backdrop.saliency.networks.drn import Drn
 from backdrop.trainer.backbones import build_backbone
@@ -23,58 +20,21 @@ from backdrop.trainer.methods import moco
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
 from backdrop.trainer.run.loop import find_beton, pretrain
-from backdrop.trainer.run.training import train
-from backdrop.trainer.settings import RunSettings
-from tests.material.memory_loader import MemoryLoader
+from tests.material.interrupted_runs import (
+    Interrupted,
+    assert_same_end,
+    final_state,
+    losses,
+    run,
+)
 from tests.material.small_store import small_store
 from tests.material.tiny_runs import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-CPU = torch.device("cpu")
-NUM_ROWS = 24  # 3 batches of 8
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
     pytest.mark.usefixtures("one_thread"),
 ]
-
-
-class Interrupted(Exception):
-    pass
-
-
-class StoppingLoader(MemoryLoader):
-    """Stops the run when a given batch is asked for, as a crash would."""
-
-    stop_at: tuple[int, int] | None = None
-
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
-        for number, batch in enumerate(super().epoch(epoch, first_batch=first_batch), first_batch):
-            if (epoch, number) == self.stop_at:
-                raise Interrupted
-            yield batch
-
-
-def run(settings: RunSettings, out: Path, *, resume: bool = False, stop_at: tuple[int, int] | None = None) -> dict:
-    loader = StoppingLoader(settings.plan, num_rows=NUM_ROWS, batch_size=settings.batch_size)
-    loader.stop_at = stop_at
-    return train(settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, device=CPU)
-
-
-def final_state(out: Path) -> dict[str, torch.Tensor]:
-    path = checkpoint_files.latest(out)
-    assert path is not None
-    return load_file(path)
-
-
-def losses(out: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in run_folder.read_metrics(out)]
-
-
-def assert_same_end(first: Path, second: Path) -> None:
-    a, b = final_state(first), final_state(second)
-    assert a.keys() == b.keys()
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert losses(first) == losses(second)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +101,7 @@ KILLED_RUN = """
 import sys
 import torch
 from pathlib import Path
-from tests.trainer.test_pretrain_run import run
+from tests.material.interrupted_runs import run
 from tests.material.tiny_runs import tiny
 torch.set_num_threads(1)
 run(tiny("moco", "swaps", checkpoint_steps=1), Path(sys.argv[1]), resume=True)

@@ -21,10 +21,10 @@ from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
 from backdrop.trainer.run.training import train
 from backdrop.trainer.settings import RunSettings, method_module
+from tests.material.distributed_launch import ROOT, launch
 from tests.material.distributed_program import loader_of, settings_of
+from tests.material.interrupted_runs import Interrupted, assert_same_end, run
 from tests.material.tiny_runs import tiny
-from tests.trainer.test_distributed import launch
-from tests.trainer.test_pretrain_run import ROOT, Interrupted, assert_same_end, run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
