@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
+from inspect import get_annotations
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Generic, TypeVar, cast
@@ -44,28 +45,28 @@ class Plugin:
     sha256: str
     # of its text
 
-    @property
-    def name(self) -> str:
-        """What it is called on the command line."""
-        return self.path.stem.replace("_", "-") if self.set_name == "evaluations" else self.path.stem
-
 
 class OpenSet(Generic[Member]):
     """The members of a folder, of the installed packages and of the plug-in files, found by name.
 
-    `Member` is the `Protocol` that each of them, a module, fulfils.
+    `Member` is the `Protocol` that each of them, a module, fulfils: mypy reads that of the project's own
+    (`python -m tests.check_members`), `load` looks whether a plug-in has all that it names.
     """
 
-    def __init__(self, name: str, package: str, path: list[str], *, hyphens: bool = False) -> None:
+    def __init__(
+        self, name: str, package: str, path: list[str], *, contract: type | None = None, hyphens: bool = False
+    ) -> None:
         """Describe the folder; nothing is imported.
 
         Args:
             name: of the set, in plural: methods, backgrounds, ...
             package: `__name__` of the folder's package.
             path: its `__path__`.
+            contract: `Member` as a class.
             hyphens: whether names on the command line have hyphens where files have underscores.
         """
         self.name, self._package, self._path, self._hyphens = name, package, path, hyphens
+        self._provided = _members_of(contract) if contract else ()
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all members, sorted."""
@@ -79,15 +80,16 @@ class OpenSet(Generic[Member]):
     def load(self, name: str) -> Member:
         """Import a member.
 
-        Raises: UserError: there is none of that name, or it cannot be imported.
+        Raises: UserError: there is none of that name, it cannot be imported, or it lacks what the set's members have.
         """
         if name in self.built_in():
             file = name.replace("-", "_") if self._hyphens else name
             return cast(Member, import_module(f"{self._package}.{file}"))
         if name in (plugins := self._plugins()):
-            return cast(Member, plugin_module(plugins[name].path))
+            path = plugins[name].path
+            return self._complete(plugin_module(path), f"--plugin {path}")
         if name in (installed := self._installed()):
-            return cast(Member, _installed_module(installed[name]))
+            return self._complete(_installed_module(installed[name]), f"the installed plug-in {installed[name].value}")
         near = get_close_matches(name, self.names(), n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
@@ -95,11 +97,20 @@ class OpenSet(Generic[Member]):
             "one of your own is given with --plugin FILE.py"
         )
 
+    def _complete(self, module: object, what: str) -> Member:
+        missing = [name for name in self._provided if name not in dir(module)]
+        if missing:
+            raise UserError(
+                f"{what} lacks {', '.join(missing)}. Every one of the {self.name} provides "
+                f"{', '.join(self._provided)}: see CONTRIBUTING.md, and the files of {self._package}"
+            )
+        return cast(Member, module)
+
     def _spoken(self, file: str) -> str:
         return file.replace("_", "-") if self._hyphens else file
 
     def _installed(self) -> dict[str, metadata.EntryPoint]:
-        found = {entry.name: entry for entry in metadata.entry_points(group=f"backdrop.{self.name}")}
+        found = {entry.name: entry for entry in _entry_points(f"backdrop.{self.name}", tuple(sys.path))}
         for name in sorted(set(found) & set(self.built_in())):
             raise UserError(
                 f"the installed package of {found[name].value} calls a plug-in {name!r}, a name that the {self.name} "
@@ -112,15 +123,27 @@ class OpenSet(Generic[Member]):
         for plugin in plugins():
             if plugin.set_name != self.name:
                 continue
-            if plugin.name in self.built_in():
+            name = self._spoken(plugin.path.stem)
+            if name in self.built_in():
                 raise UserError(
-                    f"--plugin {plugin.path}: the {self.name} of Backdrop have a {plugin.name!r} already. "
-                    "Rename the file."
+                    f"--plugin {plugin.path}: the {self.name} of Backdrop have a {name!r} already. Rename the file."
                 )
-            if plugin.name in found:
-                raise UserError(f"--plugin {plugin.path} and {found[plugin.name].path} have the same name: rename one")
-            found[plugin.name] = plugin
+            if name in found:
+                raise UserError(f"--plugin {plugin.path} and {found[name].path} have the same name: rename one")
+            found[name] = plugin
         return found
+
+
+def _members_of(contract: type) -> tuple[str, ...]:
+    """The names that a Protocol states, in its order; those of the machinery of Protocols begin with "_"."""
+    stated = [*get_annotations(contract), *vars(contract)]
+    return tuple(dict.fromkeys(name for name in stated if not name.startswith("_")))
+
+
+@cache
+def _entry_points(group: str, search_path: tuple[str, ...]) -> metadata.EntryPoints:
+    """The entry points of all installed packages, which lie on `search_path`: reading them takes milliseconds."""
+    return metadata.entry_points(group=group)
 
 
 def use_plugin(path: Path) -> Plugin:
@@ -142,7 +165,9 @@ def plugins() -> Iterator[Plugin]:
             yield _read_plugin(Path(text))
 
 
+@cache
 def _read_plugin(path: Path) -> Plugin:
+    """Read a file once a process, which imports it once too."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -150,7 +175,6 @@ def _read_plugin(path: Path) -> Plugin:
     return Plugin(path=path, set_name=_set_of(path, content), sha256=hashlib.sha256(content).hexdigest())
 
 
-@cache
 def _set_of(path: Path, content: bytes) -> str:
     """What the file says in BACKDROP_SET, read without running it."""
     try:

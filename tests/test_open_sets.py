@@ -13,7 +13,14 @@ from backdrop.open_sets import PLUGINS_VARIABLE, OpenSet, plugins, use_plugin
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.trainer.evaluation import EVALUATIONS
 
-_GREY = 'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR = False\nHAS_NEGATIVE = False\nLEVEL = 0.25\n'
+_GREY = (
+    'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR = False\nHAS_NEGATIVE = False\nPROBABILITY = 0.5\nLEVEL = 0.25\n'
+    "def replacement(donor_BCHW, level_BCHW):\n    return level_BCHW\n"
+)
+_TASK = """
+from backdrop.trainer.evaluation.shape_bias import *
+BACKDROP_SET = "evaluations"
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +52,7 @@ def test_a_name_like_no_other_has_no_suggestion() -> None:
 
 def test_a_plugin_is_a_member_of_its_set_alone(tmp_path: Path) -> None:
     plugin = use_plugin(_file(tmp_path, "grey.py", _GREY))
-    assert (plugin.set_name, plugin.name) == ("backgrounds", "grey")
+    assert plugin.set_name == "backgrounds"
     assert plugin.sha256 == hashlib.sha256(_GREY.encode()).hexdigest()
     assert "grey" in BACKGROUNDS.names()
     assert "grey" not in BACKGROUNDS.built_in()
@@ -69,7 +76,7 @@ def test_a_relative_path_holds_in_another_folder(tmp_path: Path, monkeypatch: py
 
 
 def test_an_evaluation_of_ones_own_has_hyphens(tmp_path: Path) -> None:
-    use_plugin(_file(tmp_path, "my_task.py", 'BACKDROP_SET = "evaluations"\n'))
+    use_plugin(_file(tmp_path, "my_task.py", _TASK))
     assert "my-task" in EVALUATIONS.names()
     EVALUATIONS.load("my-task")
 
@@ -89,7 +96,7 @@ def test_two_plugins_cannot_have_one_name(tmp_path: Path) -> None:
 
 
 def test_plugins_of_two_sets_may_have_one_name(tmp_path: Path) -> None:
-    for folder, text in ((tmp_path / "a", _GREY), (tmp_path / "b", 'BACKDROP_SET = "evaluations"\n')):
+    for folder, text in ((tmp_path / "a", _GREY), (tmp_path / "b", _TASK)):
         folder.mkdir()
         use_plugin(_file(folder, "grey.py", text))
     background, evaluation = BACKGROUNDS.load("grey"), EVALUATIONS.load("grey")
@@ -120,6 +127,18 @@ def test_a_file_that_raises_is_named_with_what_it_raised(tmp_path: Path) -> None
     path = use_plugin(_file(tmp_path, "broken.py", _GREY + "1 / 0\n")).path
     with pytest.raises(UserError, match=f"{path} cannot be imported: ZeroDivisionError: division by zero"):
         BACKGROUNDS.load("broken")
+
+
+def test_what_a_plugin_lacks_is_named(tmp_path: Path) -> None:
+    path = use_plugin(_file(tmp_path, "grey.py", _GREY.replace("PROBABILITY", "SHARE"))).path
+    with pytest.raises(UserError, match=rf"{path} lacks PROBABILITY\. Every one of the backgrounds provides N"):
+        BACKGROUNDS.load("grey")
+
+
+def test_a_plugin_is_read_once_a_process(tmp_path: Path) -> None:
+    path = use_plugin(_file(tmp_path, "grey.py", _GREY)).path
+    path.unlink()
+    assert "grey" in BACKGROUNDS.names()
 
 
 def _package(folder: Path, entry: str, module: str) -> None:

@@ -28,16 +28,25 @@ if TYPE_CHECKING:
 class DatasetFile(Protocol):
     """What the file of a data set provides."""
 
-    LAYOUT: str
-    """What lies below its folder, for messages; {split} stands for the split's name."""
-    SOURCE: str
-    """Where it comes from, for messages."""
-    SPLITS: tuple[str, ...]
-    """Those that it is published with, for messages; () = a split is a name that is recorded."""
-    ARGUMENT: str
-    """What stands after NAME: on the command line, for messages; "" = nothing may. A store records NAME alone."""
-    DEFAULT_ROOT: Path | None
-    """Its folder where neither --root nor BACKDROP_DATA says one; None = one of them has to."""
+    @property
+    def LAYOUT(self) -> str:
+        """What lies below its folder, for messages; {split} stands for the split's name."""
+
+    @property
+    def SOURCE(self) -> str:
+        """Where it comes from, for messages."""
+
+    @property
+    def SPLITS(self) -> tuple[str, ...]:
+        """Those that it is published with, for messages; () = a split is a name that is recorded."""
+
+    @property
+    def ARGUMENT(self) -> str:
+        """What stands after NAME: on the command line, for messages; "" = nothing may. A store records NAME alone."""
+
+    @property
+    def DEFAULT_ROOT(self) -> Path | None:
+        """Its folder where neither --root nor BACKDROP_DATA says one; None = one of them has to."""
 
     def images(self, root: Path, split: str) -> Path:
         """Return the folder that keys are relative to, without looking at the disk.
@@ -56,7 +65,7 @@ class DatasetFile(Protocol):
         """
 
 
-DATASETS: OpenSet[DatasetFile] = OpenSet("datasets", __name__, __path__, hyphens=True)
+DATASETS: OpenSet[DatasetFile] = OpenSet("datasets", __name__, __path__, contract=DatasetFile, hyphens=True)
 NAMES = DATASETS.built_in()
 
 

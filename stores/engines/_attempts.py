@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from backdrop.errors import PartsFailed, UserError
+from backdrop.stores.engines import RunPart
 
 MAX_ATTEMPTS = 3
-
-# run_part(spec, part, rows_done) computes and commits one part, calls rows_done(n) as it goes, and returns the receipt.
-RunPart = Callable[[Any, int, Callable[[int], None]], dict]
 
 
 @dataclass

@@ -20,7 +20,8 @@ from typing import Any
 
 from backdrop.devices import num_cores, visible_gpus
 from backdrop.errors import UserError
-from backdrop.stores.engines._attempts import RunPart, attempt
+from backdrop.stores.engines import RunPart
+from backdrop.stores.engines._attempts import attempt
 from backdrop.stores.engines._pool import run_pool
 
 ONE_THREAD = (

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from backdrop.devices import num_cores, visible_gpus
 from backdrop.errors import UserError
-from backdrop.stores.engines._attempts import RunPart
+from backdrop.stores.engines import RunPart
 from backdrop.stores.engines.local import run_on
 
 

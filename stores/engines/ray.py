@@ -18,7 +18,8 @@ from typing import Any
 
 from backdrop.devices import num_cores, visible_gpus
 from backdrop.errors import UserError
-from backdrop.stores.engines._attempts import RunPart, attempt
+from backdrop.stores.engines import RunPart
+from backdrop.stores.engines._attempts import attempt
 from backdrop.stores.engines._pool import run_pool
 from backdrop.stores.engines.local import ONE_THREAD, environment, limit_threads
 

@@ -31,8 +31,8 @@ from types import FrameType
 from typing import Any
 
 from backdrop.errors import PartsFailed, UserError
-from backdrop.stores.engines import local
-from backdrop.stores.engines._attempts import Attempts, RunPart
+from backdrop.stores.engines import RunPart, local
+from backdrop.stores.engines._attempts import Attempts
 
 try:
     import submitit

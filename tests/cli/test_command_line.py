@@ -125,7 +125,10 @@ def test_a_full_disk_and_a_place_that_is_no_folder_are_mistakes(
 
 def test_a_plug_in_file_is_known_to_its_command_alone(tmp_path: Path) -> None:
     plugin = tmp_path / "colour.py"
-    plugin.write_text('BACKDROP_SET = "backgrounds"\nNEEDS_DONOR, HAS_NEGATIVE = True, False\n')
+    plugin.write_text(
+        'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR, HAS_NEGATIVE, PROBABILITY = True, False, 0.2\n'
+        "def replacement(donor_BCHW, level_BCHW):\n    return donor_BCHW\n"
+    )
     words = ["pretrain", "--method", "moco", "--bg", "colour", "--store", str(tmp_path / "none.zarr"), "--out", "run"]
     with_it = CliRunner().invoke(cli.main, [*words, "--plugin", str(plugin)])
     assert with_it.exit_code == 2

@@ -21,7 +21,8 @@ import backdrop.trainer.methods
 import backdrop.trainer.recipes
 from backdrop import cli
 from backdrop.saliency.deepusps2.settings import choose_settings
-from backdrop.trainer.evaluation.harness.evaluate import chosen_options, task_module
+from backdrop.trainer.evaluation import EVALUATIONS
+from backdrop.trainer.evaluation.harness.evaluate import chosen_options
 from backdrop.trainer.run.loop import resolve_settings
 from backdrop.trainer.settings import method_module
 from tests.material import background_contract as contract
@@ -126,7 +127,7 @@ def test_every_command_for_a_table_can_be_given(page: Path) -> None:
             recipe = given["recipe"] or method_module(method).DEFAULT_RECIPE
             resolve_settings(recipe, method, given["bg"], given["with_cast"], given["overrides"])
         elif given.get("task", "all") != "all":
-            chosen_options(task_module(given["task"]), given["overrides"])
+            chosen_options(EVALUATIONS.load(given["task"]), given["overrides"])
         elif "preset" in given:
             choose_settings(given["preset"], given["overrides"], given["sources"])
 

@@ -27,6 +27,8 @@ def declares_what_it_needs(background: ModuleType) -> None:
     """Its two flags are there."""
     assert isinstance(background.NEEDS_DONOR, bool)
     assert isinstance(background.HAS_NEGATIVE, bool)
+    assert 0 <= background.PROBABILITY <= 1
+    assert (background.PROBABILITY == 0) == background.__name__.endswith(".none")
 
 
 def keeps_shape_dtype_foreground_and_rows_not_drawn(background: ModuleType) -> None:

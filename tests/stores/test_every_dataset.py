@@ -147,13 +147,13 @@ def test_a_data_set_of_ones_own_is_one_file(tmp_path: Path, monkeypatch: pytest.
     file.write_text(PLUGIN)
     (tmp_path / "data" / "squares").mkdir(parents=True)
     (tmp_path / "data" / "squares" / "1.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="unknown dataset 'squares_of_mine'"):
-        open_index("squares_of_mine", root=tmp_path / "data")
+    with pytest.raises(UserError, match="unknown dataset 'squares-of-mine'"):
+        open_index("squares-of-mine", root=tmp_path / "data")
     monkeypatch.setenv(PLUGINS_VARIABLE, str(file))
-    index = open_index("squares_of_mine", root=tmp_path / "data")
+    index = open_index("squares-of-mine", root=tmp_path / "data")
     assert (index.keys, index.labels.tolist(), index.class_names) == (("1.jpg",), [0], ("square",))
     with pytest.raises(UserError, match=r"squares/\*\.jpg .from a neighbour"):
-        open_index("squares_of_mine", root=tmp_path)
+        open_index("squares-of-mine", root=tmp_path)
 
 
 def test_a_store_of_a_list_is_opened_again_without_the_list(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from backdrop.errors import UserError
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer import evaluation
 from backdrop.trainer.backbones import build_backbone
-from backdrop.trainer.evaluation import cifar10, grounding
+from backdrop.trainer.evaluation import EVALUATIONS, cifar10, grounding
 from backdrop.trainer.evaluation.harness import evaluate_all as _all
-from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, task_module
+from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options
 from backdrop.trainer.evaluation.harness.evaluate_all import Choice
 from backdrop.trainer.evaluation.harness.paper_numbers import paper_numbers, tasks_of
 from backdrop.trainer.run.loop import resolve_settings
@@ -167,7 +167,7 @@ def test_cast_is_scored_as_its_paper_scored_it(data: Path, weights: Path) -> Non
 
     def options(recipe: str, task: str, *overrides: str) -> Any:
         (step,) = _all.plan(weights, recipe, Choice(only=(task,), overrides=overrides))
-        return chosen_options(task_module(task), step.overrides)
+        return chosen_options(EVALUATIONS.load(task), step.overrides)
 
     assert (options("cast", "coco-segmentation").form, options("ryali", "coco-segmentation").form) == ("fpn", "c4")
     assert (options("cast", "linear").protocol, options("ryali", "linear").protocol) == ("cast", "")

@@ -14,8 +14,7 @@ import pytest
 
 from backdrop.errors import UserError
 from backdrop.trainer import evaluation
-from backdrop.trainer.evaluation import imagenet_c, limited_labels, linear
-from backdrop.trainer.evaluation.harness.evaluate import task_module
+from backdrop.trainer.evaluation import EVALUATIONS, imagenet_c, limited_labels, linear
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.probing import probe as _probe
 from tests.material.cifar_files import write_cifar10
@@ -96,7 +95,7 @@ def test_a_value_out_of_range_is_refused(
 ) -> None:
     """Before the first step of a fit."""
     monkeypatch.setattr(_probe, "lr_fraction", None)
-    module, data = task_module(task), tmp_path / "data"
+    module, data = EVALUATIONS.load(task), tmp_path / "data"
     if task == "cifar10":
         write_cifar10(data)
     else:
@@ -107,7 +106,7 @@ def test_a_value_out_of_range_is_refused(
 
 @pytest.mark.parametrize("name", ["imagenet-r", "imagenet-9", "linear"])
 def test_a_link_to_nowhere_is_a_damaged_image(name: str, tmp_path: Path) -> None:
-    module, odd = task_module(name), ODD[name](tmp_path / "data")
+    module, odd = EVALUATIONS.load(name), ODD[name](tmp_path / "data")
     odd.damage.unlink()
     odd.damage.symlink_to(tmp_path / "nowhere")
     result = module.run(oracle(tmp_path), odd.root, odd.options or module.Options())
@@ -205,7 +204,7 @@ def odd_task(request: pytest.FixtureRequest) -> str:
 
 def test_what_is_odd_is_counted_and_strict_fails(odd_task: str, tmp_path: Path) -> None:
     """A truncated image, a file too many, a class too few: each is told, and none shifts a label or ends the run."""
-    module, odd = task_module(odd_task), ODD[odd_task](tmp_path / "data")
+    module, odd = EVALUATIONS.load(odd_task), ODD[odd_task](tmp_path / "data")
     options = odd.options or module.Options()
     whole = module.run(oracle(tmp_path / "before"), odd.root, options)
     content = odd.damage.read_bytes()

@@ -73,7 +73,7 @@ class Method(nn.Module):
 '''
 _MEAN_COLOUR = """
 BACKDROP_SET = "backgrounds"
-NEEDS_DONOR, HAS_NEGATIVE = True, False
+NEEDS_DONOR, HAS_NEGATIVE, PROBABILITY = True, False, 0.3
 
 def replacement(donor_BCHW, level_BCHW):
     return donor_BCHW.mean(dim=(2, 3), keepdim=True)

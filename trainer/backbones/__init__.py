@@ -33,14 +33,21 @@ class BackboneFile(Protocol):
     Shapes: B batch, H W rows and columns of the image, h w of the feature map, D features.
     """
 
-    NAMES: tuple[str, ...]
-    """Every name that it serves; () where PREFIX says it."""
-    PREFIX: str
-    """What its names begin with (`timm:`); "" = it serves NAMES alone."""
-    HAS_CIFAR_STEM: bool
-    """Whether it has a second entrance, for images of 32 to 64 px."""
-    CELL_PX: int
-    """Pixels of the image a side of one cell of the map, without cifar_stem; 0 = it depends on the name."""
+    @property
+    def NAMES(self) -> tuple[str, ...]:
+        """Every name that it serves; () where PREFIX says it."""
+
+    @property
+    def PREFIX(self) -> str:
+        """What its names begin with (`timm:`); "" = it serves NAMES alone."""
+
+    @property
+    def HAS_CIFAR_STEM(self) -> bool:
+        """Whether it has a second entrance, for images of 32 to 64 px."""
+
+    @property
+    def CELL_PX(self) -> int:
+        """Pixels of the image a side of one cell of the map, without cifar_stem; 0 = it depends on the name."""
 
     def build(self, name: str, *, cifar_stem: bool) -> Backbone:
         """Build an untrained backbone; weights are drawn from torch's current generator.
@@ -59,7 +66,7 @@ class BackboneFile(Protocol):
         """
 
 
-BACKBONES: OpenSet[BackboneFile] = OpenSet("backbones", __name__, __path__)
+BACKBONES: OpenSet[BackboneFile] = OpenSet("backbones", __name__, __path__, contract=BackboneFile)
 NAMES = BACKBONES.built_in()
 
 

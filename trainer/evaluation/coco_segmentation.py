@@ -25,12 +25,16 @@ from torch import Tensor
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
 from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
+from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 
 DATA = "coco"
 LAYOUT = "ROOT/annotations/instances_{train,val}2017.json, ROOT/train2017/*.jpg and ROOT/val2017/*.jpg"
 SOURCE = "https://cocodataset.org (2017 train and val images, train/val annotations)"
+TAKES_DAYS = True
+needed_beside = nothing_beside
+facts_of_data = no_facts
 NUM_CATEGORIES = 80
 NUM_IMAGES = {"train2017": 118_287, "val2017": 5_000}
 # The papers' settings, one for all methods (Ryali et al. 2021, A.10; VirTex's is the same).

@@ -19,6 +19,7 @@ from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_S
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import ImageBatch, standard
 from backdrop.trainer.evaluation.data.projections import top_classes
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import NOT_FINITE, kept
@@ -26,6 +27,10 @@ from backdrop.trainer.evaluation.predictions.outputs import NOT_FINITE, kept
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/*.JPEG, or ImageNet's other layouts"
 SOURCE = "https://www.image-net.org (ILSVRC2012)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES = 50_000
 _TOP = 5
 

@@ -38,6 +38,7 @@ from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.pages.curves import density_chart, standalone
 from backdrop.trainer import cast
+from backdrop.trainer.evaluation.harness.defaults import no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.losses.saliency_attention import attention_target, grad_cam, importance
@@ -46,6 +47,8 @@ from backdrop.trainer.run.trained_method import trained_method, untrained_method
 DATA = "coco"
 LAYOUT = "ROOT/val2017/*.jpg, and a store of their masks: build-store --dataset coco --split val --out STORE"
 SOURCE = "https://cocodataset.org (val2017), masks from a detector of yours"
+TAKES_DAYS = False
+problems_of_data = no_problems
 NUM_IMAGES = 5000
 BATCH_SIZE = 32
 # Bins of the density over IoU that Fig. 7 plots, and where ours is drawn.

@@ -20,6 +20,7 @@ from backdrop.trainer.evaluation.data.images import Images, Transform, as_publis
 from backdrop.trainer.evaluation.data.in9_from_masks import made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import Masks, open_masks
 from backdrop.trainer.evaluation.data.projections import grouped_answer
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import kept
@@ -27,6 +28,10 @@ from backdrop.trainer.evaluation.predictions.outputs import kept
 DATA = "bg_challenge"
 LAYOUT = "ROOT/<variant>/val/{00_dog,...,08_fish}/*.JPEG, ROOT = bg_challenge or the folder that holds it"
 SOURCE = "github.com/MadryLab/backgrounds_challenge (backgrounds_challenge_data.tar.gz)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES, NUM_PER_CLASS = 4_050, 450
 PROJECTION = "best of 1,000 classes to its group or none"
 GROUP_OF_FOLDER = {f"{number:02d}_{name}": number for number, name in enumerate(IN9_NAMES)}

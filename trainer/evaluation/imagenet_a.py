@@ -11,6 +11,7 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_A
 from backdrop.trainer.evaluation.data.images import Images, Transform, standard, wnid_folders
 from backdrop.trainer.evaluation.data.masks import MASK_FAULT, ForegroundImages, open_masks
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions import restricted as _restricted
@@ -18,6 +19,10 @@ from backdrop.trainer.evaluation.predictions import restricted as _restricted
 DATA = "imagenet-a"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"
 SOURCE = "github.com/hendrycks/natural-adv-examples"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES = 7_500
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.images import Transform, centre_cut, standard, wnid_folders
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import top_of
@@ -21,6 +22,10 @@ LAYOUT = (
     "ROOT/<corruption>/{1..5}/<wnid>/*.JPEG or ROOT/<category>/<corruption>/..., categories: noise blur weather digital"
 )
 SOURCE = "zenodo.org/records/2235448 (noise.tar, blur.tar, weather.tar, digital.tar)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 CATEGORIES = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),

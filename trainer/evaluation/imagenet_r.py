@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_R
 from backdrop.trainer.evaluation.data.images import standard, wnid_folders
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions import restricted as _restricted
@@ -15,6 +16,10 @@ from backdrop.trainer.evaluation.predictions import restricted as _restricted
 DATA = "imagenet-r"
 LAYOUT = "ROOT/<wnid>/*.jpg, 200 classes"
 SOURCE = "github.com/hendrycks/imagenet-r"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES = 30_000
 
 

@@ -14,6 +14,7 @@ from backdrop.errors import UserError
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
 from backdrop.trainer.evaluation.data.images import Images, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import top_accuracy
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import logits_of
@@ -24,6 +25,10 @@ LAYOUT = (
     "three or more, or one of these folders itself"
 )
 SOURCE = "github.com/modestyachts/ImageNetV2"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES, NUM_PER_CLASS = 10_000, 10
 NUMERIC, WNID = "numeric", "wnid"
 # Names are the paper's; the folders of each, without "imagenetv2-" and "-format-val", as different packings have them.

@@ -36,6 +36,7 @@ from backdrop.trainer.evaluation.data.images import (
     strays_beside,
 )
 from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, untrained_like, weights_digest
 from backdrop.trainer.evaluation.probing.features import features_of
@@ -44,6 +45,10 @@ from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATUR
 DATA = "imagenet"
 LAYOUT = LAYOUT_OF_SPLITS
 SOURCE = "https://www.image-net.org (ILSVRC2012)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits, open_splits
 from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, cut_batches
+from backdrop.trainer.evaluation.harness.defaults import no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
 from backdrop.trainer.evaluation.linear import Options as LinearOptions
@@ -30,6 +31,8 @@ from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, check_sched
 DATA = "imagenet"
 LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"
 SOURCE = "lists: github.com/google-research/simclr (imagenet_subsets), images: https://www.image-net.org (ILSVRC2012)"
+TAKES_DAYS = False
+problems_of_data = no_problems
 NUM_IMAGES = {1: 12_811, 10: 128_116}
 _MODES = ("linear", "finetune")
 _EVALUATION_BATCH = 128

@@ -26,6 +26,7 @@ from backdrop.tensor_files import write_tensors
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
 from backdrop.trainer.evaluation.data.images import standard
 from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_crop
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import check_format
@@ -38,16 +39,24 @@ __all__ = [
     "DATA",
     "LAYOUT",
     "SOURCE",
+    "TAKES_DAYS",
     "Options",
     "Protocol",
     "check_training",
     "facts_of",
+    "facts_of_data",
+    "needed_beside",
     "probing_of",
+    "problems_of_data",
     "protocol_of",
     "run",
 ]
 
 DATA = "imagenet"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 _TRAININGS = ("crops", "cached_crops", "cached_centre")
 
 

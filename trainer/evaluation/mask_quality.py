@@ -24,6 +24,7 @@ from backdrop.trainer.evaluation.data.images import as_published
 from backdrop.trainer.evaluation.data.in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.in9_from_masks import Variant, made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import open_masks
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.imagenet_9 import PROJECTION, accuracy
@@ -31,6 +32,9 @@ from backdrop.trainer.evaluation.imagenet_9 import PROJECTION, accuracy
 DATA = "scenes-with-masks"
 LAYOUT = f"{LAYOUT_OF_IMAGES}, and their masks: DIR/masks/*.png, or a store named by --set masks=STORE"
 SOURCE = "any labelled images with masks: a store of your own, or true masks"
+TAKES_DAYS = False
+facts_of_data = no_facts
+problems_of_data = no_problems
 # Strengths of Tables A1 (degrees), A2 (degrees) and A3 (percent of the foreground's sides).
 STRENGTHS = (5, 10, 15, 20, 25)
 KINDS = {"rotation": STRENGTHS, "shear": STRENGTHS, "shift": STRENGTHS, "flip": (50,), "box": (100,)}

@@ -20,6 +20,7 @@ from backdrop.errors import UserError
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.evaluation.data.images import class_folders, framed
 from backdrop.trainer.evaluation.data.projections import largest_of_groups, multi_label_accuracy, top_accuracy
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import logits_of
@@ -31,6 +32,10 @@ LAYOUT = (
     "imagenet_pytorch_id_to_objectnet_id.json serves instead of the last three"
 )
 SOURCE = "objectnet.dev (objectnet-1.0.zip)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_CLASSES, NUM_FOLDERS = 113, 313
 _TEMPLATE = "imagenet_pytorch_id_to_objectnet_id.json"
 

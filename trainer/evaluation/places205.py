@@ -15,6 +15,7 @@ from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits
 from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES
 from backdrop.trainer.evaluation.data.pixels import FilePixels
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
 from backdrop.trainer.evaluation.probing.frozen_backbone import fit_head
@@ -26,6 +27,10 @@ LAYOUT = (
     "ROOT/data/vision/torralba/deeplearning/images256; or ROOT/train/<class>/*.jpg and ROOT/val/<class>/*.jpg"
 )
 SOURCE = "http://places.csail.mit.edu (Places205)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_CLASSES, NUM_TRAIN, NUM_VAL = 205, 2_448_873, 20_500
 _LISTS = "trainvalsplit_places205"
 _IMAGES = "data/vision/torralba/deeplearning/images256"

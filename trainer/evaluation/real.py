@@ -13,6 +13,7 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import Images, standard
 from backdrop.trainer.evaluation.data.projections import multi_label_accuracy
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import logits_of
@@ -20,6 +21,9 @@ from backdrop.trainer.evaluation.predictions.outputs import logits_of
 DATA = "imagenet"
 LAYOUT = "ROOT/val/<wnid>/ILSVRC2012_val_00000001.JPEG ... (or ImageNet's other layouts) and ROOT/real.json"
 SOURCE = "real.json from github.com/google-research/reassessed-imagenet, the images from www.image-net.org"
+TAKES_DAYS = False
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES, NUM_WITH_LABELS = 50_000, 46_837
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 

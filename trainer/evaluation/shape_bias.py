@@ -14,6 +14,7 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.class_lists import SHAPE_CATEGORIES
 from backdrop.trainer.evaluation.data.images import Images, as_published, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import mean_probabilities
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import logits_of
@@ -23,6 +24,10 @@ LAYOUT = "ROOT/<shape>/<shape><n>-<texture><m>.png, 16 categories"
 SOURCE = (
     "github.com/rgeirhos/texture-vs-shape (stimuli/style-transfer-preprocessed-512) or model-vs-human's cue-conflict"
 )
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 NUM_IMAGES, NUM_CONFLICTS = 1_280, 1_200
 CATEGORIES = tuple(SHAPE_CATEGORIES)
 _CATEGORY_NUMBER = {name: number for number, name in enumerate(CATEGORIES)}

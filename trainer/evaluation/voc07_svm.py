@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, resized_to_square
+from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import Features, check_format, features_of
@@ -30,6 +31,10 @@ LAYOUT = (
     "VOC2007 or VOCdevkit/VOC2007"
 )
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC/voc2007 (trainval and test, into one folder)"
+TAKES_DAYS = False
+needed_beside = nothing_beside
+facts_of_data = no_facts
+problems_of_data = no_problems
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

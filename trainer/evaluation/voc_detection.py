@@ -16,6 +16,7 @@ from backdrop.errors import UserError
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
 from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.detection.voc_ap import Detections, Objects, voc_scores
+from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 
@@ -25,6 +26,9 @@ LAYOUT = (
     "Annotations/<id>.xml, ImageSets/Main/{trainval,test}.txt and JPEGImages/<id>.jpg"
 )
 SOURCE = "http://host.robots.ox.ac.uk/pascal/VOC (VOC2007 trainval and test, VOC2012 trainval)"
+TAKES_DAYS = True
+needed_beside = nothing_beside
+facts_of_data = no_facts
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

@@ -14,6 +14,7 @@ from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
 from backdrop.trainer.losses.byol_regression import byol_regression, cosine
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
@@ -26,8 +27,11 @@ ALWAYS_CAST = False
 SMOKE = {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.99}
 SMOKE_LR = 0.24
 
-# Ryali A.1. Background: (p_pos, FG_min).
-_BACKGROUNDS = {"rm": (0.15, 0.05), "random": (0.05, 0.05)}
+# Ryali A.1.
+_BACKGROUNDS = {
+    "rm": BackgroundNumbers(probability=0.15, min_foreground=0.05),
+    "random": BackgroundNumbers(probability=0.05, min_foreground=0.05),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +53,10 @@ def view_plan(background: str = "none") -> ViewPlan:
 
     Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
-    probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
-    first = View(min_foreground=min_foreground, jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)
+    numbers = numbers_of(background, _BACKGROUNDS)
+    first = View(min_foreground=numbers.min_foreground, jitter=(0.4, 0.4, 0.2, 0.1), blur_probability=1.0)
     second = replace(first, blur_probability=0.1, solarise_probability=0.2)
-    return ViewPlan(views=(first, second), background=Background(name=background, probability=probability))
+    return ViewPlan(views=(first, second), background=Background(name=background, probability=numbers.probability))
 
 
 def check(settings: Settings, batch_size: int) -> None:

@@ -17,6 +17,7 @@ from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
 from backdrop.trainer.losses.info_nce import info_nce, similarities
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
@@ -31,8 +32,12 @@ ALWAYS_CAST = False
 SMOKE = {"queue_size": 256, "momentum": 0.99, "temperature": 0.1, "head": "bn_mlp", "shuffle_bn_group": 16}
 SMOKE_LR = 0.24
 
-# Ryali A.1; BG_Random is not in A.1: the best of Table A6. Background: (p_pos, p_neg, FG_min).
-_BACKGROUNDS = {"rm": (0.2, 0.0, 0.0), "random": (0.2, 0.0, 0.0), "swaps": (0.2, 0.2, 0.1)}
+# Ryali A.1; BG_Random is not in A.1: the best of Table A6.
+_BACKGROUNDS = {
+    "rm": BackgroundNumbers(probability=0.2),
+    "random": BackgroundNumbers(probability=0.2),
+    "swaps": BackgroundNumbers(probability=0.2, negative_probability=0.2, min_foreground=0.1),
+}
 # Draw numbers of the key shuffles, one stream per step each; beyond every number of pipeline/views/random_streams.py.
 _KEY_SHUFFLE = 3_000
 _MASKED_KEY_SHUFFLE = 3_001
@@ -64,11 +69,15 @@ def view_plan(background: str = "none") -> ViewPlan:
 
     Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
-    probability, negative_probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0, 0.0))
-    view = View(min_foreground=min_foreground)
+    numbers = numbers_of(background, _BACKGROUNDS)
+    view = View(min_foreground=numbers.min_foreground)
     return ViewPlan(
         views=(view, view),
-        background=Background(name=background, probability=probability, negative_probability=negative_probability),
+        background=Background(
+            name=background,
+            probability=numbers.probability,
+            negative_probability=numbers.negative_probability,
+        ),
     )
 
 

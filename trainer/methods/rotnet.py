@@ -15,6 +15,7 @@ from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
 from backdrop.trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, rotation_prediction
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.heads import alexnet_head
 
 DEFAULT_RECIPE = "rotnet_30"
@@ -28,7 +29,7 @@ SMOKE_LR = 0.24
 
 _HEADS = ("alexnet", "linear")
 # Ryali A.1 names no probability for RotNet; Table 9 compares 0.1 to 0.5, of which 0.1 costs least.
-_PROBABILITY = 0.1
+_BACKGROUNDS = dict.fromkeys(("rm", "random", "swaps"), BackgroundNumbers(probability=0.1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def view_plan(background: str = "none") -> ViewPlan:
         greyscale_probability=0.0,
         blur_probability=0.0,
     )
-    probability = 0.0 if background == "none" else _PROBABILITY
+    probability = numbers_of(background, _BACKGROUNDS).probability
     return ViewPlan(
         views=(view,),
         background=Background(name=background, probability=probability, negative_probability=0.0, order="before"),

@@ -18,6 +18,7 @@ from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.start_weights import load_parts
 
 DEFAULT_RECIPE = "supervised_90"
@@ -31,7 +32,7 @@ SMOKE_LR = 0.08
 
 _TRAINED = ("all", "classifier")
 # Table 8; Table 7 compares 0.1 to 0.5.
-_PROBABILITY = 0.2
+_BACKGROUNDS = dict.fromkeys(("rm", "random", "swaps"), BackgroundNumbers(probability=0.2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def view_plan(background: str = "none") -> ViewPlan:
     Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
     view = View(scale=(0.08, 1.0), jitter_probability=0.0, greyscale_probability=0.0, blur_probability=0.0)
-    probability = 0.0 if background == "none" else _PROBABILITY
+    probability = numbers_of(background, _BACKGROUNDS).probability
     return ViewPlan(
         views=(view,), background=Background(name=background, probability=probability, negative_probability=0.0)
     )

@@ -18,6 +18,7 @@ from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer import cast
 from backdrop.trainer.losses.swapped_prediction import swapped_prediction
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
@@ -36,8 +37,11 @@ SMOKE_LR = 0.4
 
 _NUM_GLOBAL = 2
 _NUM_LOCAL = 6
-# Ryali A.1. Background: (p_pos, FG_min).
-_BACKGROUNDS = {"rm": (0.25, 0.15), "random": (0.2, 0.15)}
+# Ryali A.1.
+_BACKGROUNDS = {
+    "rm": BackgroundNumbers(probability=0.25, min_foreground=0.15),
+    "random": BackgroundNumbers(probability=0.2, min_foreground=0.15),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +75,12 @@ def view_plan(background: str = "none") -> ViewPlan:
 
     Args: background: a name of backdrop.pipeline.views.backgrounds.
     """
-    probability, min_foreground = _BACKGROUNDS.get(background, (0.0, 0.0))
-    large = View(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), min_foreground=min_foreground)
+    numbers = numbers_of(background, _BACKGROUNDS)
+    large = View(scale=(0.14, 1.0), jitter=(0.8, 0.8, 0.8, 0.2), min_foreground=numbers.min_foreground)
     local = replace(large, size_px=96, scale=(0.05, 0.14), min_foreground=0.0, is_global=False)
     return ViewPlan(
         views=(large,) * _NUM_GLOBAL + (local,) * _NUM_LOCAL,
-        background=Background(name=background, probability=probability),
+        background=Background(name=background, probability=numbers.probability),
     )
 
 

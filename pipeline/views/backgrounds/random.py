@@ -8,6 +8,7 @@ from torch import Tensor
 
 NEEDS_DONOR = True
 HAS_NEGATIVE = False
+PROBABILITY = 0.2
 
 
 def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:

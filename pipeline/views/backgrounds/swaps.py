@@ -7,6 +7,7 @@ from torch import Tensor
 
 NEEDS_DONOR = True
 HAS_NEGATIVE = True
+PROBABILITY = 0.2
 
 
 def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from backdrop import data_folders
 from backdrop.errors import UserError
 from backdrop.setting_overrides import split_override, with_override
 from backdrop.stores.drawn_sample.first_use import draw_at_first_use
-from backdrop.trainer.evaluation import EVALUATIONS
+from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, open_subject
 from backdrop.trainer.run import run_folder
@@ -44,15 +43,15 @@ def evaluate_run(
     Returns: the summary: evaluation, data, options, scores, untrained, facts, problems, weights.
     Raises: UserError: unknown task or option, no such network, data of another layout.
     """
-    module = task_module(task)
+    module = EVALUATIONS.load(task)
     options = chosen_options(module, overrides)
     draw_at_first_use(str(data), None)
     folder = data_folder(module, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     subject = open_subject(Path(run_or_weights), device)
-    if strict and hasattr(module, "problems_of_data"):
+    if strict:
         # What can be told of the data at once is not to be told after days.
-        Result(problems=module.problems_of_data(folder, options)).fail_where_strict(strict)
+        Result(problems=list(module.problems_of_data(folder, options))).fail_where_strict(strict)
     result = module.run(subject, folder, options)
     result.fail_where_strict(strict)
     summary = _summary(task, subject, run_or_weights, folder, options, result)
@@ -64,15 +63,7 @@ def evaluate_run(
     return summary
 
 
-def task_module(task: str) -> ModuleType:
-    """Return the file of an evaluation; its name on the command line has hyphens.
-
-    Raises: UserError: there is none.
-    """
-    return EVALUATIONS.load(task)
-
-
-def chosen_options(module: ModuleType, overrides: Sequence[str]) -> Any:
+def chosen_options(module: EvaluationFile[Any], overrides: Sequence[str]) -> Any:
     """Return an evaluation's options with the user's changes. Raises: UserError: unknown name or another type."""
     options = module.Options()
     for override in overrides:
@@ -80,7 +71,7 @@ def chosen_options(module: ModuleType, overrides: Sequence[str]) -> Any:
     return options
 
 
-def data_folder(module: ModuleType, data: str | Path | None) -> Path:
+def data_folder(module: EvaluationFile[Any], data: str | Path | None) -> Path:
     """Return where an evaluation's data lies.
 
     Args: data: as given; None = its folder under the one that BACKDROP_DATA names.

@@ -4,12 +4,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.progress import note, warn
-from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run, task_module
+from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
+from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run
 from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
 from backdrop.trainer.evaluation.harness.subject import probe_of, weights_digest
 from backdrop.trainer.evaluation.harness.weights import load_network
@@ -17,8 +17,6 @@ from backdrop.trainer.run import run_folder
 
 # What a plan says of a task.
 TO_DO, KEPT, MISSING = "to do", "kept", "missing"
-# They fine-tune a detector, for days on eight GPUs; whoever waits for the other numbers should not wait for these.
-_LAST = ("voc-detection", "coco-segmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,8 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     overrides_of = _overrides(recipe, choice.overrides, tasks)
     digests = _digests(run_or_weights)
     steps = []
-    for task in sorted(tasks, key=lambda task: task in _LAST):
-        module = task_module(task)
+    for task in sorted(tasks, key=lambda task: EVALUATIONS.load(task).TAKES_DAYS):
+        module = EVALUATIONS.load(task)
         options = chosen_options(module, overrides_of[task])  # unknown ones fail here, before hours of work
         try:
             folder = data_folder(module, None)
@@ -74,10 +72,9 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     return steps
 
 
-def _check_needed_beside(module: ModuleType, folder: Path, options: Any) -> None:
+def _check_needed_beside(module: EvaluationFile[Any], folder: Path, options: Any) -> None:
     """Raise UserError where a file is not there that an evaluation needs besides its images."""
-    needed = module.needed_beside(folder, options) if hasattr(module, "needed_beside") else []
-    for path in needed:
+    for path in module.needed_beside(folder, options):
         if not path.exists():
             raise UserError(f"there is no {path}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
 
@@ -163,11 +160,11 @@ def _overrides(recipe: str, given: Sequence[str], tasks: Iterable[str]) -> dict[
 def _what(step: Step) -> str:
     if step.state != TO_DO:
         return step.why
-    module = task_module(step.task)
+    module = EVALUATIONS.load(step.task)
     return f"{step.why}: {_first_line(module)}"
 
 
-def _first_line(module: ModuleType) -> str:
+def _first_line(module: EvaluationFile[Any]) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -182,7 +179,7 @@ def _kept_scores(
     kept = run_or_weights / f"{task}.json"
     if not (run_or_weights.is_dir() and kept.exists()):
         return None
-    summary, module = json.loads(kept.read_text()), task_module(task)
+    summary, module = json.loads(kept.read_text()), EVALUATIONS.load(task)
     folder, options = data_folder(module, None), chosen_options(module, overrides)
     is_same = (
         # What is fitted on the backbone as it was trained stays what it was when `linear` adapts statistics.
@@ -190,14 +187,9 @@ def _kept_scores(
         and summary["options"] == as_kept(asdict(options))
         and summary["data"] == str(folder.absolute())
         and not summary["problems"]
-        and _facts_of_data(module, folder, options).items() <= summary["facts"].items()
+        and as_kept(dict(module.facts_of_data(folder, options))).items() <= summary["facts"].items()
     )
     return dict(summary["scores"]) if is_same else None
-
-
-def _facts_of_data(module: ModuleType, folder: Path, options: Any) -> dict[str, Any]:
-    """The facts of a score that tell without scoring whether it was of the data that are there now."""
-    return as_kept(module.facts_of_data(folder, options)) if hasattr(module, "facts_of_data") else {}
 
 
 def _digests(run_or_weights: Path) -> set[str]:
