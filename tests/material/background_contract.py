@@ -24,7 +24,7 @@ def composited(background: ModuleType) -> tuple[torch.Tensor, torch.Tensor, torc
 
 
 def declares_what_it_needs(background: ModuleType) -> None:
-    """Its two flags are there."""
+    """Its two flags and its probability are there."""
     assert isinstance(background.NEEDS_DONOR, bool)
     assert isinstance(background.HAS_NEGATIVE, bool)
     assert 0 <= background.PROBABILITY <= 1
