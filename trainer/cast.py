@@ -13,12 +13,13 @@ not use; so are its replaced images, which here count in `rows_without_foregroun
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
-from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.settings import at_least, one_of
 from backdrop.trainer.losses.saliency_attention import (
     attention_loss,
     attention_target,
@@ -45,22 +46,22 @@ _VARIANTS = ("paper", "released")
 class Settings:
     """What CAST adds to a method's own settings."""
 
-    # lambda of L = L_cont + lambda * L_att. Paper: 1 and 3 tie, 5 is worse (Table 2); released command: 3.
-    weight: float = 3.0
-    # Which foreground the query attends to: query = all of its crop's; intersection = what the key's crop shows too
-    # (Table 2d; --output-mask-region all as released).
-    region: str = "query"
-    # paper: Eq. 1 to 4; released: what the released code computes, see above.
-    variant: str = "paper"
-
-
-def check(settings: Settings) -> None:
-    """Raise UserError when a value is out of range."""
-    if not settings.weight >= 0:
-        raise UserError(f"cast.weight={settings.weight} must be 0 or more")
-    for name, allowed in (("region", _REGIONS), ("variant", _VARIANTS)):
-        if getattr(settings, name) not in allowed:
-            raise UserError(f"cast.{name}={getattr(settings, name)!r} is unknown; allowed: {', '.join(allowed)}")
+    weight: Annotated[
+        float,
+        at_least(0),
+        "lambda of L = L_cont + lambda * L_att. Paper: 1 and 3 tie, 5 is worse (Table 2); released command: 3",
+    ] = 3.0
+    region: Annotated[
+        str,
+        one_of(_REGIONS),
+        "Which foreground the query attends to: query = all of its crop's; intersection = what the key's crop "
+        "shows too (Table 2d; --output-mask-region all as released)",
+    ] = "query"
+    variant: Annotated[
+        str,
+        one_of(_VARIANTS),
+        "paper: Eq. 1 to 4; released: what the released code computes, see above",
+    ] = "paper"
 
 
 def constrained(plan: ViewPlan, min_foreground: float = MIN_FOREGROUND) -> ViewPlan:

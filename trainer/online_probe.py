@@ -12,7 +12,7 @@ taken is a function of the seed. One process computes it, with its own running s
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.random_streams import PROBE_ROWS, row_order
 from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.settings import at_least
 from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies
 
 BATCH_SIZE = 256
@@ -32,18 +33,8 @@ _HELD_OUT = 0.2
 class Settings:
     """How often and on how much."""
 
-    # Epochs between two scores; 0 = none.
-    every_epochs: int = 0
-    # Rows that are embedded for one, at most.
-    max_rows: int = 10_000
-
-
-def check(settings: Settings) -> None:
-    """Raise UserError when a value is out of range."""
-    if settings.every_epochs < 0:
-        raise UserError(f"probe.every_epochs={settings.every_epochs} must be 0 (never) or more")
-    if settings.max_rows < 10:
-        raise UserError(f"probe.max_rows={settings.max_rows} must be 10 or more")
+    every_epochs: Annotated[int, at_least(0), "Epochs between two scores; 0 = none"] = 0
+    max_rows: Annotated[int, at_least(10), "Rows that are embedded for one, at most"] = 10_000
 
 
 class OnlineProbe:

@@ -8,11 +8,14 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
+from backdrop.pipeline.views.device_stage import FORMS
+from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, Background, View, ViewPlan
 from backdrop.setting_overrides import split_override, with_override
+from backdrop.settings import at_least, one_of, within
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
 from backdrop.trainer.methods import METHODS
@@ -26,61 +29,96 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 class RunSettings:
     """One pretraining run."""
 
-    # A file of trainer/methods, and its Settings.
-    method: str
-    algorithm: Any
-    # CAST's settings; None = without CAST.
-    cast: CastSettings | None = None
-    # The views and what ties them together; see backdrop.pipeline.views.view_plan for each.
-    views: tuple[View, ...]
-    background: Background
-    crop_proposal: str = ViewPlan.crop_proposal
-    crop_fallback: str = ViewPlan.crop_fallback
-    pair_constraint: bool = ViewPlan.pair_constraint
-    # Decides every draw and the initial weights.
-    seed: int = 0
-    epochs: int
-    # Images a step, over all devices.
-    batch_size: int
-    # A name that a file of trainer/backbones/ serves.
-    backbone: str = "resnet50"
-    # 3x3 convolution of stride 1 and no max-pool at the entrance, for views of 32 to 64 px.
-    cifar_stem: bool = False
-    optimiser: optimisers.Settings
-    schedule: schedules.Settings
-    # Steps between checkpoints; one is also written after every epoch.
-    checkpoint_steps: int = 1000
-    # How many of the latest checkpoints stay.
-    keep_checkpoints: int = 2
-    # Checkpoints at the end of every so many epochs stay for ever; 0 = only the latest stay.
-    keep_every_epochs: int = 0
-    # Steps between writes to metrics.jsonl; every step is recorded.
-    log_steps: int = 20
-    # A score on the store's own rows while the run goes on.
-    probe: online_probe.Settings = _NO_PROBE
-    # Threads of the loader; 0 = all cores, shared by the processes of a machine.
-    loader_threads: int = 0
-    # Where views are cut: host, or device = whole images are sent to it (spares the host, not the bus).
-    geometry: str = "host"
-    # How views are made of the crops on the device: rows = of those drawn alone; dense = all, in fixed shapes;
-    # compiled = dense through torch.compile, for a GPU.
-    device_form: str = "rows"
-    # Whether images are decoded smaller where no view needs all their pixels; for small views of large images.
-    shrink_on_decoding: bool = False
-    # What a row that cannot be read does: error, or skip = another row takes its place and is named.
-    bad_rows: str = "error"
-    # Number format of the convolutions: fp32, bf16, fp16 (with a scaled loss), or auto = bf16 on a GPU, else fp32.
-    precision: str = "auto"
-    # Whether torch.compile makes kernels of the backbones: half the step of a ResNet-50 on an H100 (COSTS.md), after
-    # minutes at the start; not worth them on a CPU.
-    is_compiled: bool = False
-    # Parts that a process's images of a step are taken in, one after the other, to save memory.
-    accumulation_steps: int = 1
-    # Images normalised together by synchronised BatchNorm: processes form groups of that many images (Ryali's BYOL
-    # and SwAV: 8 processes of 64); 0 = all processes. MoCo's groups are algorithm.shuffle_bn_group instead.
-    sync_bn_group: int = 0
-    # Whether --resume may go on with another number of processes: the same images each step, other rounding.
-    processes_may_change: bool = False
+    method: Annotated[str, "A file of trainer/methods"]
+    algorithm: Annotated[Any, "Settings of that method"]
+    cast: Annotated[CastSettings | None, "CAST's settings; None = without CAST"] = None
+    views: Annotated[tuple[View, ...], "How each view is cropped and altered"]
+    background: Annotated[Background, "What happens to backgrounds"]
+    crop_proposal: Annotated[
+        str,
+        one_of(CROP_PROPOSALS),
+        "Where crops are proposed, see ViewPlan",
+    ] = ViewPlan.crop_proposal
+    crop_fallback: Annotated[
+        str,
+        one_of(CROP_FALLBACKS),
+        "What is taken when all proposals fail, see ViewPlan",
+    ] = ViewPlan.crop_fallback
+    pair_constraint: Annotated[bool, "CAST's second constraint, see ViewPlan"] = ViewPlan.pair_constraint
+    seed: Annotated[int, within(0, 2**63 - 1), "Decides every draw and the initial weights"] = 0
+    epochs: Annotated[int, at_least(1), "Passes over the images"]
+    batch_size: Annotated[int, at_least(1), "Images a step, over all devices"]
+    backbone: Annotated[str, "A name that a file of trainer/backbones/ serves"] = "resnet50"
+    cifar_stem: Annotated[
+        bool,
+        "3x3 convolution of stride 1 and no max-pool at the entrance, for views of 32 to 64 px",
+    ] = False
+    optimiser: Annotated[optimisers.Settings, "How weights move"]
+    schedule: Annotated[schedules.Settings, "Shape of the learning rate"]
+    checkpoint_steps: Annotated[
+        int,
+        at_least(1),
+        "Steps between checkpoints; one is also written after every epoch",
+    ] = 1000
+    keep_checkpoints: Annotated[int, at_least(1), "How many of the latest checkpoints stay"] = 2
+    keep_every_epochs: Annotated[
+        int,
+        at_least(0),
+        "Checkpoints at the end of every so many epochs stay for ever; 0 = only the latest stay",
+    ] = 0
+    log_steps: Annotated[int, at_least(1), "Steps between writes to metrics.jsonl; every step is recorded"] = 20
+    probe: Annotated[online_probe.Settings, "A score on the store's own rows while the run goes on"] = _NO_PROBE
+    loader_threads: Annotated[
+        int,
+        at_least(0),
+        "Threads of the loader; 0 = all cores, shared by the processes of a machine",
+    ] = 0
+    geometry: Annotated[
+        str,
+        one_of(GEOMETRIES),
+        "Where views are cut: host, or device = whole images are sent to it (spares the host, not the bus)",
+    ] = "host"
+    device_form: Annotated[
+        str,
+        one_of(FORMS),
+        "How views are made of the crops on the device: rows = of those drawn alone; dense = all, in fixed shapes; "
+        "compiled = dense through torch.compile, for a GPU",
+    ] = "rows"
+    shrink_on_decoding: Annotated[
+        bool,
+        "Whether images are decoded smaller where no view needs all their pixels; for small views of large images",
+    ] = False
+    bad_rows: Annotated[
+        str,
+        one_of(BAD_ROWS),
+        "What a row that cannot be read does: error, or skip = another row takes its place and is named",
+    ] = "error"
+    precision: Annotated[
+        str,
+        one_of(PRECISIONS),
+        "Number format of the convolutions: fp32, bf16, fp16 (with a scaled loss), or auto = bf16 on a GPU, else fp32",
+    ] = "auto"
+    is_compiled: Annotated[
+        bool,
+        "Whether torch.compile makes kernels of the backbones: half the step of a ResNet-50 on an H100 (COSTS.md), "
+        "after minutes at the start; not worth them on a CPU",
+    ] = False
+    accumulation_steps: Annotated[
+        int,
+        at_least(1),
+        "Parts that a process's images of a step are taken in, one after the other, to save memory",
+    ] = 1
+    sync_bn_group: Annotated[
+        int,
+        at_least(0),
+        "Images normalised together by synchronised BatchNorm: processes form groups of that many images (Ryali's "
+        "BYOL and SwAV: 8 processes of 64); 0 = all processes. MoCo's groups are algorithm.shuffle_bn_group "
+        "instead",
+    ] = 0
+    processes_may_change: Annotated[
+        bool,
+        "Whether --resume may go on with another number of processes: the same images each step, other rounding",
+    ] = False
 
     @property
     def plan(self) -> ViewPlan:

@@ -26,12 +26,14 @@ from backdrop.pipeline.views.view_plan import (
     View,
     ViewPlan,
 )
+from backdrop.settings import check_settings
 
 __all__ = [
     "VIEW_SPEC_DTYPE",
     "Donors",
     "background_needs",
     "check_background",
+    "check_jitter",
     "donors",
     "draw_box",
     "draw_row",
@@ -82,7 +84,8 @@ def view_specs(plan: ViewPlan) -> np.ndarray:
         raise UserError("the view plan has no views; give it at least one")
     specs = np.zeros(len(plan.views), dtype=VIEW_SPEC_DTYPE)
     for number, view in enumerate(plan.views):
-        _check_view(number, view)
+        check_settings(view, f"views.{number}")
+        check_jitter(f"views.{number}", view)
         spec = specs[number]
         for name in ("size_px", "min_foreground", "is_global"):
             spec[name] = getattr(view, name)
@@ -96,25 +99,11 @@ def view_specs(plan: ViewPlan) -> np.ndarray:
     return specs
 
 
-def _check_view(number: int, view: View) -> None:
-    def refuse(name: str, allowed: str) -> None:
-        raise UserError(f"view {number}: {name} is {getattr(view, name)!r}; allowed: {allowed}")
-
-    if not 1 <= view.size_px <= 4096:
-        refuse("size_px", "1 to 4096")
-    if not 0 < view.scale[0] <= view.scale[1] <= 1:
-        refuse("scale", "0 < low <= high <= 1")
-    if not 0 < view.aspect_ratio[0] <= view.aspect_ratio[1]:
-        refuse("aspect_ratio", "0 < low <= high")
-    if not 0 <= view.min_foreground <= 1:
-        refuse("min_foreground", "0 to 1")
-    if len(view.jitter) != 4 or min(view.jitter) < 0 or view.jitter[3] > 0.5:
-        refuse("jitter", "brightness, contrast, saturation >= 0 and hue 0 to 0.5")
-    if not 0 <= view.blur_sigma_px[0] <= view.blur_sigma_px[1]:
-        refuse("blur_sigma_px", "0 <= low <= high")
-    for name in ("flip", "jitter", "greyscale", "blur", "solarise"):
-        if not 0 <= getattr(view, f"{name}_probability") <= 1:
-            refuse(f"{name}_probability", "0 to 1")
+def check_jitter(path: str, view: View) -> None:
+    """Raise UserError where a view's shift of the hue, in turns, is above 0.5. Args: path: of the view."""
+    if len(view.jitter) != 4 or view.jitter[3] > 0.5:
+        given = ",".join(f"{strength:g}" for strength in view.jitter)
+        raise UserError(f"{path}.jitter={given} must be four numbers, the last (hue, in turns) 0.5 at most")
 
 
 def background_needs(plan: ViewPlan) -> tuple[bool, bool]:

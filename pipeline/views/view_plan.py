@@ -6,35 +6,53 @@ give the same views.
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+
+from backdrop.settings import at_least, rising_above, within
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
     """How one view is made. Defaults are MoCo-v2's (Chen et al. 2020, "Improved baselines", and its released code)."""
 
-    # Side of the square view in pixels.
-    size_px: int = 224
-    # Share of the image's area that the crop covers, drawn uniformly.
-    scale: tuple[float, float] = (0.2, 1.0)
-    # Width over height of the crop, drawn uniformly in the logarithm.
-    aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    # Share of the image's foreground that the crop must hold (Ryali A.1 FG_min, CAST phi); 0 = no constraint.
-    min_foreground: float = 0.0
-    # Probability of a horizontal flip.
-    flip_probability: float = 0.5
-    # Colour jitter: strengths of brightness, contrast, saturation, hue (torchvision's meaning), and its probability.
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
-    jitter_probability: float = 0.8
-    greyscale_probability: float = 0.2
-    # Gaussian blur: probability, and the range of sigma in pixels of the view.
-    blur_probability: float = 0.5
-    blur_sigma_px: tuple[float, float] = (0.1, 2.0)
-    # Solarisation above one half: probability.
-    solarise_probability: float = 0.0
-    # Whether it is one of the global views, query and key, or a local one of multi-crop (`Background.applies_to`).
-    is_global: bool = True
+    size_px: Annotated[int, within(8, 4096), "Side of the square view in pixels"] = 224
+    scale: Annotated[
+        tuple[float, float],
+        rising_above(0, 1),
+        "Share of the image's area that the crop covers, drawn uniformly",
+    ] = (0.2, 1.0)
+    aspect_ratio: Annotated[
+        tuple[float, float],
+        rising_above(0),
+        "Width over height of the crop, drawn uniformly in the logarithm",
+    ] = (3 / 4, 4 / 3)
+    min_foreground: Annotated[
+        float,
+        within(0, 1),
+        "Share of the image's foreground that the crop must hold (Ryali A.1 FG_min, CAST phi); 0 = no constraint",
+    ] = 0.0
+    flip_probability: Annotated[float, within(0, 1), "Probability of a horizontal flip"] = 0.5
+    jitter: Annotated[
+        tuple[float, float, float, float],
+        at_least(0),
+        "Strengths of brightness, contrast, saturation and hue, as torchvision has them; the hue, in turns, 0.5 at "
+        "most",
+    ] = (0.4, 0.4, 0.4, 0.1)
+    jitter_probability: Annotated[float, within(0, 1), "Probability of colour jitter"] = 0.8
+    greyscale_probability: Annotated[float, within(0, 1), "Probability of a grey view"] = 0.2
+    blur_probability: Annotated[float, within(0, 1), "Probability of a Gaussian blur"] = 0.5
+    blur_sigma_px: Annotated[
+        tuple[float, float],
+        rising_above(0),
+        "Range of the blur's sigma, in pixels of the view; a view without blur has blur_probability 0",
+    ] = (0.1, 2.0)
+    solarise_probability: Annotated[float, within(0, 1), "Solarisation above one half: probability"] = 0.0
+    is_global: Annotated[
+        bool,
+        "Whether it is one of the global views, query and key, or a local one of multi-crop (`Background.applies_to`)",
+    ] = True
 
 
 @dataclass(frozen=True, kw_only=True)

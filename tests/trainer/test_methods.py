@@ -16,6 +16,7 @@ import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
+from backdrop.settings import check_settings
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.losses import saliency_attention
@@ -495,7 +496,7 @@ def _assert_same_gradients(found: torch.nn.Module, expected: torch.nn.Module) ->
 )
 def test_impossible_cast_settings_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        cast.check(replace(cast.Settings(), **changes))
+        check_settings(replace(cast.Settings(), **changes), "cast")
 
 
 # -------------------------------------------------------------------------------------------- RotNet and supervised

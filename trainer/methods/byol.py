@@ -4,6 +4,7 @@ Shapes: B batch, D embedding.
 """
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.settings import at_least, within
 from backdrop.trainer import cast
 from backdrop.trainer.losses.byol_regression import byol_regression, cosine
 from backdrop.trainer.parts.backbones import Backbone
@@ -38,12 +40,13 @@ _BACKGROUNDS = {
 class Settings:
     """BYOL's own numbers (released code)."""
 
-    # Width of the hidden layers of projector and predictor.
-    hidden_dim: int = 4096
-    # Length of projection and prediction.
-    embedding_dim: int = 256
-    # tau at the first step; it reaches 1 along a cosine. Released: 0.99 for 100 and 300 epochs, 0.996 for 1000.
-    momentum: float = 0.99
+    hidden_dim: Annotated[int, at_least(1), "Width of the hidden layers of projector and predictor"] = 4096
+    embedding_dim: Annotated[int, at_least(1), "Length of projection and prediction"] = 256
+    momentum: Annotated[
+        float,
+        within(0, 1),
+        "tau at the first step; it reaches 1 along a cosine. Released: 0.99 for 100 and 300 epochs, 0.996 for 1000",
+    ] = 0.99
 
 
 def view_plan(background: str = "none") -> ViewPlan:
@@ -61,11 +64,6 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
-    for name in ("hidden_dim", "embedding_dim"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"algorithm.{name}={getattr(settings, name)} must be 1 or more")
-    if not 0 <= settings.momentum <= 1:
-        raise UserError(f"algorithm.momentum={settings.momentum} must be in [0, 1]")
     if batch_size < 2:
         raise UserError(f"batch_size={batch_size}: BYOL normalises over the batch; give 2 or more")
 

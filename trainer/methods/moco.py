@@ -5,6 +5,7 @@ Shapes: B batch, D embedding, K queue.
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.random_streams import NO_VIEW, bits
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.settings import above, at_least, one_of, within
 from backdrop.trainer import cast
 from backdrop.trainer.losses.info_nce import info_nce, similarities
 from backdrop.trainer.parts.backbones import Backbone
@@ -48,20 +50,21 @@ _HEADS = ("mlp", "linear", "bn_mlp")
 class Settings:
     """MoCo-v2's own numbers (released command: --mlp --moco-t 0.2 --aug-plus --cos)."""
 
-    # Keys in the queue (K); a multiple of the batch size.
-    queue_size: int = 65_536
-    # Length of the embedding (dim).
-    embedding_dim: int = 128
-    # tau of InfoNCE; v1 and CAST: 0.07.
-    temperature: float = 0.2
-    # m of the key encoder, constant.
-    momentum: float = 0.999
-    # mlp (v2), linear (v1, CAST as released), or bn_mlp: mlp with BatchNorm, whose embeddings are spread out from the
-    # first step on, which runs of a few hundred steps need.
-    head: str = "mlp"
-    # Images normalised together, keys shuffled against queries (8 GPUs of 32 images in the paper; 32 of 32 in Ryali);
-    # a batch that is smaller is one group. 0 = one group, no shuffle.
-    shuffle_bn_group: int = 32
+    queue_size: Annotated[int, "Keys in the queue (K); a multiple of the batch size"] = 65_536
+    embedding_dim: Annotated[int, at_least(1), "Length of the embedding (dim)"] = 128
+    temperature: Annotated[float, above(0), "tau of InfoNCE; v1 and CAST: 0.07"] = 0.2
+    momentum: Annotated[float, within(0, 1), "m of the key encoder, constant"] = 0.999
+    head: Annotated[
+        str,
+        one_of(_HEADS),
+        "mlp (v2), linear (v1, CAST as released), or bn_mlp: mlp with BatchNorm, whose embeddings are spread out "
+        "from the first step on, which runs of a few hundred steps need",
+    ] = "mlp"
+    shuffle_bn_group: Annotated[
+        int,
+        "Images normalised together, keys shuffled against queries (8 GPUs of 32 images in the paper; 32 of 32 in "
+        "Ryali); a batch that is smaller is one group. 0 = one group, no shuffle",
+    ] = 32
 
 
 def view_plan(background: str = "none") -> ViewPlan:
@@ -85,15 +88,6 @@ def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
     check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
     check_groups(settings.shuffle_bn_group, batch_size, "algorithm.shuffle_bn_group")
-    if settings.embedding_dim < 1:
-        raise UserError(f"algorithm.embedding_dim={settings.embedding_dim} must be 1 or more")
-    if settings.head not in _HEADS:
-        raise UserError(f"algorithm.head={settings.head!r} is unknown; allowed: {', '.join(_HEADS)}")
-    if settings.temperature <= 0 or not 0 <= settings.momentum <= 1:
-        raise UserError(
-            f"algorithm.temperature={settings.temperature} must be above 0 and "
-            f"algorithm.momentum={settings.momentum} in [0, 1]"
-        )
 
 
 def check_parts(settings: Settings, part_size: int, num_processes: int) -> None:

@@ -7,6 +7,7 @@ Shapes: B batch, D features, L classes.
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.nn import functional
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.settings import at_least, one_of
 from backdrop.trainer import cast
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
@@ -39,15 +41,21 @@ _BACKGROUNDS = dict.fromkeys(("rm", "random", "swaps"), BackgroundNumbers(probab
 class Settings:
     """What is classified and what is trained."""
 
-    # L; the store's labels are 0 .. L - 1.
-    num_classes: int = 1000
-    # Folder of a finished supervised run to start from, "" = from random weights. Read again by --resume.
-    start_from: str = ""
-    # all: backbone and classifier (with start_from: fine-tuning, A.4.2); classifier: a new one on the frozen backbone
-    # of start_from (A.4.1), whose batch statistics are frozen too.
-    trained: str = "all"
-    # Whether the last BatchNorm of each residual block starts at 0, as Goyal et al. do.
-    is_last_gamma_zero: bool = True
+    num_classes: Annotated[int, at_least(2), "L; the store's labels are 0 .. L - 1"] = 1000
+    start_from: Annotated[
+        str,
+        'Folder of a finished supervised run to start from, "" = from random weights. Read again by --resume',
+    ] = ""
+    trained: Annotated[
+        str,
+        one_of(_TRAINED),
+        "all: backbone and classifier (with start_from: fine-tuning, A.4.2); classifier: a new one on the frozen "
+        "backbone of start_from (A.4.1), whose batch statistics are frozen too",
+    ] = "all"
+    is_last_gamma_zero: Annotated[
+        bool,
+        "Whether the last BatchNorm of each residual block starts at 0, as Goyal et al. do",
+    ] = True
 
 
 def view_plan(background: str = "none") -> ViewPlan:
@@ -66,10 +74,6 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
-    if settings.num_classes < 2:
-        raise UserError(f"algorithm.num_classes={settings.num_classes} must be 2 or more")
-    if settings.trained not in _TRAINED:
-        raise UserError(f"algorithm.trained={settings.trained!r} is unknown; allowed: {', '.join(_TRAINED)}")
     if settings.trained == "classifier" and not settings.start_from:
         raise UserError(
             "algorithm.trained=classifier trains on a frozen backbone and needs one: give "

@@ -7,14 +7,15 @@ Shapes: V views, G global views, B batch, D embedding, K prototypes.
 import math
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.settings import above, at_least
 from backdrop.trainer import cast
 from backdrop.trainer.losses.swapped_prediction import swapped_prediction
 from backdrop.trainer.parts.backbones import Backbone
@@ -48,23 +49,30 @@ _BACKGROUNDS = {
 class Settings:
     """SwAV's own numbers (released code, batch 4096)."""
 
-    # Width of the projector's hidden layer; Ryali 4.6 uses 4096 with 256 for strong backgrounds.
-    hidden_dim: int = 2048
-    # Length of the embedding.
-    embedding_dim: int = 128
-    # K.
-    num_prototypes: int = 3000
-    # tau of the prediction.
-    temperature: float = 0.1
-    # Smoothness of the codes; lower (0.03) when the loss stays at ln K.
-    sinkhorn_epsilon: float = 0.05
-    sinkhorn_iterations: int = 3
-    # First steps in which the prototypes stay as drawn; released: one epoch at 4096 (313), 5005 steps at batch 256.
-    freeze_prototypes_steps: int = 313
-    # Earlier embeddings per global view that join the batch when codes are assigned; 0 = none (released: 3840 at 256).
-    queue_size: int = 0
-    # Epoch from which the queue is filled; it is used once full.
-    queue_start_epoch: int = 15
+    hidden_dim: Annotated[
+        int,
+        at_least(1),
+        "Width of the projector's hidden layer; Ryali 4.6 uses 4096 with 256 for strong backgrounds",
+    ] = 2048
+    embedding_dim: Annotated[int, at_least(1), "Length of the embedding"] = 128
+    num_prototypes: Annotated[int, at_least(2), "Number of prototypes (K)"] = 3000
+    temperature: Annotated[float, above(0), "tau of the prediction"] = 0.1
+    sinkhorn_epsilon: Annotated[
+        float,
+        above(0),
+        "Smoothness of the codes; lower (0.03) when the loss stays at ln K",
+    ] = 0.05
+    sinkhorn_iterations: Annotated[int, at_least(1), "Normalisations of rows and columns that make the codes"] = 3
+    freeze_prototypes_steps: Annotated[
+        int,
+        "First steps in which the prototypes stay as drawn; released: one epoch at 4096 (313), 5005 steps at batch 256",
+    ] = 313
+    queue_size: Annotated[
+        int,
+        "Earlier embeddings per global view that join the batch when codes are assigned; 0 = none (released: 3840 "
+        "at 256)",
+    ] = 0
+    queue_start_epoch: Annotated[int, "Epoch from which the queue is filled; it is used once full"] = 15
 
 
 def view_plan(background: str = "none") -> ViewPlan:
@@ -86,18 +94,8 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
-    for name in ("hidden_dim", "embedding_dim", "sinkhorn_iterations"):
-        if getattr(settings, name) < 1:
-            raise UserError(f"algorithm.{name}={getattr(settings, name)} must be 1 or more")
-    if settings.num_prototypes < 2:
-        raise UserError(f"algorithm.num_prototypes={settings.num_prototypes} must be 2 or more")
     if settings.queue_size:
         check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
-    if settings.temperature <= 0 or settings.sinkhorn_epsilon <= 0:
-        raise UserError(
-            f"algorithm.temperature={settings.temperature} and "
-            f"algorithm.sinkhorn_epsilon={settings.sinkhorn_epsilon} must be above 0"
-        )
 
 
 def expected_curve(settings: Settings) -> str:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from backdrop.errors import UserError
+from backdrop.settings import one_of, within
 
 NAMES = ("sgd", "lars")
 LARS_NORMS = ("joint", "separate")
@@ -18,36 +19,28 @@ _LARGEST = 1e30
 class Settings:
     """How weights move."""
 
-    # sgd or lars.
-    name: str = "sgd"
-    # Peak learning rate for lr_per_images images a step.
-    lr: float = 0.03
-    # The rate is scaled linearly with batch_size / lr_per_images; 0 = the rate is taken as it is.
-    lr_per_images: int = 256
-    momentum: float = 0.9
-    # L2 penalty per step, added to the gradient.
-    weight_decay: float = 1e-4
-    # Whether biases and normalisation parameters get weight decay (and, with lars, adaptation): MoCo and SwAV do so,
-    # BYOL does not.
-    includes_bias_and_norm: bool = True
-    # eta of lars.
-    lars_trust: float = 1e-3
-    # What lars divides by: joint = |g + wd * w| (BYOL, optax), separate = |g| + wd * |w| (apex's LARC as used by SwAV,
-    # timm, lightly).
-    lars_norms: str = "joint"
-    # Largest norm of the whole gradient; 0 = unlimited.
-    clip_norm: float = 0.0
-
-
-def check(settings: Settings) -> None:
-    """Raise UserError when a value is out of range."""
-    if settings.name not in NAMES:
-        raise UserError(f"optimiser.name={settings.name!r} is unknown; allowed: {', '.join(NAMES)}")
-    if settings.lars_norms not in LARS_NORMS:
-        raise UserError(f"optimiser.lars_norms={settings.lars_norms!r} is unknown; allowed: {', '.join(LARS_NORMS)}")
-    for field in ("lr", "lr_per_images", "momentum", "weight_decay", "lars_trust", "clip_norm"):
-        if not 0 <= getattr(settings, field) <= _LARGEST:
-            raise UserError(f"optimiser.{field}={getattr(settings, field)} must be 0 or more, {_LARGEST:g} at most")
+    name: Annotated[str, one_of(NAMES), "sgd or lars"] = "sgd"
+    lr: Annotated[float, within(0, _LARGEST), "Peak learning rate for lr_per_images images a step"] = 0.03
+    lr_per_images: Annotated[
+        int,
+        within(0, _LARGEST),
+        "The rate is scaled linearly with batch_size / lr_per_images; 0 = the rate is taken as it is",
+    ] = 256
+    momentum: Annotated[float, within(0, _LARGEST), "Share of the step before that is added to a step"] = 0.9
+    weight_decay: Annotated[float, within(0, _LARGEST), "L2 penalty per step, added to the gradient"] = 1e-4
+    includes_bias_and_norm: Annotated[
+        bool,
+        "Whether biases and normalisation parameters get weight decay (and, with lars, adaptation): MoCo and SwAV "
+        "do so, BYOL does not",
+    ] = True
+    lars_trust: Annotated[float, within(0, _LARGEST), "eta of lars"] = 1e-3
+    lars_norms: Annotated[
+        str,
+        one_of(LARS_NORMS),
+        "What lars divides by: joint = |g + wd * w| (BYOL, optax), separate = |g| + wd * |w| (apex's LARC as used "
+        "by SwAV, timm, lightly)",
+    ] = "joint"
+    clip_norm: Annotated[float, within(0, _LARGEST), "Largest norm of the whole gradient; 0 = unlimited"] = 0.0
 
 
 def peak_lr(settings: Settings, batch_size: int) -> float:

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from backdrop.errors import UserError
+from backdrop.settings import at_least, within
 from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
 
 
@@ -11,27 +13,25 @@ from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, nu
 class Settings:
     """Shape of the learning rate over a run; fractions are of the peak rate."""
 
-    # Length of the linear warm-up, always per step.
-    warmup_epochs: float = 0.0
-    # Rate at the first warm-up step (SwAV: 0.3 of 4.8).
-    warmup_start_fraction: float = 0.0
-    # Rate at the end.
-    final_fraction: float = 0.0
-    # Whether the cosine moves once an epoch (MoCo, CAST) or every step (BYOL, SwAV).
-    is_per_epoch: bool = False
-    # Epochs at which the rate falls to a tenth, in place of the cosine (RotNet, supervised); () = cosine.
-    tenth_at_epochs: tuple[int, ...] = ()
+    warmup_epochs: Annotated[float, at_least(0), "Length of the linear warm-up, always per step"] = 0.0
+    warmup_start_fraction: Annotated[float, within(0, 1), "Rate at the first warm-up step (SwAV: 0.3 of 4.8)"] = 0.0
+    final_fraction: Annotated[float, within(0, 1), "Rate at the end"] = 0.0
+    is_per_epoch: Annotated[
+        bool,
+        "Whether the cosine moves once an epoch (MoCo, CAST) or every step (BYOL, SwAV)",
+    ] = False
+    tenth_at_epochs: Annotated[
+        tuple[int, ...],
+        "Epochs at which the rate falls to a tenth, in place of the cosine (RotNet, supervised); () = cosine",
+    ] = ()
 
 
 def check(settings: Settings, epochs: int) -> None:
-    """Raise UserError when a value is out of range."""
+    """Raise UserError when the schedule does not fit the length of the run."""
     if not 0 <= settings.warmup_epochs <= epochs:
         raise UserError(
             f"schedule.warmup_epochs={settings.warmup_epochs} must be in [0, epochs={epochs}]; change one of them"
         )
-    for field in ("warmup_start_fraction", "final_fraction"):
-        if not 0 <= getattr(settings, field) <= 1:
-            raise UserError(f"schedule.{field}={getattr(settings, field)} must be in [0, 1]")
     falls = settings.tenth_at_epochs
     if list(falls) != sorted(set(falls)) or any(not 0 < epoch < epochs for epoch in falls):
         raise UserError(f"schedule.tenth_at_epochs={falls} must be rising epochs between 0 and epochs={epochs}")
