@@ -614,7 +614,7 @@ def store_gc(store: Path, dry_run: bool, min_age: float | None) -> None:
 @click.option("--about", multiple=True, metavar="NAME=VALUE", help="What no store knows: license, url ...")
 def store_card(store: Path, out: Path | None, about: tuple[str, ...]) -> None:
     """Write a Croissant card of a finished store: files with digests, fields, where it comes from."""
-    from backdrop.setting_overrides import split_override
+    from backdrop.settings.overrides import split_override
     from backdrop.stores.maintenance.card import write_card
 
     card = write_card(store, out, dict(split_override(text) for text in about))

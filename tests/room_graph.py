@@ -14,7 +14,7 @@ PACKAGE = "backdrop"
 FLOORS = (PACKAGE, "stores", "saliency", "pipeline", "trainer", "cli")
 # The floors are linked into the package's folder: each file is read once, where it lies.
 SOURCES = [
-    *sorted(path for path in (ROOT / PACKAGE).glob("*.py") if not path.is_symlink()),
+    *sorted(path for path in (ROOT / PACKAGE).rglob("*.py") if not any(p.is_symlink() for p in (path, *path.parents))),
     *sorted(path for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("*.py")),
     ROOT / "cli.py",
 ]

@@ -189,8 +189,8 @@ def test_every_package_is_shipped() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
     listed = set(config["options"]["packages"].split())
-    found = {module_name(path.parent) for floor in FLOORS[1:-1] for path in (ROOT / floor).rglob("__init__.py")}
-    assert listed == {PACKAGE, *(f"{PACKAGE}.{name}" for name in found)}
+    found = {module_name(path.parent) for path in SOURCES if path.name == "__init__.py"}
+    assert listed == {name if name.partition(".")[0] == PACKAGE else f"{PACKAGE}.{name}" for name in found}
 
 
 def test_every_asset_of_a_page_is_shipped() -> None:

@@ -14,8 +14,8 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, Background, View, ViewPlan
-from backdrop.setting_overrides import split_override, with_override
-from backdrop.settings import at_least, one_of, within
+from backdrop.settings import SEEDS, at_least, one_of
+from backdrop.settings.overrides import split_override, with_override
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
 from backdrop.trainer.methods import METHODS
@@ -45,7 +45,7 @@ class RunSettings:
         "What is taken when all proposals fail, see ViewPlan",
     ] = ViewPlan.crop_fallback
     pair_constraint: Annotated[bool, "CAST's second constraint, see ViewPlan"] = ViewPlan.pair_constraint
-    seed: Annotated[int, within(0, 2**63 - 1), "Decides every draw and the initial weights"] = 0
+    seed: Annotated[int, SEEDS, "Decides every draw and the initial weights"] = 0
     epochs: Annotated[int, at_least(1), "Passes over the images"]
     batch_size: Annotated[int, at_least(1), "Images a step, over all devices"]
     backbone: Annotated[str, "A name that a file of trainer/backbones/ serves"] = "resnet50"

@@ -3,14 +3,22 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
 from backdrop.pipeline.beton.scene import checksum
-from backdrop.pipeline.beton.table_reader import TableReader, has_mask, open_reader, records_of, table_checksum
+from backdrop.pipeline.beton.table_reader import (
+    MAX_SIDE_PX,
+    TableReader,
+    has_mask,
+    open_reader,
+    records_of,
+    table_checksum,
+)
+from backdrop.settings import within
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.stores.format.reader import Store
 
@@ -23,10 +31,16 @@ SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "stor
 class BetonSettings:
     """What decides the bytes of a .beton beside its store."""
 
-    # Longest side of an image in pixels; longer ones are shrunk (FFCV's own ImageNet set: 512).
-    max_side_px: int = 512
-    # JPEG quality of images that are encoded again, 1 to 95.
-    jpeg_quality: int = 90
+    max_side_px: Annotated[
+        int,
+        within(32, MAX_SIDE_PX),
+        "Longest side of an image in pixels; longer ones are shrunk (FFCV's own ImageNet set: 512)",
+    ] = 512
+    jpeg_quality: Annotated[
+        int,
+        within(1, 95),
+        "JPEG quality of images that are encoded again; above 95 files grow and pixels get no better",
+    ] = 90
 
 
 def sidecar_path(beton: Path) -> Path:

@@ -134,14 +134,7 @@ def training_jpeg(
     size = shrunk_size(full_size, max_side_px)
     if size != full_size:
         image_HWC = cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA)
-    return encode_jpeg(image_HWC, jpeg_quality_in_range(quality)), size
-
-
-def jpeg_quality_in_range(quality: int) -> int:
-    """Return quality; UserError outside 1 .. 95 (above 95 files grow and pixels do not get better)."""
-    if not 1 <= quality <= 95:
-        raise UserError(f"JPEG quality is {quality}; allowed: 1 to 95")
-    return quality
+    return encode_jpeg(image_HWC, quality), size
 
 
 def _is_plain_jpeg(data: bytes) -> bool:

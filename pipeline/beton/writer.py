@@ -37,17 +37,16 @@ from backdrop.pipeline.beton.scene import (
     STORE_ARRAYS,
     Scene,
     SceneField,
-    jpeg_quality_in_range,
     scene_blobs,
     scene_of_row,
 )
 from backdrop.pipeline.beton.table_reader import (
-    MAX_SIDE_PX,
     open_reader,
     records_of,
     table_checksum,
 )
 from backdrop.progress import stage_bar
+from backdrop.settings import check_settings
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.stores.format.reader import Store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
@@ -79,7 +78,7 @@ def export_beton(
     Raises: UserError where the index or an image is not what the store was built from, or a setting is out of range.
     """
     settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
-    _check(settings)
+    check_settings(settings)
     out = Path(out)
     if store.identity.get("index_sha256") != index.digest:
         raise UserError(
@@ -106,12 +105,6 @@ def export_beton(
             partial.unlink(missing_ok=True)
         _write_sidecar(out, store, settings, digest, num_bytes)
     return out
-
-
-def _check(settings: BetonSettings) -> None:
-    if not 32 <= settings.max_side_px <= MAX_SIDE_PX:
-        raise UserError(f"max_side_px is {settings.max_side_px}; allowed: 32 to {MAX_SIDE_PX}")
-    jpeg_quality_in_range(settings.jpeg_quality)
 
 
 # --- the writing process -------------------------------------------------------------------------------------------

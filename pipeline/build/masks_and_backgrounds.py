@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from backdrop.pipeline.build.tiled_background import FILLS, encode_background, p
 from backdrop.saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
 from backdrop.saliency.detectors.detector import Detector, MaskError, open_detector, uses_gpu
 from backdrop.saliency.detectors.find_maps import batch_size, find_maps
+from backdrop.settings import at_least, check_settings, from_below, one_of, within
 from backdrop.stores.format import schema
 from backdrop.stores.format.mask_codec import pack_rows
 from backdrop.stores.format.schema import Status
@@ -28,16 +30,18 @@ ALGORITHM_VERSION = 1
 class BuildSettings:
     """What a user may choose about a store's content."""
 
-    threshold: float = DEFAULT_THRESHOLD
-    """Foreground is where the saliency is greater, [0, 1)."""
-    fill: str = "tile"
-    """How backgrounds are filled, one of `tiled_background.FILLS`."""
-    keeps_soft_maps: bool = False
-    """Whether 8-bit soft maps are stored too, so that others can choose another threshold without a detector."""
-    background_max_side_px: int = 256
-    """Longest side of a stored background; views are cut from it at 224 px and less."""
-    background_quality: int = 90
-    """JPEG quality of the stored backgrounds, 1 to 95."""
+    threshold: Annotated[float, from_below(0, 1), "Foreground is where the saliency is greater"] = DEFAULT_THRESHOLD
+    fill: Annotated[str, one_of(FILLS), "How backgrounds are filled"] = "tile"
+    keeps_soft_maps: Annotated[
+        bool,
+        "Whether 8-bit soft maps are stored too, so that others can choose another threshold without a detector",
+    ] = False
+    background_max_side_px: Annotated[
+        int,
+        at_least(32),
+        "Longest side of a stored background; views are cut from it at 224 px and less",
+    ] = 256
+    background_quality: Annotated[int, within(1, 95), "JPEG quality of the stored backgrounds"] = 90
 
 
 @dataclass(frozen=True)
@@ -183,18 +187,6 @@ def settings_of(identity: dict) -> BuildSettings:
 def use_detector(detector: str | Detector) -> Detector:
     """A detector by its name, opened once in this process; or the one given."""
     return _opened(detector) if isinstance(detector, str) else detector
-
-
-def check_settings(settings: BuildSettings) -> None:
-    """Raise UserError where a setting is out of range."""
-    if settings.fill not in FILLS:
-        raise UserError(f"no background fill {settings.fill!r}; there are {', '.join(FILLS)}")
-    if not 0 <= settings.threshold < 1:
-        raise UserError(f"threshold {settings.threshold}; give a number of at least 0 and below 1")
-    if not 1 <= settings.background_quality <= 95:
-        raise UserError(f"JPEG quality {settings.background_quality}; give 1 to 95")
-    if settings.background_max_side_px < 32:
-        raise UserError(f"backgrounds of at most {settings.background_max_side_px} px; give 32 or more")
 
 
 def build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> list[StoreRow]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from backdrop.errors import UserError
 from backdrop.pipeline.build.masks_and_backgrounds import (
     BuildSettings,
-    check_settings,
     identity_of,
     read_row,
     settings_of,
@@ -19,6 +18,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
 )
 from backdrop.pipeline.build.run_parts import run_parts
 from backdrop.saliency.binarise import dequantise
+from backdrop.settings import check_settings
 from backdrop.stores.format.provenance import differing_fields, plain_identity
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status

@@ -10,7 +10,18 @@ from typing import Annotated
 
 import numpy as np
 
-from backdrop.settings import at_least, rising_above, within
+from backdrop.settings import at_least, one_of, rising_above, within
+
+CROP_PROPOSALS = ("uniform", "centroid")
+CROP_FALLBACKS = ("center", "bbox", "best")
+BACKGROUND_VIEWS = ("global", "query", "key", "all")
+PAIR_DRAWS = ("independent", "coupled", "same")
+NEGATIVE_MATCHES = ("query", "key")
+NEGATIVE_DRAWS = ("independent", "coupled")
+BACKGROUND_ORDERS = ("after", "before")
+MAX_CROP_TRIES = 10
+# More negatives than this have no number of their own in the random streams.
+MAX_NEGATIVES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +70,27 @@ class View:
 class MaskPerturbation:
     """How masks are perturbed each time a background augmentation uses one (Ryali B.1); the defaults do nothing."""
 
-    # Rotation about the middle of the view, drawn from +- this, in degrees; Table A1: 5 to 25.
-    max_rotation_degrees: float = 0.0
-    # Shear along rows and along columns, each drawn from +- this, in degrees; Table A2: 5 to 25.
-    max_shear_degrees: float = 0.0
-    # Shift along each axis, drawn from +- this share of the foreground's height or width; Table A3: 0.05 to 0.25.
-    max_shift_fraction: float = 0.0
-    # Probability of a horizontal flip of the mask alone; Table A4: 0.5.
-    flip_probability: float = 0.0
-    # Take the foreground's bounding box for the mask, before all the others; Table A5.
-    is_box: bool = False
+    max_rotation_degrees: Annotated[
+        float,
+        within(0, 180),
+        "Rotation about the middle of the view, drawn from +- this, in degrees; Table A1: 5 to 25",
+    ] = 0.0
+    max_shear_degrees: Annotated[
+        float,
+        within(0, 60),
+        "Shear along rows and along columns, each drawn from +- this, in degrees; Table A2: 5 to 25",
+    ] = 0.0
+    max_shift_fraction: Annotated[
+        float,
+        within(0, 1),
+        "Shift along each axis, drawn from +- this share of the foreground's height or width; Table A3: 0.05 to 0.25",
+    ] = 0.0
+    flip_probability: Annotated[
+        float,
+        within(0, 1),
+        "Probability of a horizontal flip of the mask alone; Table A4: 0.5",
+    ] = 0.0
+    is_box: Annotated[bool, "Take the foreground's bounding box for the mask, before all the others; Table A5"] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,53 +100,74 @@ class Background:
     The paper's least share of foreground in a crop, FG_min (A.1, C.6), is each view's `View.min_foreground`.
     """
 
-    # none, rm, random or swaps: a file of pipeline/views/backgrounds.
-    name: str = "none"
-    # p_pos: probability per view (Tables A6 to A9).
-    probability: float = 0.2
-    # p_neg: probability that a query's extra negatives have a matched background (swaps only; Table A7).
-    negative_probability: float = 0.2
-    # Linear warm-up of both probabilities from 0, in epochs (C.7: 5 or 10 for SwAV).
-    warmup_epochs: float = 0.0
-    # Which views may get one: "global" (2.2), "query" or "key" alone (Tables 3 and 4, C.2), or "all" with local crops.
-    applies_to: str = "global"
-    # Query and key: "independent" draws (2.2); "coupled": both or neither, each its own background; "same": both or
-    # neither, and the same background (what 4.3's distinct backgrounds are held against).
-    pair_draw: str = "independent"
-    # Whose background the extra negatives have: "query" (4.3) or "key" (C.4).
-    negative_matches: str = "query"
-    # "independent": by p_neg; "coupled": matched where the view whose background they have got a new one (C.3).
-    negative_draw: str = "independent"
-    # M: extra negatives per query (C.2; 1 in 4.3, 5 there). All M are matched or none is; each has other pixels.
-    num_negatives: int = 1
-    # "after" all other augmentations (2.2) or "before" them (C.5): then crop and photometrics see the composite.
-    order: str = "after"
-    # Perturbed masks (appendix B).
-    mask: MaskPerturbation = MaskPerturbation()
+    name: Annotated[str, "A name of BACKGROUNDS, a file of pipeline/views/backgrounds"] = "none"
+    probability: Annotated[float, within(0, 1), "p_pos: probability per view (Tables A6 to A9)"] = 0.2
+    negative_probability: Annotated[
+        float,
+        within(0, 1),
+        "p_neg: probability that a query's extra negatives have a matched background (swaps only; Table A7)",
+    ] = 0.2
+    warmup_epochs: Annotated[
+        float,
+        at_least(0),
+        "Linear warm-up of both probabilities from 0, in epochs (C.7: 5 or 10 for SwAV)",
+    ] = 0.0
+    applies_to: Annotated[
+        str,
+        one_of(BACKGROUND_VIEWS),
+        'Which views may get one: "global" (2.2), "query" or "key" alone (Tables 3 and 4, C.2), or "all" with'
+        " local crops",
+    ] = "global"
+    pair_draw: Annotated[
+        str,
+        one_of(PAIR_DRAWS),
+        "How the two views draw: independent (2.2); coupled: both or neither, each its own background; same: both or "
+        "neither, and the same background (what 4.3's distinct backgrounds are held against)",
+    ] = "independent"
+    negative_matches: Annotated[
+        str,
+        one_of(NEGATIVE_MATCHES),
+        'Whose background the extra negatives have: "query" (4.3) or "key" (C.4)',
+    ] = "query"
+    negative_draw: Annotated[
+        str,
+        one_of(NEGATIVE_DRAWS),
+        '"independent": by p_neg; "coupled": matched where the view whose background they have got a new one (C.3)',
+    ] = "independent"
+    num_negatives: Annotated[
+        int,
+        within(1, MAX_NEGATIVES),
+        "M: extra negatives per query (C.2; 1 in 4.3, 5 there). All M are matched or none is; each has other pixels",
+    ] = 1
+    order: Annotated[
+        str,
+        one_of(BACKGROUND_ORDERS),
+        '"after" all other augmentations (2.2) or "before" them (C.5): then crop and photometrics see the composite',
+    ] = "after"
+    mask: Annotated[MaskPerturbation, "Perturbed masks (appendix B)"] = MaskPerturbation()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewPlan:
     """All views of an image, in order, and what ties them together."""
 
-    views: tuple[View, ...] = (View(), View())
-    background: Background = Background()
-    # Where crops are proposed: "uniform" (Ryali: ordinary random resized crop) or "centroid" (CAST as released).
-    crop_proposal: str = "uniform"
-    # What is taken when 10 proposals fail the constraint: "center" (Ryali), "bbox" (CAST as released) or "best".
-    crop_fallback: str = "center"
-    # CAST's second constraint: view 1 must also hold min_foreground of the foreground inside view 0.
-    pair_constraint: bool = False
+    views: Annotated[tuple[View, ...], "How each view is made"] = (View(), View())
+    background: Annotated[Background, "What happens to backgrounds"] = Background()
+    crop_proposal: Annotated[
+        str,
+        one_of(CROP_PROPOSALS),
+        'Where crops are proposed: "uniform" (Ryali: ordinary random resized crop) or "centroid" (CAST as released)',
+    ] = "uniform"
+    crop_fallback: Annotated[
+        str,
+        one_of(CROP_FALLBACKS),
+        'What is taken when 10 proposals fail the constraint: "center" (Ryali), "bbox" (CAST as released) or "best"',
+    ] = "center"
+    pair_constraint: Annotated[
+        bool,
+        "CAST's second constraint: view 1 must also hold min_foreground of the foreground inside view 0",
+    ] = False
 
-
-CROP_PROPOSALS = ("uniform", "centroid")
-CROP_FALLBACKS = ("center", "bbox", "best")
-BACKGROUND_VIEWS = ("global", "query", "key", "all")
-PAIR_DRAWS = ("independent", "coupled", "same")
-NEGATIVE_MATCHES = ("query", "key")
-NEGATIVE_DRAWS = ("independent", "coupled")
-BACKGROUND_ORDERS = ("after", "before")
-MAX_CROP_TRIES = 10
 
 # Everything drawn for one view of one row. Boxes are (top, left, height, width) in pixels of the stored image.
 VIEW_DTYPE = np.dtype(

@@ -10,14 +10,15 @@ w2 are the spatial deviation and weight, theta_alpha, theta_beta and w1 the bila
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.saliency.crf import _permutohedral
+from backdrop.settings import at_least, check_settings
 
 # Probabilities are kept this far from 0 and 1, so that their logarithms are finite. Our departure: DeepUSPS does not.
 MIN_PROBABILITY = 1e-6
@@ -33,18 +34,20 @@ NUM_SPATIAL_LATTICES = 8
 class CrfSettings:
     """The kernels and the number of updates; the defaults are those of DeepUSPS, everywhere it uses a CRF."""
 
-    # Standard deviation of the smoothness kernel, pixels.
-    spatial_sigma_px: float = 3.0
-    # Weight of the smoothness kernel in the energy, nats.
-    spatial_weight: float = 3.0
-    # Standard deviation of the appearance kernel in position, pixels.
-    bilateral_sigma_px: float = 80.0
-    # Standard deviation of the appearance kernel in each colour, levels of 0 to 255.
-    bilateral_sigma_rgb: float = 13.0
-    # Weight of the appearance kernel in the energy, nats.
-    bilateral_weight: float = 10.0
-    # Mean field updates.
-    iterations: int = 5
+    spatial_sigma_px: Annotated[float, at_least(MIN_SIGMA), "Standard deviation of the smoothness kernel, pixels"] = 3.0
+    spatial_weight: Annotated[float, at_least(0), "Weight of the smoothness kernel in the energy, nats"] = 3.0
+    bilateral_sigma_px: Annotated[
+        float,
+        at_least(MIN_SIGMA),
+        "Standard deviation of the appearance kernel in position, pixels",
+    ] = 80.0
+    bilateral_sigma_rgb: Annotated[
+        float,
+        at_least(MIN_SIGMA),
+        "Standard deviation of the appearance kernel in each colour, levels of 0 to 255",
+    ] = 13.0
+    bilateral_weight: Annotated[float, at_least(0), "Weight of the appearance kernel in the energy, nats"] = 10.0
+    iterations: Annotated[int, at_least(1), "Mean field updates"] = 5
 
     def __post_init__(self) -> None:
         """Refuse what is no kernel and no count.
@@ -52,13 +55,9 @@ class CrfSettings:
         Raises:
             UserError: for a deviation below 0.1, a negative or infinite weight, no iteration.
         """
-        for field in fields(self):
-            value = getattr(self, field.name)
-            least = 1 if field.name == "iterations" else MIN_SIGMA if "sigma" in field.name else 0
-            if not (math.isfinite(value) and value >= least):
-                raise UserError(f"dense CRF: {field.name} is {value}; give a finite number, {least} or more")
+        check_settings(self, "crf")
         if self.iterations != int(self.iterations):
-            raise UserError(f"dense CRF: iterations is {self.iterations}; give a whole number, 1 or more")
+            raise UserError(f"crf.iterations={self.iterations} must be a whole number")
 
     def at_scale(self, factor: float) -> "CrfSettings":
         """The same kernels on an image that is `factor` times as large: lengths in pixels grow with it."""

@@ -7,11 +7,13 @@ Sources: Nguyen et al. 2019 ("DeepUSPS"; its published code where the text is si
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
 from backdrop.saliency.networks.drn import STRIDE_PX, TABLES
-from backdrop.setting_overrides import split_override, with_override
+from backdrop.settings import above, at_least, check_settings, from_below, one_of, within
+from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -19,62 +21,100 @@ from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_S
 class DeepUspsSettings:
     """What decides a trained detector besides the images, the seed and the initial weights. Defaults: the papers'."""
 
-    architecture: str = "drn_d_105"
-    # a name of backdrop.saliency.networks.drn.TABLES
-    methods: tuple[str, ...] = ("mc", "hs", "dsr", "rbd")
-    # detectors that give the first pseudo-labels (code). One more source, say "masks:DIR", is one more name here
-    first_thresholds: tuple[float | None, ...] = (0.31, 0.36, 0.23, 0.25)
-    # of the first pseudo-labels, one per method (code); None = 1.5 * mean saliency of the method over the images
-    working_size_px: int = 432
-    # images and maps are resized to squares of this side (code)
-    max_images: int | None = None
-    # train on a random subset of this size; None = all
-    mean_RGB: tuple[float, float, float] = IMAGENET_MEAN
-    # those of the backbone's pretraining; DeepUSPS does not publish its own
-    std_RGB: tuple[float, float, float] = IMAGENET_STD
-    # likewise
-    head_init_std: float = 1.0
-    # of the 1x1 convolution (code: sqrt(2 / (k k out)) = 1 for k = 1, out = 2)
-    stage1_epochs: int = 25
-    # per round (code)
-    stage1_learning_rates: tuple[float, ...] = (6e-6, 1.2e-5, 3e-5)
-    # one per round of refinement: on the first pseudo-labels, then on the round before (code: three rounds, whose
-    # (1, 2, 5)e-6 are multiplied by the 6 of Ryali et al.: "6e-6 instead of the default 1e-6")
-    stage1_batch_size: int = 20
-    # images per step (code)
-    stage1_beta_squared: float = 1.0
-    # of the F-loss (code)
-    average_decay: float = 0.7
-    # of the moving average of predictions over epochs (DeepUSPS, alpha)
-    averaged_epochs: int | None = None
-    # how many last epochs of a round enter the moving average; None = all, as in the code. Of 25 epochs the last 12
-    # carry 99 % of the weight, and only epochs that enter need the CRF
-    stage2_epochs: int = 200
-    # on the refined maps of all methods at once (code)
-    stage2_learning_rate: float = 1e-4
-    # (code)
-    stage2_batch_size: int = 20
-    # the code never accumulates to the 100 of its README, so its own runs had 20
-    stage2_beta_squared: float = 4.0
-    # of the F-loss (code); recall counts more
-    refined_threshold: float = 0.5
-    # of every pseudo-label but the classical maps (code)
-    learning_rate_power: float = 0.9
-    # polynomial decay per epoch: lr * (1 - epoch / epochs)^power (code)
-    cpu_threads: int | None = None
-    # of torch while training on a CPU; None = torch's own choice. Part of the settings because it can change last bits
-    flip: bool = False
-    # whether each image is mirrored at random (ours; the authors augment nothing). Maps are kept unmirrored
-    scales: tuple[float, ...] = (1.0,)
-    # of the working size, one drawn per batch (ours, likewise). Maps are kept at the working size
-    crf: CrfSettings = DEFAULTS
-    # the kernels, wherever a dense CRF is used (code)
-    crf_in_training: bool = True
-    # whether it sharpens the predictions that enter the moving average (code)
-    crf_at_test: bool = True
-    # whether it sharpens the finished detector's maps (code: its test script; its loop over test sets does not)
-    crf_test_size_px: int | None = None
-    # side of the square it then works at; None = the working size (code)
+    architecture: Annotated[str, one_of(TABLES), "The network"] = "drn_d_105"
+    methods: Annotated[
+        tuple[str, ...],
+        'Detectors that give the first pseudo-labels (code). One more source, say "masks:DIR", is one more name here',
+    ] = ("mc", "hs", "dsr", "rbd")
+    first_thresholds: Annotated[
+        tuple[float | None, ...],
+        within(0, 1),
+        "Thresholds of the first pseudo-labels, one per method (code); None = 1.5 * mean saliency of the method over "
+        "the images",
+    ] = (0.31, 0.36, 0.23, 0.25)
+    working_size_px: Annotated[int, at_least(1), "Images and maps are resized to squares of this side (code)"] = 432
+    max_images: Annotated[int | None, at_least(1), "Train on a random subset of this size; None = all"] = None
+    mean_RGB: Annotated[
+        tuple[float, float, float],
+        within(0, 1),
+        "Mean of the colours, that of the backbone's pretraining; DeepUSPS does not publish its own",
+    ] = IMAGENET_MEAN
+    std_RGB: Annotated[tuple[float, float, float], above(0), "Standard deviation of the colours, likewise"] = (
+        IMAGENET_STD
+    )
+    head_init_std: Annotated[
+        float,
+        at_least(0),
+        "Standard deviation of the 1x1 convolution's weights at the start (code: sqrt(2 / (k k out)) = 1 for k = 1, "
+        "out = 2)",
+    ] = 1.0
+    stage1_epochs: Annotated[int, at_least(1), "Passes over the images in each round of stage 1 (code)"] = 25
+    stage1_learning_rates: Annotated[
+        tuple[float, ...],
+        at_least(0),
+        "One per round of refinement: on the first pseudo-labels, then on the round before (code: three "
+        'rounds, whose (1, 2, 5)e-6 are multiplied by the 6 of Ryali et al.: "6e-6 instead of the default '
+        '1e-6")',
+    ] = (6e-6, 1.2e-5, 3e-5)
+    stage1_batch_size: Annotated[int, at_least(1), "Images per step (code)"] = 20
+    stage1_beta_squared: Annotated[float, at_least(0), "beta^2 of stage 1's F-loss (code)"] = 1.0
+    average_decay: Annotated[
+        float,
+        from_below(0, 1),
+        "Decay of the moving average of predictions over epochs (DeepUSPS, alpha)",
+    ] = 0.7
+    averaged_epochs: Annotated[
+        int | None,
+        at_least(1),
+        "How many last epochs of a round enter the moving average; None = all, as in the code. Of 25 epochs "
+        "the last 12 carry 99 % of the weight, and only epochs that enter need the CRF",
+    ] = None
+    stage2_epochs: Annotated[
+        int,
+        at_least(1),
+        "Passes over the images in stage 2, on the refined maps of all methods at once (code)",
+    ] = 200
+    stage2_learning_rate: Annotated[float, at_least(0), "Learning rate of stage 2 (code)"] = 1e-4
+    stage2_batch_size: Annotated[
+        int,
+        at_least(1),
+        "Images per step; the code never accumulates to the 100 of its README, so its own runs had 20",
+    ] = 20
+    stage2_beta_squared: Annotated[float, at_least(0), "beta^2 of stage 2's F-loss (code); recall counts more"] = 4.0
+    refined_threshold: Annotated[
+        float, within(0, 1), "Threshold of every pseudo-label but the classical maps (code)"
+    ] = 0.5
+    learning_rate_power: Annotated[
+        float,
+        at_least(0),
+        "Polynomial decay per epoch: lr * (1 - epoch / epochs)^power (code)",
+    ] = 0.9
+    cpu_threads: Annotated[
+        int | None,
+        at_least(1),
+        "Threads of torch while training on a CPU; None = torch's own choice. Part of the settings because it can "
+        "change last bits",
+    ] = None
+    flip: Annotated[
+        bool,
+        "Whether each image is mirrored at random (ours; the authors augment nothing). Maps are kept unmirrored",
+    ] = False
+    scales: Annotated[
+        tuple[float, ...],
+        above(0),
+        "Sizes in shares of the working size, one drawn per batch (ours, likewise). Maps are kept at the working size",
+    ] = (1.0,)
+    crf: Annotated[CrfSettings, "The kernels, wherever a dense CRF is used (code)"] = DEFAULTS
+    crf_in_training: Annotated[bool, "Whether it sharpens the predictions that enter the moving average (code)"] = True
+    crf_at_test: Annotated[
+        bool,
+        "Whether it sharpens the finished detector's maps (code: its test script; its loop over test sets does not)",
+    ] = True
+    crf_test_size_px: Annotated[
+        int | None,
+        at_least(1),
+        "Side of the square it then works at; None = the working size (code)",
+    ] = None
 
     @property
     def test_crf(self) -> CrfSettings | None:
@@ -143,8 +183,7 @@ def check(settings: DeepUspsSettings) -> None:
     Raises:
     UserError: naming the setting.
     """
-    if settings.architecture not in TABLES:
-        raise UserError(f"architecture {settings.architecture!r} is unknown: give one of {', '.join(TABLES)}")
+    check_settings(settings)
     if not settings.methods or len(set(settings.array_names)) != len(settings.methods):
         raise UserError(f"methods {settings.methods} must name at least one detector, each once")
     if len(settings.first_thresholds) != len(settings.methods):
@@ -153,12 +192,6 @@ def check(settings: DeepUspsSettings) -> None:
         )
     if not settings.stage1_learning_rates:
         raise UserError("stage1_learning_rates is empty: give one per round of stage 1, at least one")
-    counts = ("working_size_px", "stage1_epochs", "stage1_batch_size", "stage2_epochs", "stage2_batch_size")
-    for name in (*counts, "averaged_epochs", "max_images", "crf_test_size_px"):
-        if getattr(settings, name) is not None and getattr(settings, name) < 1:
-            raise UserError(f"{name} is {getattr(settings, name)}: give at least 1")
-    if not 0 <= settings.average_decay < 1:
-        raise UserError(f"average_decay {settings.average_decay} is outside [0, 1)")
     if not settings.scales or min(settings.scales) * settings.working_size_px < STRIDE_PX:
         raise UserError(f"scales {settings.scales} must leave images of at least {STRIDE_PX} px")
 

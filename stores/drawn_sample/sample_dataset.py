@@ -21,6 +21,7 @@ import uuid
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,7 @@ from PIL import Image
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
+from backdrop.settings import SEEDS, at_least, within
 from backdrop.stores.datasets.sample import RECORD
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.drawn_sample.background_variants import choose_donor, make_variant, tiled_background
@@ -45,13 +47,15 @@ VARIANT_QUALITY = 95
 class SampleSettings:
     """What decides the pictures."""
 
-    seed: int = 0
-    num_train: int = 800
-    """Pictures; a tenth of each class."""
-    num_val: int = 200
-    side_px: int = 160
-    background_correlation: float = 0.7
-    """With this probability a picture has its class's own background, otherwise any of the ten; 0 to 1, both splits."""
+    seed: Annotated[int, SEEDS, "Decides every picture"] = 0
+    num_train: Annotated[int, at_least(1), "Pictures of the train split; a tenth of each class"] = 800
+    num_val: Annotated[int, at_least(1), "Pictures of the val split"] = 200
+    side_px: Annotated[int, at_least(1), "Side of a picture"] = 160
+    background_correlation: Annotated[
+        float,
+        within(0, 1),
+        "With this probability a picture has its class's own background, otherwise any of the ten; in both splits",
+    ] = 0.7
 
 
 def draw_if_absent(root: Path, settings: SampleSettings | None = None) -> None:

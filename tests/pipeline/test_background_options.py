@@ -177,15 +177,18 @@ def test_compiled_and_plain_python_agree(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"applies_to": "local"}, "applies_to is 'local'; choose one of: global, query, key, all"),
+        ({"applies_to": "local"}, "background.applies_to='local' is unknown; allowed: global, query, key, all"),
         ({"pair_draw": "both"}, "independent, coupled, same"),
         ({"negative_matches": "q"}, "query, key"),
         ({"negative_draw": "never"}, "independent, coupled"),
-        ({"negative_draw": "coupled", "applies_to": "key"}, "set negative_matches=key"),
+        ({"negative_draw": "coupled", "applies_to": "key"}, "set background.negative_matches=key"),
         ({"order": "first"}, "after, before"),
-        ({"num_negatives": 0}, "num_negatives is 0; allowed: 1 to 64"),
+        ({"num_negatives": 0}, r"num_negatives=0 must be in \[1, 64\]"),
         ({"warmup_epochs": -1.0}, "0 or more"),
-        ({"mask": MaskPerturbation(max_shear_degrees=80)}, "max_shear_degrees is 80; allowed: 0 to 60"),
+        (
+            {"mask": MaskPerturbation(max_shear_degrees=80)},
+            r"mask.max_shear_degrees=80 must be in \[0, 60\]",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused(change: dict, words: str) -> None:

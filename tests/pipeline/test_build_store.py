@@ -167,7 +167,7 @@ def test_a_moved_data_set_gives_the_same_store(data: Path, built: Path, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"fill": "magic"}, "no background fill"),
+        ({"fill": "magic"}, "fill='magic' is unknown; allowed: tile"),
         ({"threshold": 1.0}, "threshold"),
         ({"background_quality": 0}, "quality"),
     ],

@@ -97,7 +97,7 @@ def test_what_cannot_be_cut_again_is_refused(images: Path, parent: Path, tmp_pat
     index = index_of(images)
     with pytest.raises(UserError, match="never changes"):
         rethreshold_store(parent, index, parent, threshold=0.5, num_workers=0)
-    with pytest.raises(UserError, match=r"threshold 1.5"):
+    with pytest.raises(UserError, match=r"threshold=1.5 must be"):
         rethreshold_store(parent, index, tmp_path / "s", threshold=1.5, num_workers=0)
     with pytest.raises(UserError, match="was made otherwise"):
         rethreshold_store(small_store(tmp_path / "toy"), index, tmp_path / "s", threshold=0.5, num_workers=0)

@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
-from backdrop.setting_overrides import with_override
+from backdrop.settings.overrides import with_override
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import coco_segmentation, voc_detection
 from backdrop.trainer.evaluation.detection import training as _detection_training

@@ -253,7 +253,7 @@ def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "no
         ({"method": "rotnet", "with_cast": True}, "--cast is not defined"),
         ({"recipe": "moco_v3"}, "moco_v2_220"),
         ({"recipe": "byol_300"}, "is for method 'byol'"),
-        ({"overrides": ["background.probability=1.5"]}, "background probability is 1.5"),
+        ({"overrides": ["background.probability=1.5"]}, "background.probability=1.5 must be"),
         ({"overrides": ["algorithm.queue_size=100"]}, "multiple of batch_size=32"),
         ({"overrides": ["batch_size=48"]}, "multiple"),
         ({"overrides": ["backbone=resnet19"]}, "resnet18"),

@@ -14,7 +14,7 @@ import pytest
 
 import backdrop.trainer.recipes
 from backdrop.errors import UserError
-from backdrop.setting_overrides import setting_paths
+from backdrop.settings.overrides import setting_paths
 from backdrop.trainer.optimisation.optimisers import peak_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
 from backdrop.trainer.run.checks import check

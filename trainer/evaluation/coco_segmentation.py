@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from pycocotools import mask as rle
@@ -23,7 +23,9 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from backdrop.errors import UserError
+from backdrop.settings import check_settings, one_of
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
+from backdrop.trainer.evaluation.detection.model import FORMS
 from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
@@ -50,12 +52,9 @@ _SCHEDULE = Schedule(iterations=180_000, tenth_at=(120_000, 160_000))
 class Options:
     """What may be chosen; the defaults are those of Ryali et al. 2021."""
 
-    # "c4" (Ryali) or "fpn" (CAST).
-    form: str = "c4"
-    # Sizes of the images.
-    sizes: Sizes = _SIZES
-    # Length, rates, seed.
-    schedule: Schedule = _SCHEDULE
+    form: Annotated[str, one_of(FORMS), '"c4" (Ryali) or "fpn" (CAST)'] = "c4"
+    sizes: Annotated[Sizes, "Sizes of the images"] = _SIZES
+    schedule: Annotated[Schedule, "Length, rates, seed"] = _SCHEDULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +76,7 @@ def problems_of_data(data: Path, options: Options) -> list[str]:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score: box_ and mask_ of ap50, ap, ap75, ap_small, ap_medium and ap_large, in percent."""
+    check_settings(options)
     result = Result(facts={"release": "COCO 2017"})
     coco = _read_all(data, result)
     job = Job(

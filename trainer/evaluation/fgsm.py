@@ -9,12 +9,14 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
+from backdrop.settings import check_settings, within
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation.data.imagenet import open_validation
 from backdrop.trainer.evaluation.data.images import ImageBatch, standard
@@ -39,8 +41,11 @@ _TOP = 5
 class Options:
     """What may be chosen."""
 
-    # L-infinity length of the step, of pixel values in 0 .. 1 (Ryali et al. 2021, A.6).
-    epsilon: float = 8 / 255
+    epsilon: Annotated[
+        float,
+        within(0, 1),
+        "L-infinity length of the step, of pixel values in 0 .. 1 (Ryali et al. 2021, A.6)",
+    ] = 8 / 255
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -48,8 +53,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, a negative epsilon, no classifier, or a gradient that is not finite.
     """
-    if not 0 <= options.epsilon <= 1:
-        raise UserError(f"epsilon={options.epsilon}; allowed: 0 to 1, of pixel values in 0 .. 1, e.g. 0.03137")
+    check_settings(options)
     # The step is taken on the pixels; the normalisation is part of the network that is attacked.
     cut = standard(subject.image_size_px)
     transform = replace(cut, name=f"{cut.name}, not normalised", mean=(0.0,) * 3, std=(1.0,) * 3)

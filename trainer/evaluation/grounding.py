@@ -20,7 +20,7 @@ of the maps of the sample's images were zero with `algorithm.head=bn_mlp` (IoU .
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.progress import stage_bar
+from backdrop.settings import SEEDS, check_settings, one_of, within
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.pages.curves import density_chart, standalone
@@ -62,17 +63,20 @@ OURS, UNTRAINED = "this run", "untrained"
 class Options:
     """What the paper leaves open."""
 
-    # The store with the images' masks.
-    store: str = "artifacts/coco-val.zarr"
-    # Where map and mask meet: "view" = the map enlarged (bilinear) to the view, or "cells" = the mask averaged onto the
-    # feature map's cells and cut at 0.5.
-    resolution: str = "view"
-    # The map is foreground above this, after scaling to [0, 1] (section 4.4).
-    threshold: float = 0.5
-    # phi of the crops.
-    min_foreground: float = cast.MIN_FOREGROUND
-    # Decides the crops.
-    seed: int = 0
+    store: Annotated[str, "The store with the images' masks"] = "artifacts/coco-val.zarr"
+    resolution: Annotated[
+        str,
+        one_of(("view", "cells")),
+        'Where map and mask meet: "view" = the map enlarged (bilinear) to the view, or "cells" = the mask'
+        " averaged onto the feature map's cells and cut at 0.5",
+    ] = "view"
+    threshold: Annotated[
+        float,
+        within(0, 1),
+        "The map is foreground above this, after scaling to [0, 1] (section 4.4)",
+    ] = 0.5
+    min_foreground: Annotated[float, within(0, 1), "Phi of the crops"] = cast.MIN_FOREGROUND
+    seed: Annotated[int, SEEDS, "Decides the crops"] = 0
 
 
 def needed_beside(data: Path, options: Options) -> list[Path]:
@@ -90,10 +94,9 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     The density, the share of images in each of 20 bins, is drawn as grounding.svg in the run's folder.
     """
+    check_settings(options)
     if subject.run is None:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
-    if options.resolution not in ("view", "cells"):
-        raise UserError(f"resolution={options.resolution!r} is unknown; allowed: view, cells")
     store = _mask_store(options.store)
     methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject.run, subject.device)}
     found = _scored(methods, _views(subject, store, data, options), options)

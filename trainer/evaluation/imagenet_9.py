@@ -9,10 +9,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.settings import SEEDS, check_settings, within
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import sha256
 from backdrop.trainer.evaluation.data.class_lists import IN9_NAMES, NONE, in9_of_class
@@ -43,17 +45,25 @@ _MEAN, _STD = (0.4717, 0.4499, 0.3837), (0.2600, 0.2516, 0.2575)
 class Options:
     """What may be chosen."""
 
-    # in_to_in9.json of the challenge: class to group 0 .. 8 or -1; empty = the same table from ranges of classes.
-    table: str = ""
-    # A store or a folder of PNG masks of the images in --data, of which the variants are then made; empty = --data
-    # holds the published variants.
-    masks: str = ""
-    # Of the values / 255 of PNG masks; those of a store were cut when it was built.
-    mask_threshold: float = 0.5
-    # Of the choice of backgrounds for variants made from masks.
-    seed: int = 0
-    # For a network trained on ImageNet-9 itself: nine outputs, and the normalisation of its authors.
-    nine_outputs: bool = False
+    table: Annotated[
+        str,
+        "In_to_in9.json of the challenge: class to group 0 .. 8 or -1; empty = the same table from ranges of classes",
+    ] = ""
+    masks: Annotated[
+        str,
+        "A store or a folder of PNG masks of the images in --data, of which the variants are then made; empty"
+        " = --data holds the published variants",
+    ] = ""
+    mask_threshold: Annotated[
+        float,
+        within(0, 1),
+        "Of the values / 255 of PNG masks; those of a store were cut when it was built",
+    ] = 0.5
+    seed: Annotated[int, SEEDS, "Of the choice of backgrounds for variants made from masks"] = 0
+    nine_outputs: Annotated[
+        bool,
+        "For a network trained on ImageNet-9 itself: nine outputs, and the normalisation of its authors",
+    ] = False
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -61,6 +71,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, a table that cannot be read, masks of no image, or no (fitting) classifier.
     """
+    check_settings(options)
     group_C = read_table(Path(options.table)) if options.table else in9_of_class()
     # ToTensor and normalisation alone. The reference clamps to 0 .. 1 between the two: bytes / 255 lie there already.
     transform = as_published(subject.image_size_px)

@@ -6,8 +6,10 @@ argmax. For Only-FG, what is no foreground is removed before the image is resize
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from backdrop.errors import UserError
+from backdrop.settings import check_settings, within
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_A
 from backdrop.trainer.evaluation.data.images import Images, Transform, standard, wnid_folders
 from backdrop.trainer.evaluation.data.masks import MASK_FAULT, ForegroundImages, open_masks
@@ -30,13 +32,21 @@ NUM_IMAGES = 7_500
 class Options:
     """What may be chosen."""
 
-    # For Only-FG: a store built from these images, or a folder <wnid>/<stem>.png of masks; empty = without Only-FG.
-    masks: str = ""
-    # Of the values / 255 of PNG masks, as Ryali et al. cut their saliency maps (appendix A, general settings). The
-    # masks of a store were cut when it was built.
-    mask_threshold: float = 0.9
-    # What stands in for the background of Only-FG, 0 .. 255. The paper does not say; ImageNet-9's Only-FG is black.
-    fill: int = 0
+    masks: Annotated[
+        str,
+        "For Only-FG: a store built from these images, or a folder <wnid>/<stem>.png of masks; empty = without Only-FG",
+    ] = ""
+    mask_threshold: Annotated[
+        float,
+        within(0, 1),
+        "Of the values / 255 of PNG masks, as Ryali et al. cut their saliency maps (appendix A, general "
+        "settings). The masks of a store were cut when it was built",
+    ] = 0.9
+    fill: Annotated[
+        int,
+        within(0, 255),
+        "What stands in for the background of Only-FG, 0 .. 255. The paper does not say; ImageNet-9's Only-FG is black",
+    ] = 0
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -44,6 +54,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, no classifier, masks of none of the images.
     """
+    check_settings(options)
     if not 0 <= options.fill <= 255:
         raise UserError(f"fill={options.fill}; allowed: 0 (black) to 255 (white)")
     transform = standard(subject.image_size_px)

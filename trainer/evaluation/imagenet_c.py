@@ -7,6 +7,7 @@ categories. The images are published as JPEG files of 224 px, so they are cut bu
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -42,8 +43,10 @@ PUBLISHED_PX = 224
 class Options:
     """What may be chosen."""
 
-    # A JSON file {corruption: AlexNet's top-1 error in percent, one number or five}, for mCE; empty = without mCE.
-    alexnet_errors: str = ""
+    alexnet_errors: Annotated[
+        str,
+        "A JSON file {corruption: AlexNet's top-1 error in percent, one number or five}, for mCE; empty = without mCE",
+    ] = ""
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:

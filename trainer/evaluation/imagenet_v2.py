@@ -7,10 +7,12 @@ differ by 0.1 to 0.4: class folders named by number (the current one), or by Wor
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.settings import check_settings, one_of
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
 from backdrop.trainer.evaluation.data.images import Images, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import top_accuracy
@@ -45,8 +47,11 @@ _CLASS_OF_NUMBER = {str(number): number for number in range(len(WNIDS))}
 class Options:
     """What may be chosen."""
 
-    # Which release counts where a set is there in both: "numeric" (Ryali et al.'s supervised 63.3) or "wnid".
-    release: str = NUMERIC
+    release: Annotated[
+        str,
+        one_of((NUMERIC, WNID)),
+        'Which release counts where a set is there in both: "numeric" (Ryali et al.\'s supervised 63.3) or "wnid"',
+    ] = NUMERIC
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -54,8 +59,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, an unknown release, or no classifier.
     """
-    if options.release not in (NUMERIC, WNID):
-        raise UserError(f"release={options.release!r}; allowed: {NUMERIC}, {WNID}")
+    check_settings(options)
     transform = standard(subject.image_size_px)
     result = Result(facts={"transform": transform.name, "projection": "none", "bn_mode": subject.bn_mode})
     result.facts["release"] = {}

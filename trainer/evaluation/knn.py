@@ -16,12 +16,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import nn
 
-from backdrop.errors import UserError
+from backdrop.settings import above, at_least, check_settings, one_of
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
@@ -39,7 +40,7 @@ from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, untrained_like, weights_digest
-from backdrop.trainer.evaluation.probing.features import features_of
+from backdrop.trainer.evaluation.probing.features import FORMATS, features_of
 from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies
 
 DATA = "imagenet"
@@ -55,14 +56,18 @@ problems_of_data = no_problems
 class Options:
     """What may be chosen; the defaults are DINO's (Caron et al. 2021)."""
 
-    # Neighbours that vote; all of them where there are fewer training images.
-    k: int = NUM_NEIGHBOURS
-    # More numbers of neighbours to score beside it (200: Wu et al. 2018).
-    other_k: tuple[int, ...] = (200,)
-    # T of the votes exp(s / T).
-    temperature: float = TEMPERATURE
-    # Format of the features that are kept: float16 or float32.
-    dtype: str = "float16"
+    k: Annotated[
+        int,
+        at_least(1),
+        "Neighbours that vote; all of them where there are fewer training images",
+    ] = NUM_NEIGHBOURS
+    other_k: Annotated[
+        tuple[int, ...],
+        at_least(1),
+        "More numbers of neighbours to score beside it (200: Wu et al. 2018)",
+    ] = (200,)
+    temperature: Annotated[float, above(0), "T of the votes exp(s / T)"] = TEMPERATURE
+    dtype: Annotated[str, one_of(FORMATS), "Format of the features that are kept"] = "float16"
 
 
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
@@ -71,6 +76,7 @@ MAX_NAMED_CORRUPT = 20
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network and, beside it, an untrained one of the same kind; see `score`."""
+    check_settings(options)
     trained, sets = pretrained_backbone(subject), open_sets(data)
     found, untrained = (
         score_sets(
@@ -184,10 +190,7 @@ def score_sets(
 
     Args: sets: of `open_sets`, the rest as for `score`.
     """
-    if min((k, *other_k)) < 1 or not temperature > 0 or dtype not in ("float16", "float32"):
-        raise UserError(
-            f"k={(k, *other_k)} must be 1 or more, temperature={temperature} above 0, dtype float16 or float32"
-        )
+    check_settings(Options(k=k, other_k=tuple(other_k), temperature=temperature, dtype=dtype))
     names = sets["train"].class_names
     label_of_set = {name: labels_as(index, names) for name, index in sets.items()}  # fails before the first forward
     with tempfile.TemporaryDirectory() as temporary:

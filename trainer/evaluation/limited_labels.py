@@ -8,13 +8,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
+from backdrop.settings import at_least, check_settings, one_of
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.evaluation import linear
@@ -42,31 +43,34 @@ _EVALUATION_BATCH = 128
 class Finetuning:
     """Changes to the fine-tuning; None stands for the method's own setting of A.5.2."""
 
-    epochs: int | None = None
-    # Images a step.
-    batch_size: int | None = None
-    # Rates of classifier and trunk for 256 images a step.
-    head_lr: float | None = None
-    trunk_lr: float | None = None
-    weight_decay: float | None = None
-    # Epochs at which both rates fall, and to what fraction each time.
-    step_epochs: tuple[int, ...] | None = None
-    step_fractions: tuple[float, ...] | None = None
+    epochs: Annotated[int | None, at_least(1), "Passes over the images"] = None
+    batch_size: Annotated[int | None, at_least(1), "Images a step"] = None
+    head_lr: Annotated[float | None, at_least(0), "Rate of the classifier for 256 images a step"] = None
+    trunk_lr: Annotated[float | None, at_least(0), "Rate of the trunk, likewise"] = None
+    weight_decay: Annotated[float | None, at_least(0), "Of both"] = None
+    step_epochs: Annotated[tuple[int, ...] | None, at_least(0), "Epochs at which both rates fall"] = None
+    step_fractions: Annotated[tuple[float, ...] | None, at_least(0), "To what fraction of the peak each time"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What may be chosen."""
 
-    # Shares of the labels, in percent: 1, 10 or both.
-    percents: tuple[int, ...] = (1, 10)
-    # linear, finetune or both.
-    modes: tuple[str, ...] = _MODES
-    # Folder of the two lists; "" = beside train/.
-    lists: str = ""
-    # Of the linear classifier, and what both have in common: seed, protocol, red_std, score_epochs.
-    linear: LinearOptions = field(default_factory=LinearOptions)
-    finetune: Finetuning = field(default_factory=Finetuning)
+    percents: Annotated[tuple[int, ...], one_of(NUM_IMAGES), "Shares of the labels, in percent"] = (
+        1,
+        10,
+    )
+    modes: Annotated[
+        tuple[str, ...],
+        one_of(_MODES),
+        "What is fitted: a linear classifier on frozen features, the whole network, or both",
+    ] = _MODES
+    lists: Annotated[str, 'Folder of the two lists; "" = beside train/'] = ""
+    linear: Annotated[
+        LinearOptions,
+        "Of the linear classifier, and what both have in common: seed, protocol, red_std, score_epochs",
+    ] = field(default_factory=LinearOptions)
+    finetune: Annotated[Finetuning, "Of the fine-tuning"] = field(default_factory=Finetuning)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ def facts_of_data(data: Path, options: Options) -> dict[str, Any]:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fit and score on every share and in every mode: linear_1_top1, linear_1_top5, finetune_1_top1, ..."""
-    _check(options)
+    check_settings(options)
     result = Result()
     splits = open_splits(data, result)
     if not splits.is_imagenet:
@@ -120,14 +124,6 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
             scores = _MODE[mode](subject, replace(splits, train=train), percent, options, result)
             result.metrics |= {f"{mode}_{percent}_{name}": value for name, value in scores.items()}
     return result
-
-
-def _check(options: Options) -> None:
-    if not set(options.percents) <= set(NUM_IMAGES) or not set(options.modes) <= set(_MODES):
-        raise UserError(
-            f"percents={options.percents} may be {', '.join(map(str, NUM_IMAGES))}, modes={options.modes} may be "
-            f"{', '.join(_MODES)}"
-        )
 
 
 def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labelled:

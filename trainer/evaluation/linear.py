@@ -15,12 +15,14 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from torch import nn
 
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
+from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.tensor_files import write_tensors
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
@@ -29,8 +31,8 @@ from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_c
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
-from backdrop.trainer.evaluation.probing.features import check_format
-from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.features import FORMATS
+from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, LabelledPixels, Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import Schedule
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import run_folder
@@ -57,44 +59,73 @@ TAKES_DAYS = False
 needed_beside = nothing_beside
 facts_of_data = no_facts
 problems_of_data = no_problems
-_TRAININGS = ("crops", "cached_crops", "cached_centre")
+TRAININGS = ("crops", "cached_crops", "cached_centre")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """What may be chosen; None and "" stand for the method's own setting of A.3."""
 
-    # Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco for a weights file.
-    protocol: str = ""
-    epochs: int | None = None
-    # Images a step.
-    batch_size: int | None = None
-    # Rate for 256 images a step, scaled linearly with the batch.
-    lr: float | None = None
-    weight_decay: float | None = None
-    warmup_epochs: float | None = None
-    nesterov: bool | None = None
-    # Epochs at which the rate falls, and to what fraction of its peak each time; none of them = half a cosine.
-    step_epochs: tuple[int, ...] | None = None
-    step_fractions: tuple[float, ...] | None = None
-    # adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained.
-    bn_mode: str = ""
-    # Images of a forward pass; with adapt, those normalised together: 64 on each of the paper's GPUs.
-    images_per_pass: int = 64
-    # Standard deviation of the classifier's weights before the fit.
-    init_std: float | None = None
-    # crops: fresh random resized crops and flips in every epoch. cached_crops: num_cached_crops of them for each image,
-    # their features computed once and taken in turn. cached_centre: the evaluation's crop. Both need bn_mode eval.
-    training: str = "crops"
-    num_cached_crops: int = 4
-    # Standard deviation of the red channel: 0.228 in SwAV's released code.
-    red_std: float = IMAGENET_STD[0]
-    # Format of features that are kept.
-    dtype: str = "float16"
-    # The validation images are scored after every so many epochs, and after the last.
-    score_epochs: int = 1
-    # Of the classifier's weights, the order and the crops.
-    seed: int = 0
+    protocol: Annotated[
+        str,
+        'Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco for a '
+        "weights file",
+    ] = ""
+    epochs: Annotated[int | None, at_least(1), "Passes over the images"] = None
+    batch_size: Annotated[int | None, at_least(1), "Images a step"] = None
+    lr: Annotated[float | None, at_least(0), "Rate for 256 images a step, scaled linearly with the batch"] = None
+    weight_decay: Annotated[float | None, at_least(0), "L2 penalty of the classifier's weights"] = None
+    warmup_epochs: Annotated[float | None, at_least(0), "Linear warm-up from 0"] = None
+    nesterov: Annotated[bool | None, "Whether momentum is Nesterov's"] = None
+    step_epochs: Annotated[
+        tuple[int, ...] | None,
+        at_least(0),
+        "Epochs at which the rate falls; none of them = half a cosine",
+    ] = None
+    step_fractions: Annotated[
+        tuple[float, ...] | None,
+        at_least(0),
+        "To what fraction of its peak the rate falls each time",
+    ] = None
+    bn_mode: Annotated[
+        str,
+        one_of(("", *BN_MODES)),
+        "Adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained",
+    ] = ""
+    images_per_pass: Annotated[
+        int,
+        at_least(2),
+        "Images of a forward pass; with adapt, those normalised together: 64 on each of the paper's GPUs",
+    ] = 64
+    init_std: Annotated[
+        float | None,
+        at_least(0),
+        "Standard deviation of the classifier's weights before the fit",
+    ] = None
+    training: Annotated[
+        str,
+        one_of(TRAININGS),
+        "Crops: fresh random resized crops and flips in every epoch. cached_crops: num_cached_crops of them "
+        "for each image, their features computed once and taken in turn. cached_centre: the evaluation's "
+        "crop. Both need bn_mode eval",
+    ] = "crops"
+    num_cached_crops: Annotated[
+        int,
+        at_least(1),
+        "Crops of each image whose features are kept, with training=cached_crops",
+    ] = 4
+    red_std: Annotated[
+        float,
+        above(0),
+        "Standard deviation of the red channel: 0.228 in SwAV's released code",
+    ] = IMAGENET_STD[0]
+    dtype: Annotated[str, one_of(FORMATS), "Format of features that are kept"] = "float16"
+    score_epochs: Annotated[
+        int,
+        at_least(1),
+        "The validation images are scored after every so many epochs, and after the last",
+    ] = 1
+    seed: Annotated[int, SEEDS, "Of the classifier's weights, the order and the crops"] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +236,7 @@ def protocol_of(subject: Subject, options: Options) -> Protocol:
 
 def check_training(options: Options) -> None:
     """Raise UserError where there is no such way to train."""
-    if options.training not in _TRAININGS:
-        raise UserError(f"training={options.training!r} is unknown; allowed: {', '.join(_TRAININGS)}")
-    if options.num_cached_crops < 1:
-        raise UserError(f"num_cached_crops={options.num_cached_crops} must be 1 or more")
-    check_format(options.dtype)
+    check_settings(options)
 
 
 def probing_of(

@@ -11,13 +11,14 @@ fill the box from.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 
-from backdrop.errors import UserError
 from backdrop.pipeline.views.mask_perturbation import parameters, perturb
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
+from backdrop.settings import SEEDS, check_settings, one_of, within
 from backdrop.stores.drawn_sample.background_variants import NAMES, can_be_tiled
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
 from backdrop.trainer.evaluation.data.images import as_published
@@ -44,14 +45,14 @@ KINDS = {"rotation": STRENGTHS, "shear": STRENGTHS, "shift": STRENGTHS, "flip": 
 class Options:
     """What may be chosen."""
 
-    # A store or a folder of PNG masks of the images; empty = DIR/masks.
-    masks: str = ""
-    # Of the values / 255 of PNG masks; those of a store were cut when it was built.
-    mask_threshold: float = 0.5
-    # Which variant of ImageNet-9 is made with the perturbed masks.
-    variant: str = "only_fg"
-    # Decides what is drawn for each image, and the donors of mixed variants.
-    seed: int = 0
+    masks: Annotated[str, "A store or a folder of PNG masks of the images; empty = DIR/masks"] = ""
+    mask_threshold: Annotated[
+        float,
+        within(0, 1),
+        "Of the values / 255 of PNG masks; those of a store were cut when it was built",
+    ] = 0.5
+    variant: Annotated[str, one_of(NAMES), "Which variant of ImageNet-9 is made with the perturbed masks"] = "only_fg"
+    seed: Annotated[int, SEEDS, "Decides what is drawn for each image, and the donors of mixed variants"] = 0
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: unknown variant, another layout, masks of no image, or no classifier.
     """
-    if options.variant not in NAMES:
-        raise UserError(f"variant={options.variant!r} is unknown; allowed: {', '.join(NAMES)}")
+    check_settings(options)
     (path,) = needed_beside(data, options)
     masks = open_masks(path, options.mask_threshold)
     transform = made_with(as_published(subject.image_size_px), masks, options.seed)

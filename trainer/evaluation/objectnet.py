@@ -12,11 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.settings import at_least, check_settings
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.evaluation.data.images import class_folders, framed
 from backdrop.trainer.evaluation.data.projections import largest_of_groups, multi_label_accuracy, top_accuracy
@@ -44,8 +45,11 @@ _TEMPLATE = "imagenet_pytorch_id_to_objectnet_id.json"
 class Options:
     """What may be chosen."""
 
-    # Of the red frame around each image, cut on all sides. The data set says 1, its template cuts 2, torchprune 3.
-    border_px: int = 2
+    border_px: Annotated[
+        int,
+        at_least(0),
+        "Of the red frame around each image, cut on all sides. The data set says 1, its template cuts 2, torchprune 3",
+    ] = 2
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -53,6 +57,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, mappings that cannot be read, or no classifier.
     """
+    check_settings(options)
     if options.border_px < 0:
         raise UserError(f"border_px={options.border_px}; allowed: 0 and more")
     result = Result(facts={"release": "objectnet-1.0", "bn_mode": subject.bn_mode})

@@ -7,10 +7,12 @@ SGD with momentum, 28 epochs, rate 1.0 for 256 images, 256 a step, a tenth of it
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.settings import SEEDS, at_least, check_settings, one_of
 from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits
 from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES
@@ -18,7 +20,9 @@ from backdrop.trainer.evaluation.data.pixels import FilePixels
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
-from backdrop.trainer.evaluation.probing.frozen_backbone import fit_head
+from backdrop.trainer.evaluation.linear import TRAININGS
+from backdrop.trainer.evaluation.probing.features import FORMATS
+from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, fit_head
 from backdrop.trainer.evaluation.probing.probe import Schedule
 
 DATA = "places205"
@@ -40,32 +44,44 @@ _IMAGES = "data/vision/torralba/deeplearning/images256"
 class Options:
     """What may be chosen; the defaults are the paper's where it states them."""
 
-    epochs: int = 28
-    # Images a step.
-    batch_size: int = 256
-    # Rate for 256 images a step.
-    lr: float = 1.0
-    weight_decay: float = 1e-4
-    # Epochs at which the rate falls, and to what fraction of its peak each time.
-    step_epochs: tuple[int, ...] = (7, 14, 21)
-    step_fractions: tuple[float, ...] = (0.1, 0.01, 0.001)
-    # adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained (not stated).
-    bn_mode: str = "eval"
-    # Images of a forward pass; with bn_mode adapt, those normalised together.
-    images_per_pass: int = 64
-    # crops, cached_crops or cached_centre, as in `linear`.
-    training: str = "crops"
-    num_cached_crops: int = 4
-    # Format of features that are kept.
-    dtype: str = "float16"
-    # The validation images are scored after every so many epochs, and after the last.
-    score_epochs: int = 1
-    # Of the classifier's weights, the order and the crops.
-    seed: int = 0
+    epochs: Annotated[int, at_least(1), "Passes over the images"] = 28
+    batch_size: Annotated[int, at_least(1), "Images a step"] = 256
+    lr: Annotated[float, at_least(0), "Rate for 256 images a step"] = 1.0
+    weight_decay: Annotated[float, at_least(0), "L2 penalty of the classifier's weights"] = 1e-4
+    step_epochs: Annotated[tuple[int, ...], at_least(0), "Epochs at which the rate falls"] = (7, 14, 21)
+    step_fractions: Annotated[
+        tuple[float, ...],
+        at_least(0),
+        "To what fraction of its peak the rate falls each time",
+    ] = (0.1, 0.01, 0.001)
+    bn_mode: Annotated[
+        str,
+        one_of(BN_MODES),
+        "Adapt: BatchNorm normalises by the batch, its statistics follow; eval: as they were trained (not stated)",
+    ] = "eval"
+    images_per_pass: Annotated[
+        int,
+        at_least(2),
+        "Images of a forward pass; with bn_mode adapt, those normalised together",
+    ] = 64
+    training: Annotated[str, one_of(TRAININGS), "How training images are cut, as in `linear`"] = "crops"
+    num_cached_crops: Annotated[
+        int,
+        at_least(1),
+        "Crops of each image whose features are kept, with training=cached_crops",
+    ] = 4
+    dtype: Annotated[str, one_of(FORMATS), "Format of features that are kept"] = "float16"
+    score_epochs: Annotated[
+        int,
+        at_least(1),
+        "The validation images are scored after every so many epochs, and after the last",
+    ] = 1
+    seed: Annotated[int, SEEDS, "Of the classifier's weights, the order and the crops"] = 0
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fit a classifier and score it: top1, top5, best_top1, best_top5."""
+    check_settings(options)
     result = Result()
     splits = open_places(data, result)
     settings = {name: getattr(options, name) for name in Schedule.__dataclass_fields__ if hasattr(options, name)}

@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.imagenet import open_validation
@@ -32,8 +33,7 @@ _NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.")
 class Options:
     """What may be chosen."""
 
-    # The file of labels; empty = real.json beside val/.
-    labels: str = ""
+    labels: Annotated[str, "The file of labels; empty = real.json beside val/"] = ""
 
 
 def needed_beside(data: Path, options: Options) -> list[Path]:

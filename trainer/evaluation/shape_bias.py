@@ -7,10 +7,11 @@ best category is the decision. Shape bias: decisions for the shape among those f
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from backdrop.errors import UserError
+from backdrop.settings import check_settings, one_of
 from backdrop.trainer.evaluation.data.class_lists import SHAPE_CATEGORIES
 from backdrop.trainer.evaluation.data.images import Images, as_published, class_folders, standard
 from backdrop.trainer.evaluation.data.projections import mean_probabilities
@@ -40,8 +41,11 @@ _TRANSFORMS = {"standard": standard, "native": as_published}
 class Options:
     """What may be chosen."""
 
-    # "standard" (Ryali et al. 2021, A.7): resized to 256 and cut to 224. "native": the 224 px as published.
-    preprocessing: str = "standard"
+    preprocessing: Annotated[
+        str,
+        one_of(_TRANSFORMS),
+        '"standard" (Ryali et al. 2021, A.7): resized to 256 and cut to 224. "native": the 224 px as published',
+    ] = "standard"
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -49,8 +53,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 
     Raises: UserError: another layout, unknown preprocessing, or no classifier.
     """
-    if options.preprocessing not in _TRANSFORMS:
-        raise UserError(f"preprocessing={options.preprocessing!r}; allowed: {', '.join(_TRANSFORMS)}")
+    check_settings(options)
     transform = _TRANSFORMS[options.preprocessing](subject.image_size_px)
     result = Result(facts={"release": "cue-conflict", "transform": transform.name, "bn_mode": subject.bn_mode})
     result.facts["projection"] = "mean probability of the classes of each of 16 categories"

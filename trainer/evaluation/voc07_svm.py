@@ -8,22 +8,23 @@ Difficult objects: in training their images are negatives, in testing they are l
 Legend: N images, D features.
 """
 
-import math
 import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
 from backdrop.errors import UserError
+from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, resized_to_square
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
-from backdrop.trainer.evaluation.probing.features import Features, check_format, features_of
+from backdrop.trainer.evaluation.probing.features import FORMATS, Features, features_of
 
 DATA = "voc"
 LAYOUT = (
@@ -48,18 +49,20 @@ PRESENT, ABSENT, DIFFICULT = 1, -1, 0
 class Options:
     """What may be chosen; the defaults are VirTex's."""
 
-    # Costs of the SVM to choose from.
-    costs: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-    # Iterations of liblinear at most.
-    max_iterations: int = 2000
-    # Side of the square images.
-    size_px: int = 224
-    # Format of the features that are kept; scikit-learn computes in float64.
-    dtype: str = "float32"
-    # Processes that fit classes beside each other, each with a copy of the features (330 MB); 0 = one per core.
-    processes: int = 0
-    # Of liblinear's coordinate descent.
-    seed: int = 0
+    costs: Annotated[tuple[float, ...], above(0), "Costs of the SVM to choose from"] = (0.01, 0.1, 1.0, 10.0)
+    max_iterations: Annotated[int, at_least(1), "Iterations of liblinear at most"] = 2000
+    size_px: Annotated[int, at_least(1), "Side of the square images"] = 224
+    dtype: Annotated[
+        str,
+        one_of(FORMATS),
+        "Format of the features that are kept; scikit-learn computes in float64",
+    ] = "float32"
+    processes: Annotated[
+        int,
+        at_least(0),
+        "Processes that fit classes beside each other, each with a copy of the features (330 MB); 0 = one per core",
+    ] = 0
+    seed: Annotated[int, SEEDS, "Of liblinear's coordinate descent"] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +145,9 @@ def read_labels(root: Path, split: str) -> tuple[list[str], np.ndarray]:
 
 
 def _check(options: Options) -> None:
-    check_format(options.dtype)
-    if not options.costs or not all(0 < cost < math.inf for cost in options.costs):
-        raise UserError(f"costs={options.costs} must be one or more numbers above 0, e.g. costs=0.01,0.1,1,10")
-    if options.max_iterations < 1 or options.seed < 0:
-        raise UserError(f"max_iterations={options.max_iterations} must be 1 or more, and seed={options.seed} 0 or more")
+    check_settings(options)
+    if not options.costs:
+        raise UserError("costs is empty; give one number or more, e.g. costs=0.01,0.1,1,10")
 
 
 def _check_sklearn() -> None:

@@ -9,11 +9,14 @@ import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.settings import check_settings, one_of
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
+from backdrop.trainer.evaluation.detection.model import FORMS
 from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.detection.voc_ap import Detections, Objects, voc_scores
 from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
@@ -53,14 +56,13 @@ _SCHEDULE = Schedule(iterations=24_000, tenth_at=(18_000, 22_000))
 class Options:
     """What may be chosen; the defaults are MoCo's `pascal_voc_R_50_C4_24k_moco`."""
 
-    # Whose learning rate and warm-up: moco (CAST's too), byol, swav. "" = the run's method; moco where unknown.
-    settings_of: str = ""
-    # "c4" as in both papers, or "fpn".
-    form: str = "c4"
-    # Sizes of the images.
-    sizes: Sizes = _SIZES
-    # Length, rates, seed.
-    schedule: Schedule = _SCHEDULE
+    settings_of: Annotated[
+        str,
+        "Whose learning rate and warm-up: moco (CAST's too), byol, swav. \"\" = the run's method; moco where unknown",
+    ] = ""
+    form: Annotated[str, one_of(FORMS), '"c4" as in both papers, or "fpn"'] = "c4"
+    sizes: Annotated[Sizes, "Sizes of the images"] = _SIZES
+    schedule: Annotated[Schedule, "Length, rates, seed"] = _SCHEDULE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ def problems_of_data(data: Path, options: Options) -> list[str]:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score a detector: ap50, ap, ap75 in percent, in the papers' order."""
+    check_settings(options)
     settings_of = method_settings(options.settings_of, subject.method)
     result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of})
     result.facts["metric"] = "11 points, mean over overlaps .50 to .95"

@@ -50,7 +50,7 @@ _HEADS = ("mlp", "linear", "bn_mlp")
 class Settings:
     """MoCo-v2's own numbers (released command: --mlp --moco-t 0.2 --aug-plus --cos)."""
 
-    queue_size: Annotated[int, "Keys in the queue (K); a multiple of the batch size"] = 65_536
+    queue_size: Annotated[int, at_least(1), "Keys in the queue (K); a multiple of the batch size"] = 65_536
     embedding_dim: Annotated[int, at_least(1), "Length of the embedding (dim)"] = 128
     temperature: Annotated[float, above(0), "tau of InfoNCE; v1 and CAST: 0.07"] = 0.2
     momentum: Annotated[float, within(0, 1), "m of the key encoder, constant"] = 0.999
@@ -62,6 +62,7 @@ class Settings:
     ] = "mlp"
     shuffle_bn_group: Annotated[
         int,
+        at_least(0),
         "Images normalised together, keys shuffled against queries (8 GPUs of 32 images in the paper; 32 of 32 in "
         "Ryali); a batch that is smaller is one group. 0 = one group, no shuffle",
     ] = 32

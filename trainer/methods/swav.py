@@ -65,14 +65,16 @@ class Settings:
     sinkhorn_iterations: Annotated[int, at_least(1), "Normalisations of rows and columns that make the codes"] = 3
     freeze_prototypes_steps: Annotated[
         int,
+        at_least(0),
         "First steps in which the prototypes stay as drawn; released: one epoch at 4096 (313), 5005 steps at batch 256",
     ] = 313
     queue_size: Annotated[
         int,
+        at_least(0),
         "Earlier embeddings per global view that join the batch when codes are assigned; 0 = none (released: 3840 "
         "at 256)",
     ] = 0
-    queue_start_epoch: Annotated[int, "Epoch from which the queue is filled; it is used once full"] = 15
+    queue_start_epoch: Annotated[int, at_least(0), "Epoch from which the queue is filled; it is used once full"] = 15
 
 
 def view_plan(background: str = "none") -> ViewPlan:

@@ -22,16 +22,15 @@ class Settings:
     ] = False
     tenth_at_epochs: Annotated[
         tuple[int, ...],
+        at_least(1),
         "Epochs at which the rate falls to a tenth, in place of the cosine (RotNet, supervised); () = cosine",
     ] = ()
 
 
 def check(settings: Settings, epochs: int) -> None:
     """Raise UserError when the schedule does not fit the length of the run."""
-    if not 0 <= settings.warmup_epochs <= epochs:
-        raise UserError(
-            f"schedule.warmup_epochs={settings.warmup_epochs} must be in [0, epochs={epochs}]; change one of them"
-        )
+    if settings.warmup_epochs > epochs:
+        raise UserError(f"schedule.warmup_epochs={settings.warmup_epochs} is above epochs={epochs}; change one of them")
     falls = settings.tenth_at_epochs
     if list(falls) != sorted(set(falls)) or any(not 0 < epoch < epochs for epoch in falls):
         raise UserError(f"schedule.tenth_at_epochs={falls} must be rising epochs between 0 and epochs={epochs}")

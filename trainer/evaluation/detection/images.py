@@ -10,7 +10,7 @@ corner, as in `_detection_model`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.views import random_streams
+from backdrop.settings import at_least, check_settings
 from backdrop.stores.images.image_codec import decode_rgb
 
 # Draw numbers of a training image's size, beside those of random_streams.
@@ -48,17 +49,14 @@ class LabelledImage:
 class Sizes:
     """Sizes of the images a detector sees, in pixels."""
 
-    # Shorter sides to draw from in training.
-    train_short_px: tuple[int, ...]
-    # Shorter side in testing (MoCo's and VirTex's configurations).
-    test_short_px: int = 800
-    # The longer side is at most this (detectron2's default).
-    max_long_px: int = 1333
+    train_short_px: Annotated[tuple[int, ...], at_least(1), "Shorter sides to draw from in training"]
+    test_short_px: Annotated[int, at_least(1), "Shorter side in testing (MoCo's and VirTex's configurations)"] = 800
+    max_long_px: Annotated[int, at_least(1), "The longer side is at most this (detectron2's default)"] = 1333
 
     def __post_init__(self) -> None:
-        sides = (*self.train_short_px, self.test_short_px, self.max_long_px)
-        if not self.train_short_px or min(sides) < 1:
-            raise UserError(f"sizes must be pixels above 0, one or more for training; they are {self}")
+        check_settings(self, "sizes")
+        if not self.train_short_px:
+            raise UserError("sizes.train_short_px is empty; give one side or more, e.g. sizes.train_short_px=480,800")
 
     @property
     def name(self) -> str:

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar
+from backdrop.settings import SEEDS, above, at_least, check_settings, from_below, within
 from backdrop.stores.images.image_codec import sha256
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.evaluation.detection.images import (
@@ -49,27 +50,42 @@ _CHECKPOINT_FORMAT = "backdrop detection 1"
 class Schedule:
     """How a detector is fine-tuned. What is None comes from the method, see the evaluation's own table."""
 
-    # Batches in all, and those after which the rate falls to a tenth.
-    iterations: int
-    tenth_at: tuple[int, ...]
-    # Images per batch: 2 on each of 8 GPUs in the papers. With fewer, scale `lr` with it.
-    batch_size: int = 16
-    # Regions (RoIs) that the heads learn from in each image; it is what most memory and time goes to.
-    regions_per_image: int = 512
-    # Learning rate after the warm-up.
-    lr: float | None = None
-    # Batches of linear warm-up, and the fraction of the rate it starts at.
-    warmup_iterations: int | None = None
-    warmup_start_fraction: float | None = None
-    # detectron2's defaults; BatchNorm's weights and biases have no decay (WEIGHT_DECAY_NORM = 0).
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    # Batches over which BatchNorm's statistics are averaged at the end (PreciseBN); 0 = the running ones.
-    precise_bn_iterations: int = 200
-    # Of the new layers, the order of the images and all draws; the papers average several.
-    seed: int = 0
-    # A checkpoint is written every so many batches.
-    checkpoint_iterations: int = 1_000
+    iterations: Annotated[int, at_least(1), "Batches in all"]
+    tenth_at: Annotated[tuple[int, ...], at_least(0), "Batches after which the rate falls to a tenth"]
+    batch_size: Annotated[
+        int,
+        at_least(1),
+        "Images per batch: 2 on each of 8 GPUs in the papers. With fewer, scale `lr` with it",
+    ] = 16
+    regions_per_image: Annotated[
+        int,
+        at_least(1),
+        "Regions (RoIs) that the heads learn from in each image; it is what most memory and time goes to",
+    ] = 512
+    lr: Annotated[float | None, above(0), "Learning rate after the warm-up"] = None
+    warmup_iterations: Annotated[int | None, at_least(0), "Batches of linear warm-up"] = None
+    warmup_start_fraction: Annotated[
+        float | None,
+        within(0, 1),
+        "Fraction of the rate that the warm-up starts at",
+    ] = None
+    momentum: Annotated[float, from_below(0, 1), "Of SGD (detectron2's default)"] = 0.9
+    weight_decay: Annotated[
+        float,
+        at_least(0),
+        "Of all weights but BatchNorm's, which have none (detectron2: WEIGHT_DECAY_NORM = 0)",
+    ] = 1e-4
+    precise_bn_iterations: Annotated[
+        int,
+        at_least(0),
+        "Batches over which BatchNorm's statistics are averaged at the end (PreciseBN); 0 = the running ones",
+    ] = 200
+    seed: Annotated[
+        int,
+        SEEDS,
+        "Of the new layers, the order of the images and all draws; the papers average several",
+    ] = 0
+    checkpoint_iterations: Annotated[int, at_least(1), "A checkpoint is written every so many batches"] = 1_000
 
     def lr_at(self, iteration: int) -> float:
         """The learning rate of a batch, counted from 0."""
@@ -107,12 +123,7 @@ def resolved(schedule: Schedule, defaults: dict[str, Any]) -> Schedule:
     """Fill what the user left to the method. Raises: UserError: a value out of range."""
     missing = {name: value for name, value in defaults.items() if getattr(schedule, name) is None}
     whole = replace(schedule, **missing)
-    for name in ("iterations", "batch_size", "checkpoint_iterations", "lr", "regions_per_image"):
-        if getattr(whole, name) <= 0:
-            raise UserError(f"schedule.{name}={getattr(whole, name)} must be above 0")
-    for name in ("seed", "warmup_iterations", "precise_bn_iterations"):
-        if getattr(whole, name) < 0:
-            raise UserError(f"schedule.{name}={getattr(whole, name)} must be 0 or more")
+    check_settings(whole, "schedule")
     return whole
 
 

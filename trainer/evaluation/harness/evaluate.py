@@ -10,7 +10,7 @@ import torch
 
 from backdrop import data_folders
 from backdrop.errors import UserError
-from backdrop.setting_overrides import split_override, with_override
+from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
 from backdrop.trainer.evaluation.harness.result import Result

@@ -12,15 +12,17 @@ import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
+from backdrop.settings import SEEDS, at_least, check_settings, one_of
 from backdrop.trainer.evaluation.data.pixels import ArrayPixels, resized_to_square
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.evaluation.probing.features import FORMATS
 from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import Schedule
 
@@ -32,22 +34,23 @@ NUM_TRAIN, NUM_TEST = 50_000, 10_000
 class Options:
     """What may be chosen."""
 
-    epochs: int = 100
-    # Images a step.
-    batch_size: int = 32
-    # Rate for 256 images a step: 0.01 for 32.
-    lr: float = 0.08
-    weight_decay: float = 0.0
-    # Side that the images of 32 px are resized to (VISSL; not stated in the paper).
-    size_px: int = 224
-    # Whether half of the images are flipped in training.
-    flip: bool = True
-    # Format of the features that are kept.
-    dtype: str = "float16"
-    # Of the classifier's weights, order and flips.
-    seed: int = 0
-    # The test images are scored after every so many epochs, and after the last.
-    score_epochs: int = 10
+    epochs: Annotated[int, at_least(1), "Passes over the images"] = 100
+    batch_size: Annotated[int, at_least(1), "Images a step"] = 32
+    lr: Annotated[float, at_least(0), "Rate for 256 images a step: 0.01 for 32"] = 0.08
+    weight_decay: Annotated[float, at_least(0), "L2 penalty of the classifier's weights"] = 0.0
+    size_px: Annotated[
+        int,
+        at_least(1),
+        "Side that the images of 32 px are resized to (VISSL; not stated in the paper)",
+    ] = 224
+    flip: Annotated[bool, "Whether half of the images are flipped in training"] = True
+    dtype: Annotated[str, one_of(FORMATS), "Format of the features that are kept"] = "float16"
+    seed: Annotated[int, SEEDS, "Of the classifier's weights, order and flips"] = 0
+    score_epochs: Annotated[
+        int,
+        at_least(1),
+        "The test images are scored after every so many epochs, and after the last",
+    ] = 10
 
 
 def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, options: Options, *, name: str) -> Result:
@@ -55,6 +58,7 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
 
     Args: train, test: the images. name: of the evaluation.
     """
+    check_settings(options)
     result = Result(
         facts={"release": f"{name}, python version", "projection": "none", "bn_mode": "eval", "reported": "last epoch"}
     )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.pipeline.views.random_streams import row_order
+from backdrop.settings import at_least, check_settings, from_below
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
 from backdrop.trainer.parts.momenta import momenta, restore_momenta
@@ -30,19 +31,23 @@ _START_ANEW = "delete it to start that fit anew"
 class Schedule:
     """Length, batches and rate of a fit with momentum SGD."""
 
-    epochs: int
-    # Images a step; the last step of an epoch takes those that are left.
-    batch_size: int
-    # Peak rate for 256 images a step; scaled linearly with the batch.
-    lr: float
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    nesterov: bool = False
-    # Linear warm-up from 0.
-    warmup_epochs: float = 0.0
-    # Epochs from which the rate is the fraction of `step_fractions`; () = half a cosine to 0, moving every step.
-    step_epochs: tuple[int, ...] = ()
-    step_fractions: tuple[float, ...] = ()
+    epochs: Annotated[int, at_least(1), "Passes over the images"]
+    batch_size: Annotated[int, at_least(1), "Images a step; the last step of an epoch takes those that are left"]
+    lr: Annotated[float, at_least(0), "Peak rate for 256 images a step; scaled linearly with the batch"]
+    weight_decay: Annotated[float, at_least(0), "L2 penalty"] = 0.0
+    momentum: Annotated[float, from_below(0, 1), "Of SGD"] = 0.9
+    nesterov: Annotated[bool, "Whether momentum is Nesterov's"] = False
+    warmup_epochs: Annotated[float, at_least(0), "Linear warm-up from 0"] = 0.0
+    step_epochs: Annotated[
+        tuple[int, ...],
+        at_least(0),
+        "Epochs from which the rate is the fraction of `step_fractions`; () = half a cosine to 0, moving every step",
+    ] = ()
+    step_fractions: Annotated[
+        tuple[float, ...],
+        at_least(0),
+        "Fractions of the peak rate, one for each of `step_epochs`",
+    ] = ()
 
     @property
     def peak_lr(self) -> float:
@@ -52,19 +57,15 @@ class Schedule:
 
 def check_schedule(schedule: Schedule) -> None:
     """Raise UserError where a value is out of range or two do not fit."""
-    if schedule.epochs < 1 or schedule.batch_size < 1:
-        raise UserError(f"epochs={schedule.epochs} and batch_size={schedule.batch_size} must be 1 or more")
+    check_settings(schedule)
     if len(schedule.step_epochs) != len(schedule.step_fractions):
         raise UserError(
             f"step_epochs={schedule.step_epochs} and step_fractions={schedule.step_fractions} must be equally many"
         )
     if list(schedule.step_epochs) != sorted(set(schedule.step_epochs)):
         raise UserError(f"step_epochs={schedule.step_epochs} must rise")
-    if not 0 <= schedule.warmup_epochs < schedule.epochs:
-        raise UserError(f"warmup_epochs={schedule.warmup_epochs} must be 0 or more and below epochs={schedule.epochs}")
-    for name in ("lr", "weight_decay", "momentum"):
-        if not 0 <= getattr(schedule, name) < math.inf:
-            raise UserError(f"{name}={getattr(schedule, name)} must be 0 or more")
+    if schedule.warmup_epochs >= schedule.epochs:
+        raise UserError(f"warmup_epochs={schedule.warmup_epochs} must be below epochs={schedule.epochs}")
 
 
 def lr_fraction(schedule: Schedule, epoch: float) -> float:

@@ -1,0 +1,39 @@
+"""What `--show-settings` prints: every setting with its value, where that is from, what is allowed."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from backdrop.settings import leaves, written
+
+_WIDTH = 110
+
+
+def rows(record: Any, sources: Mapping[str, str], otherwise: str) -> list[dict[str, Any]]:
+    """Return one row per single setting: name, value, allowed, source, meaning.
+
+    Args:
+        record: a dataclass of settings.
+        sources: where a value comes from, by path.
+        otherwise: where the others come from that differ from their field's default.
+    """
+    return [
+        {
+            "name": leaf.path,
+            "value": leaf.value,
+            "allowed": str(leaf.allowed) if leaf.allowed else "",
+            "source": sources.get(leaf.path, "default" if leaf.value == leaf.default else otherwise),
+            "meaning": leaf.meaning,
+        }
+        for leaf in leaves(record)
+    ]
+
+
+def text(found: list[dict[str, Any]]) -> str:
+    """Return rows for people: a line with value and source, below it the sentence and what is allowed."""
+    lines = []
+    for row in found:
+        lines.append(f"{row['name']} = {written(row['value'])}  ({row['source']})")
+        said = ". ".join(part for part in (row["meaning"], row["allowed"]) if part)
+        lines += textwrap.wrap(said, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return "\n".join(lines)
