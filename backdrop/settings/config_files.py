@@ -30,7 +30,7 @@ def read_config(path: Path) -> dict[str, str]:
     """
     read: Callable[[str], Any] = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        data = read(path.read_text())
+        data = read(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; --config takes a TOML file, or a run's settings.json") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -57,7 +57,7 @@ def save_config(record: Any, path: Path) -> None:
     """Write `written_config` to a file. Raises: UserError: it is there already, or cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:
+        with path.open("x", encoding="utf-8") as file:
             file.write(written_config(record))
     except FileExistsError as error:
         raise UserError(f"{path} is there already; remove it, or give --save-config another name") from error
@@ -80,4 +80,5 @@ def _flat(data: Any, prefix: str, path: Path) -> Iterator[tuple[str, str]]:
 
 def _toml(value: Any) -> str:
     """A value in TOML, which has no None: there it is the text that `overrides` reads as such."""
-    return json.dumps("none" if value is None else value)
+    text = json.dumps("none" if value is None else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # the one character that JSON leaves and TOML wants escaped

@@ -1,22 +1,24 @@
 """What `--show-settings` prints: every setting with its value, where that is from, what is allowed."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from backdrop.settings import leaves, written
+from backdrop.settings.given import Given, sources_of
 
 _WIDTH = 110
 
 
-def rows(record: Any, sources: Mapping[str, str], otherwise: str) -> list[dict[str, Any]]:
+def rows(record: Any, given: Sequence[Given] = (), otherwise: str = "default") -> list[dict[str, Any]]:
     """Return one row per single setting: name, value, allowed, source, meaning.
 
     Args:
         record: a dataclass of settings.
-        sources: where a value comes from, by path.
-        otherwise: where the others come from that differ from their field's default.
+        given: what the user changed in it.
+        otherwise: where the other values come from that differ from their field's default.
     """
+    sources = sources_of(record, given)
     return [
         {
             "name": leaf.path,
