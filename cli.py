@@ -15,7 +15,7 @@ from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE, OpenSet, use_plugin
 from backdrop.pipeline.views import backgrounds
 from backdrop.progress import QUIET_VARIABLE, is_quiet, note
-from backdrop.saliency import classical
+from backdrop.saliency.command_options import DetectorOption
 from backdrop.stores import engines
 from backdrop.stores.datasets import DATASETS, short_name
 from backdrop.trainer import evaluation, methods, recipes
@@ -38,11 +38,6 @@ MASK_EXPORTS = {
     "png": ("png", ".masks"),
     "coco-rle": ("coco_rle", ".coco.json"),
 }
-
-DETECTOR_HELP = (
-    f"Finds the foreground: {', '.join(classical.NAMES)} (no training needed), the folder of a run of "
-    "'saliency train' (RUN:no-crf and RUN:crf leave out or add the dense CRF), or masks:DIR (PNG masks made elsewhere)."
-)
 
 
 JSON_KEY = "backdrop.json"
@@ -268,7 +263,7 @@ def saliency_group() -> None:
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
 @click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
 @click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="Change one setting of the preset.")
-@click.option("--source", "sources", multiple=True, metavar="DETECTOR", help="One more source of pseudo-labels.")
+@click.option("--source", "sources", multiple=True, cls=DetectorOption, help="One more source of pseudo-labels.")
 @click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
 @click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
 @click.option("--seed", default=0, show_default=True)
@@ -311,7 +306,7 @@ def saliency_train(
 
 @saliency_group.command("predict")
 @click.option("--images", type=path_type, required=True, help="Folder of images, searched recursively.")
-@click.option("--detector", default="rbd", show_default=True, help=DETECTOR_HELP)
+@click.option("--detector", default="rbd", show_default=True, cls=DetectorOption)
 @click.option("--out", type=path_type, required=True, help="Folder for the 8-bit PNG maps.")
 @click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
 def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
@@ -328,7 +323,7 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
 @saliency_group.command("evaluate")
 @click.option("--images", type=path_type, required=True, help="Folder of images.")
 @click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, help=DETECTOR_HELP)
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
 @click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
 def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
     """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
@@ -342,7 +337,7 @@ def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], siz
 @saliency_group.command("report")
 @click.option("--images", type=path_type, default=None, help="Folder of images to score on; with --masks.")
 @click.option("--masks", type=path_type, default=None, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, help=DETECTOR_HELP)
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
 @click.option("--run", "runs", type=path_type, multiple=True, help="A run of saliency train, finished or not.")
 @click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
 @click.option("--out", type=path_type, default=ARTIFACTS / "saliency.html", show_default=True, help="The page.")
@@ -384,7 +379,7 @@ engine_option = click.option(
 @click.option("--dataset", type=DatasetName(), required=True)
 @click.option("--root", type=path_type, default=None, help="Where the data set lies. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--split", default="train", show_default=True)
-@click.option("--detector", default=None, help=DETECTOR_HELP + " Default: artifacts/detector if there, else rbd.")
+@click.option("--detector", default=None, cls=DetectorOption, help="Default: artifacts/detector if there, else rbd.")
 @click.option("--out", type=path_type, default=None, help="Default: artifacts/<dataset>-<split>.zarr")
 @click.option("--threshold", default=None, type=float, help="Foreground is saliency above this. Default: 0.9.")
 @click.option(
@@ -531,7 +526,7 @@ def store_merge(sources: tuple[Path, ...], out: Path) -> None:
 @click.argument("store", type=path_type)
 @click.option("--where", default=None, metavar="CONDITION", help="The rows: status=decode-error, say.")
 @click.option("--rows", default=None, metavar="NUMBERS", help="The rows by number, instead: 1,5-9.")
-@click.option("--detector", default=None, help="The one that built the store. " + DETECTOR_HELP)
+@click.option("--detector", default=None, cls=DetectorOption, help="The one that built the store.")
 @click.option("--root", type=path_type, default=None, help="Where the images lie. Default: BACKDROP_DATA/<dataset>.")
 @click.option("--out", type=path_type, required=True, help="The new store: a finished one never changes.")
 @workers_option

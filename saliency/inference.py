@@ -11,8 +11,8 @@ from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar, warn
 from backdrop.saliency.binarise import binarise
-from backdrop.saliency.detectors.detector import open_detector
-from backdrop.saliency.detectors.find_maps import found_maps
+from backdrop.saliency.detectors import open_detector
+from backdrop.saliency.find_maps import found_maps
 from backdrop.saliency.scoring.metrics import to_8_bit
 from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex

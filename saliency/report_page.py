@@ -15,7 +15,7 @@ import numpy as np
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.saliency.deepusps2.training_log import Course, read_course, run_of
-from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.scoring.metrics import (
     COLUMNS,
     ImageScores,

@@ -27,6 +27,7 @@ FORBIDDEN = (
     ("pipeline/build", "backdrop.pipeline.loader"),
     ("pipeline/loader", "backdrop.saliency"),
     ("trainer", "backdrop.saliency.detectors"),
+    ("trainer", "backdrop.saliency.detector"),
 )
 MAX_BODY_LINES = 45
 MAX_NESTING = 3

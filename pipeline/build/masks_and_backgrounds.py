@@ -12,8 +12,8 @@ from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.build.run_parts import run_parts
 from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
 from backdrop.saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
-from backdrop.saliency.detectors.detector import Detector, MaskError, open_detector, uses_gpu
-from backdrop.saliency.detectors.find_maps import batch_size, find_maps
+from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detectors import open_detector
 from backdrop.settings import at_least, check_settings, from_below, one_of, within
 from backdrop.stores.format import schema
 from backdrop.stores.format.mask_codec import pack_rows
@@ -69,7 +69,7 @@ def build_store(
 
     Args:
         index: the data set; row i of the store is row i of the index.
-        detector_name: as `saliency.detectors.detector.open_detector` takes it; or a picklable detector itself.
+        detector_name: as `saliency.detectors.open_detector` takes it; or a picklable detector itself.
         out: the store's folder; `<out>.build.jsonl` beside it logs the builds.
         settings: what else decides the content.
         num_workers: processes; None = as many as the engine finds fit.
@@ -93,7 +93,7 @@ def build_store(
         part_rows=part_rows_for(len(index)),
         num_workers=num_workers,
         engine=engine,
-        uses_gpu=uses_gpu(use_detector(spec.detector)),
+        uses_gpu=use_detector(spec.detector).uses_gpu,
     )
 
 
@@ -149,7 +149,7 @@ def run_part(spec: BuildSpec, part: int, rows_done: Callable[[int], None] = lamb
     numbers = rows_of_part(read_attributes(spec.out), part)
     rows: list[StoreRow] = []
     # Batches begin with the part, so that their members, and with them the last bits of a map, never depend on workers.
-    size = batch_size(detector)
+    size = detector.batch_size
     for start in range(0, len(numbers), size):
         batch = build_rows(spec, detector, numbers[start : start + size])
         rows.extend(batch)
@@ -202,7 +202,7 @@ def build_rows(spec: BuildSpec, detector: Detector, numbers: Sequence[int]) -> l
     """
     read = [read_row(spec.index, row) for row in numbers]
     decoded = [(base.key, image_HWC) for base, image_HWC in read if image_HWC is not None]
-    maps = iter(find_maps(detector, [image_HWC for _, image_HWC in decoded], [key for key, _ in decoded]))
+    maps = iter(detector.maps([image_HWC for _, image_HWC in decoded], [key for key, _ in decoded]))
     return [
         base if image_HWC is None else _found_row(base, image_HWC, next(maps), spec.settings)
         for base, image_HWC in read

@@ -17,8 +17,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
     store_identity,
     use_detector,
 )
-from backdrop.saliency.detectors.detector import Detector
-from backdrop.saliency.detectors.find_maps import batch_size
+from backdrop.saliency.detector import Detector
 from backdrop.stores.engines.local import run
 from backdrop.stores.format import schema
 from backdrop.stores.format.writer import (
@@ -132,7 +131,7 @@ def measure(spec: SampleSpec, part: int, rows_done: Callable[[int], None] = lamb
     """
     start = time.monotonic()
     detector = use_detector(spec.build.detector)
-    size = batch_size(detector)
+    size = detector.batch_size
     for row in build_rows(spec.build, detector, spec.rows[:size]):  # compiles kernels, fills caches
         encode_row(row)
     start_seconds = time.monotonic() - start

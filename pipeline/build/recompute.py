@@ -20,8 +20,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
     use_detector,
 )
 from backdrop.pipeline.build.run_parts import run_parts
-from backdrop.saliency.detectors.detector import Detector, uses_gpu
-from backdrop.saliency.detectors.find_maps import batch_size
+from backdrop.saliency.detector import Detector
 from backdrop.stores.format import schema
 from backdrop.stores.format.provenance import differing_fields, plain_identity
 from backdrop.stores.format.reader import Store, open_store
@@ -103,7 +102,7 @@ def recompute_store(
 ) -> dict:
     """Build a store like another one, with chosen rows computed anew, or go on with one that was begun so.
 
-    A detector that works in batches (see `find_maps`) gets the batches a build would give it; where a repaired image
+    A detector that works in batches (`batch_size`) gets the batches a build would give it; where a repaired image
     joins its batch, the whole batch is computed anew, because it may move the last bits of its neighbours.
 
     Args:
@@ -142,7 +141,7 @@ def recompute_store(
         part_rows=parent.part_rows,
         num_workers=num_workers,
         engine=engine,
-        uses_gpu=uses_gpu(use_detector(spec.build.detector)),
+        uses_gpu=use_detector(spec.build.detector).uses_gpu,
         from_store=parent.store_id,
         rows_chosen=len(spec.rows),
     )
@@ -173,7 +172,7 @@ def run_part(spec: RecomputeSpec, part: int, rows_done: Callable[[int], None] = 
         rows_done(len(numbers))
         return receipt
     rows: list[StoreRow | EncodedRow] = []
-    size = batch_size(use_detector(spec.build.detector))
+    size = use_detector(spec.build.detector).batch_size
     for start in range(0, len(numbers), size):
         rows.extend(_batch(spec, numbers[start : start + size]))
         rows_done(min(size, len(numbers) - start))

@@ -31,11 +31,16 @@ from backdrop.saliency.deepusps2.random_streams import SUBSET, stream
 from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check
 from backdrop.saliency.deepusps2.training import Training
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, VALIDATION_FILE
-from backdrop.saliency.detectors.detector import open_detector
-from backdrop.saliency.detectors.drn_detector import DetectorDescription, DrnDetector, save_detector, weights_sha256
-from backdrop.saliency.detectors.run_layout import DETECTOR_FILE
+from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.networks.drn import Drn, DrnSegmenter
 from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.saliency.trained_detector.drn_detector import (
+    DetectorDescription,
+    DrnDetector,
+    save_detector,
+    weights_sha256,
+)
+from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.tensor_files import read_tensors
 

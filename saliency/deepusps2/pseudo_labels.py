@@ -32,7 +32,8 @@ import numpy as np
 from backdrop.durable_files import written_aside
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar, warn
-from backdrop.saliency.detectors.detector import Detector, MaskError, open_detector
+from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.indexes.dataset_index import DatasetIndex

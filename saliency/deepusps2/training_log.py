@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.errors import UserError
-from backdrop.saliency.detectors.detector import CRF_ENDINGS
+from backdrop.saliency.trained_detector.run_layout import run_and_ending
 
 LOG_FILE = "training.jsonl"
 VALIDATION_FILE = "validation.jsonl"
@@ -32,8 +32,7 @@ def run_of(detector: str) -> Path | None:
     Args:
         detector: as `open_detector` takes it.
     """
-    folder, _, ending = detector.rpartition(":")
-    run = Path(folder if ending in CRF_ENDINGS else detector)
+    run, _ = run_and_ending(detector)
     return run if (run / LOG_FILE).is_file() else None
 
 

@@ -20,8 +20,10 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
-from backdrop.saliency.detectors.detector import Detector, MaskError, MaskFolder, open_detector
-from backdrop.saliency.detectors.find_maps import found_maps
+from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detectors import open_detector
+from backdrop.saliency.find_maps import found_maps
+from backdrop.saliency.mask_folder import MaskFolder
 from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 

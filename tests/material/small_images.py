@@ -2,10 +2,11 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 
 import backdrop.stores.format.writer
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from backdrop.saliency.detector import Detector, MaskError
 from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
@@ -22,7 +24,7 @@ UNREADABLE = 3  # this image is damaged until `repair`
 
 
 @dataclass(frozen=True)
-class FormulaDetector:
+class FormulaDetector(Detector):
     """Picklable; a float map of the image alone, with values everywhere between 0 and 1."""
 
     version: int = 1
@@ -45,7 +47,9 @@ class FormulaDetector:
 class BatchFormulaDetector(FormulaDetector):
     """The same in batches, and, as on a GPU, the batch moves its values a little."""
 
-    def maps(self, images_HWC: list[np.ndarray]) -> list[np.ndarray]:
+    batch_size: ClassVar[int] = 16
+
+    def maps(self, images_HWC: Sequence[np.ndarray], keys: Sequence[str]) -> list[np.ndarray | MaskError]:
         """Maps of a batch."""
         shift = np.float32(len(images_HWC) / 100)
         return [np.clip(self(image_HWC, "") - shift, 0, 1) for image_HWC in images_HWC]

@@ -20,7 +20,7 @@ import backdrop.stores.format.writer
 from backdrop.errors import UserError
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.build.tiled_background import encode_background
-from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors import open_detector
 from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import describe, open_store
 from backdrop.stores.format.schema import Status

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backdrop.saliency.classical import NAMES, mean
-from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors import open_detector
 
 SIZES = [(1, 1), (1, 7), (8, 8), (8, 400), (2, 300), (300, 2), (40, 40), (130, 130)]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backdrop.ranks import Ranks
 from backdrop.saliency.deepusps2 import pseudo_labels
-from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors import open_detector
 from tests.material.data_parallel_program import SHORT, gradient
 from tests.material.tiny_detector import draw_images
 

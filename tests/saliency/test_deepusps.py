@@ -19,9 +19,9 @@ from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.phases import decayed, phases
 from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings
 from backdrop.saliency.deepusps2.training_log import read_course, run_of
-from backdrop.saliency.detectors.detector import open_detector
-from backdrop.saliency.detectors.drn_detector import load_detector
+from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png
+from backdrop.saliency.trained_detector.drn_detector import load_detector
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.indexes.dataset_index import DatasetIndex
@@ -258,7 +258,7 @@ def test_maps_of_a_batch_are_those_of_its_images(finished: Path) -> None:
     detector = load_detector(finished)
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((50, 70), (8, 8), (33, 120))]
-    for map_HW, image_HWC in zip(detector.maps(images), images, strict=True):
+    for map_HW, image_HWC in zip(detector.maps(images, ["key"] * 3), images, strict=True):
         assert map_HW.shape == image_HWC.shape[:2]
         np.testing.assert_allclose(map_HW, detector(image_HWC, "key"), atol=1e-5)
 

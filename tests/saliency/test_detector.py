@@ -7,7 +7,8 @@ import pytest
 
 from backdrop.errors import UserError
 from backdrop.saliency.binarise import binarise
-from backdrop.saliency.detectors.detector import MaskError, open_detector
+from backdrop.saliency.detector import MaskError
+from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png, predict_folder
 from backdrop.stores.format.schema import Status
 from backdrop.stores.images.image_codec import decode_grey, encode_jpeg

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from backdrop.errors import UserError
-from backdrop.saliency.detectors.detector import MaskError
+from backdrop.saliency.detector import MaskError
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring import metrics
 from tests.golden import make_saliency_metrics

@@ -18,7 +18,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.saliency.detectors.detector import open_detector
+from backdrop.saliency.detectors import open_detector
 from backdrop.stores.exports import coco_rle as export_coco_rle
 from backdrop.stores.exports import hdf5 as export_hdf5
 from backdrop.stores.exports import png as export_png

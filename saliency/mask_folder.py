@@ -1,97 +1,18 @@
-"""A detector's name to a detector: a classical method, a trained run folder, or a folder of maps made elsewhere."""
+"""A folder of maps made elsewhere, in use as a detector."""
 
 import hashlib
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
-from backdrop.saliency.classical import NAMES
-from backdrop.saliency.detectors.run_layout import DETECTOR_FILE
+from backdrop.saliency.detector import Detector, MaskError
 from backdrop.stores.images.image_codec import decode_grey
 
-MASKS_PREFIX = "masks:"
-CRF_ENDINGS = {"crf": True, "no-crf": False}
 
-
-class MaskError(UserError):
-    """The map that a folder should hold for an image is missing, unreadable or of another size."""
-
-
-class Detector(Protocol):
-    """What finds the foreground of an image."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """JSON-able: everything that decides the map of an image, and no path or time."""
-        ...
-
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
-        """Soft foreground map, float32 (H, W) in [0, 1], of a uint8 RGB image; `key` is its key in the data set."""
-        ...
-
-
-def open_detector(name: str, *, device: str | None = None) -> Detector:
-    """Find a detector by its name.
-
-    Args:
-        name: a classical detector ("rbd"), the run folder of `saliency train` ("RUN:crf" and "RUN:no-crf" end in the
-            dense CRF, or do not, whatever the training's settings say), or "masks:DIR".
-        device: torch device on which a trained detector runs, None = the GPU where there is one; the others ignore it.
-
-    Raises:
-        UserError: there is no such detector, or the run folder is not finished or damaged.
-    """
-    if name in NAMES:
-        return ClassicalDetector(name)
-    if name.startswith(MASKS_PREFIX):
-        return MaskFolder(Path(name.removeprefix(MASKS_PREFIX)))
-    folder, _, ending = name.rpartition(":")
-    run = Path(folder if ending in CRF_ENDINGS else name)
-    if (run / DETECTOR_FILE).is_file():
-        from backdrop.saliency.detectors.drn_detector import load_detector  # torch only where it is needed
-
-        return load_detector(run, device=device, crf=CRF_ENDINGS.get(ending if folder else ""))
-    if run.is_dir():
-        raise UserError(
-            f"{run} holds no {DETECTOR_FILE}: its training has not finished; run the same `saliency train` again to "
-            "finish it, or name another run folder"
-        )
-    raise UserError(
-        f"no detector {name!r}: give one of {', '.join(NAMES)}, the run folder of a finished `saliency train`, "
-        "or masks:DIR for a folder of 8-bit maps"
-    )
-
-
-def uses_gpu(detector: Detector) -> bool:
-    """Whether a detector runs on a GPU where there is one.
-
-    Args:
-        detector: of `open_detector`.
-    """
-    return getattr(detector, "uses_gpu", False)
-
-
-class ClassicalDetector:
-    """A learning-free detector of `saliency/classical`.
-
-    Args:
-        name: its file name there.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._module = import_module(f"backdrop.saliency.classical.{name}")
-        self.identity: dict[str, Any] = {"name": name, "algorithm_version": self._module.ALGORITHM_VERSION}
-
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
-        """Soft map float32 (H, W) in [0, 1] of `image_HWC` (uint8 RGB); `key` is not used."""
-        return self._module.saliency(image_HWC)
-
-
-class MaskFolder:
+class MaskFolder(Detector):
     """A folder of maps made elsewhere: 8-bit grey images, 255 = foreground.
 
     The map of key `a/b.jpg` is `a/b.png` in the folder, or else `b.png`.

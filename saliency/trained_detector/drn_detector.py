@@ -22,12 +22,15 @@ from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
-from backdrop.saliency.detectors.run_layout import DETECTOR_FILE
+from backdrop.saliency.detector import Detector, MaskError
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
+from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
 WEIGHTS_FILE = "detector.safetensors"
+# Images found at once: enough to fill a GPU at the papers' 432 x 432, few enough for 2 GiB of decoded photographs.
+BATCH_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-class DrnDetector:
+class DrnDetector(Detector):
     """A trained network in use.
 
     Args:
@@ -75,31 +78,38 @@ class DrnDetector:
         device: torch device of the model.
     """
 
-    uses_gpu = True  # where there is one, which need not be where it was asked
+    uses_gpu = True
+    batch_size = BATCH_SIZE
 
     def __init__(self, model: DrnSegmenter, description: DetectorDescription, device: str) -> None:
         self._model, self._description, self._device = model.to(device).eval(), description, device
-        self.identity: dict[str, Any] = {
-            **json.loads(json.dumps(asdict(description))),
-            "weights_sha256": weights_sha256(model.state_dict()),
-        }
+        self._weights_sha256 = weights_sha256(model.state_dict())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What detector.json says, and the digest of the weights."""
+        return {**json.loads(json.dumps(asdict(self._description))), "weights_sha256": self._weights_sha256}
 
     def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
         """Soft map float32 (H, W) in [0, 1] of one uint8 RGB image at its own size; `key` is not used."""
-        return self.maps([image_HWC])[0]
+        return self._maps([image_HWC])[0]
 
-    @torch.inference_mode()
-    def maps(self, images_HWC: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def maps(self, images_HWC: Sequence[np.ndarray], keys: Sequence[str]) -> list[np.ndarray | MaskError]:
         """Soft maps of several images, each at its own size.
 
         All are resized to one square, so any images make a batch. A GPU computes in bfloat16, its CRF in float32.
 
         Args:
-            images_HWC: uint8 RGB, of any sizes, at least one.
+            images_HWC: uint8 RGB, of any sizes.
+            keys: not used.
 
         Returns:
             float32 (H, W) in [0, 1], one per image.
         """
+        return [*self._maps(images_HWC)] if images_HWC else []
+
+    @torch.inference_mode()
+    def _maps(self, images_HWC: Sequence[np.ndarray]) -> list[np.ndarray]:
         description = self._description
         square_BHWC = torch.from_numpy(
             np.stack([resize_to_square(image, description.working_size_px) for image in images_HWC])

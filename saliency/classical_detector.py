@@ -1,0 +1,27 @@
+"""A learning-free detector in use."""
+
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from backdrop.saliency.detector import Detector
+
+
+class ClassicalDetector(Detector):
+    """A file of `saliency/classical`.
+
+    Args: name: its file name there.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._module = name, import_module(f"backdrop.saliency.classical.{name}")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name and version of the algorithm."""
+        return {"name": self._name, "algorithm_version": self._module.ALGORITHM_VERSION}
+
+    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+        """Soft map float32 (H, W) in [0, 1] of `image_HWC` (uint8 RGB); `key` is not used."""
+        return self._module.saliency(image_HWC)

@@ -1,0 +1,1 @@
+"""The network of a finished `saliency train`: its files, and in use."""
