@@ -40,7 +40,8 @@ class DetectorFile(Protocol):
         """
 
 
-DETECTORS: OpenSet[DetectorFile] = OpenSet("detectors", __name__, __path__)
+DETECTORS: OpenSet[DetectorFile] = OpenSet("detectors", __name__, __path__, contract=DetectorFile)
+NAMES = DETECTORS.built_in()
 
 
 def detector_names() -> tuple[str, ...]:
@@ -72,21 +73,20 @@ def find(name: str) -> DetectorFile:
 
     Raises: UserError: none does, or two do.
     """
-    files, built_in = dict(_files()), DETECTORS.built_in()
+    files = dict(_files())
     listing = [member for member, file in files.items() if name in file.names()]
     serving = listing or [member for member, file in files.items() if file.serves(name)]
     if not serving:
         raise UserError(_unknown(name))
     # A listed name is one file's; a form, such as a folder's path, of the project's own files first.
-    if len(serving) > 1 and (listing or serving[0] not in built_in):
+    if len(serving) > 1 and (listing or serving[0] not in NAMES):
         raise UserError(f"detector {name!r} is served by {' and '.join(serving)}: rename it in the plug-in")
     return files[serving[0]]
 
 
 def _files() -> Iterator[tuple[str, DetectorFile]]:
     """Members with their names, the project's own first."""
-    built_in = DETECTORS.built_in()
-    for member in (*built_in, *(name for name in DETECTORS.names() if name not in built_in)):
+    for member in (*NAMES, *(name for name in DETECTORS.names() if name not in NAMES)):
         yield member, DETECTORS.load(member)
 
 
