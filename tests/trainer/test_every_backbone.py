@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE
@@ -14,6 +15,8 @@ from backdrop.trainer.evaluation.harness.subject import untrained_like
 from backdrop.trainer.evaluation.harness.weights import load_network, network_of
 from backdrop.trainer.parts import momentum_encoder
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, split_batch_norms
+from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
 from backdrop.trainer.run import checkpoint
 
 VIT = "timm:vit_tiny_patch16_224"
@@ -97,6 +100,25 @@ def test_maps_and_names_are_timms_own(name: str) -> None:
     for row in range(4):
         for column in range(4):
             assert torch.equal(found[:, :, row, column], features[:, first + 4 * row + column])
+
+
+def test_batch_norms_with_an_activation_inside_are_split_too() -> None:
+    network = split_batch_norms(built("timm:test_efficientnet"), 2).train()
+    image_BCHW = torch.randn(4, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(0))
+    kinds = {type(layer) for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)}
+    assert kinds == {SplitBatchNorm2d}
+    apart = torch.cat([network(part) for part in image_BCHW.split(2)])
+    torch.testing.assert_close(network(image_BCHW), apart, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_norms_that_cannot_be_split_are_refused() -> None:
+    class Other(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(UserError, match=r"network's 1 is a Other.*algorithm.shuffle_bn_group=0"):
+        split_batch_norms(nn.Sequential(nn.Conv2d(3, 4, 3), Other(4)), 2)
+    with pytest.raises(UserError, match="network's 0 is a Other"):
+        synchronise_batch_norms(nn.Sequential(Other(4)), None, device=torch.device("cpu"))
 
 
 def test_a_network_of_one_size_refuses_another() -> None:

@@ -19,8 +19,34 @@ NAMES: tuple[str, ...] = ()
 PREFIX = "timm:"
 HAS_CIFAR_STEM = False
 CELL_PX = 0
-# Before timm's own names in the module; taken off in whatever is written.
-_INSIDE = "network."
+
+
+class NormThenActivation(nn.Module):
+    """timm's BatchNorm with an activation inside, taken apart: MoCo's groups and synchronisation replace plain ones.
+
+    In whatever is written weights carry timm's own names.
+    """
+
+    def __init__(self, joint: Any) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(
+            joint.num_features, joint.eps, joint.momentum, joint.affine, joint.track_running_stats
+        )
+        self.norm.load_state_dict(joint.state_dict())
+        self.drop, self.act = joint.drop, joint.act
+        _leave_out_of_names(self, "norm.")
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Normalise and activate. Args: x_BCHW: float (B, C, H, W). Returns: the same shape."""
+        return self.act(self.drop(self.norm(x_BCHW)))
+
+
+def _taken_apart(network: nn.Module) -> nn.Module:
+    from timm.layers import BatchNormAct2d
+
+    for name, child in network.named_children():
+        setattr(network, name, NormThenActivation(child) if type(child) is BatchNormAct2d else _taken_apart(child))
+    return network
 
 
 class TimmBackbone(Backbone):
@@ -29,8 +55,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, network: Any) -> None:
         super().__init__({"network": network}, int(network.num_features))
         self._name = name
-        self._register_state_dict_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        _leave_out_of_names(self, "network.")
 
     def _apply_layers(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         _check_size(self._name, self.network, image_BCHW)
@@ -48,14 +73,19 @@ class TimmBackbone(Backbone):
                 value.copy_(new[name])
 
 
-def _without_prefix(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:
-    for name in [name for name in state if name.startswith(prefix + _INSIDE)]:
-        state[prefix + name.removeprefix(prefix + _INSIDE)] = state.pop(name)
+def _leave_out_of_names(module: nn.Module, inside: str) -> None:
+    """Write a module's weights without the name of a child, and read them so: as timm has them."""
 
+    def shorten(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:
+        for name in [name for name in state if name.startswith(prefix + inside)]:
+            state[prefix + name.removeprefix(prefix + inside)] = state.pop(name)
 
-def _with_prefix(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + _INSIDE + name.removeprefix(prefix)] = state.pop(name)
+    def lengthen(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
+        for name in [name for name in state if name.startswith(prefix)]:
+            state[prefix + inside + name.removeprefix(prefix)] = state.pop(name)
+
+    module._register_state_dict_hook(shorten)
+    module.register_load_state_dict_pre_hook(lengthen)
 
 
 def build(name: str, *, cifar_stem: bool) -> Backbone:
@@ -75,7 +105,7 @@ def build(name: str, *, cifar_stem: bool) -> Backbone:
         # Networks without position embeddings to interpolate have no such option.
         network = timm.create_model(short, **options)
     _leave_out_classifier(name, network)
-    return TimmBackbone(name, network)
+    return TimmBackbone(name, _taken_apart(network))
 
 
 def published(tensors: dict[str, torch.Tensor], what: str) -> Published | None:

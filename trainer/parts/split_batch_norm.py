@@ -111,9 +111,11 @@ def split_batch_norms(network: _Network, group_size: int) -> _Network:
     """Replace every BatchNorm2d of a network, in place, by one that works in groups; weights and names stay.
 
     Args: network: any module. group_size: rows of a group; 0 = leave the network as it is. Returns: the network.
+    Raises: UserError: a BatchNorm of another kind, which would tell the network which key belongs to which query.
     """
     if group_size == 0:
         return network
+    refuse_other_batch_norms(network, (nn.BatchNorm2d, SplitBatchNorm2d))
     for name, child in network.named_children():
         if type(child) is nn.BatchNorm2d:
             split = SplitBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
@@ -123,6 +125,19 @@ def split_batch_norms(network: _Network, group_size: int) -> _Network:
         else:
             split_batch_norms(child, group_size)
     return network
+
+
+def refuse_other_batch_norms(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Raise UserError where a network normalises batches by layers that cannot be replaced.
+
+    Args: network: any module. kinds: exact types that are known.
+    """
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and type(layer) not in kinds:
+            raise UserError(
+                f"the network's {name} is a {type(layer).__name__}, whose batches can neither be split into groups nor "
+                "joined over processes; choose another --backbone, or set algorithm.shuffle_bn_group=0 in one process"
+            )
 
 
 def encode_shuffled(

@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import distributed, nn
 
+from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, refuse_other_batch_norms
+
 _Network = TypeVar("_Network", bound=nn.Module)
+_KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, SplitBatchNorm2d, nn.SyncBatchNorm)
 
 
 class _Sum(torch.autograd.Function):
@@ -76,7 +79,9 @@ def synchronise_batch_norms(
 
     Args: network: any module. group: processes that normalise together, None = all. device: that the network is on.
         kinds: exact types that are replaced. Returns: the network.
+    Raises: UserError: a BatchNorm of another kind.
     """
+    refuse_other_batch_norms(network, (*_KNOWN, AllReduceBatchNorm))
     for name, child in network.named_children():
         if type(child) in kinds:
             setattr(network, name, _synchronised(child, group, device))
