@@ -1,9 +1,14 @@
-"""Where data sets lie unless a command is told: each in its own folder below the one that BACKDROP_DATA names."""
+"""Where things lie unless a command is told.
+
+Each data set lies in its own folder below the one that BACKDROP_DATA names; results lie below `artifacts`.
+"""
 
 import os
 from pathlib import Path
 
 ROOT_VARIABLE = "BACKDROP_DATA"
+# Below the folder that a command is given in.
+ARTIFACTS = Path("artifacts")
 
 
 def data_folder(name: str) -> Path | None:

@@ -67,6 +67,11 @@ def note(message: str) -> None:
         warn(message)
 
 
+def note_default(name: str, value: object, why: str) -> None:
+    """Say which default was taken, so that nobody has to guess which detector, store or folder was used."""
+    note(f"{name}: {value} ({why})")
+
+
 def warn(message: str) -> None:
     """Write a line that a user must know, above the bars, also when quiet."""
     from tqdm import tqdm

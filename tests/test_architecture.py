@@ -29,6 +29,8 @@ FORBIDDEN = (
     ("trainer", "backdrop.saliency.detectors"),
     ("trainer", "backdrop.saliency.detector"),
 )
+# What a command line is made of; no other file knows that there is one.
+COMMAND_FILES = ("cli.py", "commands.py", "command_line.py", "command_options.py")
 MAX_BODY_LINES = 45
 MAX_NESTING = 3
 
@@ -73,6 +75,17 @@ def test_what_is_private_to_a_room_stays_in_it() -> None:
         for other in theirs:
             folder, _, file = other.rpartition(".")
             assert not file.startswith("_") or mine.startswith(folder), f"{mine} imports {other}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_the_command_line_is_known_to_commands_alone(path: Path) -> None:
+    if path.name in COMMAND_FILES:
+        return
+    top = {name.partition(".")[0] for name in imported(parse(path))}
+    assert "click" not in top, f"{module_name(path)} imports click"
+    files = {name.removesuffix(".py") for name in COMMAND_FILES}
+    known = [name for name in imported(parse(path)) if name.startswith(f"{PACKAGE}.") and files & {*name.split(".")}]
+    assert not known, f"{module_name(path)} imports {known}"
 
 
 def test_a_circle_is_found() -> None:
@@ -170,7 +183,7 @@ def test_no_error_is_swallowed(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_bars_and_messages_have_one_style(path: Path) -> None:
-    """Bars come from backdrop/progress.py; standard output is for results, which cli.py alone prints."""
+    """Bars come from backdrop/progress.py; standard output is for results, which commands alone print."""
     for node in ast.walk(parse(path)):
         if not isinstance(node, ast.Call):
             continue

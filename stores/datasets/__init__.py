@@ -16,9 +16,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from backdrop.data_folders import ROOT_VARIABLE, data_folder
+from backdrop.data_folders import ARTIFACTS, ROOT_VARIABLE, data_folder
 from backdrop.errors import UserError
 from backdrop.open_sets import OpenSet
+from backdrop.progress import note_default
 
 if TYPE_CHECKING:
     from backdrop.stores.format.reader import Store
@@ -146,6 +147,26 @@ def short_name(dataset: str) -> str:
     """Return what files of a data set are called: its name, and of an argument the file's name without a suffix."""
     name, argument = _split_name(dataset)
     return f"{name}-{Path(argument).stem}" if argument else name
+
+
+def default_store(dataset: str, split: str) -> Path:
+    """Return where the store of a data set's split lies unless --out or --store says otherwise."""
+    return ARTIFACTS / f"{short_name(dataset)}-{split}.zarr"
+
+
+def built_default_store(dataset: str, split: str) -> Path:
+    """Return `default_store`, which is there, and say so.
+
+    Raises: UserError: it was not built, with the command that does.
+    """
+    store = default_store(dataset, split)
+    note_default("store", store, "the default of --store")
+    if not store.exists():
+        raise UserError(
+            f"there is no store at {store}. Build it first: python cli.py build-store --dataset {dataset}, "
+            "or name another with --store."
+        )
+    return store
 
 
 def _split_name(dataset: str) -> tuple[str, str]:

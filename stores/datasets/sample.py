@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from backdrop.data_folders import ARTIFACTS
 from backdrop.errors import UserError
 from backdrop.stores.datasets import folder
 from backdrop.stores.indexes.dataset_index import Listing
@@ -10,7 +11,7 @@ LAYOUT = "{split}/<class>/*.jpg and sample.json"
 SOURCE = "drawn here by build-store --dataset sample, or by demo"
 SPLITS: tuple[str, ...] = ("train", "val")
 ARGUMENT = ""
-DEFAULT_ROOT: Path | None = Path("artifacts/sample")
+DEFAULT_ROOT: Path | None = ARTIFACTS / "sample"
 RECORD = "sample.json"  # its settings, written last
 
 

@@ -24,13 +24,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import sync
 from backdrop.errors import StorageUnreachable, UserError
-from backdrop.progress import stage_bar, warn
+from backdrop.progress import note_default, stage_bar, warn
 from backdrop.stores.format import schema
 from backdrop.stores.format.provenance import canonical_json
-from backdrop.stores.format.reader import Store
+from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.untrusted import check_blob, check_manifest, check_receipt, check_statuses, needed_for
 from backdrop.stores.format.zarr_files import chunk_path
 from backdrop.stores.images.image_codec import sha256
@@ -49,6 +50,28 @@ BAR_AFTER_S = 2.0
 
 BLOB_FILES = {chunk_path(blob.name): blob for blob in schema.BLOBS}
 STATUS_FILE = chunk_path("status")
+
+
+def open_for_reading(store: Path | str, cache: Path | None, *, allow_partial: bool = False) -> Store:
+    """Open a store on this machine, or through the cache one that is published.
+
+    Args: store: its folder, or a URL, a str. cache: as `cache_folder` takes it. allow_partial: see `open_store`.
+    Raises: UserError as `open_store` and `open_published`.
+    """
+    if isinstance(store, str):
+        return open_published(store, cache_folder(cache))
+    return open_store(store, allow_partial=allow_partial)
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """Return the folder that keeps what is read of published stores, and say so where it is the default.
+
+    Args: cache: as the user gave it; None = the default.
+    """
+    if cache is None:
+        cache = ARTIFACTS / "cache"
+        note_default("cache", cache, "the default of --cache and BACKDROP_CACHE")
+    return cache
 
 
 def open_published(url: str, cache_dir: Path | str) -> Store:

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from backdrop import cli
+from tests.material.command_tree import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +31,7 @@ def run(*words: str | Path, cwd: Path, **environment: str) -> subprocess.Complet
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     found = [path]
-    for name, command in group.commands.items():
+    for name, command in commands_of(group).items():
         found += commands(command, (*path, name)) if isinstance(command, click.Group) else [(*path, name)]
     return found
 

@@ -26,6 +26,7 @@ from backdrop.trainer.evaluation.harness.evaluate import chosen_options
 from backdrop.trainer.run.loop import resolve_settings
 from backdrop.trainer.settings import method_module
 from tests.material import background_contract as contract
+from tests.material.command_tree import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -38,7 +39,7 @@ PAGES = sorted(
     for path in ROOT.glob(pattern)
     if path.name != "CHANGELOG.md"
 )
-COMMANDS = tuple(cli.main.commands)
+COMMANDS = tuple(commands_of(cli.main))
 # A span that is a path of the tree (with a symbol or not), e.g. `trainer/cast.py:Settings.weight`.
 PLACE = re.compile(r"^(?:cli|(?:backdrop|stores|saliency|pipeline|trainer|tests)/[\w/]+)\.(?:py|md)(?::[\w.]+)?$")
 
@@ -136,8 +137,9 @@ def command_of(line: str) -> tuple[click.Command, list[str]]:
     """The command that a line names, and the words after its name."""
     command, words = cli.main, shlex.split(line)
     while isinstance(command, click.Group):
-        assert words[0] in command.commands, line
-        command = command.commands[words.pop(0)]
+        below = commands_of(command)
+        assert words[0] in below, line
+        command = below[words.pop(0)]
     return command, words
 
 
@@ -214,8 +216,8 @@ def test_the_background_of_the_page_works_as_one_file_more(tmp_path: Path) -> No
     shutil.copy(ROOT / "cli.py", tmp_path)
     (tmp_path / "pipeline/views/backgrounds/colour.py").write_text(source)
     code = (
-        "from backdrop.cli import main; "
-        "print(next(p for p in main.commands['pretrain'].params if p.name == 'bg').type.choices)"
+        "from backdrop.trainer.commands import pretrain_command; "
+        "print(next(p for p in pretrain_command.params if p.name == 'bg').type.choices)"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     words = [sys.executable, "-c", code]

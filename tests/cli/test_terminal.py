@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from backdrop import cli
 from backdrop.progress import QUIET_VARIABLE, is_quiet, note, stage_bar, warn
 from backdrop.stores.format.writer import finish
+from tests.material.command_tree import commands_of
 from tests.material.small_store import write_parts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +31,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def leaves(group: click.Group) -> list[click.Command]:
-    below = [leaves(command) if isinstance(command, click.Group) else [command] for command in group.commands.values()]
+    below = [
+        leaves(command) if isinstance(command, click.Group) else [command] for command in commands_of(group).values()
+    ]
     return [command for commands in below for command in commands]
 
 
@@ -39,7 +42,7 @@ def options(command: click.Command) -> set[str]:
 
 
 def test_every_command_takes_quiet_and_all_with_a_result_json() -> None:
-    groups = [cli.main, *(command for command in cli.main.commands.values() if isinstance(command, click.Group))]
+    groups = [cli.main, *(command for command in commands_of(cli.main).values() if isinstance(command, click.Group))]
     assert len(groups) == 3
     for command in [*groups, *leaves(cli.main)]:
         assert "--quiet" in options(command), command.name

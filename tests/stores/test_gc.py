@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backdrop import cli
 from backdrop.errors import UserError
+from backdrop.stores.exports import MASK_FORMATS
 from backdrop.stores.format.writer import missing_parts, staging_folder
 from backdrop.stores.maintenance.gc import EXPORT_SUFFIXES, gc
 from backdrop.stores.maintenance.verify import verify
@@ -88,7 +88,7 @@ def test_what_is_left_of_a_store_that_never_came_to_be(tmp_path: Path) -> None:
 
 
 def test_half_an_export_of_every_format_goes_and_whole_ones_stay(path: Path) -> None:
-    assert {*EXPORT_SUFFIXES} == {".beton", *(suffix for _, suffix in cli.MASK_EXPORTS.values())}
+    assert {*EXPORT_SUFFIXES} == {".beton", *(suffix for _, suffix in MASK_FORMATS.values())}
     exports = [path.with_suffix(suffix) for suffix in EXPORT_SUFFIXES]
     whole = [leave(export, 7200) for export in exports]
     aside = [leave(export.with_name(f".{export.name}.1234abcd.partial"), 7200) for export in exports]

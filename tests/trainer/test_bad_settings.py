@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from backdrop.errors import UserError
+from backdrop.pipeline.beton import beton_of_store
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer.run import loop
@@ -170,7 +171,7 @@ def test_a_store_of_another_dataset_is_refused(tmp_path: Path, monkeypatch: pyte
         found = refused(tmp_path, given, "moco none", dataset="imagenet")
         assert found.startswith(f"--dataset is imagenet, but {given} is a store of folder; name a store of imagenet")
     # A published one before anything but its manifest is fetched.
-    monkeypatch.setattr(loop, "open_published", lambda url, cache: open_store(zarr))
-    monkeypatch.setattr(loop, "cached_beton", None)
+    monkeypatch.setattr(beton_of_store, "open_published", lambda url, cache: open_store(zarr))
+    monkeypatch.setattr(beton_of_store, "cached_beton", None)
     found = refused(tmp_path, "s3://bucket/toys", "moco none", dataset="imagenet", cache=tmp_path / "cache")
     assert "s3://bucket/toys is a store of folder" in found

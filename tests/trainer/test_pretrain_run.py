@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.beton_of_store import find_beton
 from backdrop.saliency.deepusps2.deepusps import initial_weights
 from backdrop.saliency.networks.drn import Drn
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import moco
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
-from backdrop.trainer.run.loop import find_beton, pretrain
+from backdrop.trainer.run.loop import pretrain
 from tests.material.interrupted_runs import (
     Interrupted,
     assert_same_end,

@@ -1,0 +1,61 @@
+"""The .beton that is read for a store: the one beside a store on this machine, or that of a published one."""
+
+from pathlib import Path
+
+from backdrop.errors import UserError
+from backdrop.pipeline.beton.cached_beton import cached_beton
+from backdrop.pipeline.beton.reader import read_sidecar
+from backdrop.stores.format.reader import open_store
+from backdrop.stores.sharing.store_cache import open_published
+
+
+def beton_of(
+    store: Path | str, *, cache: Path | None = None, root: Path | None = None, dataset: str | None = None
+) -> Path:
+    """Return the .beton of a store, which is what training reads.
+
+    Args: store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. cache: for
+        a URL, the folder that keeps what is fetched and the .beton made of it. root: for a URL, where the images lie,
+        see `open_index`. dataset: what the store has to be of, None = any.
+    Raises: UserError: it is not there, or of another data set.
+    """
+    beton = _published_beton(store, cache, root, dataset) if isinstance(store, str) else find_beton(Path(store))
+    _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
+    return beton
+
+
+def find_beton(store: Path) -> Path:
+    """Return the beton of a store, which is what training reads.
+
+    Args: store: X.zarr, or X.beton itself. Raises: UserError: it is not there, with the command that makes it.
+    """
+    if store.suffix not in (".zarr", ".beton"):
+        raise UserError(f"--store {store} is neither a .zarr store nor a .beton file; give one of those")
+    if not store.exists() and store.suffix == ".zarr":
+        raise UserError(
+            f"there is no store at {store}; make it: python cli.py build-store --dataset NAME --out {store}"
+        )
+    if store.suffix == ".zarr":
+        open_store(store)  # one that is half built says so
+    beton = store.with_suffix(".beton")
+    if not beton.exists():
+        zarr = store.with_suffix(".zarr")
+        raise UserError(f"there is no file {beton}; make it: python cli.py store export {zarr} --format beton")
+    return beton
+
+
+def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:
+    """The beton of a published store, out of the cache."""
+    assert cache is not None, "what is read of a URL is kept somewhere"
+    store = open_published(url, cache)
+    _check_dataset(dataset, store.dataset, url)  # before all of it is fetched
+    return cached_beton(store, root)
+
+
+def _check_dataset(wanted: str | None, found: str, store: Path | str) -> None:
+    """Raise UserError when a store is of another data set than the user says."""
+    if wanted not in (None, found):
+        raise UserError(
+            f"--dataset is {wanted}, but {store} is a store of {found}; name a store of {wanted}, or leave out "
+            "--dataset: it says nothing that --store does not"
+        )

@@ -1,0 +1,223 @@
+"""The commands that bring images and stores together: build-store, and some of `store ...`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backdrop.command_line import Command, print_result
+from backdrop.command_options import MemberOf, path_type, root_option
+from backdrop.errors import UserError
+from backdrop.progress import note, note_default
+from backdrop.saliency.command_options import DetectorOption
+from backdrop.saliency.default_detector import default_detector
+from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option, dataset_type
+from backdrop.stores.engines import ENGINES
+from backdrop.stores.exports import MASK_FORMATS, export_masks
+
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Processes; with --engine slurm, jobs. Default: one per GPU where the detector uses them, else one per core.",
+)
+engine_option = click.option(
+    "--engine", type=MemberOf(ENGINES), default="local", show_default=True, help="What runs them."
+)
+
+
+@click.command("build-store", cls=Command)
+@click.option("--dataset", type=dataset_type, required=True)
+@root_option("Where the data set lies.")
+@click.option("--split", default="train", show_default=True)
+@click.option("--detector", default=None, cls=DetectorOption, help="Default: artifacts/detector if there, else rbd.")
+@click.option("--out", type=path_type, default=None, help="Default: artifacts/<dataset>-<split>.zarr")
+@click.option("--threshold", default=None, type=float, help="Foreground is saliency above this. Default: 0.9.")
+@click.option(
+    "--fill", type=click.Choice(["tile", "telea", "ns"]), default=None, help="Background fill. Default: tile."
+)
+@click.option("--soft-maps/--no-soft-maps", default=False, help="Also keep 8-bit soft maps.")
+@workers_option
+@engine_option
+@click.option("--beton/--no-beton", default=True, show_default=True, help="Also export the .beton the loader reads.")
+@click.option("--from", "parent", type=path_type, default=None, help="Cut the soft maps of this store at --threshold.")
+@click.option("--plan", is_flag=True, help="Only estimate parts, bytes and time, from a measured sample.")
+def build_store_command(
+    dataset: str,
+    root: Path | None,
+    split: str,
+    detector: str | None,
+    out: Path | None,
+    threshold: float | None,
+    fill: str | None,
+    soft_maps: bool,
+    workers: int | None,
+    engine: str,
+    beton: bool,
+    parent: Path | None,
+    plan: bool,
+) -> None:
+    """Find and store the mask and the background of every image; the same command resumes."""
+    from backdrop.pipeline.beton.writer import export_beton
+    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+    from backdrop.pipeline.build.plan import plan_store
+    from backdrop.pipeline.build.rethreshold import rethreshold_store
+    from backdrop.stores.datasets import default_store, open_index
+    from backdrop.stores.drawn_sample.first_use import draw_at_first_use
+    from backdrop.stores.format.reader import open_store
+
+    if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
+        raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
+    draw_at_first_use(dataset, root)
+    index = open_index(dataset, root=root, split=split)
+    if out is None:
+        out = default_store(dataset, split)
+        note_default("store", out, "the default of --out")
+    if parent is not None and threshold is not None:
+        summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=workers, engine=engine)
+    else:
+        detector = detector or default_detector()
+        settings = BuildSettings(
+            threshold=BuildSettings.threshold if threshold is None else threshold,
+            fill=fill or BuildSettings.fill,
+            keeps_soft_maps=soft_maps,
+        )
+        if plan:
+            print_result(plan_store(index, detector, out, settings))
+            return
+        summary = build_store(index, detector, out, settings, num_workers=workers, engine=engine)
+    _note_store(summary)
+    if summary["store_id"] is None:
+        note("this process's share is done; the last one to end finishes the store, and exports it")
+    elif beton:
+        summary["beton"] = str(export_beton(open_store(out), index, out.with_suffix(".beton")))
+        note(f"beton: {summary['beton']}")
+    print_result(summary)
+
+
+def _note_store(summary: dict[str, Any]) -> None:
+    """Say in a line what became of a store's rows."""
+    statuses = ", ".join(f"{count:,} {label}" for label, count in summary["status"].items() if count)
+    built = f"{summary['rows_built']:,} now, {summary['rows_per_second']:,} rows/s" if summary["rows_built"] else "kept"
+    note(f"store: {summary['num_rows']:,} rows ({statuses}; {built}) in {summary['store']}")
+
+
+@click.command("recompute", cls=Command)
+@click.argument("store", type=path_type)
+@click.option("--where", default=None, metavar="CONDITION", help="The rows: status=decode-error, say.")
+@click.option("--rows", default=None, metavar="NUMBERS", help="The rows by number, instead: 1,5-9.")
+@click.option("--detector", default=None, cls=DetectorOption, help="The one that built the store.")
+@root_option("Where the images lie.")
+@click.option("--out", type=path_type, required=True, help="The new store: a finished one never changes.")
+@workers_option
+@engine_option
+def store_recompute(
+    store: Path,
+    where: str | None,
+    rows: str | None,
+    detector: str | None,
+    root: Path | None,
+    out: Path,
+    workers: int | None,
+    engine: str,
+) -> None:
+    """Build a new store with some rows computed anew and all others as they are; the same command resumes."""
+    from backdrop.pipeline.build.recompute import parse_rows, recompute_store, rows_where
+    from backdrop.stores.datasets import reopen_index
+    from backdrop.stores.format.reader import open_store
+
+    if (where is None) == (rows is None):
+        raise UserError("give either --where CONDITION or --rows NUMBERS.")
+    opened = open_store(store)
+    chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
+    index = reopen_index(opened, root)
+    detector = detector or default_detector()
+    summary = recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine)
+    _note_store(summary)
+    print_result(summary)
+
+
+@click.command("view", cls=Command)
+@click.argument("store", type=StoreOrUrl())
+@root_option("Where the images lie.")
+@click.option("--rows", default=None, metavar="N|all", help="Write so many rows, spread evenly. Default: 2000.")
+@click.option("--out", type=path_type, default=None, help="Default: <store>.gallery beside it, of a URL in --cache.")
+@click.option("--serve", is_flag=True, help="Write nothing: serve all rows to the browsers of this machine.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --serve. Default: any free one.")
+@allow_partial_option
+@cache_option
+def store_view(
+    store: Path | str,
+    root: Path | None,
+    rows: str | None,
+    out: Path | None,
+    serve: bool,
+    port: int,
+    allow_partial: bool,
+    cache: Path | None,
+) -> None:
+    """Write a page to browse a store's rows by eye, a folder that opens from a file; or serve it."""
+    from backdrop.pipeline.gallery.folder import write_gallery
+    from backdrop.pipeline.gallery.selection import choose_rows, parse_num_rows
+    from backdrop.pipeline.gallery.server import serve_gallery
+    from backdrop.pipeline.gallery.source_images import find_images
+    from backdrop.stores.sharing.store_cache import open_for_reading
+
+    if serve and (out is not None or rows is not None):
+        raise UserError("--out and --rows are for a page that is written; --serve shows all rows and writes nothing.")
+    if port and not serve:
+        raise UserError("--port is for --serve.")
+    num_rows = parse_num_rows(rows)
+    opened = open_for_reading(store, cache, allow_partial=allow_partial)
+    images = find_images(opened, root)
+    if images.missing:
+        note(f"without the source images: {images.missing}")
+    if serve:
+        serve_gallery(
+            opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)")
+        )
+    else:
+        page = write_gallery(opened, images, choose_rows(opened, num_rows), out or opened.path.with_suffix(".gallery"))
+        print_result({"gallery": str(page)}, f"gallery: {page}")
+
+
+@click.command("export", cls=Command)
+@click.argument("store", type=StoreOrUrl())
+@click.option(
+    "--format", "format_name", type=click.Choice(["beton", *MASK_FORMATS]), default="beton", show_default=True
+)
+@root_option("beton: the images.")
+@click.option("--out", type=path_type, default=None, help="Default: beside the store; of a URL the .beton in --cache.")
+@click.option("--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512.")
+@cache_option
+def store_export(
+    store: Path | str,
+    format_name: str,
+    root: Path | None,
+    out: Path | None,
+    max_side_px: int | None,
+    cache: Path | None,
+) -> None:
+    """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
+    from backdrop.stores.sharing.store_cache import open_for_reading
+
+    is_for_cache = isinstance(store, str) and out is None
+    if is_for_cache and (format_name in MASK_FORMATS or max_side_px is not None):
+        raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
+    opened = open_for_reading(store, cache)
+    if format_name in MASK_FORMATS:
+        if root is not None or max_side_px is not None:
+            raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
+        written = export_masks(opened, format_name, out)
+    elif is_for_cache:
+        from backdrop.pipeline.beton.cached_beton import cached_beton
+
+        written = cached_beton(opened, root)
+    else:
+        from backdrop.pipeline.beton.writer import export_beton
+        from backdrop.stores.datasets import reopen_index
+
+        index = reopen_index(opened, root)
+        given = {} if max_side_px is None else {"max_side_px": max_side_px}
+        written = export_beton(opened, index, out or opened.path.with_suffix(".beton"), **given)
+    print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")

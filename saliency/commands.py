@@ -1,0 +1,116 @@
+"""The commands `saliency ...`: train a detector, draw its maps, measure them."""
+
+from pathlib import Path
+
+import click
+
+from backdrop.command_line import Command, print_result
+from backdrop.command_options import overrides_option, path_type, root_option
+from backdrop.data_folders import ARTIFACTS
+from backdrop.disk_errors import disk_errors
+from backdrop.errors import UserError
+from backdrop.progress import note, note_default
+from backdrop.saliency.command_options import DetectorOption
+from backdrop.saliency.default_detector import DETECTOR_RUN
+from backdrop.stores.command_options import dataset_type
+
+
+@click.command("train", cls=Command)
+@click.option("--dataset", type=dataset_type, default=None, help="A data set: its images, no labels. Default: msra-b.")
+@click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
+@root_option("Where --dataset lies.")
+@click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
+@click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
+@overrides_option("Change one setting of the preset.")
+@click.option("--source", "sources", multiple=True, cls=DetectorOption, help="One more source of pseudo-labels.")
+@click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
+@click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
+@click.option("--seed", default=0, show_default=True)
+def saliency_train(
+    dataset: str | None,
+    images: Path | None,
+    root: Path | None,
+    out: Path,
+    preset: str | None,
+    overrides: tuple[str, ...],
+    sources: tuple[str, ...],
+    backbone_weights: Path | None,
+    validation: Path | None,
+    seed: int,
+) -> None:
+    """Train DeepUSPS2 without labels; the same command resumes. Several GPUs: torchrun --nproc-per-node N cli.py ..."""
+    from backdrop.saliency.deepusps2.deepusps import default_preset, train
+    from backdrop.saliency.deepusps2.settings import choose_settings
+    from backdrop.stores.datasets import open_index
+    from backdrop.stores.drawn_sample.first_use import draw_at_first_use
+
+    if dataset and images:
+        raise UserError("--dataset and --images were both given. Give one of them.")
+    if not dataset and not images:
+        dataset = "msra-b"
+        note_default("dataset", dataset, "the default of saliency train")
+    if preset is None:
+        preset, why = default_preset()
+        note_default("preset", preset, why)
+    settings = choose_settings(preset, overrides, sources)
+    draw_at_first_use(dataset, root)
+    index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
+    note_default("detector run", out, "use it with: build-store --detector")
+    with disk_errors(out):
+        summary = train(index, out, settings, seed=seed, backbone_weights=backbone_weights, validation=validation)
+    if summary is not None:
+        note(f"detector: trained on {summary['num_images']:,} images, loss {summary['final_loss']:.4f}, in {out}")
+        print_result(summary)
+
+
+@click.command("predict", cls=Command)
+@click.option("--images", type=path_type, required=True, help="Folder of images, searched recursively.")
+@click.option("--detector", default="rbd", show_default=True, cls=DetectorOption)
+@click.option("--out", type=path_type, required=True, help="Folder for the 8-bit PNG maps.")
+@click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
+def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
+    """Write a soft saliency map for every image; the same command resumes."""
+    from backdrop.saliency.inference import predict_folder
+
+    with disk_errors(out):
+        summary = predict_folder(images, detector, out, threshold=threshold)
+    there, without = summary["num_skipped"], len(summary["problems"])
+    note(f"maps: {summary['num_written']:,} written, {there:,} there before, {without:,} images without one, in {out}")
+    print_result(summary)
+
+
+@click.command("evaluate", cls=Command)
+@click.option("--images", type=path_type, required=True, help="Folder of images.")
+@click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
+@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
+def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
+    """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
+    from backdrop.saliency.scoring.metrics import evaluate_folder, table
+
+    scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
+    note(table(scores))
+    print_result(scores[detectors[0]] if len(detectors) == 1 else scores)
+
+
+@click.command("report", cls=Command)
+@click.option("--images", type=path_type, default=None, help="Folder of images to score on; with --masks.")
+@click.option("--masks", type=path_type, default=None, help="Folder of true masks: PNG, foreground above 127.")
+@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
+@click.option("--run", "runs", type=path_type, multiple=True, help="A run of saliency train, finished or not.")
+@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
+@click.option("--out", type=path_type, default=ARTIFACTS / "saliency.html", show_default=True, help="The page.")
+def saliency_report(
+    images: Path | None,
+    masks: Path | None,
+    detectors: tuple[str, ...],
+    runs: tuple[Path, ...],
+    size: int | None,
+    out: Path,
+) -> None:
+    """Write a page about detectors: scores, precision-recall curves, worst and best images, the course of trainings."""
+    from backdrop.saliency.report_page import write_report
+
+    with disk_errors(out):
+        page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
+    print_result({"page": str(page)}, f"page: {page}")

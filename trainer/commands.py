@@ -1,0 +1,247 @@
+"""The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from backdrop.command_line import Command, print_result
+from backdrop.command_options import MemberOf, overrides_option, path_type, root_option
+from backdrop.data_folders import ARTIFACTS
+from backdrop.disk_errors import disk_errors
+from backdrop.errors import UserError
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
+from backdrop.progress import note, note_default
+from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
+from backdrop.stores.datasets import built_default_store
+from backdrop.trainer.evaluation import EVALUATIONS
+from backdrop.trainer.methods import METHODS
+from backdrop.trainer.recipes import RECIPES
+
+
+@click.command("pretrain", cls=Command)
+@click.option("--method", type=MemberOf(METHODS), required=True)
+@click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
+@click.option(
+    "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
+)
+@click.option("--dataset", type=dataset_type, default=None, help="What --store is of. Default: imagenet.")
+@click.option("--store", type=StoreOrUrl(), help="STORE.zarr, FILE.beton or a URL. Default: that of --dataset.")
+@cache_option
+@root_option("For a URL: the images.")
+@click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
+@click.option(
+    "--recipe",
+    type=MemberOf(RECIPES),
+    default=None,
+    help="Default: the paper's (no GPU: smoke).",
+)
+@click.option(
+    "--backbone", default=None, help="resnet18 to 152, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's."
+)
+@overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+@click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
+@click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
+@click.option("--views-epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Of --show-views.")
+def pretrain_command(
+    method: str,
+    bg: str,
+    with_cast: bool,
+    dataset: str | None,
+    store: Path | str | None,
+    cache: Path | None,
+    root: Path | None,
+    out: Path | None,
+    recipe: str | None,
+    backbone: str | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    show_views: Path | None,
+    views_epoch: int,
+) -> None:
+    """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
+    if store is None:
+        dataset = dataset or "imagenet"
+        store = built_default_store(dataset, "train")
+    is_url = isinstance(store, str)
+    if root is not None and not is_url:
+        raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
+    if out is None and show_views is None:
+        out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
+        note_default("run", out, "the default of --out")
+
+    from backdrop.stores.sharing.store_cache import cache_folder
+    from backdrop.trainer.run.loop import default_recipe, pretrain
+
+    if recipe is None:
+        recipe, why = default_recipe(method)
+        note_default("recipe", recipe, why)
+    given: dict[str, Any] = {
+        "method": method,
+        "background": bg,
+        "with_cast": with_cast,
+        "store": store,
+        "dataset": dataset and dataset.partition(":")[0],  # what a store records of it
+        "recipe": recipe,
+        "overrides": [*([f"backbone={backbone}"] if backbone else []), *overrides],
+        "cache": cache_folder(cache) if is_url else None,
+        "root": root,
+    }
+    if show_views is not None:
+        from backdrop.trainer.report.views_page import write_views_page
+
+        with disk_errors(show_views):
+            page = write_views_page(show_views, epoch=views_epoch, **given)
+        print_result({"page": str(page)}, f"page: {page}")
+        return
+    assert out is not None
+    with disk_errors(out):
+        summary = pretrain(out=out, resume=resume, **given)
+    if summary is not None:
+        loss = "" if summary["loss"] is None else f", loss {summary['loss']:.4f}, {summary['images_per_s']:,} img/s"
+        note(f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}")
+        print_result(summary)
+
+
+@click.command("loader-bench", cls=Command)
+@click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
+@cache_option
+@root_option("For a URL: the images.")
+@click.option("--method", type=MemberOf(METHODS), required=True)
+@click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
+@click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
+@click.option("--recipe", type=MemberOf(RECIPES), default=None, help="Default: the paper's.")
+@overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+@click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
+@click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
+@click.option("--gpu-images-per-s", type=click.FloatRange(min=0, min_open=True), default=None, help="Default: 1000.")
+@click.option("--trace", "trace_path", type=path_type, default=None, help="Write a Chrome trace here.")
+def loader_bench_command(
+    store: Path | str,
+    cache: Path | None,
+    root: Path | None,
+    method: str,
+    bg: str,
+    with_cast: bool,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    geometry: str,
+    batch_size: int | None,
+    threads: int,
+    seconds: float,
+    gpu_images_per_s: float | None,
+    trace_path: Path | None,
+) -> None:
+    """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
+    from backdrop.pipeline.beton.beton_of_store import beton_of
+    from backdrop.pipeline.loader.loader_bench import bench, table
+    from backdrop.stores.sharing.store_cache import cache_folder
+    from backdrop.trainer.run.loop import resolve_settings
+    from backdrop.trainer.settings import method_module
+
+    if recipe is None:
+        recipe = method_module(method).DEFAULT_RECIPE
+        note_default("recipe", recipe, "the method's own")
+    settings = resolve_settings(recipe, method, bg, with_cast, overrides)
+    beton = beton_of(store, cache=cache_folder(cache) if isinstance(store, str) else None, root=root)
+    if batch_size is None:
+        batch_size = min(settings.batch_size, 256)
+        note_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")
+    given = {} if gpu_images_per_s is None else {"gpu_images_per_s": gpu_images_per_s}
+    result = bench(
+        beton, settings.plan, batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry,
+        seconds=seconds, trace_path=trace_path, **given,
+    )  # fmt: skip
+    print_result(result, table(result))
+
+
+@click.command("evaluate", cls=Command, epilog=f"TASK is one of: {', '.join([*EVALUATIONS.built_in(), 'all'])}.")
+@click.argument("task", type=MemberOf(EVALUATIONS, "all"), metavar="TASK")
+@click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
+@click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
+@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
+@overrides_option("An option; with all, TASK.NAME=VALUE.")
+@click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
+@click.option("--only", multiple=True, metavar="TASK", help="all: this evaluation; may be repeated.")
+@click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
+@click.option("--plan", "is_plan", is_flag=True, help="all: say what would be computed, and compute nothing.")
+def evaluate_command(
+    task: str,
+    recipe: str,
+    run: Path | None,
+    weights: Path | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+    strict: bool,
+    only: tuple[str, ...],
+    skip: tuple[str, ...],
+    is_plan: bool,
+) -> None:
+    """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA.
+
+    all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps every score in
+    the run's folder, and goes on with the same command.
+    """
+    if (run is None) == (weights is None):
+        raise UserError("give either --run FOLDER or --weights FILE, one of them.")
+    given = run or weights
+    assert given is not None
+    if task != "all":
+        if only or skip or is_plan:
+            raise UserError("--only, --skip and --plan are for evaluate all.")
+        from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
+
+        with disk_errors(given):
+            summary = evaluate_run(task, given, data, overrides=overrides, strict=strict)
+        note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
+        print_result(summary)
+        return
+    if data:
+        raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
+    from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table
+
+    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
+    steps = plan(given, recipe, choice)
+    if is_plan:
+        print_result([asdict(step) for step in steps], plan_table(steps))
+        return
+    note(plan_table(steps))
+    with disk_errors(given):
+        summary = evaluate_all(given, recipe, choice)
+    note(table(summary))
+    print_result(summary)
+
+
+@click.command("export-detectron2", cls=Command)
+@click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
+@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@click.option("--out", type=path_type, required=True, help="Folder for weights.pkl, config.yaml and command.sh.")
+@click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
+@click.option("--method", default="moco", show_default=True, help="Whose rates, where the protocol has several.")
+def export_detectron2_command(run: Path | None, weights: Path | None, out: Path, protocol: str, method: str) -> None:
+    """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
+    if (run is None) == (weights is None):
+        raise UserError("give either --run FOLDER or --weights FILE, one of them.")
+    from backdrop.trainer.detectron2_export import export_detectron2
+
+    given = run or weights
+    assert given is not None
+    with disk_errors(out):
+        files = [str(path) for path in export_detectron2(given, out, protocol=protocol, method=method)]
+    print_result({"files": files}, "\n".join(files))
+
+
+@click.command("report", cls=Command)
+@click.argument("runs", type=path_type, nargs=-1, required=True, metavar="RUN [RUN ...]")
+@click.option("--out", type=path_type, default=None, help="The page. Default, of a single run: RUN/report.html.")
+def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Write a page about a run, or about several beside each other: settings, scores, curves, pictures, speed."""
+    from backdrop.trainer.report.page import write_report
+
+    with disk_errors(out or runs[0]):
+        page = write_report(runs, out)
+    print_result({"page": str(page)}, f"page: {page}")
