@@ -18,7 +18,7 @@ from backdrop.settings import SEEDS, at_least, one_of
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
-from backdrop.trainer.methods import METHODS
+from backdrop.trainer.methods import METHODS, MethodFile
 from backdrop.trainer.optimisation import optimisers, schedules
 
 _NO_PROBE = online_probe.Settings()
@@ -132,7 +132,7 @@ class RunSettings:
         )
 
 
-def method_module(method: str) -> types.ModuleType:
+def method_module(method: str) -> MethodFile[Any]:
     """Return the file of a method. Raises: UserError: unknown name."""
     return METHODS.load(method)
 

@@ -20,10 +20,13 @@ from backdrop.settings import check_settings
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.losses import saliency_attention
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation.optimisers import set_lr
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum
+from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKeyMethod
 from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, check_groups
+from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import _Step
@@ -90,6 +93,24 @@ def test_contract(method: str, background: str, tmp_path: Path) -> None:
         assert all(torch.equal(expected[name], found[name]) for name in expected)
     expected_state, found_state = state_of(training), state_of(fresh)
     assert [name for name in expected_state if not torch.equal(expected_state[name], found_state[name])] == []
+
+
+@pytest.mark.parametrize("name", backdrop.trainer.methods.NAMES)
+def test_a_method_states_what_is_asked_of_it(name: str) -> None:
+    file = METHODS.load(name)
+    training, _ = begin(tiny(name))
+    method = training.method
+    assert isinstance(method, PretrainingMethod)
+    # CAST explains the match of a query with a key.
+    assert isinstance(method, QueryKeyMethod) == file.HAS_CAST
+    assert file.HAS_CAST or not file.ALWAYS_CAST
+    assert isinstance(method.has_unused_parameters, bool)
+    grouped = [parameter for group in method.parameter_groups() for _, parameter in group.named]
+    assert len(grouped) == len(set(map(id, grouped))) > 0
+    assert dict(method.named_parameters()).items() >= dict(method.optimised_parameters()).items()
+    assert file.DEFAULT_RECIPE in RECIPES.names()
+    file.Settings(**file.SMOKE)
+    assert file.SMOKE_LR > 0
 
 
 def test_the_same_seed_builds_the_same_run_and_leaves_the_global_generator_alone() -> None:
@@ -462,7 +483,7 @@ def test_cast_under_distributed_data_parallel(method: str, one_process_group: No
     wrapped = torch.nn.parallel.DistributedDataParallel(
         _Step(training.method),
         broadcast_buffers=False,
-        find_unused_parameters=getattr(training.method, "has_unused_parameters", False),
+        find_unused_parameters=training.method.has_unused_parameters,
     )
     wrapped(views[0])["loss"].backward()
     _assert_same_gradients(training.method, alone)

@@ -11,6 +11,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.trainer.optimisation import optimisers
 from backdrop.trainer.optimisation.optimisers import build_optimiser, set_lr
+from backdrop.trainer.parts.pretraining_method import ParameterGroup
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.micro_batches import parts_of
 from backdrop.trainer.run.training import Training, start, take_step
@@ -28,7 +29,9 @@ MLP = "algorithm.head=mlp"
 
 def lars_steps(settings: optimisers.Settings, weights: list[np.ndarray], gradients: list) -> list[np.ndarray]:
     parameters = [nn.Parameter(torch.tensor(weight)) for weight in weights]
-    optimiser = build_optimiser([(str(index), parameter) for index, parameter in enumerate(parameters)], settings)
+    optimiser = build_optimiser(
+        [ParameterGroup(named=[(str(index), each) for index, each in enumerate(parameters)])], settings
+    )
     for lr, step_gradients in zip((0.5, 0.2, 0.1), gradients, strict=True):
         set_lr(optimiser, lr)
         for parameter, gradient in zip(parameters, step_gradients, strict=True):
@@ -60,21 +63,41 @@ def test_separate_norms_are_those_of_timm_and_apex(style: str) -> None:
         np.testing.assert_allclose(found[index], weight, rtol=1e-7)
 
 
-def begin(settings: RunSettings) -> tuple[Training, MemoryLoader]:
-    check(settings)
+def begin(settings: RunSettings, *, is_possible: bool = True) -> tuple[Training, MemoryLoader]:
+    if is_possible:
+        check(settings)
     loader = MemoryLoader(settings.plan, num_rows=16, batch_size=settings.batch_size)
     training = start(settings, steps_per_epoch=loader.num_batches, device=CPU)
     training.step = 1  # past the start of the warm-up, where the rate is zero
     return training, loader
 
 
-def one_step(settings: RunSettings) -> tuple[Training, dict[str, torch.Tensor]]:
-    training, loader = begin(settings)
+def one_step(settings: RunSettings, *, is_possible: bool = True) -> tuple[Training, dict[str, torch.Tensor]]:
+    training, loader = begin(settings, is_possible=is_possible)
     if training.scaler.is_enabled():
         # The scale starts at 65536 and halves with each step that overflows: these gradients are large.
         training.scaler.load_state_dict(training.scaler.state_dict() | {"scale": 64.0})
     losses, _ = take_step(training, DeviceStage(settings.plan, device=CPU)(next(loader.epoch(0))))
     return training, losses
+
+
+@pytest.mark.parametrize("name", optimisers.NAMES)
+def test_groups_have_rates_of_their_own(name: str) -> None:
+    weights = [nn.Parameter(torch.full((2, 2), 3.0)) for _ in range(3)]
+    groups = [
+        ParameterGroup(named=[("plain", weights[0])]),
+        ParameterGroup(named=[("slow", weights[1])], lr_factor=0.5),
+        ParameterGroup(named=[("constant", weights[2])], follows_schedule=False),
+    ]
+    settings = optimisers.Settings(name=name, weight_decay=0.0, includes_bias_and_norm=False)
+    optimiser = build_optimiser(groups, settings)
+    set_lr(optimiser, 8.0, 0.25)
+    for weight in weights:
+        weight.grad = torch.ones(2, 2)
+    optimiser.step()
+    moved = [3.0 - float(weight.detach()[0, 0]) for weight in weights]
+    assert [each / moved[0] for each in moved] == pytest.approx([1.0, 0.5, 4.0], rel=1e-3)
+    assert moved[0] == pytest.approx(2.0 if name == "sgd" else 2.0 * settings.lars_trust * 3.0, rel=1e-3)
 
 
 def test_the_gradient_is_clipped_as_a_whole() -> None:
@@ -115,7 +138,9 @@ def test_a_step_in_parts_is_the_step_of_the_batch_where_rows_do_not_meet() -> No
 
 
 def test_parts_of_a_batch_give_one_step_and_all_keys() -> None:
-    training, losses = one_step(apply_overrides(tiny("moco"), [MLP, "accumulation_steps=2"]))
+    # Parts of a single group: refused for a run, where the keys of a part would stay with their queries.
+    in_parts = apply_overrides(tiny("moco"), [MLP, "accumulation_steps=2"])
+    training, losses = one_step(in_parts, is_possible=False)
     whole, whole_losses = one_step(apply_overrides(tiny("moco"), [MLP]))
     assert training.step == whole.step == 2
     assert int(training.method.queue.num_enqueued) == 8
@@ -128,7 +153,7 @@ def test_parts_of_a_batch_give_one_step_and_all_keys() -> None:
 
 @pytest.mark.parametrize("method", ["byol", "swav"])
 def test_parts_are_refused_where_the_batch_belongs_together(method: str) -> None:
-    with pytest.raises(UserError, match="accumulation_steps=2: a step of " + method):
+    with pytest.raises(UserError, match="accumulation_steps is above 1: a step of this method"):
         check(apply_overrides(tiny(method), ["accumulation_steps=2"]))
 
 

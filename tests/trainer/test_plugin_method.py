@@ -10,6 +10,7 @@ from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.trainer.methods import METHODS
+from backdrop.trainer.optimisation.optimisers import peak_lr
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
@@ -26,6 +27,8 @@ from torch import nn
 from torch.nn import functional
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.trainer.parts.embedding_spread import embedding_spread
+from backdrop.trainer.parts.method_defaults import any_labels as check_labels, whole_batch_only as check_parts
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 
 BACKDROP_SET = "methods"
 DEFAULT_RECIPE, HAS_NEGATIVES, HAS_CAST, ALWAYS_CAST = "smoke", False, False, False
@@ -48,7 +51,9 @@ def expected_curve(settings):
 def _layer(inputs, outputs):
     return [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
 
-class Method(nn.Module):
+class Method(QueryKeyMethod):
+    has_unused_parameters = False
+
     def __init__(self, backbone, settings, *, seed, cast=None):
         super().__init__()
         width, narrow = settings.embedding_dim, settings.bottleneck_dim
@@ -57,11 +62,20 @@ class Method(nn.Module):
         self.projector = nn.Sequential(*_layer(backbone.num_features, width), *_layer(width, width), *last)
         self.predictor = nn.Sequential(*_layer(width, narrow), nn.Linear(narrow, width))
 
-    def optimised_parameters(self):
-        return list(self.named_parameters())
+    def embed_query(self, pooled_BD):
+        return self.predictor(self.projector(pooled_BD))
+
+    def embed_key(self, image_B3HW):
+        return self.projector(self.backbone(image_B3HW))
+
+    def parameter_groups(self):  # section 4: the predictor's rate does not decay
+        parts = {True: [], False: []}
+        for name, parameter in self.named_parameters():
+            parts[name.startswith("predictor.")].append((name, parameter))
+        return [ParameterGroup(named=parts[False]), ParameterGroup(named=parts[True], follows_schedule=False)]
 
     def training_step(self, views):
-        first_BE, second_BE = (self.projector(self.backbone(image)) for image in views.images)
+        first_BE, second_BE = (self.embed_key(image) for image in views.images)
         similarity = sum(
             functional.cosine_similarity(self.predictor(query), key.detach()).mean() / 2
             for query, key in ((first_BE, second_BE), (second_BE, first_BE))
@@ -114,8 +128,12 @@ def test_it_trains_and_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> 
     training = _begin(settings)
     before = training.method.backbone.conv1.weight.clone()
     training.step = 2
-    losses, _ = take_step(training, batches[0])
+    losses, lr = take_step(training, batches[0])
     assert -1 <= losses["loss"] <= 1
+    # SimSiam's predictor learns at the peak rate from the first step on.
+    rates = {group["lr"] for group in training.optimiser.param_groups}
+    assert rates == {lr, peak_lr(settings.optimiser, settings.batch_size)}
+    assert len(rates) == 2
     assert not torch.equal(before, training.method.backbone.conv1.weight)
 
     path = checkpoint.save(tmp_path, training.method, training.optimiser, step=training.step, keep=1)

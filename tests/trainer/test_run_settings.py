@@ -17,6 +17,7 @@ from backdrop.trainer.methods import byol, moco, swav
 from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
+from backdrop.trainer.parts.pretraining_method import ParameterGroup
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.loop import resolve_settings
@@ -188,7 +189,9 @@ def test_lars_against_loops(includes_bias_and_norm: bool) -> None:
     velocities = [np.zeros_like(weight) for weight in weights]
     parameters = [nn.Parameter(torch.tensor(weight)) for weight in weights]
     settings = optimisers.Settings(name="lars", weight_decay=0.1, includes_bias_and_norm=includes_bias_and_norm)
-    optimiser = build_optimiser([(str(index), parameter) for index, parameter in enumerate(parameters)], settings)
+    optimiser = build_optimiser(
+        [ParameterGroup(named=[(str(index), each) for index, each in enumerate(parameters)])], settings
+    )
     for lr in (0.5, 0.2):
         set_lr(optimiser, lr)
         for index, parameter in enumerate(parameters):
@@ -209,7 +212,7 @@ def test_sgd_leaves_bias_and_norm_without_decay_where_asked() -> None:
     nn.init.ones_(linear.weight)
     nn.init.ones_(linear.bias)
     settings = optimisers.Settings(weight_decay=0.5, includes_bias_and_norm=False)
-    optimiser = build_optimiser(list(linear.named_parameters()), settings)
+    optimiser = build_optimiser([ParameterGroup(named=list(linear.named_parameters()))], settings)
     set_lr(optimiser, 1.0)
     for parameter in linear.parameters():
         parameter.grad = torch.zeros_like(parameter)

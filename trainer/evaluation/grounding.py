@@ -43,6 +43,7 @@ from backdrop.trainer.evaluation.harness.defaults import no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.losses.saliency_attention import attention_target, grad_cam, importance
+from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKeyMethod
 from backdrop.trainer.run.trained_method import trained_method, untrained_method
 
 DATA = "coco"
@@ -98,7 +99,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if subject.run is None:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     store = _mask_store(options.store)
-    methods = {OURS: load_method(subject), UNTRAINED: untrained_method(subject.run, subject.device)}
+    methods = {OURS: load_method(subject), UNTRAINED: _with_key(untrained_method(subject.run, subject.device), subject)}
     found = _scored(methods, _views(subject, store, data, options), options)
     if not len(found.foreground_share_N):
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
@@ -153,7 +154,7 @@ class _Scored:
     num_skipped: int
 
 
-def _scored(methods: dict[str, Any], all_views: Iterator[Views], options: Options) -> _Scored:
+def _scored(methods: dict[str, QueryKeyMethod], all_views: Iterator[Views], options: Options) -> _Scored:
     """Score the maps of each method."""
     ious, zeros = ({name: [np.zeros(0, np.float32)] for name in methods} for _ in range(2))
     shares, num_skipped = [np.zeros(0, np.float32)], 0
@@ -181,22 +182,25 @@ def _shares(iou_N: np.ndarray) -> np.ndarray:
     return np.histogram(iou_N, bins=NUM_BINS, range=(0.0, 1.0))[0] / len(iou_N)
 
 
-def load_method(subject: Subject) -> Any:
+def load_method(subject: Subject) -> QueryKeyMethod:
     """Return a run's method with the weights of its latest checkpoint, in evaluation mode.
 
     Raises: UserError: its method has no key network, or there is no checkpoint.
     """
     assert subject.run is not None
-    method = trained_method(subject.run, subject.device)
-    if not hasattr(method, "embed_key"):
+    return _with_key(trained_method(subject.run, subject.device), subject)
+
+
+def _with_key(method: PretrainingMethod, subject: Subject) -> QueryKeyMethod:
+    if not isinstance(method, QueryKeyMethod):
         raise UserError(f"grounding compares a query with a key; {subject.method} has none")
     return method
 
 
-def grounding_iou(method: Any, views: Views, options: Options) -> tuple[Tensor, Tensor]:
+def grounding_iou(method: QueryKeyMethod, views: Views, options: Options) -> tuple[Tensor, Tensor]:
     """Return each image's IoU, float32 (B,), and whether both crops hold any foreground, bool (B,).
 
-    Args: method: with `backbone`, `embed_query` and `embed_key`. views: two views each, query and key.
+    Args: method: in evaluation mode. views: two views each, query and key.
     """
     return cam_iou(query_cam(method, views), views, options)
 
@@ -216,10 +220,10 @@ def _target(views: Views, cam_Bhw: Tensor, options: Options) -> Tensor:
     return (mask_B1HW[:, 0] if options.resolution == "view" else attention_target(mask_B1HW, cam_Bhw.shape[1:])) > 0.5
 
 
-def query_cam(method: Any, views: Views) -> Tensor:
+def query_cam(method: QueryKeyMethod, views: Views) -> Tensor:
     """Return Grad-CAM of q . k_m on the query's last feature map (CAST Eq. 1 and 2), float32 (B, h, w), 0 or more.
 
-    Args: method: with `backbone`, `embed_query` and `embed_key`. views: two views each, query and key.
+    Args: method: in evaluation mode. views: two views each, query and key.
     """
     map_BDhw = method.backbone.forward_map(views.images[0]).detach()
     pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
@@ -19,7 +19,9 @@ from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
+from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 
 DEFAULT_RECIPE = "byol_300"
 HAS_NEGATIVES = False
@@ -68,6 +70,10 @@ def check(settings: Settings, batch_size: int) -> None:
         raise UserError(f"batch_size={batch_size}: BYOL normalises over the batch; give 2 or more")
 
 
+check_labels = any_labels
+check_parts = whole_batch_only
+
+
 def expected_curve(settings: Settings) -> str:
     """Return what to expect of regression_loss. Args: settings: none of them counts."""
     return (
@@ -77,8 +83,10 @@ def expected_curve(settings: Settings) -> str:
     )
 
 
-class Method(nn.Module):
+class Method(QueryKeyMethod):
     """Online network (backbone, projector, predictor) and target network (backbone, projector)."""
+
+    has_unused_parameters = False
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build both networks around a backbone; weights of the heads come from torch's current generator.
@@ -103,10 +111,10 @@ class Method(nn.Module):
         """Return the target network's projections (B, E) of images."""
         return self.target_projector(self.target_backbone(image_B3HW))
 
-    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the online network's parameters by name; the target only follows."""
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return the online network's parameters; the target only follows."""
         online = ("backbone.", "projector.", "predictor.")
-        return [item for item in self.named_parameters() if item[0].startswith(online)]
+        return [ParameterGroup(named=[item for item in self.named_parameters() if item[0].startswith(online)])]
 
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the losses of one batch: each view predicts the other's target, both directions summed."""

@@ -14,6 +14,7 @@ from backdrop.trainer.methods.moco import (
     Method,
     Settings,
     check,
+    check_labels,
     check_parts,
     expected_curve,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "Settings",
     "check",
+    "check_labels",
     "check_parts",
     "expected_curve",
     "view_plan",

@@ -23,7 +23,9 @@ from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
+from backdrop.trainer.parts.method_defaults import any_labels
 from backdrop.trainer.parts.momentum_encoder import frozen_copy, update_momentum
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_batch_norms
 
 DEFAULT_RECIPE = "moco_v2_220"
@@ -113,6 +115,9 @@ def check_parts(settings: Settings, part_size: int, num_processes: int) -> None:
         )
 
 
+check_labels = any_labels
+
+
 def expected_curve(settings: Settings) -> str:
     """Return what to expect of info_nce_loss. Args: settings: the queue's size counts."""
     highest = math.log(settings.queue_size + 1)
@@ -124,8 +129,10 @@ def expected_curve(settings: Settings) -> str:
     )
 
 
-class Method(nn.Module):
+class Method(QueryKeyMethod):
     """Query encoder, key encoder and queue."""
+
+    has_unused_parameters = False
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build the encoders around a backbone; the head's weights come from torch's current generator.
@@ -154,9 +161,10 @@ class Method(nn.Module):
         """Return the key network's embeddings (B, E), unit length, of images."""
         return functional.normalize(self.key_head(self.key_backbone(image_B3HW)), dim=1)
 
-    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return the query encoder's parameters by name; the key encoder only follows."""
-        return [item for item in self.named_parameters() if item[0].startswith(("backbone.", "head."))]
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return the query encoder's parameters; the key encoder only follows."""
+        query = ("backbone.", "head.")
+        return [ParameterGroup(named=[item for item in self.named_parameters() if item[0].startswith(query)])]
 
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the losses of one batch: view 0 is the query, view 1 the key.

@@ -18,6 +18,8 @@ from backdrop.trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, 
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.heads import alexnet_head
+from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, PretrainingMethod
 
 DEFAULT_RECIPE = "rotnet_30"
 HAS_NEGATIVES = False
@@ -71,6 +73,10 @@ def check(settings: Settings, batch_size: int) -> None:
     """Accept all settings: none depends on another or on the batch size."""
 
 
+check_labels = any_labels
+check_parts = whole_batch_only
+
+
 def expected_curve(settings: Settings) -> str:
     """Return what to expect of the loss. Args: settings: none of them counts."""
     return (
@@ -79,8 +85,10 @@ def expected_curve(settings: Settings) -> str:
     )
 
 
-class Method(nn.Module):
+class Method(PretrainingMethod):
     """Backbone and a classifier of rotations."""
+
+    has_unused_parameters = False
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build the classifier on a backbone; its weights come from torch's current generator.
@@ -95,9 +103,9 @@ class Method(nn.Module):
         if settings.head == "alexnet":
             self.head = alexnet_head(backbone.num_features, settings.hidden_dim, NUM_ROTATIONS)
 
-    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return all parameters by name."""
-        return list(self.named_parameters())
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return all parameters."""
+        return [ParameterGroup(named=list(self.named_parameters()))]
 
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the losses of one batch, every image in all four rotations."""

@@ -21,6 +21,8 @@ from backdrop.trainer import cast
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
+from backdrop.trainer.parts.method_defaults import whole_batch_only
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, PretrainingMethod
 from backdrop.trainer.parts.start_weights import load_parts
 
 DEFAULT_RECIPE = "supervised_90"
@@ -104,6 +106,9 @@ def check_labels(settings: Settings, label_N: np.ndarray) -> None:
         )
 
 
+check_parts = whole_batch_only
+
+
 def expected_curve(settings: Settings) -> str:
     """Return what to expect of the loss. Args: settings: the number of classes and where weights come from count."""
     chance = f"ln(num_classes) = {math.log(settings.num_classes):.2f}"
@@ -112,8 +117,10 @@ def expected_curve(settings: Settings) -> str:
     return f"loss starts near {chance}, which is chance, and falls at once; accuracy rises from 1 / num_classes."
 
 
-class Method(nn.Module):
+class Method(PretrainingMethod):
     """Backbone and a linear classifier on its mean feature."""
+
+    has_unused_parameters = False
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
         """Build the classifier on a backbone; its weights come from torch's current generator.
@@ -144,9 +151,9 @@ class Method(nn.Module):
             self.backbone.eval()
         return self
 
-    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return all parameters that are not frozen by name."""
-        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return all parameters that are not frozen."""
+        return [ParameterGroup(named=[item for item in self.named_parameters() if item[1].requires_grad])]
 
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the cross-entropy of one batch and the share of rows classified correctly."""

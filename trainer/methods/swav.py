@@ -23,6 +23,8 @@ from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
+from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
+from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.running_statistics import still_running_statistics
 from backdrop.trainer.parts.sinkhorn import assign_codes
 
@@ -100,6 +102,10 @@ def check(settings: Settings, batch_size: int) -> None:
         check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
 
 
+check_labels = any_labels
+check_parts = whole_batch_only
+
+
 def expected_curve(settings: Settings) -> str:
     """Return what to expect of swapped_loss. Args: settings: the number of prototypes counts."""
     chance = math.log(settings.num_prototypes)
@@ -111,11 +117,11 @@ def expected_curve(settings: Settings) -> str:
     )
 
 
-class Method(nn.Module):
+class Method(QueryKeyMethod):
     """Backbone, projector, prototypes and, optionally, a queue per global view."""
 
     num_steps_done: Tensor
-    # The prototypes, in their frozen steps: DistributedDataParallel has to look for them.
+    # The prototypes, in their frozen steps.
     has_unused_parameters = True
 
     def __init__(self, backbone: Backbone, settings: Settings, *, seed: int, cast: cast.Settings | None = None) -> None:
@@ -146,9 +152,9 @@ class Method(nn.Module):
         """Return embeddings (B, E), unit length, of images: the same network's, SwAV has no other."""
         return self.embed_query(self.backbone(image_B3HW))
 
-    def optimised_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Return all parameters by name; the prototypes move only after their first frozen steps."""
-        return list(self.named_parameters())
+    def parameter_groups(self) -> list[ParameterGroup]:
+        """Return all parameters; the prototypes move only after their first frozen steps."""
+        return [ParameterGroup(named=list(self.named_parameters()))]
 
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the losses of one batch: the global views come first."""

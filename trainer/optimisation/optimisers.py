@@ -1,13 +1,13 @@
 """SGD and LARS (You et al. 2017), with and without adaptation of biases and normalisation parameters."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from torch import nn
 
 from backdrop.settings import one_of, within
+from backdrop.trainer.parts.pretraining_method import ParameterGroup
 
 NAMES = ("sgd", "lars")
 LARS_NORMS = ("joint", "separate")
@@ -91,32 +91,41 @@ class Lars(torch.optim.Optimizer):
         torch._foreach_add_(weights, buffers, alpha=-group["lr"])
 
 
-def build_optimiser(parameters: list[tuple[str, nn.Parameter]], settings: Settings) -> torch.optim.Optimizer:
-    """Build the optimiser of named parameters; its learning rate is set before each step.
+def build_optimiser(groups: Sequence[ParameterGroup], settings: Settings) -> torch.optim.Optimizer:
+    """Build the optimiser of a method's parameters; its learning rates are set before each step.
 
-    Args: parameters: name and parameter. Biases and normalisation parameters are those of one dimension.
+    Args: groups: of the method; each becomes two: biases and normalisation parameters, those of one dimension, apart.
     """
-    matrices = [parameter for _, parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for _, parameter in parameters if parameter.ndim <= 1]
-    vector_decay = settings.weight_decay if settings.includes_bias_and_norm else 0.0
-    groups = [
-        {"params": matrices, "weight_decay": settings.weight_decay, "is_adapted": True},
-        {"params": vectors, "weight_decay": vector_decay, "is_adapted": settings.includes_bias_and_norm},
-    ]
+    torch_groups = [each for group in groups for each in _split(group, settings)]
     if settings.name == "lars":
         return Lars(
-            groups,
+            torch_groups,
             lr=0.0,
             momentum=settings.momentum,
             trust=settings.lars_trust,
             has_separate_norms=settings.lars_norms == "separate",
         )
-    for group in groups:
+    for group in torch_groups:
         del group["is_adapted"]
-    return torch.optim.SGD(groups, lr=0.0, momentum=settings.momentum)
+    return torch.optim.SGD(torch_groups, lr=0.0, momentum=settings.momentum)
 
 
-def set_lr(optimiser: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
+def _split(group: ParameterGroup, settings: Settings) -> list[dict[str, Any]]:
+    """A group as torch takes it: matrices, then vectors. What is none of torch's names stays beside them."""
+    rate = {"lr_factor": group.lr_factor, "follows_schedule": group.follows_schedule}
+    matrices = [parameter for _, parameter in group.named if parameter.ndim > 1]
+    vectors = [parameter for _, parameter in group.named if parameter.ndim <= 1]
+    vector_decay = settings.weight_decay if settings.includes_bias_and_norm else 0.0
+    return [
+        {"params": matrices, "weight_decay": settings.weight_decay, "is_adapted": True, **rate},
+        {"params": vectors, "weight_decay": vector_decay, "is_adapted": settings.includes_bias_and_norm, **rate},
+    ]
+
+
+def set_lr(optimiser: torch.optim.Optimizer, peak: float, fraction: float = 1.0) -> None:
+    """Set the learning rate of every group.
+
+    Args: peak: of the run. fraction: of it, where the schedule stands.
+    """
     for group in optimiser.param_groups:
-        group["lr"] = lr
+        group["lr"] = group["lr_factor"] * peak * (fraction if group["follows_schedule"] else 1.0)

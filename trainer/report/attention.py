@@ -6,7 +6,6 @@ The same maps, crops and IoU as `evaluate grounding` (CAST section 4.4), for a f
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +16,7 @@ from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.stores.pages import document, pictures
 from backdrop.trainer import cast
 from backdrop.trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
+from backdrop.trainer.parts.pretraining_method import QueryKeyMethod
 from backdrop.trainer.report.examples import Scenes, denormalised, different_rows, spread_rows
 from backdrop.trainer.settings import RunSettings
 
@@ -36,10 +36,12 @@ class Attention:
     iou: float | None
 
 
-def attended(method: Any, beton: Path, settings: RunSettings, *, num_rows: int = NUM_ROWS) -> list[Attention]:
+def attended(
+    method: QueryKeyMethod, beton: Path, settings: RunSettings, *, num_rows: int = NUM_ROWS
+) -> list[Attention]:
     """Return where a trained method's queries look, for a few rows of its store.
 
-    Args: method: of `trained_method`, with `embed_key`. beton: what the run read. settings: the run's.
+    Args: method: of `trained_method`. beton: what the run read. settings: the run's.
     """
     scenes = Scenes(beton, None)
     rows = spread_rows(scenes.records, num_rows)

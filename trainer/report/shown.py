@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from backdrop.errors import UserError
+from backdrop.trainer.parts.pretraining_method import QueryKeyMethod
 from backdrop.trainer.report import attention, spectrum
 from backdrop.trainer.report.attention import Attention
 from backdrop.trainer.report.examples import NUM_EXAMPLES, Example, collect, view_names
@@ -59,13 +60,13 @@ def _add_network(shown: Shown, run: Run, beton: Path) -> None:
     try:
         method = trained_method(run.folder, device)
         answers = spectrum.answers(method, beton, run.settings)
-        has_key = hasattr(method, "embed_key")
-        shown.attention = attention.attended(method, beton, run.settings) if has_key else []
+        if isinstance(method, QueryKeyMethod):
+            shown.attention = attention.attended(method, beton, run.settings)
     except UserError as error:
         shown.why |= dict.fromkeys(("attention", "spectra"), f"The network cannot be looked at: {error}")
         return
     shown.spectra = {name: spectrum.singular_values(vector_ND) for name, vector_ND in answers.items()}
-    if not has_key:
+    if not isinstance(method, QueryKeyMethod):
         shown.why["attention"] = f"{run.settings.method} has no key network, so no query is compared with a key."
     if not answers:
         shown.why |= dict.fromkeys(("attention", "spectra"), "The store has no row with foreground and background.")

@@ -5,7 +5,6 @@ learning", arXiv 2110.09348). Legend: N images, D features, M = min(N, D).
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.progress import stage_bar
 from backdrop.trainer.evaluation.grounding import plain_plan
+from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKeyMethod
 from backdrop.trainer.report.examples import spread_rows
 from backdrop.trainer.settings import RunSettings
 
@@ -52,7 +52,7 @@ def effective_rank(singular_M: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.ndarray]:
+def answers(method: PretrainingMethod, beton: Path, settings: RunSettings) -> dict[str, np.ndarray]:
     """Return what a trained method says to up to 256 rows of its store, spread over it, as plain crops.
 
     Args: method: of `trained_method`. beton: what the run read. settings: the run's.
@@ -80,7 +80,7 @@ def answers(method: Any, beton: Path, settings: RunSettings) -> dict[str, np.nda
         for batch in bar:
             feature_BD = method.backbone(stage(batch).images[0])
             found["features"].append(feature_BD.float().cpu())
-            if hasattr(method, "embed_query"):
+            if isinstance(method, QueryKeyMethod):
                 embedding_BE = functional.normalize(method.embed_query(feature_BD), dim=1)
                 found.setdefault("embedding", []).append(embedding_BE.float().cpu())
     vectors = {name: torch.cat(parts) for name, parts in found.items()}

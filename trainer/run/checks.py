@@ -1,13 +1,13 @@
 """What must hold before anything is opened or built: each setting is possible, and they go together."""
 
-import types
+from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.crops import check_background, check_jitter
 from backdrop.settings import check_settings
 from backdrop.trainer import backbones
-from backdrop.trainer.methods import METHODS
+from backdrop.trainer.methods import METHODS, MethodFile
 from backdrop.trainer.optimisation import schedules
 from backdrop.trainer.settings import RunSettings, method_module
 
@@ -25,8 +25,8 @@ def check(settings: RunSettings) -> None:
     _check_views(settings, len(module.view_plan().views))
     _check_background(settings, module)
     _check_cast(settings, module)
-    _check_accumulation(settings, module)
     module.check(settings.algorithm, settings.batch_size)
+    _check_accumulation(settings, module)
 
 
 def _check_views(settings: RunSettings, num_views: int) -> None:
@@ -36,7 +36,7 @@ def _check_views(settings: RunSettings, num_views: int) -> None:
         check_jitter(f"views.{index}", view)
 
 
-def _check_background(settings: RunSettings, module: types.ModuleType) -> None:
+def _check_background(settings: RunSettings, module: MethodFile[Any]) -> None:
     name = settings.background.name
     has_negative = BACKGROUNDS.load(name).HAS_NEGATIVE
     check_background(settings.background)
@@ -48,7 +48,7 @@ def _check_background(settings: RunSettings, module: types.ModuleType) -> None:
         )
 
 
-def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
+def _check_cast(settings: RunSettings, module: MethodFile[Any]) -> None:
     if settings.cast is None:
         return
     if not module.HAS_CAST:
@@ -68,10 +68,8 @@ def _check_cast(settings: RunSettings, module: types.ModuleType) -> None:
                 )
 
 
-def _check_accumulation(settings: RunSettings, module: types.ModuleType) -> None:
-    if settings.accumulation_steps > 1 and not hasattr(module, "check_parts"):
-        raise UserError(
-            f"accumulation_steps={settings.accumulation_steps}: a step of {settings.method} taken in parts is not the "
-            "step of the whole batch, which its BatchNorms or codes are computed over; set accumulation_steps=1 with "
-            "a smaller batch_size, or start more processes with torchrun"
-        )
+def _check_accumulation(settings: RunSettings, module: MethodFile[Any]) -> None:
+    part_size, is_left = divmod(settings.batch_size, settings.accumulation_steps)
+    # Several processes make smaller parts, and parts that do not divide are named when the processes are counted.
+    if settings.accumulation_steps > 1 and not is_left:
+        module.check_parts(settings.algorithm, part_size, num_processes=1)

@@ -23,6 +23,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
 from backdrop.trainer.parts.collectives import gathered
+from backdrop.trainer.parts.pretraining_method import PretrainingMethod
 from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
 from backdrop.trainer.settings import RunSettings, method_module
 
@@ -111,7 +112,7 @@ def _own_group(size: int, ranks: Ranks) -> distributed.ProcessGroup | None:
 class _Step(nn.Module):
     """A method whose forward is its training step: DistributedDataParallel wants one forward that returns all."""
 
-    def __init__(self, method: Any) -> None:
+    def __init__(self, method: PretrainingMethod) -> None:
         super().__init__()
         self.method = method
 
@@ -119,16 +120,17 @@ class _Step(nn.Module):
         return self.method.training_step(views)
 
 
-def wrapped_step(method: Any, ranks: Ranks) -> Callable[[Views], dict[str, Tensor]]:
+def wrapped_step(method: PretrainingMethod, ranks: Ranks) -> Callable[[Views], dict[str, Tensor]]:
     """Return the method's training step; its gradients are averaged over the processes."""
     if ranks.size == 1:
         return method.training_step
-    has_unused = getattr(method, "has_unused_parameters", False)
     with warnings.catch_warnings():
         # torch 2.13 and later warn of this argument's end. Its successor copies all buffers from the first process at
         # the start, and SwAV's dealt queue is each process's own: torch's warning says to stay with this one then.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return DistributedDataParallel(_Step(method), broadcast_buffers=False, find_unused_parameters=has_unused)
+        return DistributedDataParallel(
+            _Step(method), broadcast_buffers=False, find_unused_parameters=method.has_unused_parameters
+        )
 
 
 def without_averaging(step: Callable[[Views], dict[str, Tensor]]) -> Any:

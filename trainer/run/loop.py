@@ -89,8 +89,7 @@ def opened_loader(
     with loader:
         if not isinstance(store, str):
             _check_same_store(Path(store), beton, loader.store_id)
-        if hasattr(method_module(settings.method), "check_labels"):
-            method_module(settings.method).check_labels(settings.algorithm, loader.labels)
+        method_module(settings.method).check_labels(settings.algorithm, loader.labels)
         yield loader
 
 

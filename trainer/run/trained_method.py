@@ -1,18 +1,18 @@
 """A run's networks as its latest checkpoint left them, or before its first step: backbone, heads and key network."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from backdrop.errors import UserError
 from backdrop.trainer.parts import checkpoint_files
+from backdrop.trainer.parts.pretraining_method import PretrainingMethod
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.run_folder import read_settings
 from backdrop.trainer.run.training import start
 
 
-def trained_method(run: Path, device: torch.device) -> Any:
+def trained_method(run: Path, device: torch.device) -> PretrainingMethod:
     """Return a run's method with the weights of its latest checkpoint, in evaluation mode.
 
     Args: run: the run's folder. device: where it is wanted.
@@ -27,6 +27,6 @@ def trained_method(run: Path, device: torch.device) -> Any:
     return training.method.eval()
 
 
-def untrained_method(run: Path, device: torch.device) -> Any:
+def untrained_method(run: Path, device: torch.device) -> PretrainingMethod:
     """Return a run's method as it stood before its first step, in evaluation mode; arguments as above."""
     return start(read_settings(run), steps_per_epoch=1, device=device).method.eval()
