@@ -22,7 +22,14 @@ from backdrop.stores.command_options import dataset_type
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
 @click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
 @overrides_option("Change one setting of the preset.")
-@click.option("--source", "sources", multiple=True, cls=DetectorOption, help="One more source of pseudo-labels.")
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="DETECTOR",
+    cls=DetectorOption,
+    help="One more source of pseudo-labels.",
+)
 @click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
 @click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
 @click.option("--seed", default=0, show_default=True)
@@ -49,10 +56,7 @@ def saliency_train(
     if not dataset and not images:
         dataset = "msra-b"
         note_default("dataset", dataset, "the default of saliency train")
-    if preset is None:
-        preset, why = default_preset()
-        note_default("preset", preset, why)
-    settings = choose_settings(preset, overrides, sources)
+    settings = choose_settings(preset or default_preset(), overrides, sources)
     draw_at_first_use(dataset, root)
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     note_default("detector run", out, "use it with: build-store --detector")

@@ -1,14 +1,15 @@
 """The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report."""
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
 from backdrop.command_line import Command, print_result
-from backdrop.command_options import MemberOf, overrides_option, path_type, root_option
-from backdrop.data_folders import ARTIFACTS
+from backdrop.command_options import Decorator, MemberOf, overrides_option, path_type, root_option
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
@@ -18,11 +19,35 @@ from backdrop.stores.datasets import built_default_store
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.recipes import RECIPES
+from backdrop.trainer.run.default_folder import default_run
+
+method_option = click.option("--method", type=MemberOf(METHODS), required=True)
+background_option = click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
+recipe_overrides_option = overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+
+
+def recipe_option(default: str) -> Decorator:
+    """Return --recipe. Args: default: what is taken without it, for its help."""
+    return click.option("--recipe", type=MemberOf(RECIPES), default=None, help=f"Default: {default}.")
+
+
+def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --run and --weights, of which it takes the one that was given, as `run_or_weights`."""
+
+    @click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
+    @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+    @wraps(command)
+    def with_one(*, run: Path | None, weights: Path | None, **others: Any) -> None:
+        if (run is None) == (weights is None):
+            raise UserError("give either --run FOLDER or --weights FILE, one of them.")
+        command(run_or_weights=run or weights, **others)
+
+    return with_one
 
 
 @click.command("pretrain", cls=Command)
-@click.option("--method", type=MemberOf(METHODS), required=True)
-@click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
+@method_option
+@background_option
 @click.option(
     "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
 )
@@ -31,16 +56,11 @@ from backdrop.trainer.recipes import RECIPES
 @cache_option
 @root_option("For a URL: the images.")
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
-@click.option(
-    "--recipe",
-    type=MemberOf(RECIPES),
-    default=None,
-    help="Default: the paper's (no GPU: smoke).",
-)
+@recipe_option("the paper's (no GPU: smoke)")
 @click.option(
     "--backbone", default=None, help="resnet18 to 152, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's."
 )
-@overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+@recipe_overrides_option
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 @click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
 @click.option("--views-epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Of --show-views.")
@@ -64,28 +84,20 @@ def pretrain_command(
     if store is None:
         dataset = dataset or "imagenet"
         store = built_default_store(dataset, "train")
-    is_url = isinstance(store, str)
-    if root is not None and not is_url:
-        raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
     if out is None and show_views is None:
-        out = ARTIFACTS / f"{method}{'-cast' if with_cast else ''}-{bg}"
-        note_default("run", out, "the default of --out")
+        out = default_run(method, bg, with_cast)
 
-    from backdrop.stores.sharing.store_cache import cache_folder
     from backdrop.trainer.run.loop import default_recipe, pretrain
 
-    if recipe is None:
-        recipe, why = default_recipe(method)
-        note_default("recipe", recipe, why)
     given: dict[str, Any] = {
         "method": method,
         "background": bg,
         "with_cast": with_cast,
         "store": store,
-        "dataset": dataset and dataset.partition(":")[0],  # what a store records of it
-        "recipe": recipe,
+        "dataset": dataset,
+        "recipe": recipe or default_recipe(method),
         "overrides": [*([f"backbone={backbone}"] if backbone else []), *overrides],
-        "cache": cache_folder(cache) if is_url else None,
+        "cache": cache,
         "root": root,
     }
     if show_views is not None:
@@ -108,11 +120,11 @@ def pretrain_command(
 @click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
 @cache_option
 @root_option("For a URL: the images.")
-@click.option("--method", type=MemberOf(METHODS), required=True)
-@click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
+@method_option
+@background_option
 @click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
-@click.option("--recipe", type=MemberOf(RECIPES), default=None, help="Default: the paper's.")
-@overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+@recipe_option("the paper's")
+@recipe_overrides_option
 @click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
@@ -138,7 +150,6 @@ def loader_bench_command(
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
     from backdrop.pipeline.beton.beton_of_store import beton_of
     from backdrop.pipeline.loader.loader_bench import bench, table
-    from backdrop.stores.sharing.store_cache import cache_folder
     from backdrop.trainer.run.loop import resolve_settings
     from backdrop.trainer.settings import method_module
 
@@ -146,7 +157,7 @@ def loader_bench_command(
         recipe = method_module(method).DEFAULT_RECIPE
         note_default("recipe", recipe, "the method's own")
     settings = resolve_settings(recipe, method, bg, with_cast, overrides)
-    beton = beton_of(store, cache=cache_folder(cache) if isinstance(store, str) else None, root=root)
+    beton = beton_of(store, cache=cache, root=root)
     if batch_size is None:
         batch_size = min(settings.batch_size, 256)
         note_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")
@@ -161,8 +172,7 @@ def loader_bench_command(
 @click.command("evaluate", cls=Command, epilog=f"TASK is one of: {', '.join([*EVALUATIONS.built_in(), 'all'])}.")
 @click.argument("task", type=MemberOf(EVALUATIONS, "all"), metavar="TASK")
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
-@click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
-@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@run_or_weights_options
 @click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
 @overrides_option("An option; with all, TASK.NAME=VALUE.")
 @click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
@@ -172,8 +182,7 @@ def loader_bench_command(
 def evaluate_command(
     task: str,
     recipe: str,
-    run: Path | None,
-    weights: Path | None,
+    run_or_weights: Path,
     data: str | None,
     overrides: tuple[str, ...],
     strict: bool,
@@ -186,17 +195,13 @@ def evaluate_command(
     all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps every score in
     the run's folder, and goes on with the same command.
     """
-    if (run is None) == (weights is None):
-        raise UserError("give either --run FOLDER or --weights FILE, one of them.")
-    given = run or weights
-    assert given is not None
     if task != "all":
         if only or skip or is_plan:
             raise UserError("--only, --skip and --plan are for evaluate all.")
         from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 
-        with disk_errors(given):
-            summary = evaluate_run(task, given, data, overrides=overrides, strict=strict)
+        with disk_errors(run_or_weights):
+            summary = evaluate_run(task, run_or_weights, data, overrides=overrides, strict=strict)
         note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
         print_result(summary)
         return
@@ -205,33 +210,27 @@ def evaluate_command(
     from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table
 
     choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
-    steps = plan(given, recipe, choice)
     if is_plan:
+        steps = plan(run_or_weights, recipe, choice)
         print_result([asdict(step) for step in steps], plan_table(steps))
         return
-    note(plan_table(steps))
-    with disk_errors(given):
-        summary = evaluate_all(given, recipe, choice)
+    with disk_errors(run_or_weights):
+        summary = evaluate_all(run_or_weights, recipe, choice)
     note(table(summary))
     print_result(summary)
 
 
 @click.command("export-detectron2", cls=Command)
-@click.option("--run", type=path_type, default=None, help="Folder of a run of pretrain.")
-@click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
+@run_or_weights_options
 @click.option("--out", type=path_type, required=True, help="Folder for weights.pkl, config.yaml and command.sh.")
 @click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
 @click.option("--method", default="moco", show_default=True, help="Whose rates, where the protocol has several.")
-def export_detectron2_command(run: Path | None, weights: Path | None, out: Path, protocol: str, method: str) -> None:
+def export_detectron2_command(run_or_weights: Path, out: Path, protocol: str, method: str) -> None:
     """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
-    if (run is None) == (weights is None):
-        raise UserError("give either --run FOLDER or --weights FILE, one of them.")
     from backdrop.trainer.detectron2_export import export_detectron2
 
-    given = run or weights
-    assert given is not None
     with disk_errors(out):
-        files = [str(path) for path in export_detectron2(given, out, protocol=protocol, method=method)]
+        files = [str(path) for path in export_detectron2(run_or_weights, out, protocol=protocol, method=method)]
     print_result({"files": files}, "\n".join(files))
 
 

@@ -6,7 +6,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.cached_beton import cached_beton
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import open_store
-from backdrop.stores.sharing.store_cache import open_published
+from backdrop.stores.sharing.store_cache import cache_folder, open_published
 
 
 def beton_of(
@@ -15,10 +15,13 @@ def beton_of(
     """Return the .beton of a store, which is what training reads.
 
     Args: store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. cache: for
-        a URL, the folder that keeps what is fetched and the .beton made of it. root: for a URL, where the images lie,
-        see `open_index`. dataset: what the store has to be of, None = any.
-    Raises: UserError: it is not there, or of another data set.
+        a URL, the folder that keeps what is fetched and the .beton made of it; None = the default one. root: for a URL,
+        where the images lie, see `open_index`. dataset: what the store has to be of, as `open_index` takes it; None =
+        any.
+    Raises: UserError: it is not there, or of another data set; a root for what has its images already.
     """
+    if root is not None and not isinstance(store, str):
+        raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
     beton = _published_beton(store, cache, root, dataset) if isinstance(store, str) else find_beton(Path(store))
     _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
     return beton
@@ -46,15 +49,14 @@ def find_beton(store: Path) -> Path:
 
 def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:
     """The beton of a published store, out of the cache."""
-    assert cache is not None, "what is read of a URL is kept somewhere"
-    store = open_published(url, cache)
+    store = open_published(url, cache_folder(cache))
     _check_dataset(dataset, store.dataset, url)  # before all of it is fetched
     return cached_beton(store, root)
 
 
 def _check_dataset(wanted: str | None, found: str, store: Path | str) -> None:
-    """Raise UserError when a store is of another data set than the user says."""
-    if wanted not in (None, found):
+    """Raise UserError when a store is of another data set than the user says; it records the name alone."""
+    if wanted is not None and wanted.partition(":")[0] != found:
         raise UserError(
             f"--dataset is {wanted}, but {store} is a store of {found}; name a store of {wanted}, or leave out "
             "--dataset: it says nothing that --store does not"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
-from backdrop.progress import warn
+from backdrop.progress import note_default, warn
 from backdrop.ranks import Ranks, joined
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.phases import Phase
@@ -49,11 +49,14 @@ SETTINGS_FILE = "settings.json"
 BACKBONE_FILE = "backbone.safetensors"
 
 
-def default_preset() -> tuple[str, str]:
-    """The preset taken when none was named, and why: the papers' on a GPU, a small one without."""
+def default_preset() -> str:
+    """Return the preset taken when none was named, and say so: the papers' on a GPU, a small one without."""
     if torch.cuda.is_available():
-        return "paper", "the papers'"
-    return "small", "no GPU here; with one it would be paper"
+        preset, why = "paper", "the papers'"
+    else:
+        preset, why = "small", "no GPU here; with one it would be paper"
+    note_default("preset", preset, why)
+    return preset
 
 
 def train(

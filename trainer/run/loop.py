@@ -13,8 +13,10 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.beton_of_store import beton_of
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.progress import note_default
 from backdrop.ranks import Ranks, joined
 from backdrop.stores.format.reader import open_store
+from backdrop.stores.sharing.store_cache import cache_folder
 from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
@@ -48,6 +50,7 @@ def pretrain(
         dataset: what the store has to be of, None = any.
     Returns: summary of the run; None but in the first process. Raises: UserError: anything given is wrong.
     """
+    cache = cache_folder(cache) if isinstance(store, str) else None
     words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
     words += ["--store", str(store), "--recipe", recipe, *(f"--set={setting}" for setting in overrides)]
     words += [word for name, given in (("--cache", cache), ("--root", root)) if given for word in (name, str(given))]
@@ -93,15 +96,18 @@ def opened_loader(
         yield loader
 
 
-def default_recipe(method: str) -> tuple[str, str]:
-    """Return the recipe taken when none was named, and why: the paper's on a GPU, a small one without.
+def default_recipe(method: str) -> str:
+    """Return the recipe taken when none was named, and say so: the paper's on a GPU, a small one without.
 
     Args: method: a file of trainer/methods.
     """
     paper = method_module(method).DEFAULT_RECIPE
     if torch.cuda.is_available():
-        return paper, "the method's own"
-    return "smoke", f"no GPU here; with one it would be {paper}"
+        recipe, why = paper, "the method's own"
+    else:
+        recipe, why = "smoke", f"no GPU here; with one it would be {paper}"
+    note_default("recipe", recipe, why)
+    return recipe
 
 
 def resolve_settings(

@@ -87,7 +87,7 @@ def plan_table(steps: Sequence[Step]) -> str:
 
 
 def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str, Any]:
-    """Run what can be run, and say of the rest what is missing.
+    """Say what will be computed, run what can be run, and say of the rest what is missing.
 
     A run's scores that are there already, of the same weights, data and options, are not computed again, unless
     something was odd about the data.
@@ -98,6 +98,7 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
     Raises: UserError: see `plan`.
     """
     steps = plan(run_or_weights, recipe, choice)
+    note(plan_table(steps))
     settings = run_folder.read_settings(run_or_weights) if run_or_weights.is_dir() else None
     paper = paper_numbers(recipe, settings)
     rows: dict[str, list[dict[str, Any]]] = {}
