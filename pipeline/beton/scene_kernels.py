@@ -4,8 +4,9 @@ import ctypes
 
 import llvmlite.binding
 import numpy as np
-from numba import njit, types
+from numba import types
 
+from backdrop.kernels import kernel
 from backdrop.pipeline.beton.ffcv_names import lib
 
 # FFCV's library brings libjpeg-turbo. We call that instead of FFCV's own `imdecode`, which asks for the "fast" DCT: no
@@ -54,7 +55,7 @@ def close_decoder(decoder: int) -> None:
     _destroy(decoder)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def jpeg_size(data: np.ndarray) -> tuple[int, int]:
     """(height, width) in the first frame header of a JPEG, uint8 (N,); (0, 0) where there is none.
 
@@ -76,7 +77,7 @@ def jpeg_size(data: np.ndarray) -> tuple[int, int]:
     return np.int64(0), np.int64(0)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode_jpeg(decoder: int, data: np.ndarray, height: int, width: int, pixels: np.ndarray, row_bytes: int) -> int:
     """Decode a JPEG of known size to RGB; returns 0, or -1 where libjpeg reports an error or a warning.
 
@@ -90,22 +91,22 @@ def decode_jpeg(decoder: int, data: np.ndarray, height: int, width: int, pixels:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rotate(value: np.uint64, by: int) -> np.uint64:
     return (value << np.uint64(by)) | (value >> np.uint64(64 - by))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _round(state: np.uint64, word: np.uint64) -> np.uint64:
     return _rotate(state + word * _PRIME_2, 31) * _PRIME_1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _merge(state: np.uint64, lane: np.uint64) -> np.uint64:
     return (state ^ _round(np.uint64(0), lane)) * _PRIME_1 + _PRIME_4
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _checksum_words(words: np.ndarray, num_bytes: int) -> np.uint64:
     """The part of XXH64 over whole 8-byte words."""
     num = words.size
@@ -126,7 +127,7 @@ def _checksum_words(words: np.ndarray, num_bytes: int) -> np.uint64:
     return state
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def checksum(data: np.ndarray) -> np.uint64:
     """XXH64 (seed 0) of data, uint8 (N,) starting at a multiple of 8 bytes; about 10 GB/s."""
     num_words = data.size // 8
@@ -146,7 +147,7 @@ def checksum(data: np.ndarray) -> np.uint64:
     return state ^ (state >> np.uint64(32))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def expand_runs(runs: np.ndarray, words: np.ndarray) -> bool:
     """Write runs of set bits into mask words; False (words unfinished) where the runs are no mask of this size.
 
@@ -174,7 +175,7 @@ def expand_runs(runs: np.ndarray, words: np.ndarray) -> bool:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def is_within(words: np.ndarray, width: int) -> bool:
     """Whether no bit beyond a mask's width is set; words: uint64 (H, ceil(width / 64))."""
     if width % 64 == 0:

@@ -10,8 +10,10 @@ import math
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
+
+from backdrop.kernels import kernel
 
 CHANNELS = 3
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -19,13 +21,13 @@ _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 VECTOR = 4
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def max_taps(longest_box_side: int, out_side: int) -> int:
     """Upper bound of the source pixels that one output pixel draws on."""
     return math.ceil(max(longest_box_side / out_side, 1.0)) * 2 + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fill_taps(start, length, num_source, out_side, is_flipped, first, weight) -> int:
     """Tabulate the triangle filter: output i is the sum over k < taps of weight[i, k] * source[first[i] + k].
 
@@ -152,32 +154,32 @@ def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line
     return signature, generate
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _start_sum(row_a: np.ndarray, row_b: np.ndarray, weight_a: float, weight_b: float, total: np.ndarray) -> None:
     for j in range(total.size):
         total[j] = weight_a * np.float32(row_a[j]) + weight_b * np.float32(row_b[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_to_sum(row: np.ndarray, weight: float, total: np.ndarray) -> None:
     for j in range(total.size):
         total[j] += weight * np.float32(row[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_two_to_sum(row_a: np.ndarray, row_b: np.ndarray, weight_a: float, weight_b: float, total: np.ndarray) -> None:
     for j in range(total.size):
         total[j] += weight_a * np.float32(row_a[j]) + weight_b * np.float32(row_b[j])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _copy(source: np.ndarray, out: np.ndarray) -> None:
     """out[:] = source[: out.size], which numba would do element by element through views."""
     for j in range(out.size):
         out[j] = source[j]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> None:
     """total[j] = sum over k of weight[k] * rows[k, j]; rows: uint8 (taps, n), total: float32 (n,)."""
     taps = rows.shape[0]
@@ -192,7 +194,7 @@ def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> N
         _add_to_sum(rows[taps - 1], weight[taps - 1], total)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines):
     """Cut a box out of an image, resize it to a square and flip it.
 
@@ -228,13 +230,13 @@ def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines
             _copy(lines[k], out[y + k])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _first_after(column: int, width: int, side: int) -> int:
     """First output column whose centre lies at or right of a source column's left edge."""
     return (2 * side * column + width - 1) // (2 * width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _set_bits(line: np.ndarray, start: int, end: int) -> None:
     """Set bits start .. end - 1 of packed bytes, highest first."""
     if start >= end:
@@ -249,7 +251,7 @@ def _set_bits(line: np.ndarray, start: int, end: int) -> None:
     line[last] |= tail
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _first_change(words: np.ndarray, column: int, end: int) -> int:
     """First column after `column` whose bit differs from its, or end."""
     w = column >> 6
@@ -265,7 +267,7 @@ def _first_change(words: np.ndarray, column: int, end: int) -> int:
     return min((w << 6) + leading_zeros(rest), end)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _crop_line(words, left, width, is_flipped, side, line) -> None:
     """Resize a stretch of one mask row by nearest centre: each run of set bits becomes a run."""
     line[:] = np.uint8(0)
@@ -280,7 +282,7 @@ def _crop_line(words, left, width, is_flipped, side, line) -> None:
         column = change
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def crop_mask(words, top, left, height, width, is_flipped, out):
     """Cut a box out of a mask, resize it to a square by nearest centre and flip it, from bits to bits.
 

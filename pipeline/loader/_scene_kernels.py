@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.beton import scene_kernels as blob_kernels
 from backdrop.pipeline.beton.scene_kernels import (
     checksum,
@@ -30,7 +30,6 @@ from backdrop.pipeline.loader._stage_clock import (
 from backdrop.pipeline.views import crop_kernels as _crop_kernels
 from backdrop.pipeline.views import random_streams, view_plan
 from backdrop.pipeline.views.crop_kernels import BBOX, CENTROID, draw_row, measure
-from backdrop.pipeline.views.kernel_cache import follow_sources
 
 # What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
 OK, BAD_RECORD, IMAGE_CHANGED, MASK_CHANGED, IMAGE_BROKEN, MASK_BROKEN = range(6)
@@ -100,23 +99,23 @@ def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _blob(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> np.ndarray:
     return file_bytes[np.int64(start) : np.int64(start) + np.int64(size)]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> bool:
     return np.int64(start) % 8 == 0 and 0 <= np.int64(start) <= file_bytes.size - np.int64(size)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _shrunk(side, shrink):
     """Side of an image that the decoder makes smaller."""
     return (side + shrink - 1) // shrink
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _shrink_for(box, side):
     """How many times smaller an image may be decoded so that a box keeps the pixels that its view has: 1, 2, 4 or 8."""
     for shrink in (8, 4, 2):
@@ -125,14 +124,14 @@ def _shrink_for(box, side):
     return 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _box(record):
     return (
         np.int64(record["top"]), np.int64(record["left"]), np.int64(record["height"]), np.int64(record["width"])
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _donor_box(record):
     return (
         np.int64(record["donor_top"]), np.int64(record["donor_left"]),
@@ -140,7 +139,7 @@ def _donor_box(record):
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _crop(height, width, box, shrink, is_flipped, slot, start, side, position, scratch):
     """Cut one box of the decoded pixels into row `position` of the section that starts at `start` bytes per row."""
     size = CHANNELS * side * side
@@ -159,7 +158,7 @@ def _crop(height, width, box, shrink, is_flipped, slot, start, side, position, s
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _crop_mask(words, record, slot, view, position):
     side = slot.side[view]
     num_bytes = (side + 7) // 8
@@ -169,7 +168,7 @@ def _crop_mask(words, record, slot, view, position):
     crop_mask(words, box[0], box[1], box[2], box[3], record["is_flipped"] != 0, out)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scratch):
     """Check a row's blobs, expand its mask into scratch.words and draw its views; returns a problem or OK."""
     if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"]):
@@ -198,21 +197,21 @@ def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scr
     return OK
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _words(scene, scratch):
     """The mask of a row in its thread's memory, uint64 (H, ceil(W / 64))."""
     height, num_words = np.int64(scene["height"]), (np.int64(scene["width"]) + 63) // 64
     return scratch.words[: height * num_words].reshape(height, num_words)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _decode(scratch, data, height, width, shrink):
     """Decode into the thread's memory, `shrink` times smaller; returns 0 or -1."""
     rows, columns = _shrunk(height, shrink), _shrunk(width, shrink)
     return decode_jpeg(scratch.decoder, data, rows, columns, scratch.pixels, CHANNELS * columns)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     """Decode a row's image, then cut every view out of it and its mask; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
@@ -234,7 +233,7 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     return OK
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _donor_jpeg(scene, file_bytes):
     """The background that a scene lends, checked: (problem or OK, its bytes)."""
     start, size = scene["background_ptr"], scene["background_bytes"]
@@ -247,7 +246,7 @@ def _donor_jpeg(scene, file_bytes):
     return OK if is_its_size else DONOR_BROKEN, background
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor and cut it; returns a problem or OK."""
     scene = scenes[record["donor_row"]]
@@ -264,7 +263,7 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     return OK
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def pack_words(words, out):
     """Write mask words as bytes, leftmost pixel highest; words: uint64 (H, N), out: uint8 (>= H, >= 8 N)."""
     for y in range(words.shape[0]):
@@ -273,7 +272,7 @@ def pack_words(words, out):
                 out[y, 8 * w + k] = (words[y, w] >> np.uint64(56 - 8 * k)) & np.uint64(0xFF)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_whole(position, scene, file_bytes, slot, scratch):
     """Decode a row's image and unfold its mask at the top left of their place in the batch; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
@@ -291,7 +290,7 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
     return OK
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor at the top left of its place in the batch; returns a problem or OK."""
     scene = scenes[record["donor_row"]]
@@ -306,7 +305,7 @@ def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch)
     return OK if is_decoded else DONOR_BROKEN
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
     """Fill one row of a batch after its views were drawn; (0, -1), or the problem and the row it is about."""
     if slot.is_whole:
@@ -329,7 +328,7 @@ def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
     return OK, np.int64(-1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoch, specs, plan, donors, scratch):
     """Fill positions first .. last - 1 of a batch.
 

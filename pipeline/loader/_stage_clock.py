@@ -10,7 +10,9 @@ from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from numba import njit, types
+from numba import types
+
+from backdrop.kernels import kernel
 
 # Of one row, in the order of the work. "checks" are places in the file and checksums, "masks" both unfolding and
 # cropping, "donors" all that a drawn background costs.
@@ -36,19 +38,19 @@ def stage_sums(clock: np.ndarray) -> np.ndarray:
     return clock[_SUMS:].copy()
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _now_ns(clock: np.ndarray) -> int:
     _get_time(np.int32(_CLOCK), clock.ctypes.data)
     return clock[0] * 1_000_000_000 + clock[1]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def start_clock(clock: np.ndarray) -> None:
     """What follows belongs to the stage that is ended next."""
     clock[_LAST] = _now_ns(clock)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def end_stage(clock: np.ndarray, stage: int) -> None:
     """Count the time since the last reading as the stage's."""
     before = clock[_LAST]

@@ -11,10 +11,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.views import view_plan
-from backdrop.pipeline.views.kernel_cache import follow_sources
 
 # Luma weights of ITU-R BT.601 as torchvision rounds them.
 _RED, _GREEN, _BLUE = np.float32(0.2989), np.float32(0.587), np.float32(0.114)
@@ -54,7 +53,7 @@ def make_buffers(height: int, width: int, taps: int) -> Buffers:
     )
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _load(image: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> None:
     """Split uint8 (3 H W,) pixels into planes."""
     for i in range(red.size):
@@ -63,20 +62,20 @@ def _load(image: np.ndarray, red: np.ndarray, green: np.ndarray, blue: np.ndarra
         blue[i] = np.float32(image[3 * i + 2]) * _PER_LEVEL
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _clamp(value: np.float32) -> np.float32:
     value = value if value > _ZERO else _ZERO
     return value if value < _ONE else _ONE
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _blend_with_level(plane: np.ndarray, factor: np.float32, level: np.float32) -> None:
     """Brightness and contrast: away from or towards one level."""
     for i in range(plane.size):
         plane[i] = _clamp(factor * plane[i] + level)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _blend_with_grey(red: np.ndarray, green: np.ndarray, blue: np.ndarray, factor: np.float32) -> None:
     """Saturation: away from or towards the grey of each pixel; factor 0 is greyscale."""
     rest = _ONE - factor
@@ -87,13 +86,13 @@ def _blend_with_grey(red: np.ndarray, green: np.ndarray, blue: np.ndarray, facto
         blue[i] = _clamp(factor * blue[i] + grey)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_grey(red: np.ndarray, green: np.ndarray, blue: np.ndarray, column: np.ndarray) -> None:
     for x in range(column.size):
         column[x] += _RED * red[x] + _GREEN * green[x] + _BLUE * blue[x]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _mean_grey(planes: np.ndarray, column: np.ndarray) -> np.float32:
     """Mean grey of an image, summed column by column."""
     width, size = column.size, planes.shape[1]
@@ -107,14 +106,14 @@ def _mean_grey(planes: np.ndarray, column: np.ndarray) -> np.float32:
     return np.float32(total / size)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _channel(largest: np.float32, chroma: np.float32, angle: np.float32) -> np.float32:
     distance = angle - math.floor(angle + _HALF)
     distance = distance if distance > _ZERO else -distance
     return largest - chroma * _clamp(_TWO - _SIX * distance)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _turn_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, turns: np.float32) -> None:
     """`photometric.adjust_hue`, in the same steps."""
     for i in range(red.size):
@@ -134,7 +133,7 @@ def _turn_hue(red: np.ndarray, green: np.ndarray, blue: np.ndarray, turns: np.fl
         blue[i] = _channel(largest, chroma, hue - _SIXTH)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _jitter(planes: np.ndarray, record: np.void, order: np.ndarray, column: np.ndarray) -> None:
     for position in range(4):
         operation = order[record["jitter_order"], position]
@@ -150,19 +149,19 @@ def _jitter(planes: np.ndarray, record: np.void, order: np.ndarray, column: np.n
                 _blend_with_level(planes[channel], factor, level)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _add_pair(a: np.ndarray, b: np.ndarray, weight: np.float32, total: np.ndarray) -> None:
     for x in range(total.size):
         total[x] += weight * (a[x] + b[x])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _scale(source: np.ndarray, weight: np.float32, total: np.ndarray) -> None:
     for x in range(total.size):
         total[x] = weight * source[x]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _fill_gaussian(sigma: float, weight: np.ndarray) -> None:
     reach, total = weight.size // 2, 0.0
     for k in range(weight.size):
@@ -171,14 +170,14 @@ def _fill_gaussian(sigma: float, weight: np.ndarray) -> None:
         weight[k] = math.exp(-0.5 * ((k - reach) / sigma) ** 2) / total
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _mirror(at: int, size: int) -> int:
     """Reflect a place outside 0 .. size - 1 at the border pixel."""
     at = -at if at < 0 else at
     return 2 * (size - 1) - at if at >= size else at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _blur_columns(plane: np.ndarray, width: int, weight: np.ndarray, out: np.ndarray) -> None:
     """Blur along the columns: each row of the result is a sum of rows, symmetric pairs together."""
     height, reach = plane.size // width, weight.size // 2
@@ -190,7 +189,7 @@ def _blur_columns(plane: np.ndarray, width: int, weight: np.ndarray, out: np.nda
             _add_pair(plane[above : above + width], plane[below : below + width], weight[reach + k], total)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _blur_rows(plane: np.ndarray, width: int, weight: np.ndarray, line: np.ndarray, out: np.ndarray) -> None:
     """Blur along the rows, each put between its mirrored ends first."""
     height, reach = plane.size // width, weight.size // 2
@@ -207,19 +206,19 @@ def _blur_rows(plane: np.ndarray, width: int, weight: np.ndarray, line: np.ndarr
             _add_pair(left, right, weight[reach + k], total)
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _solarise(plane: np.ndarray) -> None:
     for i in range(plane.size):
         plane[i] = _ONE - plane[i] if plane[i] >= _HALF else plane[i]
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def _normalise(plane: np.ndarray, mean: np.float32, std: np.float32, out: np.ndarray) -> None:
     for i in range(plane.size):
         out[i] = (plane[i] - mean) / std
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def augment_sample(image: np.ndarray, width: int, record: np.void, code: ViewCode, buffers: Buffers, out) -> None:
     """Jitter, greyscale, blur, solarise and normalise one view: `photometric.augment`, then the normalisation.
 
@@ -242,7 +241,7 @@ def augment_sample(image: np.ndarray, width: int, record: np.void, code: ViewCod
         _normalise(planes[channel], code.mean[channel], code.std[channel], out[channel])
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kernel(error_model="numpy")
 def augment_rows(first, last, image_BN, width, record_B, code, buffers, out_BCN) -> None:
     """`augment_sample` for rows first .. last - 1; image_BN: uint8 (B, 3 H W), out_BCN: float32 (B, 3, H W)."""
     for row in range(first, last):

@@ -8,11 +8,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
+from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.views import random_streams as streams
 from backdrop.pipeline.views import view_plan
-from backdrop.pipeline.views.kernel_cache import follow_sources
 from backdrop.pipeline.views.view_plan import (
     BACKGROUND_VIEWS,
     CROP_FALLBACKS,
@@ -98,13 +97,13 @@ class PlanCode(NamedTuple):
     mask_flip_probability: float
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _uniform(stream: Stream, draw: int) -> float:
     """The uniform number in [0, 1) of one draw."""
     return streams.uniform(stream.seed, stream.epoch, stream.row, stream.view_number, draw)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def popcount(word: np.uint64) -> int:
     """Number of set bits (the compiler turns this pattern into one instruction)."""
     word = word - ((word >> np.uint64(1)) & _M1)
@@ -113,7 +112,7 @@ def popcount(word: np.uint64) -> int:
     return np.int64((word * _SUM) >> np.uint64(56))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def count_box(words: np.ndarray, top: int, left: int, height: int, width: int) -> int:
     """Foreground pixels inside a box that lies inside the mask."""
     if height <= 0 or width <= 0:
@@ -132,7 +131,7 @@ def count_box(words: np.ndarray, top: int, left: int, height: int, width: int) -
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _sum_of_columns(word: np.uint64) -> int:
     """Sum over the set bits of a word of their columns 0 .. 63, leftmost = 0."""
     total = 0
@@ -142,7 +141,7 @@ def _sum_of_columns(word: np.uint64) -> int:
     return total
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def measure(words: np.ndarray, height: int, width: int, is_located: bool) -> Foreground:
     """Count the foreground and, where wanted, find its box and centroid (centre of the image when it is empty)."""
     count = count_box(words, 0, 0, height, width)
@@ -170,13 +169,13 @@ def measure(words: np.ndarray, height: int, width: int, is_located: bool) -> For
     return Foreground(words, height, width, count, box, sum_y / count, sum_x / count)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def normal_cdf(z: float) -> float:
     """Distribution function of the standard normal."""
     return 0.5 * math.erfc(-z * math.sqrt(0.5))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def truncated_normal(u: float, mean: float, sigma: float, low: float, high: float) -> float:
     """Inverse distribution function at u of a normal truncated to [low, high], by Newton's method.
 
@@ -193,7 +192,7 @@ def truncated_normal(u: float, mean: float, sigma: float, low: float, high: floa
     return mean + sigma * z
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _position(u: float, side: int, box_side: int, centre: float, proposal: int) -> int:
     """First row (or column) of a box: uniform, or its centre normal around the centroid with sigma = image side."""
     if proposal == CENTROID:
@@ -203,7 +202,7 @@ def _position(u: float, side: int, box_side: int, centre: float, proposal: int) 
     return int(u * (side - box_side + 1))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def propose(stream: Stream, draw: int, foreground: Foreground, spec: np.void, proposal: int) -> Box:
     """One proposal: area, then aspect ratio, then position; height 0 where it does not fit into the image."""
     height, width = foreground.height, foreground.width
@@ -223,7 +222,7 @@ def propose(stream: Stream, draw: int, foreground: Foreground, spec: np.void, pr
     return Box(top, left, box_height, box_width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -> Box:
     """The whole image, its longer side cut around the centre until the aspect ratio is in range (torchvision)."""
     box_height, box_width = height, width
@@ -234,14 +233,14 @@ def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _trim(start: int, length: int, new_length: int, object_start: int, object_length: int) -> int:
     """Start of an interval of new_length inside the given one, its middle as near to the object's as can be."""
     wanted = object_start + (object_length - new_length) // 2
     return min(max(wanted, start), start + length - new_length)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def grown_box(stream: Stream, draw: int, foreground: Foreground, spec: np.void) -> Box:
     """CAST's fallback: the object's box grown by a random margin to each side, the longer side trimmed to the aspect.
 
@@ -264,7 +263,7 @@ def grown_box(stream: Stream, draw: int, foreground: Foreground, spec: np.void) 
     return Box(top, left, height, width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def intersection(a: Box, b: Box) -> Box:
     """The part two boxes share; height 0 where there is none."""
     top, left = max(a.top, b.top), max(a.left, b.left)
@@ -275,7 +274,7 @@ def intersection(a: Box, b: Box) -> Box:
     return Box(top, left, height, width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _wanted_fraction(foreground: Foreground, spec: np.void, proposal: int) -> float:
     """The constraint; as CAST was released it is relaxed where no crop of the smallest area could meet it."""
     if proposal != CENTROID:
@@ -284,7 +283,7 @@ def _wanted_fraction(foreground: Foreground, spec: np.void, proposal: int) -> fl
     return min(spec["min_foreground"], smallest)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: int, fallback: int, pair: Box):
     """Draw one constrained box.
 
@@ -318,17 +317,17 @@ def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: in
     return box, MAX_CROP_TRIES, True, count_box(words, box.top, box.left, box.height, box.width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _is_drawn(stream: Stream, draw: int, probability: float) -> bool:
     return _uniform(stream, draw) < probability
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _between(stream: Stream, draw: int, low: float, high: float) -> float:
     return low + (high - low) * _uniform(stream, draw)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_photometrics(record: np.void, stream: Stream, spec: np.void) -> None:
     """Draw jitter, greyscale, blur and solarisation; what is not applied gets its neutral value."""
     is_jittered = _is_drawn(stream, streams.JITTER, spec["jitter_probability"])
@@ -352,7 +351,7 @@ def draw_photometrics(record: np.void, stream: Stream, spec: np.void) -> None:
     record["is_solarised"] = _is_drawn(stream, streams.SOLARISE, spec["solarise_probability"])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _pair_stream(stream: Stream, plan: PlanCode, pair_draw: int) -> Stream:
     """The stream of the query where the plan makes query and key draw together at least as tightly as `pair_draw`."""
     if plan.pair_draw >= pair_draw and stream.view_number < 2:
@@ -360,7 +359,7 @@ def _pair_stream(stream: Stream, plan: PlanCode, pair_draw: int) -> Stream:
     return stream
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def choose_donor(stream: Stream, donors: Donors) -> int:
     """Draw the place in `donors` of another row than the own one; -1 where there is none."""
     own = np.searchsorted(donors.row, stream.row)
@@ -372,7 +371,7 @@ def choose_donor(stream: Stream, donors: Donors) -> int:
     return chosen + 1 if is_own and chosen >= own else chosen
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def donor_box(stream: Stream, height: int, width: int, spec: np.void, no_words: np.ndarray) -> Box:
     """Draw an unconstrained box of a background."""
     whole = Foreground(no_words, height, width, 0, Box(0, 0, 0, 0), 0.0, 0.0)
@@ -383,14 +382,14 @@ def donor_box(stream: Stream, height: int, width: int, spec: np.void, no_words: 
     return center_box(height, width, spec["aspect_low"], spec["aspect_high"])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _stretched(start: int, length: int, side: int, new_side: int):
     """An interval of an image that is resized from `side` to `new_side` pixels: (start, length of 1 or more)."""
     first = min(start * new_side // side, new_side - 1)
     return first, max((start + length) * new_side // side - first, 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def stretched_box(record: np.void, height: int, width: int, foreground: Foreground) -> Box:
     """The view's box in a background that is resized to stand behind the whole image, as C.5's order wants."""
     top, box_height = _stretched(np.int64(record["top"]), np.int64(record["height"]), foreground.height, height)
@@ -398,7 +397,7 @@ def stretched_box(record: np.void, height: int, width: int, foreground: Foregrou
     return Box(top, left, box_height, box_width)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_donor(
     record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, foreground: Foreground
 ) -> bool:
@@ -421,7 +420,7 @@ def draw_donor(
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _applies(plan: PlanCode, view_number: int, is_global: int) -> bool:
     """Whether a view may get another background."""
     if plan.applies_to == QUERY_VIEW or plan.applies_to == KEY_VIEW:
@@ -429,7 +428,7 @@ def _applies(plan: PlanCode, view_number: int, is_global: int) -> bool:
     return plan.applies_to == ALL_VIEWS or is_global != 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_perturbation(record: np.void, stream: Stream, plan: PlanCode) -> None:
     """Draw how the mask is perturbed; strengths of 0 leave it as it is."""
     shear, shift = plan.mask_shear_degrees, plan.mask_shift_fraction
@@ -442,7 +441,7 @@ def draw_perturbation(record: np.void, stream: Stream, plan: PlanCode) -> None:
     record["mask_is_flipped"] = _is_drawn(stream, streams.MASK_FLIP, plan.mask_flip_probability)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def clear_background(record: np.void) -> None:
     """Give everything about backgrounds its neutral value."""
     record["has_background"] = 0
@@ -463,7 +462,7 @@ def clear_background(record: np.void) -> None:
     record["mask_is_flipped"] = 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_background(
     record: np.void, stream: Stream, foreground: Foreground, spec: np.void, plan: PlanCode, donors: Donors
 ) -> None:
@@ -490,13 +489,13 @@ def draw_background(
         record["is_negative_matched"] = has_background
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _below_one(value: float) -> float:
     """Keep a number of [0, 1) below 1 when it is rounded to float32."""
     return min(value, 1.0 - 5.960464477539063e-08)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_view(
     record: np.void,
     stream: Stream,
@@ -522,7 +521,7 @@ def draw_view(
     return box
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def draw_row(
     record_V: np.ndarray,
     seed: int,

@@ -7,8 +7,9 @@ The mixing function is the finaliser of SplitMix64 (Steele, Lea, Flood 2014, "Fa
 generators"), applied once per key component.
 """
 
-import numba
 import numpy as np
+
+from backdrop.kernels import kernel
 
 # Draw numbers of one view. A crop attempt t uses CROP + 4 * t .. + 3: area, aspect ratio, top, left.
 CROP = 0
@@ -49,14 +50,14 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 _TO_UNIT = 1.0 / 9007199254740992.0  # 2^-53
 
 
-@numba.njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _mix(state: np.uint64) -> np.uint64:
     state = (state ^ (state >> np.uint64(30))) * _MIX_1
     state = (state ^ (state >> np.uint64(27))) * _MIX_2
     return state ^ (state >> np.uint64(31))
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def bits(seed: int, epoch: int, row: int, view: int, draw: int) -> np.uint64:
     """Return the 64 random bits of one key.
 
@@ -69,19 +70,19 @@ def bits(seed: int, epoch: int, row: int, view: int, draw: int) -> np.uint64:
     return _mix((state ^ np.uint64(draw)) + _GOLDEN)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def uniform(seed: int, epoch: int, row: int, view: int, draw: int) -> float:
     """Return the uniform number in [0, 1) of one key (53 bits, float64)."""
     return float(bits(seed, epoch, row, view, draw) >> np.uint64(11)) * _TO_UNIT
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def integer(seed: int, epoch: int, row: int, view: int, draw: int, stop: int) -> int:
     """Return the integer in [0, stop) of one key; stop is below 2^53, the bias below stop / 2^53."""
     return int(uniform(seed, epoch, row, view, draw) * stop)
 
 
-@numba.njit(nogil=True, cache=True)
+@kernel
 def _order_keys(seed: int, epoch: int, num_rows: int, draw: int) -> np.ndarray:
     keys = np.empty(num_rows, dtype=np.uint64)
     for row in range(num_rows):

@@ -1,13 +1,14 @@
 """Compiled loops of DSR: lasso path, k-means, propagation of errors, integration of scales; `dsr.py` wraps them."""
 
 import numpy as np
-from numba import njit
+
+from backdrop.kernels import kernel
 
 MAX_SEGMENTS = 200  # of a lasso path; paths over 8-vectors have some ten to thirty
 DEPENDENT_PIVOT = 1e-10  # squared length of what an atom adds to the active ones
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def solve_active(
     gram: np.ndarray, active: np.ndarray, num: int, right: np.ndarray, factor: np.ndarray, solution: np.ndarray
 ) -> bool:
@@ -41,7 +42,7 @@ def solve_active(
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def next_event(
     gram: np.ndarray,
     product: np.ndarray,
@@ -81,7 +82,7 @@ def next_event(
     return best, atom
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def lasso(gram: np.ndarray, product: np.ndarray, penalty: float, coefficient: np.ndarray, num_dims: int) -> None:
     """Minimise |x - D a|^2 / 2 + penalty |a|_1 by following the solution down from the penalty where it is 0.
 
@@ -112,7 +113,7 @@ def lasso(gram: np.ndarray, product: np.ndarray, penalty: float, coefficient: np
         coefficient[active[k]] = solution[k, 0] - max(penalty, level) * solution[k, 1]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def change_active(
     gram: np.ndarray,
     product: np.ndarray,
@@ -146,7 +147,7 @@ def change_active(
     return num - 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def sparse_errors(
     sample: np.ndarray, template: np.ndarray, gram: np.ndarray, product: np.ndarray, penalty: float, error: np.ndarray
 ) -> None:
@@ -167,7 +168,7 @@ def sparse_errors(
             error[i] += rest * rest
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def k_means(sample: np.ndarray, num_clusters: int, max_iterations: int, cluster: np.ndarray) -> None:
     """Lloyd's algorithm from far-apart samples, without chance: the one nearest the mean, then always the farthest.
 
@@ -195,7 +196,7 @@ def k_means(sample: np.ndarray, num_clusters: int, max_iterations: int, cluster:
         move_clusters(sample, cluster, centre)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def assign_clusters(sample: np.ndarray, centre: np.ndarray, cluster: np.ndarray) -> bool:
     """Give each sample (N, D) its nearest centre (K, D) in `cluster`, in place. Returns: whether any changed."""
     changed = False
@@ -212,7 +213,7 @@ def assign_clusters(sample: np.ndarray, centre: np.ndarray, cluster: np.ndarray)
     return changed
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def move_clusters(sample: np.ndarray, cluster: np.ndarray, centre: np.ndarray) -> None:
     """Move each centre (K, D) to the mean of its samples (N, D), in place; one without samples stays."""
     total, size = np.zeros_like(centre), np.zeros(len(centre))
@@ -224,7 +225,7 @@ def move_clusters(sample: np.ndarray, cluster: np.ndarray, centre: np.ndarray) -
             centre[c] = total[c] / size[c]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def propagate(
     sample: np.ndarray, cluster: np.ndarray, order: np.ndarray, variance: float, own_share: float, error: np.ndarray
 ) -> None:
@@ -249,7 +250,7 @@ def propagate(
             error[i] = own_share * error[i] + (1 - own_share) * total / weight_sum
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def add_scale(
     feature_HWD: np.ndarray,
     labels_HW: np.ndarray,

@@ -4,10 +4,11 @@ Shapes: N regions, H rows, W columns, E directed edges between touching regions 
 """
 
 import numpy as np
-from numba import njit
+
+from backdrop.kernels import kernel
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def region_scale(labels_HW: np.ndarray, num_regions: int) -> np.ndarray:
     """Side of the largest square inside each region: int32 (N,), in pixels.
 
@@ -33,7 +34,7 @@ def region_scale(labels_HW: np.ndarray, num_regions: int) -> np.ndarray:
     return scale
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def merge(
     labels_HW: np.ndarray,
     edges: np.ndarray,
@@ -85,7 +86,7 @@ def merge(
     return root
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _find(root: np.ndarray, region: int) -> int:
     while root[region] != region:
         root[region] = root[root[region]]
@@ -93,7 +94,7 @@ def _find(root: np.ndarray, region: int) -> int:
     return region
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _boxes(labels_HW: np.ndarray, num_regions: int) -> np.ndarray:
     """Top, left, bottom, right (half-open) of each region: int32 (N, 4)."""
     height, width = labels_HW.shape
@@ -109,7 +110,7 @@ def _boxes(labels_HW: np.ndarray, num_regions: int) -> np.ndarray:
     return box
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _edge_lists(edges: np.ndarray, num_regions: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Edges as a linked list per region (first edge, last edge, following edge; -1 ends it): joined in one step."""
     first = np.full(num_regions, -1, np.int32)
@@ -124,7 +125,7 @@ def _edge_lists(edges: np.ndarray, num_regions: int) -> tuple[np.ndarray, np.nda
     return first, last, following
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _nearest_neighbour(
     region: int,
     edges: np.ndarray,
@@ -149,7 +150,7 @@ def _nearest_neighbour(
     return nearest
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scale_of_union(labels_HW: np.ndarray, root: np.ndarray, region: int, box: np.ndarray, enough_px: int) -> int:
     """Side of the largest square inside a merged region; stops at `enough_px`."""
     top, left, bottom, right = box
@@ -167,7 +168,7 @@ def _scale_of_union(labels_HW: np.ndarray, root: np.ndarray, region: int, box: n
     return best
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def contrast(colour: np.ndarray, position: np.ndarray, size: np.ndarray, sigma_squared: float) -> np.ndarray:
     """Sum over the other regions of size * exp(-squared distance / sigma^2) * colour difference: float64 (N,).
 

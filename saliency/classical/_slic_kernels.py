@@ -1,12 +1,13 @@
 """SLIC clustering and the connectedness of its clusters, compiled; `_superpixels.fast_slic_labels` wraps both."""
 
 import numpy as np
-from numba import njit
+
+from backdrop.kernels import kernel
 
 SEARCH_STEPS = 2.0  # scikit-image's; with the paper's 1.0 long thin regions break
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def assign_pixels(
     lab_CHW: np.ndarray, centre: np.ndarray, step_px: float, colour_weight: float, labels_HW: np.ndarray
 ) -> None:
@@ -40,7 +41,7 @@ def assign_pixels(
                 labels[x] = np.int32(k) if is_nearer else labels[x]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def move_centres(lab_CHW: np.ndarray, labels_HW: np.ndarray, centre: np.ndarray) -> None:
     """Move each centre to the mean of its pixels, in place; one without pixels stays.
 
@@ -63,7 +64,7 @@ def move_centres(lab_CHW: np.ndarray, labels_HW: np.ndarray, centre: np.ndarray)
                 centre[k, d] = np.float32(total[k, d] / total[k, 5])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def connect(labels_HW: np.ndarray, min_size_px: int, connected_HW: np.ndarray) -> int:
     """Make every 4-connected piece of a label a region of its own, pieces below `min_size_px` joining a neighbour.
 
@@ -88,7 +89,7 @@ def connect(labels_HW: np.ndarray, min_size_px: int, connected_HW: np.ndarray) -
     return num
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def flood(labels_HW: np.ndarray, top: int, left: int, region: int, connected_HW: np.ndarray, piece: np.ndarray) -> int:
     """Write `region` over the 4-connected piece around (top, left); its pixels go to `piece`. Returns: how many.
 

@@ -17,7 +17,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from backdrop.kernels import kernel
 
 # Slots of the hash table of an image that has not shown yet how many it needs; a power of two.
 FIRST_CAPACITY = 1 << 15
@@ -40,7 +41,7 @@ class _Table(NamedTuple):
     key: np.ndarray  # int64 (capacity // 2), of every lattice point
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _elevate(scaled_DW: np.ndarray, elevated: np.ndarray) -> None:
     """Features of a row of pixels onto the hyperplane (p. 5 of the paper): (D, W) to (D + 1, W)."""
     num_dimensions, width = scaled_DW.shape
@@ -54,7 +55,7 @@ def _elevate(scaled_DW: np.ndarray, elevated: np.ndarray) -> None:
             total[x] += scaled_DW[axis - 1, x]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _round_and_rank(elevated: np.ndarray, nearest: np.ndarray, rank: np.ndarray) -> None:
     """The point of remainder 0 of the simplex each pixel lies in, and the order of the residuals, largest first.
 
@@ -87,14 +88,14 @@ def _round_and_rank(elevated: np.ndarray, nearest: np.ndarray, rank: np.ndarray)
             nearest[axis, x] += np.float32(wrap) * up
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _first_slot(key: int, capacity: int) -> int:
     """Where the search for a key starts."""
     spread = np.uint64(key) * _SPREAD
     return np.int64((spread >> np.uint64(32)) & np.uint64(capacity - 1))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _find(table: _Table, key: int) -> int:
     """Slot that holds a key, or the empty one where it belongs."""
     capacity = len(table.slot)
@@ -104,7 +105,7 @@ def _find(table: _Table, key: int) -> int:
     return place
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _grow(table: _Table, num_points: int, num_new: int) -> _Table:
     """The same table if it has room for `num_new` more points, else a larger one."""
     capacity = len(table.slot)
@@ -119,7 +120,7 @@ def _grow(table: _Table, num_points: int, num_new: int) -> _Table:
     return larger
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _scale_row(image_WC: np.ndarray, columns_W: np.ndarray, row: float, levels: np.ndarray, scaled_DW: np.ndarray):
     """Fill in the scaled features of one row of pixels."""
     for x in range(len(columns_W)):
@@ -129,7 +130,7 @@ def _scale_row(image_WC: np.ndarray, columns_W: np.ndarray, row: float, levels: 
             scaled_DW[2 + channel, x] = levels[channel, image_WC[x, channel]]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _place_row(elevated, nearest, rank, units, steps, table, num_points, vertex, weight) -> int:
     """Vertices and barycentric weights of one row of pixels; returns how many lattice points there are now.
 
@@ -164,7 +165,7 @@ def _place_row(elevated, nearest, rank, units, steps, table, num_points, vertex,
     return num_points
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _neighbours(table: _Table, num_points: int, steps: np.ndarray) -> np.ndarray:
     """Both neighbours of every lattice point in every blur direction: int32 (D + 1, P, 2)."""
     neighbour = np.full((len(steps), num_points, 2), num_points, np.int32)
@@ -177,7 +178,7 @@ def _neighbours(table: _Table, num_points: int, steps: np.ndarray) -> np.ndarray
     return neighbour
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def splat(lattice: Lattice, values_N: np.ndarray) -> np.ndarray:
     """Sum of the pixels' weighted values at every lattice point; one more that stays 0 stands for none: (P + 1)."""
     table = np.zeros(lattice.neighbour.shape[1] + 1, np.float32)
@@ -187,7 +188,7 @@ def splat(lattice: Lattice, values_N: np.ndarray) -> np.ndarray:
     return table
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def blur(lattice: Lattice, table: np.ndarray) -> np.ndarray:
     """Blur by (1/2, 1, 1/2) along every direction in turn: float32 (P + 1), `table` is overwritten."""
     half = np.float32(0.5)
@@ -200,7 +201,7 @@ def blur(lattice: Lattice, table: np.ndarray) -> np.ndarray:
     return table
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def slice_onto(lattice: Lattice, table: np.ndarray, values_N: np.ndarray) -> None:
     """Add to every pixel's value the weighted sum at its vertices."""
     for pixel in range(len(values_N)):
@@ -210,7 +211,7 @@ def slice_onto(lattice: Lattice, table: np.ndarray, values_N: np.ndarray) -> Non
         values_N[pixel] += total
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _normalise(lattice: Lattice) -> None:
     """Fold the symmetric normalisation 1 / sqrt(K 1) of every pixel into its weights.
 
@@ -222,7 +223,7 @@ def _normalise(lattice: Lattice) -> None:
         lattice.weight[pixel] *= np.float32(1 / math.sqrt(kernel_sum_N[pixel]))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def build(
     image_HWC: np.ndarray, columns_W: np.ndarray, rows_H: np.ndarray, levels: np.ndarray, units: np.ndarray
 ) -> Lattice:

@@ -111,6 +111,24 @@ def digest_of_epoch(beton: Path, plan: ViewPlan, geometry: str) -> str:
     return digest.hexdigest()
 
 
+def beside_ffcv(beton: Path, images: str, order: str) -> None:
+    """Use FFCV's own Loader and ours in turn; order: of "ours" (with kernels compiled anew) and "ffcv", with commas."""
+    from tests.bench.ffcv_peer import ffcv_epoch
+    from tests.bench.loader import decoded_per_s
+
+    paths = sorted(Path(images).rglob("*.jpg"))
+    their_epoch, digests = None, []
+    for step in order.split(","):
+        if step == "ours":
+            decoded_per_s(beton)
+            digests.append(digest_of_epoch(beton, PLAN, "host"))
+        else:
+            their_epoch = their_epoch or ffcv_epoch(paths, Path(images), (96,), 4, 1)
+            assert their_epoch() == len(paths) // 4 * 4
+    assert len(set(digests)) == 1
+    print("equal")
+
+
 def peak_bytes() -> int:
     """Most anonymous memory ever held would be best; the kernel tells of all memory, the mapped file included."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -507,6 +507,14 @@ def test_two_loaders_and_a_dataloader_live_in_one_process(beton: Path, start_met
     assert run_program("side_by_side", beton, start_method).split()[-1] == "done"
 
 
+@pytest.mark.parametrize("order", ["ours,ffcv,ours", pytest.param("ffcv,ours,ffcv,ours,ffcv", marks=pytest.mark.slow)])
+def test_ffcvs_own_loader_may_run_in_the_same_process(beton: Path, tmp_path: Path, order: str) -> None:
+    """It changed the types of kernels that were compiled before, `decode_jpeg` for one."""
+    for number in range(12):
+        Image.fromarray(small_scenes.photograph(60, 80, number)).save(tmp_path / f"{number:02d}.jpg")
+    assert run_program("beside_ffcv", beton, tmp_path, order).split()[-1] == "equal"
+
+
 @pytest.mark.slow
 def test_a_program_may_end_in_the_middle_of_an_epoch(beton: Path) -> None:
     assert run_program("end_early", beton, timeout_s=60).split()[-1] == "done"

@@ -1,0 +1,96 @@
+"""Compiled kernels: every function of ours that numba compiles is decorated here, so that what surrounds numba is too.
+
+- Compiled code is kept on disk where one may write: `NUMBA_CACHE_DIR`, beside the source, or the user's cache folder.
+  Where none is there, kernels are compiled anew in every process, and one warning says so.
+- Numba keys its cache by the file a function stands in. A kernel that calls one of another file would go on running
+  the old code of that other file, silently, after an edit or an update: `follow_sources`.
+- FFCV changes types that numba shares between all kernels of a process: `ffcv_types`.
+"""
+
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from numba import njit
+from numba.core.dispatcher import Dispatcher
+
+from backdrop import ffcv_types
+from backdrop.progress import warn
+
+# Set once the user has been told, in the environment: worker processes need not tell it again.
+_TOLD_VARIABLE = "BACKDROP_TOLD_OF_KERNEL_CACHE"
+
+ffcv_types.guard()
+
+
+def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    """Compile a function on its first call, without the GIL, and keep the compiled code on disk.
+
+    Args: function: as a decorator without brackets. options: of `numba.njit`.
+    Returns: the compiled function, or the decorator that makes it.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Dispatcher:
+        dispatcher = njit(nogil=True, **options)(function)
+        _enable_cache(dispatcher)
+        return dispatcher
+
+    return decorate if function is None else decorate(function)
+
+
+def follow_sources(module_name: str, *others: ModuleType) -> None:
+    """Make the cached kernels of a module valid only for the present state of other files too.
+
+    Call it at the end of the module. module_name: `__name__`. others: every module whose kernels or constants its
+    kernels use, directly or not.
+    """
+    module = sys.modules[module_name]
+    stats = [Path(str(source.__file__)).stat() for source in (module, *others)]
+    stamp = tuple((stat.st_mtime, stat.st_size) for stat in stats)
+    for member in vars(module).values():
+        # `_cache_file` is numba's own (0.60 to 0.68); without it there is no cache to go stale.
+        cache_file = getattr(getattr(member, "_cache", None), "_cache_file", None)
+        if isinstance(member, Dispatcher) and member.__module__ == module_name and cache_file is not None:
+            cache_file._source_stamp = stamp
+
+
+def _enable_cache(dispatcher: Dispatcher) -> None:
+    """Keep a kernel's code on disk, or leave it without where that cannot be done: a cache must not stop a run."""
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        _tell(f"no folder for it can be written (beside {dispatcher.py_func.__code__.co_filename}, in your home)")
+        return
+    cache = dispatcher._cache
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_overload(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:  # a file of another user, or cut off
+            _tell(f"{cache.cache_path} cannot be read ({error})")
+            return None
+
+    def save_overload(signature: Any, compiled: Any) -> None:
+        try:
+            save(signature, compiled)
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:  # a full disk, or an index cut off
+            _tell(f"{cache.cache_path} cannot be written ({error})")
+
+    cache.load_overload, cache.save_overload = load_overload, save_overload
+
+
+def _tell(why: str) -> None:
+    if os.environ.get(_TOLD_VARIABLE):
+        return
+    os.environ[_TOLD_VARIABLE] = "1"
+    warn(
+        f"compiled code is not kept: {why}. Every process compiles for a minute first; set NUMBA_CACHE_DIR to a folder "
+        "of your own that can be written"
+    )
