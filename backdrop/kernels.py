@@ -58,7 +58,7 @@ def follow_sources(module_name: str, *others: ModuleType) -> None:
             cache_file._source_stamp = stamp
 
 
-def _enable_cache(dispatcher: Dispatcher) -> None:
+def _enable_cache(dispatcher: Any) -> None:
     """Keep a kernel's code on disk, or leave it without where that cannot be done: a cache must not stop a run."""
     try:
         dispatcher.enable_caching()
