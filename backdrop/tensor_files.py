@@ -1,6 +1,6 @@
 """Tensors in safetensors files, with texts in the header: there whole or not at all, read without running any code."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors
@@ -50,3 +50,14 @@ def read_tensors(path: Path, next_step: str) -> tuple[dict[str, Tensor], dict[st
 def named_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def named_bytes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what digests of weights are over, whatever file they came from.
+
+    Args: tensors: any shapes and dtypes, on any device.
+    Yields: of each, in the order of their names, (b"name dtype shape", its values).
+    """
+    for name in sorted(tensors):
+        array = tensors[name].detach().cpu().contiguous().numpy()
+        yield f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()

@@ -3,13 +3,13 @@
 Shapes: H rows, W columns, C colours.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from backdrop.devices import num_cores
 from backdrop.errors import ImageError
 from backdrop.saliency.detector import Detector
 from backdrop.stores.images.image_codec import decode_rgb
@@ -38,7 +38,7 @@ def found_maps(index: DatasetIndex, rows: Sequence[int], detector: Detector) -> 
     """
     size = detector.batch_size
     batches = [rows[start : start + size] for start in range(0, len(rows), size)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         # one batch is decoded ahead while the detector works
         ahead = [pool.submit(_decoded, index, row) for row in batches[0]] if batches else []
         for number, batch in enumerate(batches):

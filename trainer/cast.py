@@ -64,13 +64,10 @@ class Settings:
     ] = "paper"
 
 
-def constrained(plan: ViewPlan, min_foreground: float = MIN_FOREGROUND) -> ViewPlan:
-    """Return the plan with CAST's crop constraint on its global views; a stronger one already there stays.
-
-    Args: min_foreground: phi.
-    """
+def constrained(plan: ViewPlan) -> ViewPlan:
+    """Return the plan with CAST's crop constraint, MIN_FOREGROUND, on its global views; a stronger one stays."""
     views = [
-        replace(view, min_foreground=max(view.min_foreground, min_foreground)) if view.is_global else view
+        replace(view, min_foreground=max(view.min_foreground, MIN_FOREGROUND)) if view.is_global else view
         for view in plan.views
     ]
     return replace(plan, views=tuple(views))

@@ -106,13 +106,6 @@ def detectron2_name(name: str) -> str:
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
 
 
-def torchvision_name(name: str) -> str:
-    """Rename one tensor of a ResNet from detectron2's names to torchvision's."""
-    name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
-    name = re.sub(r"conv(\d)\.norm", r"bn\1", name)
-    return re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)
-
-
 def detectron2_config(protocol: str, method: str, *, depth: int = 50) -> dict[str, Any]:
     """The settings that the papers change from detectron2's defaults, as its configuration names them."""
     chosen = PROTOCOLS[protocol]

@@ -13,7 +13,6 @@ from backdrop.pipeline.beton.scene import checksum
 from backdrop.pipeline.beton.table_reader import (
     MAX_SIDE_PX,
     TableReader,
-    has_mask,
     open_reader,
     records_of,
     table_checksum,
@@ -131,8 +130,3 @@ def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
     if num_bytes and (len(data) < num_bytes or checksum(data) != record[f"{name}_checksum"]):
         raise CorruptStore(f"row {record['row']}: the bytes of its {name} are not those that were written")
     return data
-
-
-def num_left_out(records: np.ndarray) -> int:
-    """Number of rows that have no mask and therefore no pixels."""
-    return int((~has_mask(records)).sum())

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from backdrop.devices import num_cores
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
@@ -97,7 +98,7 @@ def export_beton(
             missing_ok=True
         )  # half written or damaged, and in the way of the new one on a disk that is nearly full
         try:
-            _write_watched(store, index, partial, settings, num_threads or os.cpu_count() or 1, timeout_s)
+            _write_watched(store, index, partial, settings, num_threads or num_cores(), timeout_s)
             _check_written(partial, store, index, settings)
             digest, num_bytes = _sync_and_hash(partial)
             partial.replace(out)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.ffcv_names import (
     Compiler,
@@ -98,7 +99,7 @@ class Loader:
             self._records,
             self._key_in_message,
             seed=seed,
-            num_threads=num_threads or os.cpu_count() or 1,
+            num_threads=num_threads or num_cores(),
             crops_on_device=geometry == "device",
             may_shrink=shrink_on_decoding,
             trace=trace or Trace(max_events=0),

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from backdrop.devices import num_cores
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.trace import DEVICE_STAGE, Trace
 from backdrop.pipeline.views.batch import Batch, WholeBatch
@@ -40,7 +40,6 @@ class _Phase:
     cpu_s: float = 0.0  # of all threads of the process
     wait_s: float = 0.0  # of the thread that takes batches
     device_s: float = 0.0
-    num_crops: int = 0
     tries_V: np.ndarray | int = 0
     fallbacks_V: np.ndarray | int = 0
     stage_s: dict[str, float] = field(default_factory=dict)
@@ -108,7 +107,7 @@ def _measure(
         "device": _device_name(device),
         "batch_size": loader.batch_size,
         "num_threads": loader.num_threads,
-        "num_cores": len(os.sched_getaffinity(0)),
+        "num_cores": num_cores(),
         "seconds": seconds,
         "images_per_s": {
             "loader": alone.num_images / alone.wall_s,

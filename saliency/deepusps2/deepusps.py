@@ -9,7 +9,6 @@ Shapes: B images, H rows, W columns (H = W = working size).
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from backdrop.devices import num_cores
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.progress import note_default, warn
@@ -100,7 +100,7 @@ def train(
             _follow(run, settings, seed, initial, ranks)
             return None
         _claim(run, _run_identity(index, settings, seed, initial))
-        with _complete_labels(run, index, settings, seed, num_workers or os.cpu_count() or 1) as file:
+        with _complete_labels(run, index, settings, seed, num_workers or num_cores()) as file:
             _lead(run, file, settings, seed, initial, ranks, Path(validation) if validation else None)
             return _summary(run, file, index)
 

@@ -4,7 +4,6 @@ Shapes: B images of a batch, b of them on this rank, H rows, W columns (H = W = 
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
+from backdrop.devices import num_cores
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.progress import stage_bar
@@ -137,7 +137,7 @@ class Training:
         is_flipped_N = self._flips(phase, epoch)
         is_averaged = epoch >= self._first_averaged(phase)
         crf = self.settings.crf if self.settings.crf_in_training else None
-        with Refiner(crf, os.cpu_count() or 1) as refiner:
+        with Refiner(crf, num_cores()) as refiner:
             for batch, scale in self._batches(phase, epoch):
                 images_BHWC, targets_MBHW = self._load(phase, batch)
                 mine = self.ranks.share(len(batch))

@@ -135,25 +135,6 @@ class Drn(nn.Module):
         return self.stages(images_BCHW)
 
 
-class DrnClassifier(nn.Module):
-    """Backbone, global average pooling and a linear classifier (as a 1x1 convolution).
-
-    Args:
-        architecture: a name of `TABLES`.
-        num_classes: outputs.
-    """
-
-    def __init__(self, architecture: str, num_classes: int = 1000) -> None:
-        super().__init__()
-        self.backbone = Drn(architecture)
-        self.classifier = nn.Conv2d(self.backbone.out_channels, num_classes, 1)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Logits (B, num_classes) of normalised images (B, 3, H, W)."""
-        pooled_BC11 = self.backbone(images_BCHW).mean(dim=(2, 3), keepdim=True)
-        return self.classifier(pooled_BC11).flatten(1)
-
-
 def normalise_images(images_BHWC: Tensor, mean_RGB: tuple[float, ...], std_RGB: tuple[float, ...]) -> Tensor:
     """Scale to [0, 1], subtract the mean, divide by the deviation, channels first: float32 (B, 3, H, W).
 

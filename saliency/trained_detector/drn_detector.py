@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn import functional
 
+from backdrop.devices import num_cores
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
@@ -26,6 +26,7 @@ from backdrop.saliency.detector import Detector, MaskError
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
+from backdrop.tensor_files import named_bytes
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
 WEIGHTS_FILE = "detector.safetensors"
@@ -62,10 +63,9 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
         tensors: any shapes and dtypes.
     """
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        values = tensors[name].detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {values.dtype.str} {values.shape}\n".encode())
-        digest.update(values.tobytes())
+    for what, values in named_bytes(tensors):
+        digest.update(what + b"\n")
+        digest.update(values)
     return digest.hexdigest()
 
 
@@ -133,7 +133,7 @@ class DrnDetector(Detector):
         square_HWC = [resize_to_square(image_HWC, side_px) for image_HWC in images_HWC]
         if foreground_BHW.is_cuda:
             return refine_batch(torch.from_numpy(np.stack(square_HWC)).to(self._device), foreground_BHW, crf)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # the CRF's kernels hold no lock of Python's
+        with ThreadPoolExecutor(num_cores()) as pool:  # the CRF's kernels hold no lock of Python's
             maps_HW = pool.map(refine, square_HWC, foreground_BHW.numpy(), repeat(crf))
             return torch.from_numpy(np.stack(list(maps_HW)))
 

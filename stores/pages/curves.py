@@ -16,6 +16,8 @@ WIDTH_PX, HEIGHT_PX = 460, 240
 NUM_STYLES = 6
 _LEFT_PX, _RIGHT_PX, _TOP_PX, _BOTTOM_PX = 58, 14, 12, 36
 _MAX_POINTS = 400
+# About how many ticks an axis has.
+_NUM_TICKS = 5
 # The smoothed line averages over this share of the run.
 _SMOOTHING_FRACTION = 0.04
 
@@ -145,16 +147,16 @@ def legend(lines: tuple[Line, ...]) -> str:
     return f'<ul class="legend">{items}</ul>' if items else ""
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> np.ndarray:
+def ticks(low: float, high: float) -> np.ndarray:
     """Return round numbers that cover a range: multiples of 1, 2 or 5 times a power of ten, inside [low, high].
 
-    Args: low, high: the range. wanted: about how many. Returns: float (n,), ascending, at least one.
+    Args: low, high: the range. Returns: float (n,), ascending, at least one.
     """
     span = float(high - low)
     if span <= 0:
         return np.array([float(low)])
-    power = 10.0 ** np.floor(np.log10(span / wanted))
-    spacing = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= wanted)
+    power = 10.0 ** np.floor(np.log10(span / _NUM_TICKS))
+    spacing = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= _NUM_TICKS)
     found = np.arange(np.ceil(low / spacing - 1e-9), np.floor(high / spacing + 1e-9) + 1) * spacing
     return found.round(12) if len(found) else np.array([float(low)])
 

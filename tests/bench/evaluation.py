@@ -13,9 +13,9 @@ from torch import nn
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.backbones import build_backbone
-from backdrop.trainer.evaluation.data.images import resize_and_crop, standard
-from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
-from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, features_of
+from backdrop.trainer.evaluation.data.images import Images
+from backdrop.trainer.evaluation.data.transforms import resize_and_crop, standard
+from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, FeatureFile, features_of
 from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, epoch_batches, fit, new_head, on_device
 from backdrop.trainer.parts import nearest_neighbours
 from tests.bench.photographs import write_dataset
@@ -59,8 +59,8 @@ def _extraction(folder: Path) -> dict[str, dict]:
 
     def ours(turn: int) -> None:
         features_of(
-            backbone, FilePixels(folder / "images", keys), fixed(standard()),
-            folder=folder / "kept", name="bench", identity=(str(turn),), device=CPU,
+            backbone, Images(folder / "images", keys, np.zeros(len(keys), np.int64)), standard(),
+            file=FeatureFile(folder=folder / "kept", name="bench"), identity=(str(turn),), device=CPU,
         )  # fmt: skip
 
     def plain(turn: int) -> None:

@@ -13,8 +13,11 @@ from torch import nn
 from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.trainer.evaluation import knn
+from backdrop.trainer.evaluation.data.images import Images
+from backdrop.trainer.evaluation.data.transforms import as_published, standard
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.evaluation.harness.subject import weights_digest
+from backdrop.trainer.evaluation.probing.features import FeatureFile
 from backdrop.trainer.parts import nearest_neighbours
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.loop import pretrain
@@ -97,15 +100,19 @@ def _features(backbone: nn.Module, root: Path, size_px: int, folder: Path) -> di
     """Unit-length features of train, val and the variants."""
     places = {"train": root / "train", "val": root / "val"}
     places |= {name: root / "variants" / name for name in background_variants.NAMES}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     digest = weights_digest(backbone, None)
     found = {}
     for name, place in places.items():
         index = open_index("folder", root=place)
         found[name] = knn.extract(
-            backbone.to(device), index, index.labels, name=name, weights_sha256=digest, size_px=size_px, device=device,
-            dtype="float32", folder=folder / "features",
-        )  # fmt: skip
+            backbone.to(device),
+            Images(index.root, tuple(index.keys), index.labels),
+            as_published(size_px) if name in background_variants.NAMES else standard(size_px),
+            file=FeatureFile(folder=folder / "features", name=f"knn-{name}", dtype="float32"),
+            weights_sha256=digest,
+            device=device,
+        )
     return found
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import pickle
 import pickletools
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,9 +20,15 @@ from backdrop.trainer.detectron2_export import (
     detectron2_name,
     detectron2_weights,
     export_detectron2,
-    torchvision_name,
 )
 from backdrop.trainer.run import checkpoint
+
+
+def torchvision_name(name: str) -> str:
+    """Rename one tensor of a ResNet from detectron2's names to torchvision's."""
+    name = name.removeprefix("stem.").replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+    name = re.sub(r"conv(\d)\.norm", r"bn\1", name)
+    return re.sub(r"^res(\d)", lambda match: f"layer{int(match[1]) - 1}", name)
 
 
 @pytest.mark.parametrize(

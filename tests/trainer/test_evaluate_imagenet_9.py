@@ -17,9 +17,9 @@ from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.trainer.evaluation import imagenet_9, mask_quality
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
-from backdrop.trainer.evaluation.data.images import as_published
 from backdrop.trainer.evaluation.data.in9_from_masks import Variant, open_variants
 from backdrop.trainer.evaluation.data.masks import open_masks
+from backdrop.trainer.evaluation.data.transforms import as_published
 from backdrop.trainer.evaluation.harness import weights as _weights
 from backdrop.trainer.evaluation.harness.result import Result
 from tests.material.evaluation_fixtures import BLACK, WNIDS, colour, oracle, paint, save_image, write_tree
@@ -69,7 +69,7 @@ def test_the_users_table_and_a_wrong_one(published: Path, tmp_path: Path) -> Non
 
 def test_published_images_are_neither_resized_nor_cut() -> None:
     image_HWC = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    assert np.array_equal(as_published().apply(image_HWC), image_HWC)
+    assert np.array_equal(as_published().apply(image_HWC, 0), image_HWC)
 
 
 def test_missing_variants_classes_and_an_uncleaned_val(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

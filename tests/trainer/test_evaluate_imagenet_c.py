@@ -8,7 +8,7 @@ import pytest
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation import imagenet_c
-from backdrop.trainer.evaluation.data.images import centre_cut
+from backdrop.trainer.evaluation.data.transforms import centre_cut
 from backdrop.trainer.evaluation.harness.result import Result
 from tests.material.evaluation_fixtures import WNIDS, colour, oracle, paint, save_image, write_tree
 
@@ -96,9 +96,9 @@ def test_images_are_cut_but_not_resized(tmp_path: Path) -> None:
     assert score(tmp_path).facts["top1"] == {"fog/1": 0.0}
     larger_HWC = np.arange(230 * 241 * 3, dtype=np.uint32).astype(np.uint8).reshape(230, 241, 3)
     # (241 - 224) / 2 = 8.5 goes to the even 8, as in Python and torchvision.
-    assert np.array_equal(centre_cut().apply(larger_HWC), larger_HWC[3:227, 8:232])
+    assert np.array_equal(centre_cut().apply(larger_HWC, 0), larger_HWC[3:227, 8:232])
     small_HWC = np.full((100, 301, 3), 9, dtype=np.uint8)
-    cut_HWC = centre_cut().apply(small_HWC)
+    cut_HWC = centre_cut().apply(small_HWC, 0)
     assert cut_HWC.shape == (224, 224, 3)
     assert cut_HWC[:, 0, 0].tolist() == [0] * 62 + [9] * 100 + [0] * 62
 

@@ -8,7 +8,7 @@ import pytest
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation import objectnet
-from backdrop.trainer.evaluation.data.images import framed
+from backdrop.trainer.evaluation.data.transforms import framed
 from backdrop.trainer.evaluation.harness.result import Result
 from tests.material.evaluation_fixtures import oracle, paint, save_image, write_tree
 from tests.material.objectnet_mappings import CLASSES, FOLDERS, write_mappings
@@ -67,7 +67,7 @@ def test_the_templates_mapping_counts_sorted_labels(root: Path) -> None:
 
 @pytest.mark.parametrize(("border_px", "is_red"), [(1, True), (2, False), (3, False)])
 def test_the_frame_is_cut(border_px: int, is_red: bool) -> None:
-    cut_HWC = framed(border_px).apply(in_frame(222)).astype(int)
+    cut_HWC = framed(border_px).apply(in_frame(222), 0).astype(int)
     assert cut_HWC.shape == (224, 224, 3)
     # Of a grey image, whatever red there is comes from the frame.
     assert bool((cut_HWC[..., 0] - cut_HWC[..., 1]).max() > 0) == is_red
@@ -77,7 +77,7 @@ def test_the_shorter_side_is_the_crops(tmp_path: Path) -> None:
     # Columns 0 .. 69 within the frame: of 66 x 56, 56 become 224, and the middle 56 columns are left.
     image_HWC = np.zeros((60, 70, 3), dtype=np.uint8)
     image_HWC[:, 7:63] = 200
-    assert (framed(2).apply(image_HWC)[:, 4:-4] == 200).all()
+    assert (framed(2).apply(image_HWC, 0)[:, 4:-4] == 200).all()
 
 
 def test_missing_folders_extra_files_and_bad_mappings(root: Path) -> None:

@@ -14,13 +14,14 @@ from torchvision.transforms import functional as theirs
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import crops
-from backdrop.trainer.evaluation.data.pixels import ArrayPixels, Cut, FilePixels, random_resized_crop, resized_to_square
+from backdrop.trainer.evaluation.data.images import ArrayImages, Images
+from backdrop.trainer.evaluation.data.transforms import Transform, random_resized_crop, resized_to_square
 from backdrop.trainer.evaluation.harness.subject import weights_digest
 from backdrop.trainer.evaluation.probing import features as _features
 from backdrop.trainer.evaluation.probing import frozen_backbone as _frozen_backbone
 from backdrop.trainer.evaluation.probing import probe as _probe
-from backdrop.trainer.evaluation.probing.features import features_of
-from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.features import FeatureFile, features_of
+from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import (
     Fit,
     Schedule,
@@ -38,8 +39,9 @@ CPU = torch.device("cpu")
 PLAIN = resized_to_square(8)
 
 
-def random_images(num_images: int, seed: int = 0) -> ArrayPixels:
-    return ArrayPixels(np.random.default_rng(seed).integers(0, 256, (num_images, 10, 12, 3), dtype=np.uint8))
+def random_images(num_images: int, seed: int = 0) -> ArrayImages:
+    image_NHWC = np.random.default_rng(seed).integers(0, 256, (num_images, 10, 12, 3), dtype=np.uint8)
+    return ArrayImages(image_NHWC, np.arange(num_images) % 3)
 
 
 def colour_backbone(*, has_batch_norm: bool = False) -> Backbone:
@@ -48,9 +50,7 @@ def colour_backbone(*, has_batch_norm: bool = False) -> Backbone:
 
 
 def probing(folder: Path, backbone: Backbone, **changes: object) -> Probing:
-    train, val = (
-        LabelledPixels(pixels=random_images(num, seed), label_N=np.arange(num) % 3) for num, seed in ((23, 1), (7, 2))
-    )
+    train, val = random_images(23, 1), random_images(7, 2)
     base = Probing(
         backbone=backbone,
         weights_sha256=weights_digest(backbone, None),
@@ -60,8 +60,8 @@ def probing(folder: Path, backbone: Backbone, **changes: object) -> Probing:
         train=train,
         val=val,
         num_classes=3,
-        val_cut=PLAIN,
-        cut_of_epoch=lambda epoch: random_resized_crop(8, seed=5, epoch=epoch),
+        val_transform=PLAIN,
+        transform_of_epoch=lambda epoch: random_resized_crop(8, seed=5, epoch=epoch),
         images_per_pass=4,
         cache_dtype="float32",
     )
@@ -78,7 +78,7 @@ def test_features_are_kept_and_go_on_after_a_kill(tmp_path: Path, monkeypatch: p
         image_HWC = np.full((8, 8, 3), 20 * row, np.uint8)
         Image.fromarray(image_HWC).save(tmp_path / f"{row}.png")
     (tmp_path / "3.png").write_bytes(b"no image")
-    pixels = FilePixels(tmp_path, tuple(f"{row}.png" for row in range(11)))  # the last is not there
+    images = Images(tmp_path, tuple(f"{row}.png" for row in range(11)), np.zeros(11, np.int64))  # the last is not there
     num_seen: list[int] = []
 
     def answer(image_BCHW: torch.Tensor) -> torch.Tensor:
@@ -88,7 +88,14 @@ def test_features_are_kept_and_go_on_after_a_kill(tmp_path: Path, monkeypatch: p
         return image_BCHW.mean(dim=(2, 3))
 
     def found() -> _features.Features:
-        return features_of(answer, pixels, PLAIN, folder=tmp_path / "kept", name="f", identity=("weights",), device=CPU)
+        return features_of(
+            answer,
+            images,
+            PLAIN,
+            file=FeatureFile(folder=tmp_path / "kept", name="f"),
+            identity=("weights",),
+            device=CPU,
+        )
 
     with pytest.raises(KeyboardInterrupt):
         found()
@@ -108,10 +115,10 @@ def test_features_are_kept_and_go_on_after_a_kill(tmp_path: Path, monkeypatch: p
 
 
 def test_features_of_other_weights_images_or_cuts_are_others(tmp_path: Path) -> None:
-    def keep(identity: str = "a", seed: int = 0, cut: Cut = PLAIN, dtype: str = "float16") -> None:
+    def keep(identity: str = "a", seed: int = 0, transform: Transform = PLAIN, dtype: str = "float16") -> None:
         features_of(
-            lambda image: image.mean(dim=(2, 3)), random_images(3, seed), cut,
-            folder=tmp_path, name="f", identity=(identity,), device=CPU, dtype=dtype,
+            lambda image: image.mean(dim=(2, 3)), random_images(3, seed), transform,
+            file=FeatureFile(folder=tmp_path, name="f", dtype=dtype), identity=(identity,), device=CPU,
         )  # fmt: skip
 
     keep()
@@ -121,8 +128,8 @@ def test_features_of_other_weights_images_or_cuts_are_others(tmp_path: Path) -> 
         (
             {"identity": "b"},
             {"seed": 1},
-            {"cut": resized_to_square(9)},
-            {"cut": replace(PLAIN, std=(1, 1, 1))},
+            {"transform": resized_to_square(9)},
+            {"transform": replace(PLAIN, std=(1, 1, 1))},
             {"dtype": "float32"},
         )
     ):
@@ -134,7 +141,7 @@ def test_features_that_cannot_be_are_named(tmp_path: Path) -> None:
     def keep(factor: float, dtype: str = "float16") -> None:
         features_of(
             lambda image: image.mean(dim=(2, 3)) * factor, random_images(3), PLAIN,
-            folder=tmp_path, name="f", identity=(str(factor),), device=CPU, dtype=dtype,
+            file=FeatureFile(folder=tmp_path, name="f", dtype=dtype), identity=(str(factor),), device=CPU,
         )  # fmt: skip
 
     with pytest.raises(UserError, match="not finite"):
@@ -315,15 +322,15 @@ def test_kept_crops_train_the_same_classifier_as_fresh_ones(tmp_path: Path) -> N
     cuts = tuple(random_resized_crop(8, seed=5, epoch=epoch) for epoch in range(3))
     kept = fit_head(
         probing(
-            tmp_path / "kept", colour_backbone(), cut_of_epoch=None, cached_cuts=cuts,
-            cached_cut_of=lambda epoch, rows: np.full(len(rows), epoch),
+            tmp_path / "kept", colour_backbone(), transform_of_epoch=None, cached_transforms=cuts,
+            cached_transform_of=lambda epoch, rows: np.full(len(rows), epoch),
         ),
         schedule,
     )  # fmt: skip
     torch.testing.assert_close(kept.model.state_dict(), fresh.model.state_dict())
     assert kept.history == [pytest.approx(scores) for scores in fresh.history]
     with pytest.raises(UserError, match="bn_mode=eval"):
-        fit_head(probing(tmp_path, colour_backbone(), cached_cuts=cuts, bn_mode="adapt"), schedule)
+        fit_head(probing(tmp_path, colour_backbone(), cached_transforms=cuts, bn_mode="adapt"), schedule)
 
 
 def test_adapting_moves_statistics_and_nothing_else(tmp_path: Path) -> None:
@@ -331,12 +338,12 @@ def test_adapting_moves_statistics_and_nothing_else(tmp_path: Path) -> None:
     backbone = colour_backbone(has_batch_norm=True)
     with torch.no_grad():
         backbone.bn.weight.copy_(torch.tensor([1.0, 2.0, 3.0]))
-    settings = probing(tmp_path, backbone, bn_mode="adapt", cut_of_epoch=lambda epoch: PLAIN)
+    settings = probing(tmp_path, backbone, bn_mode="adapt", transform_of_epoch=lambda epoch: PLAIN)
     fit_head(settings, Schedule(epochs=1, batch_size=12, lr=1.0), seed=3)
     mean_C = np.zeros(3)
     for step in epoch_batches(np.arange(23), Schedule(epochs=1, batch_size=12, lr=1.0), seed=3, epoch=0):
         for rows in split(step, 4):
-            images = np.stack([PLAIN.apply(settings.train.pixels.pixels(row), row) for row in rows]) / 255
+            images = np.stack([PLAIN.apply(settings.train.pixels(row), row) for row in rows]) / 255
             normalised = (images - np.array(PLAIN.mean)) / np.array(PLAIN.std)
             mean_C = 0.9 * mean_C + 0.1 * normalised.mean(axis=(0, 1, 2))
     np.testing.assert_allclose(backbone.bn.running_mean.numpy(), mean_C, rtol=1e-4, atol=1e-6)
@@ -362,10 +369,10 @@ def test_a_backbone_that_moves_is_noticed(tmp_path: Path) -> None:
 
 def test_rotnets_classifier_looks_at_a_map_of_six_by_six(tmp_path: Path) -> None:
     backbone = Backbone({"pool": nn.AdaptiveAvgPool2d(13)}, 3).eval()
-    settings = probing(tmp_path, backbone, pooling="max6", val_cut=resized_to_square(26))
+    settings = probing(tmp_path, backbone, pooling="max6", val_transform=resized_to_square(26))
     image = torch.arange(3 * 26 * 26, dtype=torch.float32).reshape(1, 3, 26, 26)
     map_BChw = backbone.forward_map(image)
-    answer = settings.answer(image).reshape(3, 6, 6)
+    answer = settings.features(image).reshape(3, 6, 6)
     for row in range(6):  # fields of three with stride two, as Gidaris et al. pool a map of 13 x 13
         expected = map_BChw[0, :, 2 * row : 2 * row + 3, 4:7].amax(dim=(1, 2))
         assert torch.equal(answer[:, row, 2], expected)

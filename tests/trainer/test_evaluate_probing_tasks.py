@@ -19,8 +19,8 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import View
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import cifar10, cifar100, limited_labels, linear, places205, voc07_svm
+from backdrop.trainer.evaluation.data.batches import image_batches
 from backdrop.trainer.evaluation.data.imagenet import open_splits
-from backdrop.trainer.evaluation.data.pixels import cut_batches
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.evaluation.harness.evaluate_all import _digests
 from backdrop.trainer.evaluation.harness.result import Result
@@ -178,12 +178,14 @@ def test_the_classifier_stays_for_the_evaluations_after_it(imagenet: Path, tmp_p
     assert metadata["pretrained_sha256"] == subject.weights_sha256
     assert json.loads(metadata["scores"])["top1"] == result.metrics["top1"]
     # The later evaluations answer as the fit itself was scored.
-    from backdrop.trainer.evaluation.data.images import image_batches, standard, wnid_folders
+    from backdrop.trainer.evaluation.data.images import wnid_folders
+    from backdrop.trainer.evaluation.data.transforms import standard
 
     images = wnid_folders(imagenet / "val", "")
-    (batch,) = image_batches(images, images.label_N, transform=standard(32), batch_size=99, device=torch.device("cpu"))
+    rows = [np.arange(len(images))]
+    (batch,) = image_batches(images, standard(32), rows, device=torch.device("cpu"), title="")
     with torch.no_grad():
-        top1 = (left.logits(batch.image_BCHW).argmax(dim=1) == batch.label_B).double().mean()
+        top1 = (left.logits(batch.image_BCHW).argmax(dim=1) == torch.from_numpy(images.label_N)).double().mean()
     assert 100 * float(top1) == pytest.approx(result.metrics["top1"])
 
 
@@ -380,7 +382,7 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(trunk_lr: float, imagenet: 
     start = backbone.conv.weight.detach().clone()
     expected = nn.Sequential(copy.deepcopy(backbone), new_head(4, 1000, init_std=0.01, seed=0)).train()
     rows = [np.arange(len(splits.train))]
-    (batch,) = cut_batches(splits.train.pixels, settings.cut_of_epoch(0), rows, device=torch.device("cpu"), title="")
+    (batch,) = image_batches(splits.train, settings.transform_of_epoch(0), rows, device=torch.device("cpu"), title="")
     label_B = torch.from_numpy(splits.train.label_N)
     nn.functional.cross_entropy(expected(batch.image_BCHW), label_B).backward()
     with torch.no_grad():
@@ -438,7 +440,7 @@ def test_cifar_rows_are_planes_and_fine_labels_are_taken(tmp_path: Path) -> None
     for name in ("train", "test"):
         (folder / name).write_bytes(pickle.dumps(content, protocol=2))
     read = _cifar.read_batches(folder, ("train",), b"fine_labels", 100, cifar100.LAYOUT)
-    np.testing.assert_array_equal(read.pixels.pixels(0), image_HWC)
+    np.testing.assert_array_equal(read.pixels(0), image_HWC)
     assert read.label_N.tolist() == [99]
     result = cifar100.run(oracle(tmp_path), folder, cifar100.Options(epochs=1, size_px=8))
     assert result.facts.keys() >= FACTS
@@ -646,7 +648,10 @@ def test_a_class_is_fitted_as_virtex_does() -> None:
     )
     costs = (0.001, 0.1, 10.0)
     actual = voc07_svm.fit_class(
-        train_ND, train_label, test_ND, test_label, name="x", costs=costs, max_iterations=2000, seed=0
+        voc07_svm.LabelledFeatures(train_ND, train_label),
+        voc07_svm.LabelledFeatures(test_ND, test_label),
+        name="x",
+        options=voc07_svm.Options(costs=costs, max_iterations=2000),
     )
 
     def machine(cost: float) -> LinearSVC:
@@ -676,14 +681,14 @@ def test_difficult_images_are_negatives_in_training() -> None:
     """Features in which only the difficult images look like positives: as negatives, they pull the score down."""
     train_ND = np.array([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 4 + [[1.0, 1.0]] * 4)
     label_N = np.array([1] * 4 + [-1] * 4 + [0] * 4)
-    settings = {"name": "x", "costs": (1.0,), "max_iterations": 2000, "seed": 0}
-    test_ND, test_label_N = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), np.array([1, -1, -1])
-    score = voc07_svm.fit_class(train_ND, label_N, test_ND, test_label_N, **settings)
+    options = voc07_svm.Options(costs=(1.0,), max_iterations=2000)
+    trainval = voc07_svm.LabelledFeatures(train_ND, label_N)
+    test = voc07_svm.LabelledFeatures(np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]), np.array([1, -1, -1]))
+    score = voc07_svm.fit_class(trainval, test, name="x", options=options)
     assert score.average_precision == 1.0
     # Had they been positives, as they are here, the one that looks like both would not rank below.
-    swapped = voc07_svm.fit_class(
-        train_ND, np.where(label_N == 0, 1, -label_N * (label_N != 0)), test_ND, test_label_N, **settings
-    )
+    swapped = trainval._replace(label_N=np.where(label_N == 0, 1, -label_N * (label_N != 0)))
+    swapped = voc07_svm.fit_class(swapped, test, name="x", options=options)
     assert swapped.average_precision < 1.0
 
 
@@ -693,4 +698,4 @@ def test_grey_and_cmyk_images_are_images(imagenet: Path) -> None:
         image.save(imagenet / "train" / WNIDS[3] / f"odd{number}.JPG", "JPEG")
     splits = open_splits(imagenet, Result())
     assert len(splits.train) == 14
-    assert all(splits.train.pixels.pixels(row).shape[2] == 3 for row in range(14))
+    assert all(splits.train.pixels(row).shape[2] == 3 for row in range(14))

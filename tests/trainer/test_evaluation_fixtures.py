@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from backdrop.trainer.evaluation.data.images import standard, wnid_folders
+from backdrop.trainer.evaluation.data.images import wnid_folders
 from backdrop.trainer.evaluation.data.projections import top_accuracy, top_classes
+from backdrop.trainer.evaluation.data.transforms import standard
 from backdrop.trainer.evaluation.predictions.outputs import logits_of
 from tests.material.evaluation_fixtures import (
     BLACK,

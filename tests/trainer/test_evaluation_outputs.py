@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.trainer.evaluation.data.images import Images, as_published, standard, wnid_folders
+from backdrop.trainer.evaluation.data.images import Images, wnid_folders
+from backdrop.trainer.evaluation.data.transforms import as_published, standard
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import logits_of, top_of
 from tests.material.evaluation_fixtures import WNIDS, oracle, paint, save_image, write_tree

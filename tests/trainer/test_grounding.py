@@ -11,7 +11,7 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.trainer.evaluation import grounding
-from backdrop.trainer.evaluation.grounding import Options, _scored, binary_iou, grounding_iou, scaled
+from backdrop.trainer.evaluation.grounding import Options, _scored, binary_iou, cam_iou, query_cam, scaled
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.losses.saliency_attention import grad_cam, importance
 from backdrop.trainer.run.run_folder import Origin
@@ -98,7 +98,7 @@ def test_a_known_map_has_the_known_iou(resolution: str) -> None:
         label_B=torch.zeros(3), epoch=0, step=0, boxes=[], is_flipped=[],
     )  # fmt: skip
     method, options = _LooksLeft(), Options(resolution=resolution)
-    iou_B, is_counted_B = grounding_iou(method, views, options)
+    iou_B, is_counted_B = cam_iou(query_cam(method, views), views, options)
     assert iou_B[:2].tolist() == pytest.approx([1.0, 0.0])
     assert is_counted_B.tolist() == [True, True, False]
     black = replace(views, images=[torch.zeros_like(image), image])  # no feature, hence a map of zeros

@@ -1,5 +1,6 @@
 """Nearest-neighbour evaluation: the vote against loops, and exact scores of a hand-made backbone on painted images."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation import knn
-from backdrop.trainer.evaluation.data.images import resize_and_crop
+from backdrop.trainer.evaluation.data.transforms import resize_and_crop
 from backdrop.trainer.parts import nearest_neighbours
 from tests.reference.knn import knn_predictions
 
@@ -108,8 +109,14 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def score(data_dir: Path) -> dict[str, float]:
-    return dict(knn.score(MeanColour(), data_dir, k=3, image_size=16))
+def score(data_dir: Path, backbone: nn.Module | None = None) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        return dict(
+            knn.score_sets(
+                backbone or MeanColour(), knn.open_sets(data_dir), knn.Options(k=3, other_k=()), image_size=16,
+                device=torch.device("cpu"), folder=Path(folder),
+            )
+        )  # fmt: skip
 
 
 def test_exact_score_of_a_known_backbone(data_dir: Path) -> None:
@@ -157,13 +164,13 @@ def test_what_is_missing_is_said_before_any_work(data_dir: Path, tmp_path: Path)
             raise AssertionError("the backbone was run")
 
     with pytest.raises(UserError, match=r"no folder .*/nowhere/train.*val/<class>"):
-        knn.score(Untouchable(), tmp_path / "nowhere")
+        score(tmp_path / "nowhere", Untouchable())
     paint(data_dir / "val" / "purple", (200, 0, 200), 1)
     with pytest.raises(UserError, match="purple"):
-        knn.score(Untouchable(), data_dir)
+        score(data_dir, Untouchable())
     paint(data_dir / "train", (1, 2, 3), 1)
     with pytest.raises(UserError, match="outside of class folders"):
-        knn.score(Untouchable(), data_dir)
+        score(data_dir, Untouchable())
 
 
 def test_a_diverged_backbone_is_named_and_the_mode_kept(data_dir: Path) -> None:
@@ -172,9 +179,9 @@ def test_a_diverged_backbone_is_named_and_the_mode_kept(data_dir: Path) -> None:
             return image.mean(dim=(2, 3)) * float("nan")
 
     with pytest.raises(UserError, match="not finite"):
-        knn.score(Diverged(), data_dir, image_size=16)
+        score(data_dir, Diverged())
     backbone = MeanColour().train()
-    knn.score(backbone, data_dir, image_size=16)
+    score(data_dir, backbone)
     assert backbone.training
 
 

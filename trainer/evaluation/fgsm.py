@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from backdrop.errors import UserError
 from backdrop.settings import check_settings, within
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
+from backdrop.trainer.evaluation.data.batches import ImageBatch
 from backdrop.trainer.evaluation.data.imagenet import open_validation
-from backdrop.trainer.evaluation.data.images import ImageBatch, standard
 from backdrop.trainer.evaluation.data.projections import top_classes
+from backdrop.trainer.evaluation.data.transforms import standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
@@ -55,15 +56,15 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     """
     check_settings(options)
     # The step is taken on the pixels; the normalisation is part of the network that is attacked.
-    cut = standard(subject.image_size_px)
-    transform = replace(cut, name=f"{cut.name}, not normalised", mean=(0.0,) * 3, std=(1.0,) * 3)
-    result = Result(facts={"release": "ILSVRC2012 val", "transform": cut.name, "projection": "none"})
+    plain = standard(subject.image_size_px)
+    transform = replace(plain, name=f"{plain.name}, not normalised", mean=(0.0,) * 3, std=(1.0,) * 3)
+    result = Result(facts={"release": "ILSVRC2012 val", "transform": plain.name, "projection": "none"})
     result.facts |= {"bn_mode": subject.bn_mode, "epsilon": options.epsilon, "precision": "float32"}
     images = open_validation(data, result)
     result.expect("images", len(images), NUM_IMAGES)
 
     def answer(batch: ImageBatch) -> Tensor:
-        label_B = torch.from_numpy(images.label_N[batch.label_B.numpy()]).to(subject.device)
+        label_B = torch.from_numpy(images.label_N[batch.row_B]).to(subject.device)
         return _clean_and_attacked(subject, batch.image_BCHW, label_B, options.epsilon)
 
     outputs = kept(subject, images, transform, answer, name="fgsm", asked=f"fgsm, epsilon {options.epsilon!r}")

@@ -197,16 +197,11 @@ def _with_key(method: PretrainingMethod, subject: Subject) -> QueryKeyMethod:
     return method
 
 
-def grounding_iou(method: QueryKeyMethod, views: Views, options: Options) -> tuple[Tensor, Tensor]:
+def cam_iou(cam_Bhw: Tensor, views: Views, options: Options) -> tuple[Tensor, Tensor]:
     """Return each image's IoU, float32 (B,), and whether both crops hold any foreground, bool (B,).
 
-    Args: method: in evaluation mode. views: two views each, query and key.
+    Args: cam_Bhw: maps of `query_cam`. views: two views each, query and key.
     """
-    return cam_iou(query_cam(method, views), views, options)
-
-
-def cam_iou(cam_Bhw: Tensor, views: Views, options: Options) -> tuple[Tensor, Tensor]:
-    """Return what `grounding_iou` does, for maps that are there already: float32 (B, h, w), 0 or more."""
     cam_BHW, target_BHW = cam_Bhw, _target(views, cam_Bhw, options)
     if options.resolution == "view":
         cam_BHW = functional.interpolate(cam_Bhw[:, None], target_BHW.shape[1:], mode="bilinear")[:, 0]

@@ -18,10 +18,11 @@ from backdrop.settings import SEEDS, check_settings, within
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.images.image_codec import sha256
 from backdrop.trainer.evaluation.data.class_lists import IN9_NAMES, NONE, in9_of_class
-from backdrop.trainer.evaluation.data.images import Images, Transform, as_published, class_folders
+from backdrop.trainer.evaluation.data.images import Images, class_folders
 from backdrop.trainer.evaluation.data.in9_from_masks import made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import Masks, open_masks
 from backdrop.trainer.evaluation.data.projections import grouped_answer
+from backdrop.trainer.evaluation.data.transforms import Transform, as_published
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

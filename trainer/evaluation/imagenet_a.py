@@ -11,8 +11,9 @@ from typing import Annotated
 from backdrop.errors import UserError
 from backdrop.settings import check_settings, within
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_A
-from backdrop.trainer.evaluation.data.images import Images, Transform, standard, wnid_folders
+from backdrop.trainer.evaluation.data.images import Images, wnid_folders
 from backdrop.trainer.evaluation.data.masks import MASK_FAULT, ForegroundImages, open_masks
+from backdrop.trainer.evaluation.data.transforms import Transform, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

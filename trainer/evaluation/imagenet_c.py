@@ -12,7 +12,8 @@ from typing import Annotated
 import numpy as np
 
 from backdrop.errors import UserError
-from backdrop.trainer.evaluation.data.images import Transform, centre_cut, standard, wnid_folders
+from backdrop.trainer.evaluation.data.images import wnid_folders
+from backdrop.trainer.evaluation.data.transforms import Transform, centre_cut, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject

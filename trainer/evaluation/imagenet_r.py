@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.trainer.evaluation.data.class_lists import IMAGENET_R
-from backdrop.trainer.evaluation.data.images import standard, wnid_folders
+from backdrop.trainer.evaluation.data.images import wnid_folders
+from backdrop.trainer.evaluation.data.transforms import standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -14,8 +14,9 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.settings import check_settings, one_of
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
-from backdrop.trainer.evaluation.data.images import Images, class_folders, standard
+from backdrop.trainer.evaluation.data.images import Images, class_folders
 from backdrop.trainer.evaluation.data.projections import top_accuracy
+from backdrop.trainer.evaluation.data.transforms import standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -5,14 +5,12 @@ their class with weight exp(s / T). k = 20 and T = 0.07 as in DINO's evaluation 
 training features from the evaluation transform; k = 200, as Wu et al. have it, is scored beside it. Background
 challenge: Xiao et al. 2021, arXiv 2006.09994.
 
-Features are kept in files (`_features.py`) and compared in chunks of both sides, so that ImageNet's 1.28 million of
-2,048 (5.2 GB as float16) need no more memory than a chunk.
+Features are kept in files (`probing/features.py`) and compared in chunks of both sides, so that ImageNet's 1.28 million
+of 2,048 (5.2 GB as float16) need no more memory than a chunk.
 
 Legend: N training images, M test images, D features, K neighbours, C classes.
 """
 
-import functools
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,19 +26,12 @@ from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
 from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, release_of
 from backdrop.trainer.evaluation.data.images import LAYOUT as LAYOUT_OF_SPLITS
-from backdrop.trainer.evaluation.data.images import (
-    as_published,
-    labels_as,
-    open_class_folders,
-    open_split,
-    standard,
-    strays_beside,
-)
-from backdrop.trainer.evaluation.data.pixels import FilePixels, fixed
+from backdrop.trainer.evaluation.data.images import Images, labels_as, open_class_folders, open_split, strays_beside
+from backdrop.trainer.evaluation.data.transforms import Transform, as_published, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, untrained_like, weights_digest
-from backdrop.trainer.evaluation.probing.features import FORMATS, features_of
+from backdrop.trainer.evaluation.probing.features import FORMATS, FeatureFile, features_of
 from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies
 
 DATA = "imagenet"
@@ -75,19 +66,16 @@ MAX_NAMED_CORRUPT = 20
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network and, beside it, an untrained one of the same kind; see `score`."""
+    """Score a network and, beside it, an untrained one of the same kind; see `score_sets`."""
     check_settings(options)
     trained, sets = pretrained_backbone(subject), open_sets(data)
     found, untrained = (
         score_sets(
             backbone,
             sets,
-            k=options.k,
-            other_k=options.other_k,
-            temperature=options.temperature,
+            options,
             image_size=subject.image_size_px,
             device=subject.device,
-            dtype=options.dtype,
             folder=subject.folder,
         )
         for backbone in (trained, untrained_like(trained))
@@ -128,48 +116,13 @@ def _without_names(scores: list[tuple[str, float]]) -> dict[str, float]:
     return {metric: value for metric, value in scores if not metric.startswith(CORRUPT_IMAGE)}
 
 
-def score(
-    backbone: nn.Module,
-    data_dir: str | Path,
-    *,
-    k: int = Options.k,
-    other_k: Sequence[int] = (),
-    temperature: float = Options.temperature,
-    image_size: int = 224,
-    device: torch.device | str = "cpu",
-    dtype: str = Options.dtype,
-    folder: Path | None = None,
-) -> list[tuple[str, float]]:
-    """Score a backbone on the images of a folder.
-
-    Args:
-        backbone: images (B, 3, H, W), normalised, to features (B, D); left in the mode it was in.
-        data_dir: holds train/<class>/ and val/<class>/, or "sample". Where it also holds variants/<variant>/<class>/
-            (or variants/<variant>/val/<class>/), those are scored against the same training features.
-        k: neighbours; all of them where there are fewer training images. other_k: more of the kind, for val alone.
-        temperature: T of the votes. image_size: side of the centre crop in pixels. device: where to compute.
-        dtype: of the features that are kept. folder: where they are kept; None = nowhere after this call.
-    Returns:
-        (metric, value) pairs in this order: top1, top5 (5 classes or more), k<other>_top1 and k<other>_top5,
-        <variant>_top1 for each variant found, bg_gap (mixed_same - mixed_rand), corrupt_images, and
-        corrupt_image/<key> = 1 for the first of those. Accuracies are in percent of the images that could be decoded.
-    Raises: UserError: a missing folder, an unknown class in val, a backbone with values that are not finite.
-    """
-    return score_sets(
-        backbone,
-        open_sets(data_dir),
-        k=k,
-        other_k=other_k,
-        temperature=temperature,
-        image_size=image_size,
-        device=device,
-        dtype=dtype,
-        folder=folder,
-    )
-
-
 def open_sets(data_dir: str | Path) -> dict[str, DatasetIndex]:
-    """List train, val and the variants there are; see `score`. Raises: UserError: a folder is missing."""
+    """List train, val and the variants there are.
+
+    Args: data_dir: holds train/<class>/ and val/<class>/, or "sample"; it may also hold variants/<variant>/<class>/ (or
+        variants/<variant>/val/<class>/).
+    Raises: UserError: a folder is missing.
+    """
     train_index, val_index = open_split(data_dir, "train"), open_split(data_dir, "val")
     return {"train": train_index, "val": val_index, **_variants(train_index.root.parent)}
 
@@ -177,85 +130,84 @@ def open_sets(data_dir: str | Path) -> dict[str, DatasetIndex]:
 def score_sets(
     backbone: nn.Module,
     sets: dict[str, DatasetIndex],
+    options: Options,
     *,
-    k: int,
-    other_k: Sequence[int],
-    temperature: float,
     image_size: int,
-    device: torch.device | str,
-    dtype: str,
-    folder: Path | None,
+    device: torch.device,
+    folder: Path,
 ) -> list[tuple[str, float]]:
-    """Score a backbone on sets that are open; see `score`.
+    """Score a backbone on the images of folders.
 
-    Args: sets: of `open_sets`, the rest as for `score`.
+    Args:
+        backbone: images (B, 3, H, W), normalised, to features (B, D); left in the mode it was in.
+        sets: of `open_sets`; the variants are scored against the same training features.
+        image_size: side of the centre crop in pixels. device: where to compute. folder: where features are kept.
+    Returns:
+        (metric, value) pairs in this order: top1, top5 (5 classes or more), k<other>_top1 and k<other>_top5,
+        <variant>_top1 for each variant found, bg_gap (mixed_same - mixed_rand), corrupt_images, and
+        corrupt_image/<key> = 1 for the first of those. Accuracies are in percent of the images that could be decoded.
+    Raises: UserError: an unknown class in val, a backbone with values that are not finite.
     """
-    check_settings(Options(k=k, other_k=tuple(other_k), temperature=temperature, dtype=dtype))
     names = sets["train"].class_names
     label_of_set = {name: labels_as(index, names) for name, index in sets.items()}  # fails before the first forward
-    with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary) if folder is None else folder
-        unit = functools.partial(
-            extract,
+    digest = weights_digest(backbone, None)
+    features = {
+        name: extract(
             backbone,
-            weights_sha256=weights_digest(backbone, None),
-            size_px=image_size,
+            Images(index.root, tuple(index.keys), label_of_set[name]),
+            as_published(image_size) if name in background_variants.NAMES else standard(image_size),
+            file=FeatureFile(folder=folder, name=f"knn-{name}", dtype=options.dtype),
+            weights_sha256=digest,
             device=device,
-            dtype=dtype,
-            folder=place,
         )
-        features = {name: unit(index, label_of_set[name], name=name) for name, index in sets.items()}
-        corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
-        accuracies = {
-            name: top_accuracies(
-                features["train"],
-                found,
-                num_classes=len(names),
-                k=(k, *other_k) if name == "val" else (k,),
-                temperature=temperature,
-                device=device,
-            )
-            for name, found in features.items()
-            if name != "train"
-        }
-    return _metrics(accuracies, len(names), other_k) + _corrupt_rows(corrupt)
+        for name, index in sets.items()
+    }
+    corrupt = [f"{name}/{key}" for name, found in features.items() for key in found.corrupt]
+    accuracies = {
+        name: top_accuracies(
+            features["train"],
+            found,
+            num_classes=len(names),
+            k=(options.k, *options.other_k) if name == "val" else (options.k,),
+            temperature=options.temperature,
+            device=device,
+        )
+        for name, found in features.items()
+        if name != "train"
+    }
+    return _metrics(accuracies, len(names), options.other_k) + _corrupt_rows(corrupt)
 
 
 def extract(
     backbone: nn.Module,
-    index: DatasetIndex,
-    label_N: np.ndarray,
+    images: Images,
+    transform: Transform,
     *,
-    name: str,
+    file: FeatureFile,
     weights_sha256: str,
-    size_px: int,
-    device: torch.device | str,
-    dtype: str,
-    folder: Path,
+    device: torch.device,
 ) -> Features:
     """Compute the unit-length features of a set of images, or take those that are kept.
 
-    Args: backbone: (B, 3, H, W) to (B, D), left in the mode it was in. index: the images. label_N: int64 (N,), classes.
-        name: of the set. weights_sha256: of the backbone. size_px: side of the crop. device: where to compute.
-        dtype, folder: of the file.
+    Args: backbone: (B, 3, H, W) to (B, D), left in the mode it was in. images: the images and their classes.
+        transform: what is done to their pixels. file: where the features are kept. weights_sha256: of the backbone.
+        device: where to compute.
     Raises: UserError: a feature is not finite, or no image can be decoded.
     """
     was_training = backbone.training
     backbone.eval()
     found = features_of(
         lambda image_BCHW: nn.functional.normalize(backbone(image_BCHW).float(), dim=1),
-        FilePixels(index.root, tuple(index.keys)),
-        fixed(as_published(size_px) if name in background_variants.NAMES else standard(size_px)),
-        folder=folder,
-        name=f"knn-{name}",
+        images,
+        transform,
+        file=file,
         identity=(weights_sha256, "unit length"),
-        device=torch.device(device),
-        dtype=dtype,
+        device=device,
     )
     backbone.train(was_training)
     return Features(
         feature_ND=torch.from_numpy(found.feature_ND),
-        label_N=torch.from_numpy(np.asarray(label_N, dtype=np.int64)[found.row_M]),
+        label_N=torch.from_numpy(np.asarray(images.label_N, dtype=np.int64)[found.row_M]),
         corrupt=found.corrupt,
         row_M=torch.from_numpy(found.row_M) if found.corrupt else None,
     )

@@ -19,14 +19,16 @@ from backdrop.settings import at_least, check_settings, one_of
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.evaluation import linear
+from backdrop.trainer.evaluation.data.batches import image_batches
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
-from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits, open_splits
-from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, cut_batches
+from backdrop.trainer.evaluation.data.imagenet import Splits, open_splits
+from backdrop.trainer.evaluation.data.images import Images, LabelledImages
+from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.defaults import no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
 from backdrop.trainer.evaluation.linear import Options as LinearOptions
-from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head, identity_of
 from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
 
 DATA = "imagenet"
@@ -117,7 +119,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.facts.pop("train images")
     result.problems = [problem for problem in result.problems if not problem.startswith("train images")]
     lists = zip(options.percents, needed_beside(data, options), strict=True)
-    subsets = {percent: listed_images(path, splits.train.pixels.root, percent, result) for percent, path in lists}
+    subsets = {percent: listed_images(path, splits.train.root, percent, result) for percent, path in lists}
     result.facts |= {**facts_of_data(data, options), "projection": "none", "bn_mode": {}}
     for percent, train in subsets.items():
         for mode in options.modes:
@@ -126,7 +128,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     return result
 
 
-def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labelled:
+def listed_images(path: Path, train: Path, percent: int, result: Result) -> Images:
     """Read a list of file names, `<wnid>_<number>.JPEG` a line, and find the images.
 
     Args: path: of the list. train: folder of the class folders. result: where the count is noted.
@@ -148,7 +150,7 @@ def listed_images(path: Path, train: Path, percent: int, result: Result) -> Labe
             "get the whole training set, or give the folder of other lists with --set lists=DIR"
         )
     result.expect(f"{percent} % of the labels", len(keys), NUM_IMAGES[percent])
-    return Labelled(pixels=FilePixels(train, tuple(keys)), label_N=np.array([CLASS_OF_WNID[wnid] for wnid in wnids]))
+    return Images(train, tuple(keys), np.array([CLASS_OF_WNID[wnid] for wnid in wnids]))
 
 
 def _read(path: Path) -> bytes:
@@ -199,7 +201,7 @@ def _finetune(subject: Subject, splits: Splits, percent: int, options: Options, 
 
 def _note(probing: Probing, mode: str, bn_mode: str, result: Result) -> None:
     """Note what both modes have in common, and how BatchNorm stood in this one."""
-    result.facts |= {"pretrained_sha256": probing.weights_sha256, "transform": probing.val_cut.name}
+    result.facts |= {"pretrained_sha256": probing.weights_sha256, "transform": probing.val_transform.name}
     result.facts["bn_mode"][mode] = bn_mode
 
 
@@ -245,39 +247,39 @@ def finetune(
     ]
     state = Fit(model=model, groups=groups)
     rows = np.arange(len(probing.train.label_N))
-    assert probing.cut_of_epoch is not None
-    cut_of_epoch = probing.cut_of_epoch
+    assert probing.transform_of_epoch is not None
+    transform_of_epoch = probing.transform_of_epoch
 
     def training(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         batches = epoch_batches(rows, schedule, seed=seed, epoch=epoch)
-        return _images(probing, probing.train, cut_of_epoch(epoch), batches, state, f"epoch {epoch + 1}")
+        return _images(probing, probing.train, transform_of_epoch(epoch), batches, state, f"epoch {epoch + 1}")
 
     def validation() -> Iterator[tuple[Tensor, Tensor]]:
         val_rows = np.arange(len(probing.val.label_N))
         batches = [val_rows[at : at + _EVALUATION_BATCH] for at in range(0, len(val_rows), _EVALUATION_BATCH)]
-        return _images(probing, probing.val, probing.val_cut, batches, state, "val")
+        return _images(probing, probing.val, probing.val_transform, batches, state, "val")
 
-    told: list[Any] = [
+    decisive: list[Any] = [
         probing.weights_sha256,
-        probing.train.identity,
-        probing.val.identity,
+        identity_of(probing.train),
+        identity_of(probing.val),
         asdict(schedule),
         head_lr,
         trunk_lr,
         seed,
     ]
-    told += [score_epochs, probing.val_cut.identity, cut_of_epoch(0).identity]
-    digest = sha256(json.dumps(told).encode()).hex()
+    decisive += [score_epochs, probing.val_transform.identity, transform_of_epoch(0).identity]
+    digest = sha256(json.dumps(decisive).encode()).hex()
     path = probing.folder / f"{probing.name}-fit-{digest[:16]}.safetensors"
     fit(state, schedule, training, validation, num_rows=len(rows), path=path, score_epochs=score_epochs)
     return state
 
 
 def _images(
-    probing: Probing, images: LabelledPixels, cut: Cut, batches: list[np.ndarray], state: Fit, title: str
+    probing: Probing, images: LabelledImages, transform: Transform, batches: list[np.ndarray], state: Fit, title: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield images (B, 3, H, W) and their classes."""
-    for batch in cut_batches(images.pixels, cut, batches, device=probing.device, title=title):
-        state.corrupt.update(images.pixels.keys[row] for row in batch.corrupt_rows)
+    for batch in image_batches(images, transform, batches, device=probing.device, title=title):
+        state.corrupt.update(images.keys[row] for row in batch.corrupt_rows)
         if len(batch.row_B):
             yield batch.image_BCHW, torch.from_numpy(images.label_N[batch.row_B]).to(probing.device)

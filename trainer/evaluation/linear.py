@@ -26,13 +26,12 @@ from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.tensor_files import write_tensors
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
-from backdrop.trainer.evaluation.data.images import standard
-from backdrop.trainer.evaluation.data.pixels import Cut, fixed, random_resized_crop
+from backdrop.trainer.evaluation.data.transforms import Transform, random_resized_crop, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import FORMATS
-from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import Schedule
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import run_folder
@@ -242,30 +241,30 @@ def check_training(options: Options) -> None:
 def probing_of(
     subject: Subject, backbone: Backbone, splits: Splits, protocol: Protocol, options: Options, *, name: str
 ) -> Probing:
-    """Return what is probed: which images, cut how."""
+    """Return what is probed: which images, with which transforms."""
     size_px, seed = subject.image_size_px, options.seed
     std = (options.red_std, *IMAGENET_STD[1:])
 
-    def crop(epoch: int) -> Cut:
+    def crop(epoch: int) -> Transform:
         return replace(random_resized_crop(size_px, seed=seed, epoch=epoch), std=std)
 
-    centre = replace(fixed(standard(size_px)), std=std)
+    centre = replace(standard(size_px), std=std)
     num_cached = min(options.num_cached_crops, protocol.schedule.epochs)
     cached = {"cached_crops": tuple(crop(number) for number in range(num_cached)), "cached_centre": (centre,)}
-    cached_cuts = cached.get(options.training, ())
+    cached_transforms = cached.get(options.training, ())
     return Probing(
         backbone=backbone,
         weights_sha256=weights_digest(backbone, None),
         name=name,
         folder=subject.folder,
         device=subject.device,
-        train=LabelledPixels(pixels=splits.train.pixels, label_N=splits.train.label_N),
-        val=LabelledPixels(pixels=splits.val.pixels, label_N=splits.val.label_N),
+        train=splits.train,
+        val=splits.val,
         num_classes=splits.num_classes,
-        val_cut=centre,
-        cut_of_epoch=crop if options.training == "crops" else None,
-        cached_cuts=cached_cuts,
-        cached_cut_of=lambda epoch, rows: np.full(len(rows), epoch % len(cached_cuts)),
+        val_transform=centre,
+        transform_of_epoch=crop if options.training == "crops" else None,
+        cached_transforms=cached_transforms,
+        cached_transform_of=lambda epoch, rows: np.full(len(rows), epoch % len(cached_transforms)),
         bn_mode=protocol.bn_mode,
         images_per_pass=options.images_per_pass,
         pooling=protocol.pooling,
@@ -277,7 +276,7 @@ def facts_of(subject: Subject, protocol: Protocol, probing: Probing, options: Op
     """Return what decides a probe's score besides weights and images."""
     training = {
         "crops": f"random resized crop {subject.image_size_px}, flip",
-        "cached_crops": f"{len(probing.cached_cuts)} random resized crops {subject.image_size_px}, flip, kept",
+        "cached_crops": f"{len(probing.cached_transforms)} random resized crops {subject.image_size_px}, flip, kept",
         "cached_centre": "as in validation, kept",
     }[options.training]
     return {
@@ -286,7 +285,7 @@ def facts_of(subject: Subject, protocol: Protocol, probing: Probing, options: Op
         "bn_mode": protocol.bn_mode,
         "images_per_pass": options.images_per_pass,
         "training transform": training,
-        "transform": probing.val_cut.name,
+        "transform": probing.val_transform.name,
         "red_std": options.red_std,
         "num_classes": probing.num_classes,
         "projection": "none",

@@ -21,10 +21,10 @@ from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.settings import SEEDS, check_settings, one_of, within
 from backdrop.stores.drawn_sample.background_variants import NAMES, can_be_tiled
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
-from backdrop.trainer.evaluation.data.images import as_published
 from backdrop.trainer.evaluation.data.in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.in9_from_masks import Variant, made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import open_masks
+from backdrop.trainer.evaluation.data.transforms import as_published
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -19,8 +19,9 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.settings import at_least, check_settings
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
-from backdrop.trainer.evaluation.data.images import class_folders, framed
+from backdrop.trainer.evaluation.data.images import class_folders
 from backdrop.trainer.evaluation.data.projections import largest_of_groups, multi_label_accuracy, top_accuracy
+from backdrop.trainer.evaluation.data.transforms import framed
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -14,9 +14,8 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.settings import SEEDS, at_least, check_settings, one_of
 from backdrop.trainer.evaluation import linear
-from backdrop.trainer.evaluation.data.imagenet import Labelled, Splits
-from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES
-from backdrop.trainer.evaluation.data.pixels import FilePixels
+from backdrop.trainer.evaluation.data.imagenet import Splits
+from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES, Images
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
@@ -120,7 +119,7 @@ def open_places(data: Path, result: Result) -> Splits:
             raise UserError(f"{val_root} has classes that {train_root} does not have: {', '.join(unknown[:5])}")
         rank = {name: number for number, name in enumerate(names)}
         train, val = (
-            Labelled(pixels=FilePixels(root, keys), label_N=np.array([rank[name] for name in of_key], dtype=np.int64))
+            Images(root, keys, np.array([rank[name] for name in of_key], dtype=np.int64))
             for root, keys, of_key in ((train_root, train_keys, classes), (val_root, val_keys, val_classes))
         )
         result.facts["release"] = "folders"
@@ -131,7 +130,7 @@ def open_places(data: Path, result: Result) -> Splits:
     return Splits(train=train, val=val, num_classes=num_classes, is_imagenet=False)
 
 
-def _listed(path: Path, images: Path) -> Labelled:
+def _listed(path: Path, images: Path) -> Images:
     """Read a list: a path below `images`, a space, a class. Raises: UserError: it has lines of another kind."""
     if not path.is_file() or not images.is_dir():
         raise UserError(f"there is no {path if not path.is_file() else images}. Expected: {LAYOUT}")
@@ -144,7 +143,7 @@ def _listed(path: Path, images: Path) -> Labelled:
     if not rows:
         raise UserError(f"{path} is empty. Expected: {LAYOUT}")
     label_N = np.array([int(label) for _, _, label in rows], dtype=np.int64)
-    return Labelled(pixels=FilePixels(images, tuple(key for key, _, _ in rows)), label_N=label_N)
+    return Images(images, tuple(key for key, _, _ in rows), label_N)
 
 
 def _tree(folder: Path) -> tuple[Path, tuple[str, ...], list[str]]:

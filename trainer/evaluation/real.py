@@ -12,8 +12,9 @@ from typing import Annotated
 
 from backdrop.errors import UserError
 from backdrop.trainer.evaluation.data.imagenet import open_validation
-from backdrop.trainer.evaluation.data.images import Images, standard
+from backdrop.trainer.evaluation.data.images import Images
 from backdrop.trainer.evaluation.data.projections import multi_label_accuracy
+from backdrop.trainer.evaluation.data.transforms import standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -13,8 +13,9 @@ import numpy as np
 
 from backdrop.settings import check_settings, one_of
 from backdrop.trainer.evaluation.data.class_lists import SHAPE_CATEGORIES
-from backdrop.trainer.evaluation.data.images import Images, as_published, class_folders, standard
+from backdrop.trainer.evaluation.data.images import Images, class_folders
 from backdrop.trainer.evaluation.data.projections import mean_probabilities
+from backdrop.trainer.evaluation.data.transforms import as_published, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject

@@ -8,23 +8,24 @@ Difficult objects: in training their images are negatives, in testing they are l
 Legend: N images, D features.
 """
 
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
+from backdrop.devices import num_cores
 from backdrop.errors import UserError
 from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
-from backdrop.trainer.evaluation.data.pixels import Cut, FilePixels, resized_to_square
+from backdrop.trainer.evaluation.data.images import Images
+from backdrop.trainer.evaluation.data.transforms import Transform, resized_to_square
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
-from backdrop.trainer.evaluation.probing.features import FORMATS, Features, features_of
+from backdrop.trainer.evaluation.probing.features import FORMATS, FeatureFile, Features, features_of
 
 DATA = "voc"
 LAYOUT = (
@@ -77,7 +78,7 @@ class Score:
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Score a network: voc07_map, and ap_<class> of each class."""
     _check(options)
-    cut = resized_to_square(options.size_px)
+    transform = resized_to_square(options.size_px)
     _check_sklearn()
     result = Result(facts={"release": "VOC2007", "projection": "none", "bn_mode": "eval"})
     result.facts["average precision"] = "scikit-learn's"
@@ -86,21 +87,19 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     backbone = pretrained_backbone(subject)
     result.facts["pretrained_sha256"] = digest = weights_digest(backbone, None)
     features = {}
-    for split, (names, _) in labels.items():
+    for split, (names, label_NK) in labels.items():
         result.expect(f"{split} images", len(names), NUM_IMAGES[split])
         features[split] = features_of(
             lambda image_BCHW: pooled(backbone.forward_map(image_BCHW)),
-            FilePixels(root / "JPEGImages", tuple(f"{name}.jpg" for name in names)),
-            cut,
-            folder=subject.folder,
-            name=f"voc07-{split}",
+            Images(root / "JPEGImages", tuple(f"{name}.jpg" for name in names), label_NK),
+            transform,
+            file=FeatureFile(folder=subject.folder, name=f"voc07-{split}", dtype=options.dtype),
             identity=(digest, "2 x 2, unit length"),
             device=subject.device,
-            dtype=options.dtype,
         )
         result.note_corrupt(features[split].corrupt)
     scores = _fit_all(features, {split: label_NK for split, (_, label_NK) in labels.items()}, options)
-    _report(scores, cut, result)
+    _report(scores, transform, result)
     return result
 
 
@@ -161,35 +160,30 @@ def _fit_all(features: dict[str, Features], label_NK: dict[str, np.ndarray], opt
     """Fit every class, several beside each other."""
     from joblib import Parallel, delayed
 
-    arrays = []
-    for split, found in features.items():
-        # Once as float64, which liblinear wants; shared between the processes through a memory map.
-        arrays += [np.asarray(found.feature_ND[found.row_M], dtype=np.float64), label_NK[split][found.row_M]]
-    num_processes = options.processes or len(os.sched_getaffinity(0))
-    return Parallel(n_jobs=num_processes)(
+    # Once as float64, which liblinear wants; shared between the processes through a memory map.
+    feature_ND = {split: np.asarray(found.feature_ND[found.row_M], np.float64) for split, found in features.items()}
+    there_NK = {split: label_NK[split][found.row_M] for split, found in features.items()}
+    return Parallel(n_jobs=options.processes or num_cores())(
         delayed(fit_class)(
-            arrays[0], arrays[1][:, k], arrays[2], arrays[3][:, k],
-            name=name, costs=options.costs, max_iterations=options.max_iterations, seed=options.seed,
+            *(LabelledFeatures(feature_ND[split], there_NK[split][:, k]) for split in NUM_IMAGES),
+            name=name,
+            options=options,
         )
         for k, name in enumerate(CLASSES)
-    )  # fmt: skip
+    )
 
 
-def fit_class(
-    train_ND: np.ndarray,
-    train_label_N: np.ndarray,
-    test_ND: np.ndarray,
-    test_label_N: np.ndarray,
-    *,
-    name: str,
-    costs: tuple[float, ...],
-    max_iterations: int,
-    seed: int,
-) -> Score:
+class LabelledFeatures(NamedTuple):
+    """Features of images, float64 (N, D), and of one class PRESENT, ABSENT or DIFFICULT in each, int8 (N,)."""
+
+    feature_ND: np.ndarray
+    label_N: np.ndarray
+
+
+def fit_class(trainval: LabelledFeatures, test: LabelledFeatures, *, name: str, options: Options) -> Score:
     """Choose the cost of one class by cross-validation, fit it on all of trainval, and score it on test.
 
-    Args: train_ND, test_ND: float64 (N, D). train_label_N, test_label_N: PRESENT, ABSENT or DIFFICULT.
-        name: of the class, for messages. costs: to choose from; of equally good ones the first. seed: of liblinear.
+    Args: name: of the class, for messages. options: the costs to choose from, of equally good ones the first.
     Raises: UserError: fewer positives, or negatives, than there are folds.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -198,7 +192,7 @@ def fit_class(
     from sklearn.svm import LinearSVC
 
     # Difficult ones are negatives here.
-    sign_N = np.where(train_label_N == PRESENT, 1, -1)
+    sign_N = np.where(trainval.label_N == PRESENT, 1, -1)
     if min((sign_N == 1).sum(), (sign_N == -1).sum()) < _NUM_FOLDS:
         raise UserError(f"class {name} has fewer than {_NUM_FOLDS} positives or negatives in trainval")
 
@@ -206,26 +200,28 @@ def fit_class(
         # The dual problem, as scikit-learn's "auto" also has it where there are more features than images.
         return LinearSVC(
             C=cost, class_weight={1: 2, -1: 1}, penalty="l2", loss="squared_hinge", dual=True,
-            max_iter=max_iterations, random_state=seed,
+            max_iter=options.max_iterations, random_state=options.seed,
         )  # fmt: skip
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
         means = [
-            cross_val_score(machine(cost), train_ND, sign_N, cv=_NUM_FOLDS, scoring="average_precision").mean()
-            for cost in costs
+            cross_val_score(
+                machine(cost), trainval.feature_ND, sign_N, cv=_NUM_FOLDS, scoring="average_precision"
+            ).mean()
+            for cost in options.costs
         ]
-        cost = costs[int(np.argmax(means))]
-        fitted = machine(cost).fit(train_ND, sign_N)
-    counted = test_label_N != DIFFICULT
-    is_present_N = test_label_N[counted] == PRESENT
-    score_N = fitted.decision_function(test_ND[counted]) if counted.any() else np.empty(0)
+        cost = options.costs[int(np.argmax(means))]
+        fitted = machine(cost).fit(trainval.feature_ND, sign_N)
+    counted = test.label_N != DIFFICULT
+    is_present_N = test.label_N[counted] == PRESENT
+    score_N = fitted.decision_function(test.feature_ND[counted]) if counted.any() else np.empty(0)
     precision = float(average_precision_score(is_present_N, score_N)) if is_present_N.any() else float("nan")
     cut_short = sum(issubclass(warning.category, ConvergenceWarning) for warning in caught)
     return Score(average_precision=precision, cost=cost, num_unconverged=cut_short)
 
 
-def _report(scores: list[Score], cut: Cut, result: Result) -> None:
+def _report(scores: list[Score], transform: Transform, result: Result) -> None:
     precision_K = np.array([score.average_precision for score in scores])
     for name in np.array(CLASSES)[np.isnan(precision_K)]:
         result.problems.append(f"class {name} has no positive in test: left out of the mean")
@@ -236,7 +232,7 @@ def _report(scores: list[Score], cut: Cut, result: Result) -> None:
         if not np.isnan(precision):
             result.metrics[f"ap_{name}"] = 100.0 * float(precision)
     result.facts |= {
-        "transform": cut.name,
+        "transform": transform.name,
         "features": "last map averaged to 2 x 2, unit length",
         "difficult": "negatives in training, left out in testing",
         "costs": {name: score.cost for name, score in zip(CLASSES, scores, strict=True)},

@@ -36,15 +36,13 @@ class Attention:
     iou: float | None
 
 
-def attended(
-    method: QueryKeyMethod, beton: Path, settings: RunSettings, *, num_rows: int = NUM_ROWS
-) -> list[Attention]:
+def attended(method: QueryKeyMethod, beton: Path, settings: RunSettings) -> list[Attention]:
     """Return where a trained method's queries look, for a few rows of its store.
 
     Args: method: of `trained_method`. beton: what the run read. settings: the run's.
     """
     scenes = Scenes(beton, None)
-    rows = spread_rows(scenes.records, num_rows)
+    rows = spread_rows(scenes.records, NUM_ROWS)
     if not len(rows):
         return []
     options = Options(seed=settings.seed)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from backdrop.devices import num_cores
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
@@ -62,7 +63,7 @@ def loader_threads(settings: RunSettings) -> int:
     on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if settings.loader_threads or on_this_machine == 1:
         return settings.loader_threads
-    return max(1, (os.cpu_count() or 1) // on_this_machine)
+    return max(1, num_cores() // on_this_machine)
 
 
 # ----------------------------------------------------------------------------------------------------------- networks

@@ -6,7 +6,7 @@ WordNet ids; and Kaggle's. Any other folder of class folders serves as well, wit
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,6 @@ from backdrop.trainer.evaluation.data.images import (
     strays_beside,
     wnid_folders,
 )
-from backdrop.trainer.evaluation.data.pixels import FilePixels
 from backdrop.trainer.evaluation.harness.result import Result
 
 LAYOUT = (
@@ -36,22 +35,11 @@ _GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Images and the class of each, int64 (N,)."""
-
-    pixels: FilePixels
-    label_N: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.label_N)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Splits:
     """train and val; num_classes: C; is_imagenet: whether classes are those of the 1,000 ids."""
 
-    train: Labelled
-    val: Labelled
+    train: Images
+    val: Images
     num_classes: int
     is_imagenet: bool
 
@@ -84,16 +72,15 @@ def release_of(data: Path, *, is_imagenet: bool) -> str:
 def open_validation(data: Path, result: Result) -> Images:
     """List the validation images alone, in any layout; labels are ranks of WordNet ids. Raises: UserError."""
     root = data / _KAGGLE if (data / _KAGGLE).is_dir() else data
-    labelled = _validation(data, root / "val", result)
-    return Images(labelled.pixels.root, tuple(labelled.pixels.keys), labelled.label_N)
+    return _validation(data, root / "val", result)
 
 
-def wnid_split(folder: Path, result: Result) -> Labelled:
+def wnid_split(folder: Path, result: Result) -> Images:
     """List a folder of class folders named by WordNet ids; what is missing or strange is noted as a problem."""
     images = wnid_folders(folder, LAYOUT)
     result.note_strays([f"{folder.name}/{name}" for name in images.strays])
     result.expect_classes(images.label_N, range(NUM_CLASSES), WNIDS)
-    return Labelled(pixels=FilePixels(images.root, images.keys), label_N=images.label_N)
+    return replace(images, strays=())
 
 
 def _other_classes(data: Path, result: Result) -> Splits:
@@ -103,14 +90,11 @@ def _other_classes(data: Path, result: Result) -> Splits:
     for split, index in (("train", train), ("val", val)):
         result.note_strays([f"{split}/{name}" for name in strays_beside(index)])
         result.facts[f"{split} images"] = {"seen": len(index)}
-    train_split, val_split = (
-        Labelled(pixels=FilePixels(index.root, tuple(index.keys)), label_N=labels_as(index, names))
-        for index in (train, val)
-    )
+    train_split, val_split = (Images(index.root, tuple(index.keys), labels_as(index, names)) for index in (train, val))
     return Splits(train=train_split, val=val_split, num_classes=len(names), is_imagenet=False)
 
 
-def _validation(data: Path, folder: Path, result: Result) -> Labelled:
+def _validation(data: Path, folder: Path, result: Result) -> Images:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Expected: {LAYOUT}")
     flat = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
@@ -127,7 +111,7 @@ def _validation(data: Path, folder: Path, result: Result) -> Labelled:
     if not known:
         raise UserError(f"none of the images of {folder} has a class, e.g. {flat[0]}. Expected: {LAYOUT}")
     labels = np.array([class_of_name[Path(name).stem] for name in known], dtype=np.int64)
-    return Labelled(pixels=FilePixels(folder, tuple(known)), label_N=labels)
+    return Images(folder, tuple(known), labels)
 
 
 def _kaggle_classes(path: Path) -> dict[str, int]:

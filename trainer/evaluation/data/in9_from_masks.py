@@ -23,8 +23,9 @@ from backdrop.stores.drawn_sample.background_variants import (
 )
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.trainer.evaluation.data.class_lists import NONE
-from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES, Images, Transform, resize_and_crop, wnid_folders
+from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES, Images, wnid_folders
 from backdrop.trainer.evaluation.data.masks import MASK_FAULT, Masks, check_size, encoded
+from backdrop.trainer.evaluation.data.transforms import Transform, resize_and_crop
 from backdrop.trainer.evaluation.harness.result import Result
 
 SIZE_PX = 224

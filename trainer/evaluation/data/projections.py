@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-NONE = -1
-
 
 def top_classes(logits_NC: np.ndarray, num: int, subset: Sequence[int] | None = None) -> np.ndarray:
     """Return the classes with the largest logits, best first; of equal ones the first class.

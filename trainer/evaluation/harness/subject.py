@@ -11,6 +11,7 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.progress import warn
 from backdrop.stores.images.image_codec import sha256
+from backdrop.tensor_files import named_bytes
 from backdrop.trainer.evaluation.harness.weights import NUM_CLASSES, load_network, readable
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import run_folder
@@ -151,11 +152,7 @@ def weights_digest(backbone: nn.Module, head: nn.Module | None) -> str:
     tensors = {f"backbone.{name}": value for name, value in backbone.state_dict().items()}
     if head is not None:
         tensors |= {f"head.{name}": value for name, value in head.state_dict().items()}
-    parts = []
-    for name, value in sorted(tensors.items()):
-        array = value.detach().cpu().contiguous().numpy()
-        parts += [f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()]
-    return sha256(b"\0".join(parts)).hex()
+    return sha256(b"\0".join(part for pair in named_bytes(tensors) for part in pair)).hex()
 
 
 def untrained_like(backbone: Backbone) -> Backbone:

@@ -17,12 +17,15 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.stores.images.image_codec import sha256
-from backdrop.trainer.evaluation.data.images import ImageBatch, Images, Transform, image_batches
+from backdrop.trainer.evaluation.data.batches import ImageBatch, batches_of, image_batches
+from backdrop.trainer.evaluation.data.images import Images
 from backdrop.trainer.evaluation.data.projections import top_classes
+from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 
 BATCH_SIZE = 128
+_TOP = 5
 DECODE_FAULT = "cannot be decoded"
 NOT_FINITE = "the network gives values that are not finite: its training diverged. Train anew."
 
@@ -57,16 +60,16 @@ def logits_of(subject: Subject, images: Images, transform: Transform, *, name: s
     return kept(subject, images, transform, lambda batch: subject.logits(batch.image_BCHW), name=name, asked="logits")
 
 
-def top_of(subject: Subject, images: Images, transform: Transform, *, name: str, num: int = 5) -> Outputs:
-    """Return the `num` best classes of each image, int64 (N, num); for sets whose logits would fill a disk."""
+def top_of(subject: Subject, images: Images, transform: Transform, *, name: str) -> Outputs:
+    """Return the five best classes of each image, int64 (N, 5); for sets whose logits would fill a disk."""
 
     def answer(batch: ImageBatch) -> torch.Tensor:
         logits_BC = subject.logits(batch.image_BCHW)
         if not logits_BC.isfinite().all():
             raise UserError(NOT_FINITE)
-        return torch.from_numpy(top_classes(logits_BC.float().cpu().numpy(), num))
+        return torch.from_numpy(top_classes(logits_BC.float().cpu().numpy(), _TOP))
 
-    return kept(subject, images, transform, answer, name=name, asked=f"top {num}")
+    return kept(subject, images, transform, answer, name=name, asked=f"top {_TOP}")
 
 
 def kept(
@@ -80,7 +83,7 @@ def kept(
 ) -> Outputs:
     """Return a network's answers to images, computed now or kept from before.
 
-    Args: answer: a batch to (B, ...), its labels are the images' rows; called without gradients. name: of the set.
+    Args: answer: a batch to (B, ...); called without gradients. name: of the set.
         asked: what the answers are; another text wherever `answer` would give others.
     Raises: UserError: no image can be decoded, or an answer is not finite.
     """
@@ -104,20 +107,16 @@ def _computed(
     *,
     title: str,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    # Each image carries its own row where a label would be, so that those left out cannot shift the others.
-    row_N = np.arange(len(images), dtype=np.int64)
     answers: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     corrupt: list[str] = []
-    batches = image_batches(
-        images, row_N, transform=transform, batch_size=BATCH_SIZE, device=subject.device, title=title
-    )
+    batches = image_batches(images, transform, batches_of(len(images), BATCH_SIZE), device=subject.device, title=title)
     with torch.inference_mode():
         for batch in batches:
-            corrupt += batch.corrupt
-            if len(batch.label_B):
+            corrupt += [images.keys[row] for row in batch.corrupt_rows]
+            if len(batch.row_B):
                 answers.append(answer(batch).cpu().numpy())
-                rows.append(batch.label_B.numpy())
+                rows.append(batch.row_B)
     if not answers:
         raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
     answer_N = np.concatenate(answers)
@@ -128,8 +127,8 @@ def _computed(
 
 def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:
     stamps = [images.stamp(row) for row in range(len(images))]
-    told = [asked, subject.weights_sha256, subject.precision, transform.name, list(images.keys), stamps]
-    return sha256(json.dumps(told).encode()).hex()
+    decisive = [asked, subject.weights_sha256, subject.precision, transform.name, list(images.keys), stamps]
+    return sha256(json.dumps(decisive).encode()).hex()
 
 
 def _write(path: Path, **arrays: np.ndarray) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from backdrop.stores.indexes.imagenet_classes import WNIDS
-from backdrop.trainer.evaluation.data.images import Images, Transform
+from backdrop.trainer.evaluation.data.images import Images
 from backdrop.trainer.evaluation.data.projections import top_accuracy
+from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.evaluation.predictions.outputs import DECODE_FAULT, logits_of

@@ -19,11 +19,12 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
 from backdrop.settings import SEEDS, at_least, check_settings, one_of
-from backdrop.trainer.evaluation.data.pixels import ArrayPixels, resized_to_square
+from backdrop.trainer.evaluation.data.images import ArrayImages
+from backdrop.trainer.evaluation.data.transforms import resized_to_square
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import FORMATS
-from backdrop.trainer.evaluation.probing.frozen_backbone import LabelledPixels, Probing, fit_head
+from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head
 from backdrop.trainer.evaluation.probing.probe import Schedule
 
 SIDE_PX = 32
@@ -53,7 +54,7 @@ class Options:
     ] = 10
 
 
-def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, options: Options, *, name: str) -> Result:
+def evaluate(subject: Subject, train: ArrayImages, test: ArrayImages, options: Options, *, name: str) -> Result:
     """Fit a classifier and score it: top1, top5, best_top1, best_top5.
 
     Args: train, test: the images. name: of the evaluation.
@@ -83,9 +84,9 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
         train=train,
         val=test,
         num_classes=int(train.label_N.max()) + 1,
-        val_cut=plain,
-        cached_cuts=(plain, flipped) if options.flip else (plain,),
-        cached_cut_of=is_flipped,
+        val_transform=plain,
+        cached_transforms=(plain, flipped) if options.flip else (plain,),
+        cached_transform_of=is_flipped,
         cache_dtype=options.dtype,
     )
     fitted = fit_head(probing, schedule, seed=options.seed, score_epochs=options.score_epochs)
@@ -97,16 +98,14 @@ def evaluate(subject: Subject, train: LabelledPixels, test: LabelledPixels, opti
     return result
 
 
-def read_batches(
-    folder: Path, names: tuple[str, ...], label_key: bytes, num_classes: int, layout: str
-) -> LabelledPixels:
+def read_batches(folder: Path, names: tuple[str, ...], label_key: bytes, num_classes: int, layout: str) -> ArrayImages:
     """Read files of images.
 
     Args: folder: where they lie. names: of the files, in order. label_key: of the labels in them. layout: for messages.
     Raises: UserError: a file is not there or is no such file.
     """
     images, labels = zip(*(_read(folder / name, label_key, num_classes, layout) for name in names), strict=True)
-    return LabelledPixels(pixels=ArrayPixels(np.concatenate(images)), label_N=np.concatenate(labels))
+    return ArrayImages(np.concatenate(images), np.concatenate(labels))
 
 
 def found_folder(data: Path, name: str, layout: str) -> Path:

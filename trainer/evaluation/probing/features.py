@@ -1,6 +1,6 @@
 """Features of a set of images, computed once and kept in an HDF5 file: what does not fit into memory, and what resumes.
 
-`<folder>/<name>-<digest>.h5`, readable with h5py; the digest is over the weights, the images, the cut and the format.
+`<folder>/<name>-<digest>.h5`, readable with h5py; the digest is over weights, images, transform and format.
 
 | array      | dtype, shape               | content                                              |
 |------------|----------------------------|------------------------------------------------------|
@@ -28,7 +28,9 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import written_aside
 from backdrop.errors import UserError
 from backdrop.stores.images.image_codec import sha256
-from backdrop.trainer.evaluation.data.pixels import Cut, Pixels, cut_batches
+from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.images import PixelSource
+from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.subject import number_format
 
 TO_DO, THERE, CORRUPT = 0, 1, 2
@@ -49,41 +51,48 @@ class Features:
         return len(self.row_M)
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureFile:
+    """Where a set's features are kept: in `folder`, called after `name`, as `dtype` (float16 or float32)."""
+
+    folder: Path
+    name: str
+    dtype: str = "float16"
+
+
 def features_of(
-    answer: Callable[[Tensor], Tensor],
-    pixels: Pixels,
-    cut: Cut,
+    forward: Callable[[Tensor], Tensor],
+    images: PixelSource,
+    transform: Transform,
     *,
-    folder: Path,
-    name: str,
+    file: FeatureFile,
     identity: tuple[str, ...],
     device: torch.device,
-    dtype: str = "float16",
 ) -> Features:
     """Compute the features of all images, or only those that an earlier, killed attempt left to do.
 
     Args:
-        answer: normalised images (B, 3, H, W) to features (B, D); called without gradients.
-        pixels: the images. cut: what is done to their pixels.
-        folder: where the file lies. name: of the set, for file and bar.
-        identity: what else decides the features: digest of the weights, what `answer` does.
-        device: where to compute. dtype: of the file, float16 or float32.
+        forward: normalised images (B, 3, H, W) to features (B, D); called without gradients.
+        images: the images. transform: what is done to their pixels.
+        file: where they are kept; its name is also the bar's.
+        identity: what else decides the features: digest of the weights, what `forward` does.
+        device: where to compute.
     Raises: UserError: an unknown format, no image can be decoded, a feature is not finite, the disk is full.
     """
-    check_format(dtype)
-    told = [*identity, str(number_format(device)), pixels.identity, cut.identity, dtype]
-    digest = sha256(json.dumps(told).encode()).hex()
-    path = folder / f"{name}-{digest[:16]}.h5"
+    check_format(file.dtype)
+    decisive = [*identity, str(number_format(device)), images.identity, transform.identity, file.dtype]
+    digest = sha256(json.dumps(decisive).encode()).hex()
+    path = file.folder / f"{file.name}-{digest[:16]}.h5"
     with disk_errors(path):
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _create(path, len(pixels), _num_features(answer, cut, device), dtype)
+            file.folder.mkdir(parents=True, exist_ok=True)
+            _create(path, len(images), _num_features(forward, transform, device), file.dtype)
         feature_ND, status_N = _maps(path)
-        _fill(answer, pixels, cut, feature_ND, status_N, device=device, title=name)
+        _fill(forward, images, transform, feature_ND, status_N, device=device, title=file.name)
     row_M = np.flatnonzero(status_N == THERE)
-    corrupt = tuple(pixels.keys[row] for row in np.flatnonzero(status_N == CORRUPT).tolist())
+    corrupt = tuple(images.keys[row] for row in np.flatnonzero(status_N == CORRUPT).tolist())
     if not len(row_M):
-        raise UserError(f"no image of {name} can be decoded, e.g. {corrupt[0] if corrupt else 'there is none'}")
+        raise UserError(f"no image of {file.name} can be decoded, e.g. {corrupt[0] if corrupt else 'there is none'}")
     return Features(feature_ND=feature_ND, row_M=row_M, corrupt=corrupt)
 
 
@@ -93,9 +102,9 @@ def check_format(dtype: str) -> None:
         raise UserError(f"dtype={dtype!r} is unknown; allowed: {', '.join(FORMATS)}")
 
 
-def _num_features(answer: Callable[[Tensor], Tensor], cut: Cut, device: torch.device) -> int:
+def _num_features(forward: Callable[[Tensor], Tensor], transform: Transform, device: torch.device) -> int:
     with torch.inference_mode():
-        return answer(torch.zeros(1, 3, cut.size_px, cut.size_px, device=device)).shape[1]
+        return forward(torch.zeros(1, 3, transform.size_px, transform.size_px, device=device)).shape[1]
 
 
 def _create(path: Path, num_images: int, num_features: int, dtype: str) -> None:
@@ -127,9 +136,9 @@ def _maps(path: Path) -> tuple[np.memmap, np.memmap]:
 
 
 def _fill(
-    answer: Callable[[Tensor], Tensor],
-    pixels: Pixels,
-    cut: Cut,
+    forward: Callable[[Tensor], Tensor],
+    images: PixelSource,
+    transform: Transform,
     feature_ND: np.memmap,
     status_N: np.memmap,
     *,
@@ -138,12 +147,12 @@ def _fill(
 ) -> None:
     to_do = np.flatnonzero(status_N == TO_DO)
     batches = [to_do[start : start + BATCH_SIZE] for start in range(0, len(to_do), BATCH_SIZE)]
-    loader = cut_batches(pixels, cut, batches, device=device, title=title)
+    loader = image_batches(images, transform, batches, device=device, title=title)
     done: list[tuple[np.ndarray, int]] = []
     with torch.inference_mode():
         for number, batch in enumerate(loader):
             if len(batch.row_B):
-                feature_ND[batch.row_B] = _finite(answer(batch.image_BCHW), feature_ND.dtype)
+                feature_ND[batch.row_B] = _finite(forward(batch.image_BCHW), feature_ND.dtype)
             done += [(batch.row_B, THERE), (np.array(batch.corrupt_rows, dtype=np.int64), CORRUPT)]
             if (number + 1) % _BATCHES_PER_FLUSH == 0 or number + 1 == len(batches):
                 feature_ND.flush()

@@ -1,8 +1,8 @@
 """A linear classifier on a backbone whose parameters stay as they are: where its features come from, step by step.
 
 BatchNorm stands in one of two ways while the classifier is fitted. "eval": by its running statistics; a feature is then
-a function of its image, and is kept in a file where the same cut comes again. "adapt": by each group of images, while
-the running statistics follow them (parameters frozen, buffers not); every feature is then computed anew.
+a function of its image, and is kept in a file where the same transform comes again. "adapt": by each group of images,
+while the running statistics follow them (parameters frozen, buffers not); every feature is then computed anew.
 
 Legend: B batch, C h w feature map, D features.
 """
@@ -21,9 +21,11 @@ from torch.nn import functional
 
 from backdrop.errors import UserError
 from backdrop.stores.images.image_codec import sha256
-from backdrop.trainer.evaluation.data.pixels import Cut, Pixels, cut_batches
+from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.images import LabelledImages
+from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.subject import weights_digest
-from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, Features, features_of
+from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, FeatureFile, Features, features_of
 from backdrop.trainer.evaluation.probing.probe import (
     Batches,
     Fit,
@@ -44,17 +46,9 @@ _MAP_SIDE = 6
 _EVALUATION_ROWS = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelledPixels:
-    """Images and their classes: label_N int64 (N,)."""
-
-    pixels: Pixels
-    label_N: np.ndarray
-
-    @property
-    def identity(self) -> str:
-        """Digest of both."""
-        return sha256(self.pixels.identity.encode() + np.ascontiguousarray(self.label_N, "<i8").tobytes()).hex()
+def identity_of(images: LabelledImages) -> str:
+    """Digest of images and their classes."""
+    return sha256(images.identity.encode() + np.ascontiguousarray(images.label_N, "<i8").tobytes()).hex()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +57,10 @@ class Probing:
 
     backbone: changed in place where bn_mode is "adapt". weights_sha256: its digest before.
     name: of the evaluation, for files. folder: where those lie.
-    cut_of_epoch: how training images are cut afresh in each epoch.
-    cached_cuts, cached_cut_of: instead: features of each of a few cuts are kept, and the second says which one an epoch
-        takes of each row, (epoch, rows int64 (B,)) to int64 (B,).
-    val_cut: of the validation images.
+    transform_of_epoch: how training images are cut afresh in each epoch.
+    cached_transforms, cached_transform_of: instead: features with each of a few transforms are kept, and the second
+        says which one an epoch takes of each row, (epoch, rows int64 (B,)) to int64 (B,).
+    val_transform: of the validation images.
     images_per_pass: images of a forward pass; with "adapt", those that BatchNorm normalises together.
     pooling: "mean" of the feature map; "max6": its maxima on 6 x 6 fields (RotNet).
     cache_dtype: float16 or float32.
@@ -77,19 +71,19 @@ class Probing:
     name: str
     folder: Path
     device: torch.device
-    train: LabelledPixels
-    val: LabelledPixels
+    train: LabelledImages
+    val: LabelledImages
     num_classes: int
-    val_cut: Cut
-    cut_of_epoch: Callable[[int], Cut] | None = None
-    cached_cuts: tuple[Cut, ...] = ()
-    cached_cut_of: Callable[[int, np.ndarray], np.ndarray] | None = None
+    val_transform: Transform
+    transform_of_epoch: Callable[[int], Transform] | None = None
+    cached_transforms: tuple[Transform, ...] = ()
+    cached_transform_of: Callable[[int, np.ndarray], np.ndarray] | None = None
     bn_mode: str = "eval"
     images_per_pass: int = BATCH_SIZE
     pooling: str = "mean"
     cache_dtype: str = "float16"
 
-    def answer(self, image_BCHW: Tensor) -> Tensor:
+    def features(self, image_BCHW: Tensor) -> Tensor:
         """Return features (B, D), or (B, D * 36) with "max6"."""
         if self.pooling == "mean":
             return self.backbone(image_BCHW)
@@ -121,11 +115,28 @@ def fit_head(
         groups=[{"params": list(model.parameters()), "lr_factor": 1.0}],
         kept=dict(probing.backbone.named_buffers()) if probing.bn_mode == "adapt" else {},
     )
-    told: list[Any] = [probing.weights_sha256, probing.train.identity, probing.val.identity, asdict(schedule)]
-    told += [init_std, has_batch_norm, seed, score_epochs, probing.bn_mode, probing.images_per_pass, probing.pooling]
-    told += [probing.cache_dtype, probing.val_cut.identity, [cut.identity for cut in probing.cached_cuts]]
-    told += [probing.cut_of_epoch(0).identity if probing.cut_of_epoch else "", probing.num_classes]
-    digest = sha256(json.dumps(told).encode()).hex()
+    decisive: list[Any] = [
+        probing.weights_sha256,
+        identity_of(probing.train),
+        identity_of(probing.val),
+        asdict(schedule),
+    ]
+    decisive += [
+        init_std,
+        has_batch_norm,
+        seed,
+        score_epochs,
+        probing.bn_mode,
+        probing.images_per_pass,
+        probing.pooling,
+    ]
+    decisive += [
+        probing.cache_dtype,
+        probing.val_transform.identity,
+        [each.identity for each in probing.cached_transforms],
+    ]
+    decisive += [probing.transform_of_epoch(0).identity if probing.transform_of_epoch else "", probing.num_classes]
+    digest = sha256(json.dumps(decisive).encode()).hex()
     source = _Source(probing, schedule, seed, state)
     fit(
         state,
@@ -149,7 +160,7 @@ def _check(probing: Probing, schedule: Schedule) -> None:
         raise UserError(f"pooling={probing.pooling!r} is unknown; allowed: {', '.join(POOLINGS)}")
     if probing.images_per_pass < 2:
         raise UserError(f"images_per_pass={probing.images_per_pass} must be 2 or more")
-    if probing.bn_mode == "adapt" and probing.cached_cuts:
+    if probing.bn_mode == "adapt" and probing.cached_transforms:
         raise UserError(
             "features that are kept need bn_mode=eval: with adapt they change with each group of images; "
             "add --set bn_mode=eval, or train on fresh crops"
@@ -182,43 +193,43 @@ class _Source:
 
     def training(self, epoch: int) -> Batches:
         """The steps of an epoch."""
-        return self._cached_steps(epoch) if self.probing.cached_cuts else self._live_steps(epoch)
+        return self._cached_steps(epoch) if self.probing.cached_transforms else self._live_steps(epoch)
 
     def validation(self) -> Batches:
         """A pass over the validation images."""
         probing = self.probing
         if probing.bn_mode == "eval":
-            found = self._features(probing.val, probing.val_cut, "val")
+            found = self._features(probing.val, probing.val_transform, "val")
             pieces = [found.row_M[at : at + _EVALUATION_ROWS] for at in range(0, len(found), _EVALUATION_ROWS)]
             arrays = ((found.feature_ND[rows], probing.val.label_N[rows]) for rows in pieces)
             return on_device(arrays, probing.device)
         rows = np.arange(len(probing.val.label_N))
         batches = [rows[at : at + BATCH_SIZE] for at in range(0, len(rows), BATCH_SIZE)]
         probing.backbone.eval()
-        return self._passes(probing.val, probing.val_cut, [[batch] for batch in batches], "val")
+        return self._passes(probing.val, probing.val_transform, [[batch] for batch in batches], "val")
 
     def _live_steps(self, epoch: int) -> Batches:
         probing = self.probing
-        assert probing.cut_of_epoch is not None
+        assert probing.transform_of_epoch is not None
         rows = np.arange(len(probing.train.label_N))
         steps = epoch_batches(rows, self.schedule, seed=self.seed, epoch=epoch)
         pieces = [split(step, probing.images_per_pass) for step in steps]
         probing.backbone.train(probing.bn_mode == "adapt")
-        return self._passes(probing.train, probing.cut_of_epoch(epoch), pieces, f"epoch {epoch + 1}")
+        return self._passes(probing.train, probing.transform_of_epoch(epoch), pieces, f"epoch {epoch + 1}")
 
     def _passes(
-        self, images: LabelledPixels, cut: Cut, pieces_of_step: list[list[np.ndarray]], title: str
+        self, images: LabelledImages, transform: Transform, pieces_of_step: list[list[np.ndarray]], title: str
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features and classes of each step, whose pieces go through the backbone one after the other."""
         pieces = [piece for pieces in pieces_of_step for piece in pieces]
-        batches = cut_batches(images.pixels, cut, pieces, device=self.probing.device, title=title)
+        batches = image_batches(images, transform, pieces, device=self.probing.device, title=title)
         for pieces in pieces_of_step:
             features, rows = [], []
             for batch in itertools.islice(batches, len(pieces)):
-                self.state.corrupt.update(images.pixels.keys[row] for row in batch.corrupt_rows)
+                self.state.corrupt.update(images.keys[row] for row in batch.corrupt_rows)
                 if len(batch.row_B):
                     with torch.no_grad():
-                        features.append(self.probing.answer(batch.image_BCHW))
+                        features.append(self.probing.features(batch.image_BCHW))
                     rows.append(batch.row_B)
             if rows:
                 label_B = torch.from_numpy(images.label_N[np.concatenate(rows)])
@@ -226,35 +237,36 @@ class _Source:
 
     def _cached_steps(self, epoch: int) -> Batches:
         probing = self.probing
-        assert probing.cached_cut_of is not None
+        assert probing.cached_transform_of is not None
         found = [
-            self._features(probing.train, cut, f"train-{number}") for number, cut in enumerate(probing.cached_cuts)
+            self._features(probing.train, each, f"train-{number}")
+            for number, each in enumerate(probing.cached_transforms)
         ]
-        # An image that cannot be decoded cannot be in any cut.
+        # An image that cannot be decoded cannot be with any transform.
         steps = epoch_batches(np.arange(len(probing.train.label_N)), self.schedule, seed=self.seed, epoch=epoch)
         is_there_N = np.zeros(len(probing.train.label_N), dtype=bool)
         is_there_N[found[0].row_M] = True
         for step in steps:
             rows = step[is_there_N[step]]
             if len(rows):
-                which_B = probing.cached_cut_of(epoch, rows)
+                which_B = probing.cached_transform_of(epoch, rows)
                 feature_BD = np.empty((len(rows), found[0].feature_ND.shape[1]), found[0].feature_ND.dtype)
                 for number in np.unique(which_B):
                     feature_BD[which_B == number] = found[number].feature_ND[rows[which_B == number]]
                 yield next(on_device([(feature_BD, probing.train.label_N[rows])], probing.device))
 
-    def _features(self, images: LabelledPixels, cut: Cut, name: str) -> Features:
+    def _features(self, images: LabelledImages, transform: Transform, name: str) -> Features:
         if name not in self.kept:
             self.probing.backbone.eval()
             self.kept[name] = features_of(
-                self.probing.answer,
-                images.pixels,
-                cut,
-                folder=self.probing.folder,
-                name=f"{self.probing.name}-{name}",
+                self.probing.features,
+                images,
+                transform,
+                file=FeatureFile(
+                    folder=self.probing.folder, name=f"{self.probing.name}-{name}", dtype=self.probing.cache_dtype
+                ),
                 identity=(self.probing.weights_sha256, self.probing.pooling),
                 device=self.probing.device,
-                dtype=self.probing.cache_dtype,
             )
             self.state.corrupt.update(self.kept[name].corrupt)
         return self.kept[name]
