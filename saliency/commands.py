@@ -5,13 +5,15 @@ from pathlib import Path
 import click
 
 from backdrop.command_line import Command, print_result
-from backdrop.command_options import overrides_option, path_type, root_option
+from backdrop.command_options import path_type, root_option
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.progress import note, note_default
 from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import DETECTOR_RUN
+from backdrop.settings.given import given_settings
+from backdrop.settings_options import settings_options, showed_or_saved
 from backdrop.stores.command_options import dataset_type
 
 
@@ -21,7 +23,7 @@ from backdrop.stores.command_options import dataset_type
 @root_option("Where --dataset lies.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
 @click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
-@overrides_option("Change one setting of the preset.")
+@settings_options("Change one setting of the preset.")
 @click.option(
     "--source",
     "sources",
@@ -40,6 +42,9 @@ def saliency_train(
     out: Path,
     preset: str | None,
     overrides: tuple[str, ...],
+    config: Path | None,
+    show_settings: bool,
+    save_settings: Path | None,
     sources: tuple[str, ...],
     backbone_weights: Path | None,
     validation: Path | None,
@@ -51,12 +56,16 @@ def saliency_train(
     from backdrop.stores.datasets import open_index
     from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 
+    preset = preset or default_preset()
+    given = given_settings(config=config, overrides=overrides)
+    settings = choose_settings(preset, [one.override for one in given], sources)
+    if showed_or_saved(settings, given, f"preset {preset}", show_settings=show_settings, save_settings=save_settings):
+        return
     if dataset and images:
         raise UserError("--dataset and --images were both given. Give one of them.")
     if not dataset and not images:
         dataset = "msra-b"
         note_default("dataset", dataset, "the default of saliency train")
-    settings = choose_settings(preset or default_preset(), overrides, sources)
     draw_at_first_use(dataset, root)
     index = open_index("folder", root=images) if images else open_index(str(dataset), root=root)
     note_default("detector run", out, "use it with: build-store --detector")

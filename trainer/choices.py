@@ -11,11 +11,12 @@ _OF_CONFIG = "--config"
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """method, background: files of the folders of that name. with_cast: whether CAST's loss is added."""
+    """method, background: files of the folders of that name. with_cast: add CAST's loss. named: who chose these."""
 
     method: str
     background: str
     with_cast: bool
+    named: tuple[Given, ...]
 
 
 def choices(
@@ -45,7 +46,16 @@ def choices(
     if chosen_method is None:
         raise UserError("no method was named: give --method NAME, or a --config that says method = ...")
     chosen_background = _agreed("--bg", background, named.get("background.name")) or "none"
-    return Choices(method=chosen_method, background=chosen_background, with_cast=with_cast or has_cast), left
+    by_option = {
+        "method": Given(path="method", text=chosen_method, source="--method"),
+        "background.name": Given(path="background.name", text=chosen_background, source="--bg"),
+    }
+    return Choices(
+        method=chosen_method,
+        background=chosen_background,
+        with_cast=with_cast or has_cast,
+        named=tuple({**by_option, **named}.values()),
+    ), left
 
 
 def _agreed(option: str, value: str | None, in_file: Given | None) -> str | None:

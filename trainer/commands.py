@@ -14,16 +14,25 @@ from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.progress import note, note_default
+from backdrop.settings.given import given_settings
+from backdrop.settings_options import config_option, settings_options, showed_or_saved
 from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
 from backdrop.stores.datasets import built_default_store
+from backdrop.trainer.choices import choices
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.default_folder import default_run
 
-method_option = click.option("--method", type=MemberOf(METHODS), required=True)
-background_option = click.option("--bg", type=MemberOf(BACKGROUNDS), default="none", show_default=True)
-recipe_overrides_option = overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+
+def what_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say what a run is of, as --config may too: --method, --bg, --cast."""
+    cast = click.option(
+        "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
+    )
+    background = click.option("--bg", type=MemberOf(BACKGROUNDS), default=None, help="Default: none.")
+    method = click.option("--method", type=MemberOf(METHODS), default=None, help="Needed, unless --config names it.")
+    return method(background(cast(command)))
 
 
 def recipe_option(default: str) -> Decorator:
@@ -38,7 +47,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--weights", type=path_type, default=None, help="A file of weights, instead of --run.")
     @wraps(command)
     def with_one(*, run: Path | None, weights: Path | None, **others: Any) -> None:
-        if (run is None) == (weights is None):
+        if (run is None) == (weights is None) and not others.get("show_settings"):
             raise UserError("give either --run FOLDER or --weights FILE, one of them.")
         command(run_or_weights=run or weights, **others)
 
@@ -46,11 +55,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command("pretrain", cls=Command)
-@method_option
-@background_option
-@click.option(
-    "--cast", "with_cast", is_flag=True, help="Add the CAST loss to --method (--method cast is MoCo with it)."
-)
+@what_options
 @click.option("--dataset", type=dataset_type, default=None, help="What --store is of. Default: imagenet.")
 @click.option("--store", type=StoreOrUrl(), help="STORE.zarr, FILE.beton or a URL. Default: that of --dataset.")
 @cache_option
@@ -60,13 +65,17 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--backbone", default=None, help="resnet18 to 152, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's."
 )
-@recipe_overrides_option
+@click.option("--seed", type=int, default=None, help="Like --set seed=; so are the next three.")
+@click.option("--epochs", type=int, default=None, help="Passes over the images.")
+@click.option("--batch-size", type=int, default=None, help="Images a step, over all devices.")
+@click.option("--lr", type=float, default=None, help="Peak rate for optimiser.lr_per_images images a step.")
+@settings_options("Change one setting of the recipe.", metavar="KEY=VALUE")
 @click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
 @click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
 @click.option("--views-epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Of --show-views.")
 def pretrain_command(
-    method: str,
-    bg: str,
+    method: str | None,
+    bg: str | None,
     with_cast: bool,
     dataset: str | None,
     store: Path | str | None,
@@ -75,28 +84,44 @@ def pretrain_command(
     out: Path | None,
     recipe: str | None,
     backbone: str | None,
+    seed: int | None,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
     overrides: tuple[str, ...],
+    config: Path | None,
+    show_settings: bool,
+    save_settings: Path | None,
     resume: bool,
     show_views: Path | None,
     views_epoch: int,
 ) -> None:
     """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
+    from backdrop.trainer.run.loop import default_recipe, pretrain, resolve_settings
+
+    options: dict[str, tuple[str, Any]] = {
+        "--backbone": ("backbone", backbone), "--seed": ("seed", seed), "--epochs": ("epochs", epochs),
+        "--batch-size": ("batch_size", batch_size), "--lr": ("optimiser.lr", lr),
+    }  # fmt: skip
+    changes = given_settings(config=config, options=options, overrides=overrides)
+    chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
+    recipe = recipe or default_recipe(chosen.method)
+    what: dict[str, Any] = {"method": chosen.method, "background": chosen.background, "with_cast": chosen.with_cast}
+    what |= {"recipe": recipe, "overrides": [change.override for change in changes]}
+    if showed_or_saved(
+        resolve_settings(**what), [*chosen.named, *changes], f"recipe {recipe}",
+        show_settings=show_settings, save_settings=save_settings,
+    ):  # fmt: skip
+        return
     if store is None:
         dataset = dataset or "imagenet"
         store = built_default_store(dataset, "train")
     if out is None and show_views is None:
-        out = default_run(method, bg, with_cast)
-
-    from backdrop.trainer.run.loop import default_recipe, pretrain
-
+        out = default_run(chosen.method, chosen.background, chosen.with_cast)
     given: dict[str, Any] = {
-        "method": method,
-        "background": bg,
-        "with_cast": with_cast,
+        **what,
         "store": store,
         "dataset": dataset,
-        "recipe": recipe or default_recipe(method),
-        "overrides": [*([f"backbone={backbone}"] if backbone else []), *overrides],
         "cache": cache,
         "root": root,
     }
@@ -120,11 +145,10 @@ def pretrain_command(
 @click.option("--store", type=StoreOrUrl(), required=True, help="STORE.zarr, FILE.beton or a URL.")
 @cache_option
 @root_option("For a URL: the images.")
-@method_option
-@background_option
-@click.option("--cast", "with_cast", is_flag=True, help="With CAST's constraint on the crops.")
+@what_options
 @recipe_option("the paper's")
-@recipe_overrides_option
+@overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
+@config_option
 @click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
@@ -135,11 +159,12 @@ def loader_bench_command(
     store: Path | str,
     cache: Path | None,
     root: Path | None,
-    method: str,
-    bg: str,
+    method: str | None,
+    bg: str | None,
     with_cast: bool,
     recipe: str | None,
     overrides: tuple[str, ...],
+    config: Path | None,
     geometry: str,
     batch_size: int | None,
     threads: int,
@@ -153,10 +178,13 @@ def loader_bench_command(
     from backdrop.trainer.run.loop import resolve_settings
     from backdrop.trainer.settings import method_module
 
+    changes = given_settings(config=config, overrides=overrides)
+    chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     if recipe is None:
-        recipe = method_module(method).DEFAULT_RECIPE
+        recipe = method_module(chosen.method).DEFAULT_RECIPE
         note_default("recipe", recipe, "the method's own")
-    settings = resolve_settings(recipe, method, bg, with_cast, overrides)
+    changed = [change.override for change in changes]
+    settings = resolve_settings(recipe, chosen.method, chosen.background, chosen.with_cast, changed)
     beton = beton_of(store, cache=cache, root=root)
     if batch_size is None:
         batch_size = min(settings.batch_size, 256)
@@ -174,7 +202,7 @@ def loader_bench_command(
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @run_or_weights_options
 @click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
-@overrides_option("An option; with all, TASK.NAME=VALUE.")
+@settings_options("An option; with all, TASK.NAME=VALUE.")
 @click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
 @click.option("--only", multiple=True, metavar="TASK", help="all: this evaluation; may be repeated.")
 @click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
@@ -185,6 +213,9 @@ def evaluate_command(
     run_or_weights: Path,
     data: str | None,
     overrides: tuple[str, ...],
+    config: Path | None,
+    show_settings: bool,
+    save_settings: Path | None,
     strict: bool,
     only: tuple[str, ...],
     skip: tuple[str, ...],
@@ -195,16 +226,23 @@ def evaluate_command(
     all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps every score in
     the run's folder, and goes on with the same command.
     """
+    changes = given_settings(config=config, overrides=overrides)
+    overrides = tuple(change.override for change in changes)
     if task != "all":
         if only or skip or is_plan:
             raise UserError("--only, --skip and --plan are for evaluate all.")
-        from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
+        from backdrop.trainer.evaluation.harness.evaluate import chosen_options, evaluate_run
 
+        options = chosen_options(EVALUATIONS.load(task), overrides)
+        if showed_or_saved(options, changes, task, show_settings=show_settings, save_settings=save_settings):
+            return
         with disk_errors(run_or_weights):
             summary = evaluate_run(task, run_or_weights, data, overrides=overrides, strict=strict)
         note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
         print_result(summary)
         return
+    if show_settings or save_settings is not None:
+        raise UserError("--show-settings and --save-config are of one evaluation: evaluate TASK --show-settings")
     if data:
         raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
     from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table

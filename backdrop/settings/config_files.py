@@ -35,6 +35,8 @@ def read_config(path: Path) -> dict[str, str]:
         raise UserError(f"there is no file {path}; --config takes a TOML file, or a run's settings.json") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as settings: {error}") from error
+    if path.suffix == ".json" and isinstance(data, dict) and isinstance(data.get("settings"), dict):
+        data = data["settings"]  # that of a detector's run says more of the run than its settings
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no settings; write lines like epochs = 100")
     return dict(_flat(data, "", path))

@@ -25,13 +25,13 @@ class Given:
 
 
 def given_settings(
-    *, config: Path | None = None, options: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    *, config: Path | None = None, options: Mapping[str, tuple[str, Any]] | None = None, overrides: Sequence[str] = ()
 ) -> list[Given]:
     """Return what was given, the weakest first: a later one for the same setting counts.
 
     Args:
         config: a file, see `config_files`.
-        options: the settings that have an option of their own, {"optimiser.lr": 0.1}; None = not given.
+        options: the settings that have an option of their own, {"--lr": ("optimiser.lr", 0.1)}; None = not given.
         overrides: `name=value` texts of `--set`.
 
     Raises:
@@ -42,8 +42,8 @@ def given_settings(
         for path, text in (read_config(config) if config else {}).items()
     ]
     given += [
-        Given(path=path, text=written(value), source="an option of its own")
-        for path, value in (options or {}).items()
+        Given(path=path, text=written(value), source=option)
+        for option, (path, value) in (options or {}).items()
         if value is not None
     ]
     for override in overrides:

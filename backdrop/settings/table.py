@@ -32,10 +32,10 @@ def rows(record: Any, given: Sequence[Given] = (), otherwise: str = "default") -
 
 
 def text(found: list[dict[str, Any]]) -> str:
-    """Return rows for people: a line with value and source, below it the sentence and what is allowed."""
+    """Return rows for people: a line with value, source and what is allowed, below it the sentence."""
     lines = []
     for row in found:
-        lines.append(f"{row['name']} = {written(row['value'])}  ({row['source']})")
-        said = ". ".join(part for part in (row["meaning"], row["allowed"]) if part)
-        lines += textwrap.wrap(said, _WIDTH, initial_indent="    ", subsequent_indent="    ")
+        said = "; ".join(part for part in (row["source"], row["allowed"]) if part)
+        lines.append(f"{row['name']} = {written(row['value'])}  ({said})")
+        lines += textwrap.wrap(row["meaning"], _WIDTH, initial_indent="    ", subsequent_indent="    ")
     return "\n".join(lines)

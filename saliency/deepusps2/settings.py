@@ -12,7 +12,7 @@ from typing import Annotated
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
 from backdrop.saliency.networks.drn import STRIDE_PX, TABLES
-from backdrop.settings import above, at_least, check_settings, from_below, one_of, within
+from backdrop.settings import above, at_least, check_settings, from_below, one_of, within, written
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
@@ -218,5 +218,9 @@ def choose_settings(preset: str, overrides: Sequence[str] = (), sources: Sequenc
     )
     for override in overrides:
         settings = with_override(settings, *split_override(override))
+    if not set(sources) <= set(settings.methods):
+        raise UserError(
+            f"methods={written(settings.methods)} leaves out --source {', '.join(sources)}; name it there too"
+        )
     check(settings)
     return settings

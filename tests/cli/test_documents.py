@@ -126,7 +126,7 @@ def test_every_command_for_a_table_can_be_given(page: Path) -> None:
         if chosen.name == "pretrain":
             method = given["method"]
             recipe = given["recipe"] or method_module(method).DEFAULT_RECIPE
-            resolve_settings(recipe, method, given["bg"], given["with_cast"], given["overrides"])
+            resolve_settings(recipe, method, given["bg"] or "none", given["with_cast"], given["overrides"])
         elif given.get("task", "all") != "all":
             chosen_options(EVALUATIONS.load(given["task"]), given["overrides"])
         elif "preset" in given:

@@ -10,6 +10,7 @@ import torch
 
 from backdrop import data_folders
 from backdrop.errors import UserError
+from backdrop.settings import check_settings
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
@@ -64,10 +65,14 @@ def evaluate_run(
 
 
 def chosen_options(module: EvaluationFile[Any], overrides: Sequence[str]) -> Any:
-    """Return an evaluation's options with the user's changes. Raises: UserError: unknown name or another type."""
+    """Return an evaluation's options with the user's changes.
+
+    Raises: UserError: unknown name, another type, or a value that is not allowed.
+    """
     options = module.Options()
     for override in overrides:
         options = with_override(options, *split_override(override))
+    check_settings(options)
     return options
 
 
