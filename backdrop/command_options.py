@@ -31,11 +31,11 @@ class MemberOf(click.Choice):
         return f"[{'|'.join(self._names())}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Look the name up, now that the plug-ins are known."""
+        """Look the name up, now that the plug-ins are known; what it is the name of is not imported yet."""
         self.choices = self._names()
-        if not self._takes_argument:
-            return super().convert(value, param, ctx)
-        self._open_set.load(value.partition(":")[0])
+        name = value.partition(":")[0] if self._takes_argument else value
+        if name not in self.choices:
+            raise self._open_set.unknown(name, *self._more)
         return value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -90,10 +90,18 @@ class OpenSet(Generic[Member]):
             return self._complete(plugin_module(path), f"--plugin {path}")
         if name in (installed := self._installed()):
             return self._complete(_installed_module(installed[name]), f"the installed plug-in {installed[name].value}")
-        near = get_close_matches(name, self.names(), n=1)
+        raise self.unknown(name)
+
+    def unknown(self, name: str, *more: str) -> UserError:
+        """Return the error about a name that no member has.
+
+        Args: name: as given. more: what is allowed there besides the members.
+        """
+        allowed = (*self.names(), *more)
+        near = get_close_matches(name, allowed, n=1)
         meant = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"unknown {self.name[:-1]} {name!r}.{meant} Allowed: {', '.join(self.names())}; "
+        return UserError(
+            f"unknown {self.name[:-1]} {name!r}.{meant} Allowed: {', '.join(allowed)}; "
             "one of your own is given with --plugin FILE.py"
         )
 

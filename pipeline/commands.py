@@ -13,7 +13,7 @@ from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import default_detector
 from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option, dataset_type
 from backdrop.stores.engines import ENGINES
-from backdrop.stores.exports import MASK_FORMATS, export_masks
+from backdrop.stores.exports import MASK_FORMATS
 
 workers_option = click.option(
     "--workers",
@@ -90,7 +90,7 @@ def build_store_command(
     if summary["store_id"] is None:
         note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
-        summary["beton"] = str(export_beton(open_store(out), index, out.with_suffix(".beton")))
+        summary["beton"] = str(export_beton(open_store(out), index))
         note(f"beton: {summary['beton']}")
     print_result(summary)
 
@@ -122,17 +122,16 @@ def store_recompute(
     engine: str,
 ) -> None:
     """Build a new store with some rows computed anew and all others as they are; the same command resumes."""
-    from backdrop.pipeline.build.recompute import parse_rows, recompute_store, rows_where
+    from backdrop.pipeline.build.recompute import chosen_rows, recompute_store
     from backdrop.stores.datasets import reopen_index
     from backdrop.stores.format.reader import open_store
 
-    if (where is None) == (rows is None):
-        raise UserError("give either --where CONDITION or --rows NUMBERS.")
     opened = open_store(store)
-    chosen = rows_where(opened, where) if where is not None else parse_rows(str(rows), opened.num_rows)
+    chosen = chosen_rows(opened, where=where, numbers=rows)
     index = reopen_index(opened, root)
-    detector = detector or default_detector()
-    summary = recompute_store(store, index, detector, out, chosen, num_workers=workers, engine=engine)
+    summary = recompute_store(
+        store, index, detector or default_detector(), out, chosen, num_workers=workers, engine=engine
+    )
     _note_store(summary)
     print_result(summary)
 
@@ -177,7 +176,7 @@ def store_view(
             opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)")
         )
     else:
-        page = write_gallery(opened, images, choose_rows(opened, num_rows), out or opened.path.with_suffix(".gallery"))
+        page = write_gallery(opened, images, choose_rows(opened, num_rows), out)
         print_result({"gallery": str(page)}, f"gallery: {page}")
 
 
@@ -199,25 +198,7 @@ def store_export(
     cache: Path | None,
 ) -> None:
     """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
-    from backdrop.stores.sharing.store_cache import open_for_reading
+    from backdrop.pipeline.export_store import export_store
 
-    is_for_cache = isinstance(store, str) and out is None
-    if is_for_cache and (format_name in MASK_FORMATS or max_side_px is not None):
-        raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
-    opened = open_for_reading(store, cache)
-    if format_name in MASK_FORMATS:
-        if root is not None or max_side_px is not None:
-            raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
-        written = export_masks(opened, format_name, out)
-    elif is_for_cache:
-        from backdrop.pipeline.beton.cached_beton import cached_beton
-
-        written = cached_beton(opened, root)
-    else:
-        from backdrop.pipeline.beton.writer import export_beton
-        from backdrop.stores.datasets import reopen_index
-
-        index = reopen_index(opened, root)
-        given = {} if max_side_px is None else {"max_side_px": max_side_px}
-        written = export_beton(opened, index, out or opened.path.with_suffix(".beton"), **given)
+    written = export_store(store, format_name, out=out, root=root, max_side_px=max_side_px, cache=cache)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")

@@ -5,16 +5,29 @@ from pathlib import Path
 import click
 
 from backdrop.command_line import Command, print_result
-from backdrop.command_options import path_type, root_option
+from backdrop.command_options import Decorator, path_type, root_option
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.progress import note, note_default
 from backdrop.saliency.command_options import DetectorOption
-from backdrop.saliency.default_detector import DETECTOR_RUN
+from backdrop.saliency.default_detector import CLASSICAL, DETECTOR_RUN
 from backdrop.settings.given import given_settings
 from backdrop.settings_options import settings_options, showed_or_saved
 from backdrop.stores.command_options import dataset_type
+
+detectors_option = click.option(
+    "--detector", "detectors", multiple=True, default=(CLASSICAL,), show_default=True, cls=DetectorOption
+)
+size_option = click.option(
+    "--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali."
+)
+
+
+def masks_option(*, required: bool) -> Decorator:
+    """Return --masks: what detectors are scored against."""
+    words = "Folder of true masks: PNG, foreground above 127."
+    return click.option("--masks", type=path_type, required=required, help=words)
 
 
 @click.command("train", cls=Command)
@@ -78,7 +91,7 @@ def saliency_train(
 
 @click.command("predict", cls=Command)
 @click.option("--images", type=path_type, required=True, help="Folder of images, searched recursively.")
-@click.option("--detector", default="rbd", show_default=True, cls=DetectorOption)
+@click.option("--detector", default=CLASSICAL, show_default=True, cls=DetectorOption)
 @click.option("--out", type=path_type, required=True, help="Folder for the 8-bit PNG maps.")
 @click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
 def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
@@ -94,9 +107,9 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
 
 @click.command("evaluate", cls=Command)
 @click.option("--images", type=path_type, required=True, help="Folder of images.")
-@click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
-@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
+@masks_option(required=True)
+@detectors_option
+@size_option
 def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
     """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
     from backdrop.saliency.scoring.metrics import evaluate_folder, table
@@ -108,10 +121,10 @@ def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], siz
 
 @click.command("report", cls=Command)
 @click.option("--images", type=path_type, default=None, help="Folder of images to score on; with --masks.")
-@click.option("--masks", type=path_type, default=None, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", "detectors", multiple=True, default=("rbd",), show_default=True, cls=DetectorOption)
+@masks_option(required=False)
+@detectors_option
 @click.option("--run", "runs", type=path_type, multiple=True, help="A run of saliency train, finished or not.")
-@click.option("--size", type=click.IntRange(min=1), default=None, help="Score at squares of this side: 432 in Ryali.")
+@size_option
 @click.option("--out", type=path_type, default=ARTIFACTS / "saliency.html", show_default=True, help="The page.")
 def saliency_report(
     images: Path | None,

@@ -61,7 +61,7 @@ POLL_S = 0.2
 def export_beton(
     store: Store,
     index: DatasetIndex,
-    out: Path,
+    out: Path | None = None,
     *,
     max_side_px: int = BetonSettings.max_side_px,
     jpeg_quality: int = BetonSettings.jpeg_quality,
@@ -72,7 +72,7 @@ def export_beton(
 
     The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
 
-    Args: store: a finished store. index: the images it was built from. out: the .beton file.
+    Args: store: a finished store. index: the images it was built from. out: the .beton file; None = beside the store.
         max_side_px, jpeg_quality: see `BetonSettings`. num_threads: rows prepared at once, 0 = one per core.
         timeout_s: longest wait for a single row before the writer counts as hung.
     Returns: out.
@@ -80,7 +80,7 @@ def export_beton(
     """
     settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
     check_settings(settings)
-    out = Path(out)
+    out = store.path.with_suffix(".beton") if out is None else Path(out)
     if store.identity.get("index_sha256") != index.digest:
         raise UserError(
             f"the images in {index.root} ({len(index)}) are not those the store {store.path} was built from "

@@ -51,6 +51,17 @@ class RecomputeSpec:
     """Those computed anew."""
 
 
+def chosen_rows(store: Store, *, where: str | None, numbers: str | None) -> list[int]:
+    """The rows that a user chose, by a condition or by number.
+
+    Args: store: a finished store. where: as `rows_where` takes it. numbers: as `parse_rows` takes them.
+    Raises: UserError: neither or both were given; as those.
+    """
+    if (where is None) == (numbers is None):
+        raise UserError("give either --where CONDITION or --rows NUMBERS.")
+    return rows_where(store, where) if where is not None else parse_rows(str(numbers), store.num_rows)
+
+
 def rows_where(store: Store, condition: str) -> list[int]:
     """The rows that a condition chooses.
 

@@ -35,14 +35,14 @@ PAGE = "index.html"
 _ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
-def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Path) -> Path:
+def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Path | None = None) -> Path:
     """Write the page; one of the same rows of the same store that is there already is kept.
 
     Args:
         store: an open store.
         images: what was found of its images.
         rows: the rows to show, ascending.
-        out: the folder; it appears whole or not at all.
+        out: the folder; it appears whole or not at all. None = beside the store.
 
     Returns:
         The page, out/index.html.
@@ -53,6 +53,7 @@ def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Pat
     """
     if not len(rows):
         raise UserError(f"{store.path} has no row yet; give the command that builds it again, it resumes")
+    out = out or store.path.with_suffix(".gallery")
     record = _record(store, images, rows)
     if out.exists():
         _check_same(out, record)

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -13,6 +14,12 @@ from click.testing import CliRunner
 from PIL import Image
 
 from backdrop import cli
+from backdrop.errors import UserError
+from backdrop.pipeline.build.tiled_background import FILLS
+from backdrop.pipeline.export_store import BETON
+from backdrop.stores.command_options import dataset_type
+from backdrop.stores.exports import MASK_FORMATS
+from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES
 from tests.material.command_tree import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,11 +43,57 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, 
     return found
 
 
+def command_at(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli.main
+    for word in path:
+        assert isinstance(command, click.Group)
+        command = commands_of(command)[word]
+    return command
+
+
 @pytest.mark.parametrize("words", commands(cli.main), ids=" ".join)
 def test_help_of_every_command(words: tuple[str, ...], tmp_path: Path) -> None:
     result = run(*words, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "parameter", "allowed"),
+    [
+        (("build-store",), "fill", FILLS),
+        (("evaluate",), "recipe", RECIPES),
+        (("store", "export"), "format_name", (BETON, *MASK_FORMATS)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else value,
+)
+def test_what_help_offers_is_what_is_allowed(words: tuple[str, ...], parameter: str, allowed: Collection[str]) -> None:
+    """They are said twice, because what is allowed stands in files that take long to import."""
+    (found,) = (item for item in command_at(words).params if item.name == parameter)
+    assert isinstance(found.type, click.Choice)
+    assert set(found.type.choices) == set(allowed)
+
+
+def test_every_command_that_takes_a_data_set_takes_the_same_ones() -> None:
+    found = {
+        path: param.type for path in commands(cli.main) for param in command_at(path).params if param.name == "dataset"
+    }
+    assert set(found) == {("saliency", "train"), ("build-store",), ("pretrain",)}
+    assert {id(kind) for kind in found.values()} == {id(dataset_type)}
+    assert dataset_type.convert("list:FILE", None, None) == "list:FILE"
+    with pytest.raises(UserError, match="Did you mean imagenet"):
+        dataset_type.convert("imagenette", None, None)
+
+
+def test_a_group_imports_a_command_when_it_is_asked_for() -> None:
+    code = (
+        "import sys, cli; from click.testing import CliRunner\n"
+        "seen = lambda: {m for m in sys.modules if m.startswith('backdrop.') and m.endswith('.commands')}\n"
+        "before = seen(); CliRunner().invoke(cli.main, ['store', 'info', '--help'])\n"
+        "print(sorted(before), sorted(seen()))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[] ['backdrop.stores.commands']"
 
 
 def test_help_is_quick(tmp_path: Path) -> None:
@@ -73,7 +126,14 @@ def cpu_seconds(call) -> float:
         (("pretrain", "--method", "swav", "--bg", "random"), ("imagenet-train.zarr", "build-store --dataset imagenet")),
         (("pretrain", "--method", "simclr"), ("simclr", "moco")),
         (("pretrain", "--method", "moco", "--store", "missing.zarr"), ("missing.zarr",)),
+        (("pretrain", "--method", "mocco"), ("'mocco'", "Did you mean moco?", "--plugin")),
+        (("saliency", "train", "--dataset", "coca"), ("'coca'", "Did you mean coco?", "--plugin")),
         (("evaluate", "knn", "--data", "sample"), ("--run", "--weights")),
+        (("evaluate", "al", "--weights", "file"), ("'al'", "all")),
+        (("evaluate", "knn", "--weights", "file", "--plan"), ("--plan", "evaluate all")),
+        (("store", "recompute", "missing.zarr", "--out", "new.zarr"), ("missing.zarr",)),
+        (("store", "export", "file:///published", "--format", "png"), ("--out",)),
+        (("loader-bench", "--store", "a.beton", "--method", "moco", "--root", "images"), ("--root",)),
         (("report", "missing"), ("missing",)),
         (("store", "info", "missing.zarr"), ("missing.zarr",)),
         (("store", "verify", "missing.zarr"), ("missing.zarr",)),
@@ -136,7 +196,7 @@ def test_a_plug_in_file_is_known_to_its_command_alone(tmp_path: Path) -> None:
     assert "none.zarr" in with_it.output  # the background is no matter
     without = CliRunner().invoke(cli.main, words)
     assert without.exit_code == 2
-    assert "'colour' is not one of" in without.output
+    assert "unknown background 'colour'" in without.output
     bad = CliRunner().invoke(cli.main, [*words, "--plugin", str(tmp_path / "absent.py")])
     assert bad.exit_code == 2
     assert "absent.py cannot be read" in bad.output
