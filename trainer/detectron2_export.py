@@ -15,7 +15,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from backdrop.errors import UserError
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation import coco_segmentation, voc_detection
 from backdrop.trainer.evaluation.harness.weights import load_network
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.backbones import Backbone
 
 WEIGHTS_FILE, CONFIG_FILE, COMMAND_FILE = "weights.pkl", "config.yaml", "command.sh"
@@ -37,19 +38,18 @@ _MOCO_SCRIPT = "https://github.com/facebookresearch/moco/tree/main/detection"
 
 @dataclass(frozen=True)
 class Protocol:
-    """What one table was measured with. paper: where. norm: detectron2's name. methods: whose settings there are."""
+    """What one table was measured with. paper: where. norm: detectron2's name."""
 
     paper: str
     form: str
     norm: str
-    methods: tuple[str, ...]
 
 
 PROTOCOLS = {
-    "voc-ryali": Protocol("Ryali et al. 2021, Tables 19 and A27, A.10", "c4", "naiveSyncBN", ("moco", "byol", "swav")),
-    "coco-ryali": Protocol("Ryali et al. 2021, Tables 19 and A27, A.10", "c4", "naiveSyncBN", ("moco", "byol", "swav")),
-    "voc-cast": Protocol("Selvaraju et al. 2021 (CAST), Table 1", "c4", "SyncBN", ("moco",)),
-    "coco-cast": Protocol("Selvaraju et al. 2021 (CAST), Table 1", "fpn", "SyncBN", ("moco",)),
+    "voc-ryali": Protocol("Ryali et al. 2021, Tables 19 and A27, A.10", "c4", "naiveSyncBN"),
+    "coco-ryali": Protocol("Ryali et al. 2021, Tables 19 and A27, A.10", "c4", "naiveSyncBN"),
+    "voc-cast": Protocol("Selvaraju et al. 2021 (CAST), Table 1", "c4", "SyncBN"),
+    "coco-cast": Protocol("Selvaraju et al. 2021 (CAST), Table 1", "fpn", "SyncBN"),
 }
 
 
@@ -57,14 +57,13 @@ def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method:
     """Write weights.pkl, config.yaml and command.sh for detectron2.
 
     Args: run_or_weights: as `load_network` takes it; a ResNet-50, -101 or -152. out: folder, made where it is missing.
-        protocol: one of PROTOCOLS. method: moco, byol or swav: whose learning rate and warm-up.
+        protocol: one of PROTOCOLS. method: whose learning rate and warm-up; on COCO the papers have one for all.
     Returns: the files.
     Raises: UserError: unknown protocol or method, or another network.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol={protocol!r}; allowed: {', '.join(PROTOCOLS)}")
-    if method not in PROTOCOLS[protocol].methods:
-        raise UserError(f"{protocol} has no settings for {method!r}; allowed: {', '.join(PROTOCOLS[protocol].methods)}")
+    METHODS.load(method)  # the header names it, also where its rates are not asked for
     backbone, _ = load_network(run_or_weights)
     config = detectron2_config(protocol, method, depth=_depth(backbone))
     command = (
@@ -111,7 +110,7 @@ def detectron2_config(protocol: str, method: str, *, depth: int = 50) -> dict[st
     chosen = PROTOCOLS[protocol]
     is_voc = protocol.startswith("voc")
     options = voc_detection.Options() if is_voc else coco_segmentation.Options()
-    rates = voc_detection.METHOD_SETTINGS[method] if is_voc else coco_segmentation.SETTINGS
+    rates = asdict(voc_detection.rates_of(method, "", "method")[1]) if is_voc else coco_segmentation.SETTINGS
     train = ["voc_2007_trainval", "voc_2012_trainval"] if is_voc else ["coco_2017_train"]
     model = _c4_model() if chosen.form == "c4" else _fpn_model(chosen.norm)
     model["META_ARCHITECTURE"] = "GeneralizedRCNN"

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ def test_batch_norm_statistics_become_averages_of_the_batches() -> None:
 
 
 def test_the_rate_warms_up_and_falls() -> None:
-    schedule = resolved(voc_detection.Options().schedule, voc_detection.METHOD_SETTINGS["swav"])
+    schedule = resolved(voc_detection.Options().schedule, asdict(voc_detection.rates_of("swav", "")[1]))
     rates = [schedule.lr_at(step) for step in (0, 500, 1_000, 17_999, 18_000, 22_000)]
     assert rates == pytest.approx([0.1 / 3, 0.1 * (1 / 6 + 1 / 2), 0.1, 0.1, 0.01, 0.001])
     with pytest.raises(UserError, match="batch_size"):
@@ -219,9 +219,23 @@ def test_the_rate_warms_up_and_falls() -> None:
         Sizes(train_short_px=())
 
 
-@pytest.mark.parametrize(("chosen_by", "method", "lr"), [("", "byol", 0.08), ("", "", 0.02), ("swav", "byol", 0.1)])
+@pytest.mark.parametrize(
+    ("chosen_by", "method", "lr"), [("", "byol", 0.08), ("", "", 0.02), ("swav", "byol", 0.1), ("", "cast", 0.02)]
+)
 def test_settings_follow_the_method(chosen_by: str, method: str, lr: float) -> None:
-    assert voc_detection.METHOD_SETTINGS[voc_detection.method_settings(chosen_by, method)]["lr"] == lr
+    name, rates = voc_detection.rates_of(chosen_by, method)
+    assert (name, rates.lr) == (chosen_by or method or "moco", lr)
+
+
+def test_a_method_without_rates_is_not_given_anothers() -> None:
+    with pytest.raises(
+        UserError, match=r"'rotnet' of this run states no rate of detection.*settings_of=NAME, one of b"
+    ):
+        voc_detection.rates_of("", "rotnet")
+    with pytest.raises(
+        UserError, match=r"settings_of='rotnet': no method of that name states.*allowed: byol, cast, mo"
+    ):
+        voc_detection.rates_of("rotnet", "moco")
 
 
 # ------------------------------------------------------------------------------------------------------------ examples

@@ -141,6 +141,8 @@ def test_what_detectron2_has_no_place_for_is_refused(tmp_path: Path) -> None:
         export_detectron2(weights, tmp_path / "out", protocol="voc-ryali")
     with pytest.raises(UserError, match=", ".join(PROTOCOLS)):
         export_detectron2(weights, tmp_path / "out", protocol="voc")
-    with pytest.raises(UserError, match="no settings for 'byol'"):
-        export_detectron2(weights, tmp_path / "out", protocol="coco-cast", method="byol")
+    with pytest.raises(UserError, match="unknown method 'simclr'"):
+        export_detectron2(weights, tmp_path / "out", protocol="coco-cast", method="simclr")
+    with pytest.raises(UserError, match="method='rotnet': no method of that name states a rate of detection on VOC"):
+        detectron2_config("voc-ryali", "rotnet")
     assert not (tmp_path / "out").exists()

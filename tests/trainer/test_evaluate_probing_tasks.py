@@ -33,6 +33,7 @@ from backdrop.trainer.evaluation.harness.subject import (
 )
 from backdrop.trainer.evaluation.probing import cifar as _cifar
 from backdrop.trainer.evaluation.probing.probe import new_head
+from backdrop.trainer.methods import moco
 from backdrop.trainer.parts.backbones import Backbone
 from tests.material.cifar_files import cifar_rows, write_cifar10
 from tests.material.evaluation_fixtures import FACTS, WNIDS, imagenet_split, paint, save_image, write_tree
@@ -114,7 +115,7 @@ def test_the_settings_are_those_of_the_method(tmp_path: Path) -> None:
     assert (
         linear.protocol_of(oracle(tmp_path, method="moco"), linear.Options(training="cached_centre")).bn_mode == "eval"
     )
-    with pytest.raises(UserError, match="the method 'simsiam' of this run has no linear protocol"):
+    with pytest.raises(UserError, match="the method 'simsiam' of this run states no protocol of a linear"):
         linear.protocol_of(oracle(tmp_path, method="simsiam"), linear.Options())
     byol_rate = linear.protocol_of(oracle(tmp_path, method="simsiam"), linear.Options(protocol="byol")).schedule.peak_lr
     assert byol_rate == pytest.approx(0.8)
@@ -367,6 +368,11 @@ def test_the_rates_of_fine_tuning_are_the_methods(tmp_path: Path) -> None:
         actual = (rates.head_lr, rates.trunk_lr, schedule.epochs, schedule.step_epochs, schedule.step_fractions)
         assert actual == row
         assert (schedule.batch_size, schedule.weight_decay, schedule.peak_lr) == (256, 0, 1.0)
+    # Another method's rates are not its score, unless they are asked for.
+    with pytest.raises(UserError, match=r"'rotnet' of this run states no rate of fine-tuning on 1 %.*one of byol"):
+        limited_labels._rates(oracle(tmp_path, method="rotnet"), 1, limited_labels.Options())
+    asked = limited_labels.Options(linear=linear.Options(protocol="byol"))
+    assert limited_labels._rates(oracle(tmp_path, method="rotnet"), 1, asked).trunk_lr == 1e-3
 
 
 @pytest.mark.parametrize("trunk_lr", [0.0, 0.5])
@@ -389,7 +395,7 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(trunk_lr: float, imagenet: 
         for part, rate in ((expected[0], trunk_lr), (expected[1], 2.0)):
             for parameter in part.parameters():
                 parameter -= rate * parameter.grad
-    schedule = replace(limited_labels._FIFTY, epochs=1, step_epochs=(), step_fractions=())
+    schedule = replace(moco.DOWNSTREAM.finetuning[1].schedule, epochs=1, step_epochs=(), step_fractions=())
     fitted = limited_labels.finetune(
         settings, schedule, head_lr=2.0, trunk_lr=trunk_lr, seed=0, score_epochs=1
     ).model.state_dict()

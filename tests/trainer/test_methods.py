@@ -19,6 +19,7 @@ from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.settings import check_settings
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.downstream_settings import check_schedule
 from backdrop.trainer.losses import saliency_attention
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation.optimisers import set_lr
@@ -110,6 +111,10 @@ def test_a_method_states_what_is_asked_of_it(name: str) -> None:
     assert dict(method.named_parameters()).items() >= dict(method.optimised_parameters()).items()
     assert file.DEFAULT_RECIPE in RECIPES.names()
     file.Settings(**file.SMOKE)
+    if file.DOWNSTREAM.linear is not None:
+        check_schedule(file.DOWNSTREAM.linear.schedule)
+    for rates in file.DOWNSTREAM.finetuning.values():
+        check_schedule(rates.schedule)
     assert file.SMOKE_LR > 0
 
 

@@ -26,12 +26,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Schedule
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.method_defaults import any_labels as check_labels, whole_batch_only as check_parts
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 
 BACKDROP_SET = "methods"
 DEFAULT_RECIPE, HAS_NEGATIVES, HAS_CAST, ALWAYS_CAST = "smoke", False, False, False
+DOWNSTREAM = Downstream(  # section 4.1 of the paper, but for LARS
+    linear=LinearProtocol(bn_mode="eval", schedule=Schedule(epochs=90, batch_size=4096, lr=0.02)),
+    finetuning={},
+    voc_detection=None,
+)
 SMOKE, SMOKE_LR = {"embedding_dim": 32, "bottleneck_dim": 16}, 0.05
 
 @dataclass(frozen=True, kw_only=True)

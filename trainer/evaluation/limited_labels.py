@@ -18,6 +18,7 @@ from backdrop.errors import UserError
 from backdrop.settings import at_least, check_settings, one_of
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
+from backdrop.trainer.downstream_settings import FinetuningRates, Schedule, check_schedule
 from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.batches import image_batches
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
@@ -25,11 +26,12 @@ from backdrop.trainer.evaluation.data.imagenet import Splits, open_splits
 from backdrop.trainer.evaluation.data.images import Images, LabelledImages
 from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.defaults import no_problems
+from backdrop.trainer.evaluation.harness.method_numbers import stated_by
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone
 from backdrop.trainer.evaluation.linear import Options as LinearOptions
 from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head, identity_of
-from backdrop.trainer.evaluation.probing.probe import Fit, Schedule, check_schedule, epoch_batches, fit, new_head
+from backdrop.trainer.evaluation.probing.probe import Fit, epoch_batches, fit, new_head
 
 DATA = "imagenet"
 LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"
@@ -73,27 +75,6 @@ class Options:
         "Of the linear classifier, and what both have in common: seed, protocol, red_std, score_epochs",
     ] = field(default_factory=LinearOptions)
     finetune: Annotated[Finetuning, "Of the fine-tuning"] = field(default_factory=Finetuning)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rates:
-    head_lr: float
-    trunk_lr: float
-    schedule: Schedule
-
-
-_FIFTY = Schedule(epochs=50, batch_size=256, lr=1.0, step_epochs=(30, 40), step_fractions=(0.1, 0.01))
-# SwAV's released code (eval_semisup.py): both rates fall to a fifth.
-_TWENTY = Schedule(epochs=20, batch_size=256, lr=1.0, step_epochs=(12, 16), step_fractions=(0.2, 0.04))
-# A.5.2, by method and percent; other methods take MoCo's.
-_FINETUNING = {
-    ("moco", 1): _Rates(head_lr=1.0, trunk_lr=1e-4, schedule=_FIFTY),
-    ("moco", 10): _Rates(head_lr=0.3, trunk_lr=1e-4, schedule=_FIFTY),
-    ("byol", 1): _Rates(head_lr=1.0, trunk_lr=1e-3, schedule=_FIFTY),
-    ("byol", 10): _Rates(head_lr=0.1, trunk_lr=1e-3, schedule=_FIFTY),
-    ("swav", 1): _Rates(head_lr=5.0, trunk_lr=0.02, schedule=_TWENTY),
-    ("swav", 10): _Rates(head_lr=0.2, trunk_lr=0.01, schedule=_TWENTY),
-}
 
 
 def needed_beside(data: Path, options: Options) -> list[Path]:
@@ -214,9 +195,14 @@ def _scores(fitted: Fit, result: Result) -> dict[str, float]:
     return {f"{prefix}top{num}": scores[f"top{num}"] for prefix, scores in both.items() for num in (1, 5)}
 
 
-def _rates(subject: Subject, percent: int, options: Options) -> _Rates:
-    name = options.linear.protocol or subject.method
-    rates = _FINETUNING.get((name, percent), _FINETUNING["moco", percent])
+def _rates(subject: Subject, percent: int, options: Options) -> FinetuningRates:
+    _, rates = stated_by(
+        subject.method,
+        options.linear.protocol,
+        "linear.protocol",
+        f"rate of fine-tuning on {percent} % of the labels",
+        lambda each: each.finetuning.get(percent),
+    )
     changes: dict[str, Any] = {name: value for name, value in asdict(options.finetune).items() if value is not None}
     if "step_epochs" in changes and "step_fractions" not in changes:
         changes["step_fractions"] = tuple(0.1 ** (step + 1) for step in range(len(changes["step_epochs"])))

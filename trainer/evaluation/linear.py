@@ -12,7 +12,6 @@ what Table 2 reports ("parameters were frozen"), and SwAV without ("parameters a
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -21,18 +20,18 @@ import numpy as np
 from torch import nn
 
 from backdrop.disk_errors import disk_errors
-from backdrop.errors import UserError
 from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.tensor_files import write_tensors
+from backdrop.trainer.downstream_settings import LinearProtocol, Schedule
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT, SOURCE, Splits, open_splits
 from backdrop.trainer.evaluation.data.transforms import Transform, random_resized_crop, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
+from backdrop.trainer.evaluation.harness.method_numbers import stated_by
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import FORMATS
 from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, Probing, fit_head
-from backdrop.trainer.evaluation.probing.probe import Schedule
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import run_folder
 
@@ -42,7 +41,6 @@ __all__ = [
     "SOURCE",
     "TAKES_DAYS",
     "Options",
-    "Protocol",
     "check_training",
     "facts_of",
     "facts_of_data",
@@ -67,8 +65,7 @@ class Options:
 
     protocol: Annotated[
         str,
-        'Whose settings: moco, byol, swav, rotnet, supervised, cast; "" = the method of the run, moco for a '
-        "weights file",
+        'Whose settings, a method that states some; "" = the method of the run, moco for a weights file',
     ] = ""
     epochs: Annotated[int | None, at_least(1), "Passes over the images"] = None
     batch_size: Annotated[int | None, at_least(1), "Images a step"] = None
@@ -127,57 +124,6 @@ class Options:
     seed: Annotated[int, SEEDS, "Of the classifier's weights, the order and the crops"] = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """A method's settings. has_batch_norm: whether a BatchNorm without parameters stands before the classifier."""
-
-    schedule: Schedule
-    bn_mode: str
-    init_std: float = 0.01
-    pooling: str = "mean"
-    has_batch_norm: bool = False
-
-
-_TENTHS = (0.1, 0.01, 0.001)
-# A.3. It states no rate for MoCo and SwAV: theirs are of the released code (30 for 256 images; 0.3, weight decay 1e-6),
-# as are Nesterov's momentum for BYOL (its `configs/eval.py`) and the parts of RotNet's classifier: pooling, BatchNorm,
-# std sqrt(2 / classes), and the fractions of the rate after each step, 0.01, 0.002 and 0.0004 of 0.1.
-_PROTOCOLS = {
-    "moco": Protocol(
-        bn_mode="adapt",
-        schedule=Schedule(
-            epochs=120, batch_size=2048, lr=30.0, warmup_epochs=10, step_epochs=(60, 80, 100), step_fractions=_TENTHS
-        ),
-    ),
-    "byol": Protocol(
-        bn_mode="adapt",
-        schedule=Schedule(
-            epochs=140, batch_size=1024, lr=0.2, nesterov=True, step_epochs=(80, 100, 120), step_fractions=_TENTHS
-        ),
-    ),
-    "swav": Protocol(
-        bn_mode="eval", schedule=Schedule(epochs=100, batch_size=2048, lr=0.3, weight_decay=1e-6, warmup_epochs=5)
-    ),
-    "rotnet": Protocol(
-        bn_mode="eval",
-        init_std=math.sqrt(2 / 1000),
-        pooling="max6",
-        has_batch_norm=True,
-        schedule=Schedule(
-            epochs=35, batch_size=256, lr=0.1, weight_decay=5e-4, nesterov=True,
-            step_epochs=(5, 15, 25), step_fractions=(0.1, 0.02, 0.004),
-        ),
-    ),
-    # A.4.1: a classifier retrained without background augmentations.
-    "supervised": Protocol(bn_mode="eval", schedule=Schedule(epochs=40, batch_size=4096, lr=0.01, weight_decay=1e-4)),
-    # MoCo's released script, which CAST follows.
-    "cast": Protocol(
-        bn_mode="eval",
-        schedule=Schedule(epochs=100, batch_size=256, lr=30.0, step_epochs=(60, 80), step_fractions=_TENTHS[:2]),
-    ),
-}  # fmt: skip
-
-
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fit a classifier and score it: top1 and top5 after the last epoch, best_top1 and best_top5."""
     result = Result()
@@ -210,18 +156,12 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     return result
 
 
-def protocol_of(subject: Subject, options: Options) -> Protocol:
+def protocol_of(subject: Subject, options: Options) -> LinearProtocol:
     """Return a method's settings with the user's changes. Raises: UserError: there is no such protocol or training."""
-    name = options.protocol or subject.method or "moco"
-    if name not in _PROTOCOLS and not options.protocol:
-        raise UserError(
-            f"the method {name!r} of this run has no linear protocol, and another method's numbers would not be its "
-            f"score: choose with --set protocol=NAME, one of {', '.join(_PROTOCOLS)}, and change its numbers with --set"
-        )
-    if name not in _PROTOCOLS:
-        raise UserError(f"protocol={name!r} is unknown; allowed: {', '.join(_PROTOCOLS)}")
     check_training(options)
-    protocol = _PROTOCOLS[name]
+    _, protocol = stated_by(
+        subject.method, options.protocol, "protocol", "protocol of a linear classifier", lambda each: each.linear
+    )
     chosen = {field.name: getattr(options, field.name, None) for field in fields(Schedule)}
     if chosen["step_epochs"] is not None and chosen["step_fractions"] is None:
         # Fewer or more steps than the method has fall to a tenth each.
@@ -239,7 +179,7 @@ def check_training(options: Options) -> None:
 
 
 def probing_of(
-    subject: Subject, backbone: Backbone, splits: Splits, protocol: Protocol, options: Options, *, name: str
+    subject: Subject, backbone: Backbone, splits: Splits, protocol: LinearProtocol, options: Options, *, name: str
 ) -> Probing:
     """Return what is probed: which images, with which transforms."""
     size_px, seed = subject.image_size_px, options.seed
@@ -272,7 +212,7 @@ def probing_of(
     )
 
 
-def facts_of(subject: Subject, protocol: Protocol, probing: Probing, options: Options) -> dict:
+def facts_of(subject: Subject, protocol: LinearProtocol, probing: Probing, options: Options) -> dict:
     """Return what decides a probe's score besides weights and images."""
     training = {
         "crops": f"random resized crop {subject.image_size_px}, flip",

@@ -13,6 +13,7 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.settings import SEEDS, at_least, check_settings, one_of
+from backdrop.trainer.downstream_settings import LinearProtocol, Schedule
 from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.imagenet import Splits
 from backdrop.trainer.evaluation.data.images import IMAGE_SUFFIXES, Images
@@ -22,7 +23,6 @@ from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_back
 from backdrop.trainer.evaluation.linear import TRAININGS
 from backdrop.trainer.evaluation.probing.features import FORMATS
 from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, fit_head
-from backdrop.trainer.evaluation.probing.probe import Schedule
 
 DATA = "places205"
 LAYOUT = (
@@ -84,7 +84,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result = Result()
     splits = open_places(data, result)
     settings = {name: getattr(options, name) for name in Schedule.__dataclass_fields__ if hasattr(options, name)}
-    protocol = linear.Protocol(schedule=Schedule(**settings), bn_mode=options.bn_mode)
+    protocol = LinearProtocol(schedule=Schedule(**settings), bn_mode=options.bn_mode)
     training = linear.Options(
         training=options.training,
         num_cached_crops=options.num_cached_crops,

@@ -7,7 +7,7 @@ detectron2's, is told in `_detection_model`; how it is scored in `_voc_ap`.
 
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +15,13 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.settings import check_settings, one_of
+from backdrop.trainer.downstream_settings import DetectorRates
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
 from backdrop.trainer.evaluation.detection.model import FORMS
 from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.detection.voc_ap import Detections, Objects, voc_scores
 from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
+from backdrop.trainer.evaluation.harness.method_numbers import stated_by
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 
@@ -39,15 +41,6 @@ CLASSES = (
 TRAIN_SETS = (("2007", "trainval", 5_011), ("2012", "trainval", 11_540))
 TEST_SET = ("2007", "test", 4_952)
 
-# Learning rate, warm-up in batches and where it starts. MoCo-v2 and CAST: MoCo's and VirTex's configurations. BYOL:
-# Ryali et al. 2021, A.10. SwAV: VISSL's configuration of its paper.
-METHOD_SETTINGS: dict[str, dict[str, float | int]] = {
-    "moco": {"lr": 0.02, "warmup_iterations": 100, "warmup_start_fraction": 1 / 1000},
-    "byol": {"lr": 0.08, "warmup_iterations": 100, "warmup_start_fraction": 1 / 1000},
-    "swav": {"lr": 0.1, "warmup_iterations": 1_000, "warmup_start_fraction": 1 / 3},
-}
-
-
 _SIZES = Sizes(train_short_px=(480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800))
 _SCHEDULE = Schedule(iterations=24_000, tenth_at=(18_000, 22_000))
 
@@ -58,7 +51,7 @@ class Options:
 
     settings_of: Annotated[
         str,
-        "Whose learning rate and warm-up: moco (CAST's too), byol, swav. \"\" = the run's method; moco where unknown",
+        'Whose learning rate and warm-up, a method that states some; "" = the run\'s method, moco for a weights file',
     ] = ""
     form: Annotated[str, one_of(FORMS), '"c4" as in both papers, or "fpn"'] = "c4"
     sizes: Annotated[Sizes, "Sizes of the images"] = _SIZES
@@ -83,7 +76,7 @@ def problems_of_data(data: Path, options: Options) -> list[str]:
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score a detector: ap50, ap, ap75 in percent, in the papers' order."""
     check_settings(options)
-    settings_of = method_settings(options.settings_of, subject.method)
+    settings_of, rates = rates_of(options.settings_of, subject.method)
     result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of})
     result.facts["metric"] = "11 points, mean over overlaps .50 to .95"
     train, test = _read_all(data, result)
@@ -92,7 +85,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         form=options.form,
         num_classes=len(CLASSES),
         has_masks=False,
-        schedule=resolved(options.schedule, METHOD_SETTINGS[settings_of]),
+        schedule=resolved(options.schedule, asdict(rates)),
         sizes=options.sizes,
     )
     found = {
@@ -107,11 +100,13 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     return result
 
 
-def method_settings(chosen: str, method: str) -> str:
-    """Whose settings are taken. Raises: UserError: there are none of that name."""
-    if chosen and chosen not in METHOD_SETTINGS:
-        raise UserError(f"settings_of={chosen!r}; allowed: {', '.join(METHOD_SETTINGS)}, or nothing")
-    return chosen or (method if method in METHOD_SETTINGS else "moco")
+def rates_of(chosen: str, method: str, option: str = "settings_of") -> tuple[str, DetectorRates]:
+    """Return whose rates are taken, and they.
+
+    Args: chosen: the method that the user named in `option`, "" = none. method: of the run, "" for a weights file.
+    Raises: UserError: there are none.
+    """
+    return stated_by(method, chosen, option, "rate of detection on VOC", lambda each: each.voc_detection)
 
 
 def year_folder(data: Path, year: str) -> Path:

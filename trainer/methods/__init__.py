@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from backdrop.pipeline.views.view_plan import ViewPlan
     from backdrop.trainer.cast import Settings as CastSettings
+    from backdrop.trainer.downstream_settings import Downstream
     from backdrop.trainer.parts.backbones import Backbone
     from backdrop.trainer.parts.pretraining_method import PretrainingMethod
 
@@ -46,6 +47,10 @@ class MethodFile(Protocol[Numbers]):
     @property
     def SMOKE_LR(self) -> float:
         """The learning rate of the recipe `smoke`, for 256 images a step."""
+
+    @property
+    def DOWNSTREAM(self) -> "Downstream":
+        """How its backbones are evaluated with labels: the linear protocol, rates of fine-tuning and of detection."""
 
     @property
     def Settings(self) -> type[Numbers]:

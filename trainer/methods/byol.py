@@ -14,6 +14,7 @@ from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import at_least, within
 from backdrop.trainer import cast
+from backdrop.trainer.downstream_settings import DetectorRates, Downstream, FinetuningRates, LinearProtocol, Schedule
 from backdrop.trainer.losses.byol_regression import byol_regression, cosine
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
@@ -30,6 +31,24 @@ ALWAYS_CAST = False
 # For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
 SMOKE = {"hidden_dim": 512, "embedding_dim": 128, "momentum": 0.99}
 SMOKE_LR = 0.24
+_FIFTY = Schedule(epochs=50, batch_size=256, lr=1.0, step_epochs=(30, 40), step_fractions=(0.1, 0.01))
+DOWNSTREAM = Downstream(
+    # Ryali A.3; Nesterov's momentum is the released code's (`configs/eval.py`).
+    linear=LinearProtocol(
+        bn_mode="adapt",
+        schedule=Schedule(
+            epochs=140, batch_size=1024, lr=0.2, nesterov=True,
+            step_epochs=(80, 100, 120), step_fractions=(0.1, 0.01, 0.001),
+        ),
+    ),
+    # Ryali A.5.2.
+    finetuning={
+        1: FinetuningRates(head_lr=1.0, trunk_lr=1e-3, schedule=_FIFTY),
+        10: FinetuningRates(head_lr=0.1, trunk_lr=1e-3, schedule=_FIFTY),
+    },
+    # Ryali A.10.
+    voc_detection=DetectorRates(lr=0.08, warmup_iterations=100, warmup_start_fraction=1 / 1000),
+)  # fmt: skip
 
 # Ryali A.1.
 _BACKGROUNDS = {

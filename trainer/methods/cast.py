@@ -6,6 +6,7 @@ Everything is MoCo's; only the recipe differs and the attention loss is always o
 
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.trainer.cast import constrained
+from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Schedule
 from backdrop.trainer.methods import moco
 from backdrop.trainer.methods.moco import (
     HAS_CAST,
@@ -22,6 +23,7 @@ from backdrop.trainer.methods.moco import (
 __all__ = [
     "ALWAYS_CAST",
     "DEFAULT_RECIPE",
+    "DOWNSTREAM",
     "HAS_CAST",
     "HAS_NEGATIVES",
     "SMOKE",
@@ -37,6 +39,16 @@ __all__ = [
 
 DEFAULT_RECIPE = "cast_coco"
 ALWAYS_CAST = True
+DOWNSTREAM = Downstream(
+    # MoCo's released script, which CAST follows.
+    linear=LinearProtocol(
+        bn_mode="eval",
+        schedule=Schedule(epochs=100, batch_size=256, lr=30.0, step_epochs=(60, 80), step_fractions=(0.1, 0.01)),
+    ),
+    finetuning={},
+    # MoCo's configurations, as the paper says.
+    voc_detection=moco.DOWNSTREAM.voc_detection,
+)
 # A BatchNorm in the head leaves half of the maps on a few cells zero, which have no gradient.
 SMOKE = moco.SMOKE | {"head": "mlp"}
 

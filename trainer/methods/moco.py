@@ -17,6 +17,7 @@ from backdrop.pipeline.views.random_streams import NO_VIEW, bits
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import above, at_least, one_of, within
 from backdrop.trainer import cast
+from backdrop.trainer.downstream_settings import DetectorRates, Downstream, FinetuningRates, LinearProtocol, Schedule
 from backdrop.trainer.losses.info_nce import info_nce, similarities
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
@@ -35,6 +36,24 @@ ALWAYS_CAST = False
 # For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
 SMOKE = {"queue_size": 256, "momentum": 0.99, "temperature": 0.1, "head": "bn_mlp", "shuffle_bn_group": 16}
 SMOKE_LR = 0.24
+_FIFTY = Schedule(epochs=50, batch_size=256, lr=1.0, step_epochs=(30, 40), step_fractions=(0.1, 0.01))
+DOWNSTREAM = Downstream(
+    # Ryali A.3, which states no rate: 30 for 256 images is that of the released code.
+    linear=LinearProtocol(
+        bn_mode="adapt",
+        schedule=Schedule(
+            epochs=120, batch_size=2048, lr=30.0, warmup_epochs=10,
+            step_epochs=(60, 80, 100), step_fractions=(0.1, 0.01, 0.001),
+        ),
+    ),
+    # Ryali A.5.2.
+    finetuning={
+        1: FinetuningRates(head_lr=1.0, trunk_lr=1e-4, schedule=_FIFTY),
+        10: FinetuningRates(head_lr=0.3, trunk_lr=1e-4, schedule=_FIFTY),
+    },
+    # The released configurations, and VirTex's.
+    voc_detection=DetectorRates(lr=0.02, warmup_iterations=100, warmup_start_fraction=1 / 1000),
+)  # fmt: skip
 
 # Ryali A.1; BG_Random is not in A.1: the best of Table A6.
 _BACKGROUNDS = {

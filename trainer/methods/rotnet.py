@@ -14,6 +14,7 @@ from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import at_least, one_of
 from backdrop.trainer import cast
+from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Schedule
 from backdrop.trainer.losses.rotation_prediction import NUM_ROTATIONS, rotated, rotation_prediction
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
@@ -29,6 +30,22 @@ ALWAYS_CAST = False
 # For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
 SMOKE = {"head": "linear"}
 SMOKE_LR = 0.24
+DOWNSTREAM = Downstream(
+    # Ryali A.3; the parts of the classifier are those of the released code: pooling, BatchNorm, std sqrt(2 / classes),
+    # and the fractions of the rate after each step, 0.01, 0.002 and 0.0004 of 0.1.
+    linear=LinearProtocol(
+        bn_mode="eval",
+        init_std=math.sqrt(2 / 1000),
+        pooling="max6",
+        has_batch_norm=True,
+        schedule=Schedule(
+            epochs=35, batch_size=256, lr=0.1, weight_decay=5e-4, nesterov=True,
+            step_epochs=(5, 15, 25), step_fractions=(0.1, 0.02, 0.004),
+        ),
+    ),
+    finetuning={},
+    voc_detection=None,
+)  # fmt: skip
 
 _HEADS = ("alexnet", "linear")
 # Ryali A.1 names no probability for RotNet; Table 9 compares 0.1 to 0.5, of which 0.1 costs least.

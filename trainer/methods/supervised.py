@@ -18,6 +18,7 @@ from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import at_least, one_of
 from backdrop.trainer import cast
+from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Schedule
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
@@ -33,6 +34,12 @@ ALWAYS_CAST = False
 # For the recipe `smoke`: numbers where the paper's are made for 4096 images a step or a million images; rate for 256.
 SMOKE = dict[str, object]()
 SMOKE_LR = 0.08
+DOWNSTREAM = Downstream(
+    # Ryali A.4.1: a classifier retrained without background augmentations.
+    linear=LinearProtocol(bn_mode="eval", schedule=Schedule(epochs=40, batch_size=4096, lr=0.01, weight_decay=1e-4)),
+    finetuning={},
+    voc_detection=None,
+)
 
 _TRAINED = ("all", "classifier")
 # Table 8; Table 7 compares 0.1 to 0.5.

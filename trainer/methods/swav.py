@@ -17,6 +17,7 @@ from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import above, at_least
 from backdrop.trainer import cast
+from backdrop.trainer.downstream_settings import DetectorRates, Downstream, FinetuningRates, LinearProtocol, Schedule
 from backdrop.trainer.losses.swapped_prediction import swapped_prediction
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
@@ -37,6 +38,21 @@ ALWAYS_CAST = False
 # together: with epsilon 0.05 the loss stays at ln K.
 SMOKE = {"hidden_dim": 512, "num_prototypes": 20, "freeze_prototypes_steps": 25, "sinkhorn_epsilon": 0.02}
 SMOKE_LR = 0.4
+# The released code (eval_semisup.py): both rates fall to a fifth.
+_TWENTY = Schedule(epochs=20, batch_size=256, lr=1.0, step_epochs=(12, 16), step_fractions=(0.2, 0.04))
+DOWNSTREAM = Downstream(
+    # Ryali A.3, which states no rate: 0.3 for 256 images and the weight decay are those of the released code.
+    linear=LinearProtocol(
+        bn_mode="eval", schedule=Schedule(epochs=100, batch_size=2048, lr=0.3, weight_decay=1e-6, warmup_epochs=5)
+    ),
+    # Ryali A.5.2.
+    finetuning={
+        1: FinetuningRates(head_lr=5.0, trunk_lr=0.02, schedule=_TWENTY),
+        10: FinetuningRates(head_lr=0.2, trunk_lr=0.01, schedule=_TWENTY),
+    },
+    # VISSL's configuration of the paper.
+    voc_detection=DetectorRates(lr=0.1, warmup_iterations=1_000, warmup_start_fraction=1 / 3),
+)
 
 _NUM_GLOBAL = 2
 _NUM_LOCAL = 6

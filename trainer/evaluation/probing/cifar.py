@@ -19,13 +19,13 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.pipeline.views import random_streams
 from backdrop.settings import SEEDS, at_least, check_settings, one_of
+from backdrop.trainer.downstream_settings import Schedule
 from backdrop.trainer.evaluation.data.images import ArrayImages
 from backdrop.trainer.evaluation.data.transforms import resized_to_square
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import FORMATS
 from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head
-from backdrop.trainer.evaluation.probing.probe import Schedule
 
 SIDE_PX = 32
 NUM_TRAIN, NUM_TEST = 50_000, 10_000

@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from backdrop.errors import UserError
 from backdrop.stores.images.image_codec import sha256
+from backdrop.trainer.downstream_settings import Schedule, check_schedule
 from backdrop.trainer.evaluation.data.batches import image_batches
 from backdrop.trainer.evaluation.data.images import LabelledImages
 from backdrop.trainer.evaluation.data.transforms import Transform
@@ -29,8 +30,6 @@ from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, FeatureFile
 from backdrop.trainer.evaluation.probing.probe import (
     Batches,
     Fit,
-    Schedule,
-    check_schedule,
     epoch_batches,
     fit,
     new_head,

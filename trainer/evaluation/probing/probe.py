@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,55 +17,14 @@ from torch import Tensor, nn
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.pipeline.views.random_streams import row_order
-from backdrop.settings import at_least, check_settings, from_below
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
+from backdrop.trainer.downstream_settings import Schedule
 from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
 from backdrop.trainer.parts.momenta import momenta, restore_momenta
 
 # What a pass over images gives: features (B, D) and classes (B,), on the device.
 Batches = Iterable[tuple[Tensor, Tensor]]
 _START_ANEW = "delete it to start that fit anew"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Length, batches and rate of a fit with momentum SGD."""
-
-    epochs: Annotated[int, at_least(1), "Passes over the images"]
-    batch_size: Annotated[int, at_least(1), "Images a step; the last step of an epoch takes those that are left"]
-    lr: Annotated[float, at_least(0), "Peak rate for 256 images a step; scaled linearly with the batch"]
-    weight_decay: Annotated[float, at_least(0), "L2 penalty"] = 0.0
-    momentum: Annotated[float, from_below(0, 1), "Of SGD"] = 0.9
-    nesterov: Annotated[bool, "Whether momentum is Nesterov's"] = False
-    warmup_epochs: Annotated[float, at_least(0), "Linear warm-up from 0"] = 0.0
-    step_epochs: Annotated[
-        tuple[int, ...],
-        at_least(0),
-        "Epochs from which the rate is the fraction of `step_fractions`; () = half a cosine to 0, moving every step",
-    ] = ()
-    step_fractions: Annotated[
-        tuple[float, ...],
-        at_least(0),
-        "Fractions of the peak rate, one for each of `step_epochs`",
-    ] = ()
-
-    @property
-    def peak_lr(self) -> float:
-        """The rate after warm-up."""
-        return self.lr * self.batch_size / 256
-
-
-def check_schedule(schedule: Schedule) -> None:
-    """Raise UserError where a value is out of range or two do not fit."""
-    check_settings(schedule)
-    if len(schedule.step_epochs) != len(schedule.step_fractions):
-        raise UserError(
-            f"step_epochs={schedule.step_epochs} and step_fractions={schedule.step_fractions} must be equally many"
-        )
-    if list(schedule.step_epochs) != sorted(set(schedule.step_epochs)):
-        raise UserError(f"step_epochs={schedule.step_epochs} must rise")
-    if schedule.warmup_epochs >= schedule.epochs:
-        raise UserError(f"warmup_epochs={schedule.warmup_epochs} must be below epochs={schedule.epochs}")
 
 
 def lr_fraction(schedule: Schedule, epoch: float) -> float:
