@@ -22,6 +22,7 @@ SALIENCY = {
     "train": "backdrop.saliency.commands:saliency_train",
     "predict": "backdrop.saliency.commands:saliency_predict",
     "evaluate": "backdrop.saliency.commands:saliency_evaluate",
+    "calibrate": "backdrop.saliency.commands:saliency_calibrate",
     "report": "backdrop.saliency.commands:saliency_report",
 }
 STORE = {

@@ -32,7 +32,9 @@ engine_option = click.option(
 @click.option("--split", default="train", show_default=True)
 @click.option("--detector", default=None, cls=DetectorOption, help="Default: artifacts/detector if there, else rbd.")
 @click.option("--out", type=path_type, default=None, help="Default: artifacts/<dataset>-<split>.zarr")
-@click.option("--threshold", default=None, type=float, help="Foreground is saliency above this. Default: 0.9.")
+@click.option(
+    "--threshold", default=None, type=float, help="Foreground is saliency above this. Default: the detector's own."
+)
 @click.option(
     "--fill", type=click.Choice(["tile", "telea", "ns"]), default=None, help="Background fill. Default: tile."
 )
@@ -59,7 +61,7 @@ def build_store_command(
 ) -> None:
     """Find and store the mask and the background of every image; the same command resumes."""
     from backdrop.pipeline.beton.writer import export_beton
-    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store, use_detector
     from backdrop.pipeline.build.plan import plan_store
     from backdrop.pipeline.build.rethreshold import rethreshold_store
     from backdrop.stores.datasets import default_store, open_index
@@ -77,11 +79,10 @@ def build_store_command(
         summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=workers, engine=engine)
     else:
         detector = detector or default_detector()
-        settings = BuildSettings(
-            threshold=BuildSettings.threshold if threshold is None else threshold,
-            fill=fill or BuildSettings.fill,
-            keeps_soft_maps=soft_maps,
-        )
+        settings = BuildSettings(threshold=threshold, fill=fill or BuildSettings.fill, keeps_soft_maps=soft_maps)
+        if threshold is None:
+            own = use_detector(detector).threshold
+            note_default("threshold", own.value, own.source)
         if plan:
             print_result(plan_store(index, detector, out, settings))
             return

@@ -5,8 +5,6 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.stores.format.schema import Status
 
-DEFAULT_THRESHOLD = 0.9  # Ryali et al. 2021, appendix A: foreground is what the detector gives more than 0.9
-
 
 def quantise(saliency_HW: np.ndarray) -> np.ndarray:
     """A soft map, float (H, W) in [0, 1], as a store keeps it: uint8 (H, W), 255 = foreground, rounded to nearest."""
@@ -18,7 +16,7 @@ def dequantise(soft_HW: np.ndarray) -> np.ndarray:
     return soft_HW.astype(np.float32) / 255
 
 
-def binarise(saliency_HW: np.ndarray, threshold: float = DEFAULT_THRESHOLD) -> tuple[np.ndarray, Status]:
+def binarise(saliency_HW: np.ndarray, threshold: float) -> tuple[np.ndarray, Status]:
     """Cut a soft map at a threshold and say whether the mask is usable.
 
     Args:

@@ -93,7 +93,7 @@ def saliency_train(
 @click.option("--images", type=path_type, required=True, help="Folder of images, searched recursively.")
 @click.option("--detector", default=CLASSICAL, show_default=True, cls=DetectorOption)
 @click.option("--out", type=path_type, required=True, help="Folder for the 8-bit PNG maps.")
-@click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater. 0.9 in Ryali.")
+@click.option("--threshold", type=float, default=None, help="Write masks: 255 where saliency is greater.")
 def saliency_predict(images: Path, detector: str, out: Path, threshold: float | None) -> None:
     """Write a soft saliency map for every image; the same command resumes."""
     from backdrop.saliency.inference import predict_folder
@@ -117,6 +117,18 @@ def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], siz
     scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
     note(table(scores))
     print_result(scores[detectors[0]] if len(detectors) == 1 else scores)
+
+
+@click.command("calibrate", cls=Command)
+@click.option("--images", type=path_type, required=True, help="Folder of images.")
+@click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
+@click.option("--detector", default="rbd", show_default=True, cls=DetectorOption)
+def saliency_calibrate(images: Path, masks: Path, detector: str) -> None:
+    """Find the threshold that cuts a detector's maps into the best masks: the curve of IoU and F, and the choice."""
+    from backdrop.saliency.scoring.threshold_calibration import calibrate, table
+
+    result = calibrate(images, masks, detector)
+    print_result(result, table(result))
 
 
 @click.command("report", cls=Command)

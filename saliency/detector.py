@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,11 +14,22 @@ class MaskError(UserError):
     """There is no map of one image: missing, unreadable or of another size in the folder that should hold it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Where the maps of a detector are cut into masks unless a user says otherwise."""
+
+    value: float
+    """Foreground is where the map is greater, [0, 1)."""
+    source: str
+    """How it was found, for people: a paper, or the set that `saliency calibrate` was run on."""
+
+
 class Detector(Protocol):
     """An opened detector: an image to a soft map.
 
-    One that inherits this states its identity and finds one map; the rest is then that of a detector which gains
-    nothing from a GPU or from several images at once. What is pickled to workers instead of a name must be picklable.
+    One that inherits this states its identity and threshold and finds one map; the rest is then that of a detector
+    which gains nothing from a GPU or from several images at once. One that is given to `build_store` itself, not by
+    name, must be picklable.
 
     Shapes: H rows, W columns, C = 3 colours.
     """
@@ -31,6 +43,11 @@ class Detector(Protocol):
     @abstractmethod
     def identity(self) -> dict[str, Any]:
         """JSON-able: `name` and everything that decides the map of an image, and no path or time; stores record it."""
+
+    @property
+    @abstractmethod
+    def threshold(self) -> Threshold:
+        """Where its maps are best cut; no part of the identity, for it does not change a map."""
 
     @abstractmethod
     def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:

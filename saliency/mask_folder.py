@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
-from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.stores.images.image_codec import decode_grey
 
 
@@ -29,6 +29,8 @@ class MaskFolder(Detector):
             raise UserError(f"{folder} is not a folder: masks:DIR takes a folder of 8-bit PNG maps, 255 = foreground")
         self.folder = folder
         self._refuse_zero_one()
+
+    threshold = Threshold(value=0.5, source="the middle of 0 and 255; masks are the same at any")
 
     @cached_property
     def identity(self) -> dict[str, Any]:

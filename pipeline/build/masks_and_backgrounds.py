@@ -11,7 +11,7 @@ import numpy as np
 from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.build.run_parts import run_parts
 from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
-from backdrop.saliency.binarise import DEFAULT_THRESHOLD, binarise, dequantise, quantise
+from backdrop.saliency.binarise import binarise, dequantise, quantise
 from backdrop.saliency.detector import Detector, MaskError
 from backdrop.saliency.detectors import open_detector
 from backdrop.settings import at_least, check_settings, from_below, one_of, within
@@ -30,7 +30,9 @@ ALGORITHM_VERSION = 1
 class BuildSettings:
     """What a user may choose about a store's content."""
 
-    threshold: Annotated[float, from_below(0, 1), "Foreground is where the saliency is greater"] = DEFAULT_THRESHOLD
+    threshold: Annotated[
+        float | None, from_below(0, 1), "Foreground is where the saliency is greater; none = the detector's own"
+    ] = None
     fill: Annotated[str, one_of(FILLS), "How backgrounds are filled"] = "tile"
     keeps_soft_maps: Annotated[
         bool,
@@ -52,6 +54,24 @@ class BuildSpec:
     detector: str | Detector
     out: Path
     settings: BuildSettings
+    """With a threshold."""
+
+
+def specify(index: DatasetIndex, detector: str | Detector, out: Path, settings: BuildSettings) -> BuildSpec:
+    """Decide what the detector decides: the threshold, where none was given.
+
+    Args: as `build_store`.
+    Raises: UserError: a setting is out of range, or there is no such detector.
+    """
+    check_settings(settings)  # before the detector is opened, which may take a while
+    if settings.threshold is None:
+        settings = replace(settings, threshold=use_detector(detector).threshold.value)
+    return BuildSpec(index, detector, Path(out), settings)
+
+
+def threshold_source(detector: str | Detector, settings: BuildSettings) -> str:
+    """Say where the threshold of a build comes from, as the store's log does. Args: as `build_store`."""
+    return "given" if settings.threshold is not None else use_detector(detector).threshold.source
 
 
 def build_store(
@@ -77,14 +97,18 @@ def build_store(
 
     Returns:
         store (path), store_id, num_rows, status (count per status), rows_built (by this call), seconds,
-        rows_per_second.
+        rows_per_second; threshold and threshold_source.
 
     Raises:
         UserError: settings out of range, no such detector or engine, a place taken by something else or by a store of
             another identity, a full disk, an image changed since it was indexed.
     """
-    spec = BuildSpec(index, detector_name, Path(out), settings)
-    return run_parts(
+    spec = specify(index, detector_name, out, settings)
+    threshold = {
+        "threshold": spec.settings.threshold,
+        "threshold_source": threshold_source(detector_name, settings),
+    }
+    summary = run_parts(
         run_part,
         spec,
         spec.out,
@@ -94,12 +118,13 @@ def build_store(
         num_workers=num_workers,
         engine=engine,
         uses_gpu=use_detector(spec.detector).uses_gpu,
+        **threshold,
     )
+    return {**summary, **threshold}
 
 
 def store_identity(spec: BuildSpec) -> dict:
     """Everything that decides the content of a store; no path, no time, no number of workers."""
-    check_settings(spec.settings)  # before the detector is opened, which may take a while
     return identity_of(spec.index, use_detector(spec.detector).identity, spec.settings)
 
 
@@ -109,8 +134,9 @@ def identity_of(index: DatasetIndex, detector_identity: dict, settings: BuildSet
     Args:
         index: the data set.
         detector_identity: of the detector that found, or once found, the soft maps.
-        settings: what else decides the content; checked.
+        settings: what else decides the content; checked, with a threshold.
     """
+    assert settings.threshold is not None
     mask = {"threshold": float(settings.threshold), "comparator": ">"}
     return {
         "dataset": index.dataset,
@@ -263,6 +289,7 @@ def with_content(base: StoreRow, image_HWC: np.ndarray, saliency_HW: np.ndarray,
         saliency_HW: float in [0, 1].
         settings: of the store.
     """
+    assert settings.threshold is not None
     soft_HW = quantise(saliency_HW) if settings.keeps_soft_maps else None
     mask_HW, status = binarise(saliency_HW if soft_HW is None else dequantise(soft_HW), settings.threshold)
     background_jpeg = encode_background(

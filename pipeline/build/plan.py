@@ -14,6 +14,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
     BuildSettings,
     BuildSpec,
     build_rows,
+    specify,
     store_identity,
     use_detector,
 )
@@ -78,7 +79,7 @@ def plan_store(
     """
     if num_sampled < 1:
         raise UserError(f"{num_sampled} rows to measure; give 1 or more")
-    build = BuildSpec(index, detector_name, Path(out), settings)
+    build = specify(index, detector_name, out, settings)
     part_rows = part_rows_for(len(index))
     rows_left, parts_left = _left(build, part_rows)
     sampled = sampled_rows(len(index), num_sampled)

@@ -75,13 +75,13 @@ def precision_recall_curve(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple[np
     Returns:
         precision, recall: float64 (256,).
     """
-    hits = _counts_from_threshold(map_HW[truth_HW])
-    predicted = _counts_from_threshold(map_HW.ravel())
+    hits = counts_from_level(map_HW[truth_HW])
+    predicted = counts_from_level(map_HW.ravel())
     return hits / np.maximum(predicted, 1), hits / truth_HW.sum()
 
 
-def _counts_from_threshold(values: np.ndarray) -> np.ndarray:
-    """How many values are >= t, for t = 0..255."""
+def counts_from_level(values: np.ndarray) -> np.ndarray:
+    """How many values, uint8 (N,), are >= t, for t = 0..255; int64 (256,)."""
     return np.bincount(values, minlength=NUM_THRESHOLDS)[::-1].cumsum()[::-1]
 
 

@@ -22,7 +22,7 @@ from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
-from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
@@ -80,6 +80,7 @@ class DrnDetector(Detector):
 
     uses_gpu = True
     batch_size = BATCH_SIZE
+    threshold = Threshold(value=0.9, source="Ryali et al. 2021, appendix A, for DeepUSPS2")
 
     def __init__(self, model: DrnSegmenter, description: DetectorDescription, device: str) -> None:
         self._model, self._description, self._device = model.to(device).eval(), description, device

@@ -14,7 +14,7 @@ from PIL import Image
 
 import backdrop.stores.format.writer
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
@@ -28,6 +28,7 @@ class FormulaDetector(Detector):
     """Picklable; a float map of the image alone, with values everywhere between 0 and 1."""
 
     version: int = 1
+    threshold: ClassVar[Threshold] = Threshold(value=0.9, source="by hand")
 
     @property
     def identity(self) -> dict:

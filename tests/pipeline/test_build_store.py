@@ -18,7 +18,7 @@ from PIL import Image
 
 import backdrop.stores.format.writer
 from backdrop.errors import UserError
-from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
+from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store, specify, store_identity
 from backdrop.pipeline.build.tiled_background import encode_background
 from backdrop.saliency.detectors import open_detector
 from backdrop.stores.datasets import open_index
@@ -91,7 +91,7 @@ def test_rows_hold_what_the_detector_and_the_fill_give(data: Path, built: Path) 
     for number in (0, 42, 99):
         row = row_of(data, number)
         image_HWC = decode_rgb(index.read(row))
-        mask_HW = detector(image_HWC, index.keys[row]) > 0.9
+        mask_HW = detector(image_HWC, index.keys[row]) > 0.5
         np.testing.assert_array_equal(store.mask(row), mask_HW)
         assert store.background_jpeg(row) == encode_background(image_HWC, mask_HW.astype(np.uint8), "tile", 256, 90)
         assert store.source_sha256(row) == sha256(index.read(row))
@@ -146,8 +146,8 @@ def test_a_finished_store_is_not_built_again(data: Path, built: Path) -> None:
 
 
 def test_identity_names_what_differs(data: Path, built: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mask.threshold: '0.5' here, '0.9' there"):
-        build(data, built, threshold=0.5)
+    with pytest.raises(UserError, match=r"mask.threshold: '0.4' here, '0.5' there"):
+        build(data, built, threshold=0.4)
     with pytest.raises(UserError, match=r"background.fill: 'ns' here, 'tile' there"):
         build(data, built, fill="ns")
     changed = Path(shutil.copytree(data, tmp_path / "data"))
@@ -352,3 +352,29 @@ def test_a_real_data_set_with_a_real_detector(shared_data: Path, tmp_path: Path)
     assert (store.status == Status.OK).all()
     assert ((store.foreground_fraction > 0.005) & (store.foreground_fraction < 0.8)).all()
     assert store.identity["detector"]["name"] == "rbd"
+
+
+def test_where_the_threshold_is_from_is_logged_and_changes_no_byte(data: Path, tmp_path: Path) -> None:
+    own = build(data, tmp_path / "own.zarr")
+    given = build(data, tmp_path / "given.zarr", threshold=0.5)
+    assert (own["threshold"], given["threshold"]) == (0.5, 0.5)
+    assert (own["threshold_source"], given["threshold_source"]) == (
+        "the middle of 0 and 255; masks are the same at any",
+        "given",
+    )
+    assert open_store(tmp_path / "own.zarr").identity["mask"]["threshold"] == "0.5"
+    assert tree(tmp_path / "own.zarr") == tree(tmp_path / "given.zarr")
+    for name, summary in (("own", own), ("given", given)):
+        started = json.loads((tmp_path / f"{name}.zarr.build.jsonl").read_text().splitlines()[0])
+        assert {key: started[key] for key in ("threshold", "threshold_source")} == {
+            key: summary[key] for key in ("threshold", "threshold_source")
+        }
+
+
+def test_a_detector_is_cut_at_its_own_threshold_unless_told(data: Path, tmp_path: Path) -> None:
+    own = open_detector("rbd").threshold.value
+    for given, cut_at in ((None, own), (0.9, 0.9)):
+        spec = specify(index_of(data), "rbd", tmp_path, BuildSettings(threshold=given))
+        assert store_identity(spec)["mask"]["threshold"] == cut_at
+    with pytest.raises(UserError, match="threshold"):
+        specify(index_of(data), "rbd", tmp_path, BuildSettings(threshold=1.0))

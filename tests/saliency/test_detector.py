@@ -22,8 +22,8 @@ def test_binarise() -> None:
     # float32(0.9) is below 0.9
     assert mask_HW.tolist() == [[1, 0], [0, 1]]
     assert status is Status.OK
-    assert binarise(np.zeros((2, 2)))[1] is Status.NO_FOREGROUND
-    assert binarise(np.ones((2, 2)))[1] is Status.ALL_FOREGROUND
+    assert binarise(np.zeros((2, 2)), 0.5)[1] is Status.NO_FOREGROUND
+    assert binarise(np.ones((2, 2)), 0.5)[1] is Status.ALL_FOREGROUND
     with pytest.raises(UserError, match=r"1\.0"):
         binarise(np.ones((2, 2)), threshold=1.0)
 

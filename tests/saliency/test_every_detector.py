@@ -14,7 +14,7 @@ from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, run_of
-from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.detectors import DETECTORS, DetectorFile, detector_names, find, open_detector
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.networks.drn import DrnSegmenter
@@ -26,13 +26,15 @@ PLUGIN = '''"""Corner: the upper left quarter of every image, shifted by what st
 
 import numpy as np
 
-from backdrop.saliency.detector import Detector
+from backdrop.saliency.detector import Detector, Threshold
 
 BACKDROP_SET = "detectors"
 HELP = "corner, corner:ROWS (the upper left quarter)"
 
 
 class Corner(Detector):
+    threshold = Threshold(value=0.25, source="it is 0 or 1")
+
     def __init__(self, rows):
         self.rows = rows
 
@@ -118,6 +120,8 @@ def test_it_opens_a_detector_that_keeps_its_contract(member: str, tmp_path: Path
     assert detector.batch_size >= 1
     assert json.loads(json.dumps(detector.identity))["name"]
     assert str(tmp_path) not in json.dumps(detector.identity)
+    assert 0 <= detector.threshold.value < 1
+    assert detector.threshold.source
     image_HWC = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
     map_HW = detector(image_HWC, "a.jpg")
     assert (map_HW.dtype, map_HW.shape) == (np.float32, (40, 60))
@@ -144,6 +148,8 @@ def test_what_fails_on_one_image_names_it() -> None:
 
 class Failing(Detector):
     """Has a fault of its own."""
+
+    threshold = Threshold(value=0.5, source="none")
 
     @property
     def identity(self) -> dict:
@@ -182,6 +188,7 @@ def test_stores_know_a_trained_detector_by_what_they_always_did(tmp_path: Path) 
     }
     assert open_detector(str(run)).identity == expected
     assert open_detector(f"{run}:no-crf").identity == expected
+    assert open_detector(str(run)).threshold.value == 0.9
     crf = {
         "spatial_sigma_px": 0.2222222222222222,
         "spatial_weight": 3.0,
