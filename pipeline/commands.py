@@ -1,19 +1,23 @@
 """The commands that bring images and stores together: build-store, and some of `store ...`."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from backdrop.command_line import Command, print_result
 from backdrop.command_options import MemberOf, path_type, root_option
 from backdrop.errors import UserError
-from backdrop.progress import note, note_default
+from backdrop.progress import note, note_default, warn
 from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import default_detector
 from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option, dataset_type
 from backdrop.stores.engines import ENGINES
 from backdrop.stores.exports import MASK_FORMATS
+
+if TYPE_CHECKING:
+    from backdrop.pipeline.build.foreground_size import Another
 
 workers_option = click.option(
     "--workers",
@@ -61,6 +65,7 @@ def build_store_command(
 ) -> None:
     """Find and store the mask and the background of every image; the same command resumes."""
     from backdrop.pipeline.beton.writer import export_beton
+    from backdrop.pipeline.build.foreground_size import Another
     from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store, use_detector
     from backdrop.pipeline.build.plan import plan_store
     from backdrop.pipeline.build.rethreshold import rethreshold_store
@@ -75,19 +80,27 @@ def build_store_command(
     if out is None:
         out = default_store(dataset, split)
         note_default("store", out, "the default of --out")
+    named = ["--dataset", dataset, *(["--root", str(root)] if root else []), "--split", split]
     if parent is not None and threshold is not None:
         summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=workers, engine=engine)
+        again = Another(words=named, source=parent, out=out, tried=threshold, own=None)
     else:
         detector = detector or default_detector()
-        settings = BuildSettings(threshold=threshold, fill=fill or BuildSettings.fill, keeps_soft_maps=soft_maps)
+        own = use_detector(detector).threshold
         if threshold is None:
-            own = use_detector(detector).threshold
             note_default("threshold", own.value, own.source)
+        tried = own.value if threshold is None else threshold
+        again = Another(words=[*named, "--detector", detector], source=None, out=out, tried=tried, own=own.value)
+        settings = BuildSettings(threshold=threshold, fill=fill or BuildSettings.fill, keeps_soft_maps=soft_maps)
         if plan:
-            print_result(plan_store(index, detector, out, settings))
+            planned = plan_store(index, detector, out, settings)
+            _say_foreground(planned["foreground"], again)
+            print_result(planned)
             return
         summary = build_store(index, detector, out, settings, num_workers=workers, engine=engine)
+        again = replace(again, words=named, source=out) if soft_maps else again
     _note_store(summary)
+    _say_foreground(summary["foreground"], again)
     if summary["store_id"] is None:
         note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
@@ -101,6 +114,15 @@ def _note_store(summary: dict[str, Any]) -> None:
     statuses = ", ".join(f"{count:,} {label}" for label, count in summary["status"].items() if count)
     built = f"{summary['rows_built']:,} now, {summary['rows_per_second']:,} rows/s" if summary["rows_built"] else "kept"
     note(f"store: {summary['num_rows']:,} rows ({statuses}; {built}) in {summary['store']}")
+
+
+def _say_foreground(size: dict[str, Any], again: "Another") -> None:
+    """Show how large the masks are, and warn where that cannot be right."""
+    from backdrop.pipeline.build.foreground_size import histogram, warning
+
+    note(histogram(size))
+    if words := warning(size, again):
+        warn(f"warning: {words}")
 
 
 @click.command("recompute", cls=Command)

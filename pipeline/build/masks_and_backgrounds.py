@@ -96,8 +96,7 @@ def build_store(
         engine: how parts are run, one of `stores.engines.NAMES`.
 
     Returns:
-        store (path), store_id, num_rows, status (count per status), rows_built (by this call), seconds,
-        rows_per_second; threshold and threshold_source.
+        As `run_parts`; threshold and threshold_source.
 
     Raises:
         UserError: settings out of range, no such detector or engine, a place taken by something else or by a store of

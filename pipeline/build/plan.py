@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.pipeline.build.foreground_size import foreground_size
 from backdrop.pipeline.build.masks_and_backgrounds import (
     BuildSettings,
     BuildSpec,
@@ -69,7 +70,8 @@ def plan_store(
         num_workers: 1 = in a process of its own, as a build does; 0 = in this one.
 
     Returns:
-        num_rows, num_parts, part_rows, rows_left, parts_left; rows_sampled; store_bytes, beton_bytes and
+        num_rows, num_parts, part_rows, rows_left, parts_left; rows_sampled, with their status and foreground (of
+        `foreground_size`); store_bytes, beton_bytes and
         bytes_error_fraction (two standard errors of the mean row); seconds_per_row and seconds_error_fraction;
         seconds (estimate by number of processes, one device each where the detector runs on one), memory_bytes of
         each process, spec_bytes sent to each.
@@ -96,6 +98,7 @@ def plan_store(
         "parts_left": parts_left,
         "rows_sampled": len(sampled),
         "status": measured["status"],
+        "foreground": measured["foreground"],
         "store_bytes": int(num_parts * measured["part_bytes"] + len(index) * row_bytes.mean()),
         "beton_bytes": measured["beton_bytes"],
         "bytes_error_fraction": _error_fraction(row_bytes),
@@ -155,6 +158,10 @@ def measure(spec: SampleSpec, part: int, rows_done: Callable[[int], None] = lamb
         "part_bytes": sum(map(len, part_files(encoded).values())) - sum(row_bytes),
         "beton_bytes": _beton_bytes(spec.build.index, rows),
         "status": {status.label: sum(row.status == status for row in rows) for status in schema.Status},
+        "foreground": foreground_size(
+            np.array([row.columns["foreground_fraction"] for row in encoded], np.float32),
+            np.array([row.status for row in rows], np.uint8),
+        ),
         "memory_bytes": memory_bytes,
     }
 

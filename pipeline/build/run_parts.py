@@ -6,6 +6,7 @@ from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import PartsFailed
+from backdrop.pipeline.build.foreground_size import foreground_size
 from backdrop.progress import stage_bar
 from backdrop.stores.engines import ENGINES
 from backdrop.stores.format.provenance import environment, log_event
@@ -43,7 +44,7 @@ def run_parts(
 
     Returns:
         store (path), store_id (None while other processes of the rank engine still build), num_rows, status (count
-        per status), rows_built (by this call), seconds, rows_per_second.
+        per status), foreground (of `foreground_size`), rows_built (by this call), seconds, rows_per_second.
 
     Raises:
         UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
@@ -67,12 +68,14 @@ def run_parts(
     # Where others build other parts, the last of them finds nothing missing; two that do write the same manifest.
     store_id = None if missing_parts(out) else finish(out)
     seconds = time.monotonic() - start
-    status = open_store(out, allow_partial=True).status
+    store = open_store(out, allow_partial=True)
+    status = store.status
     summary = {
         "store": str(out),
         "store_id": store_id,
         "num_rows": num_rows,
         "status": {kind.label: int((status == kind).sum()) for kind in Status},
+        "foreground": foreground_size(store.foreground_fraction, status),
         "rows_built": rows_built,
         "seconds": round(seconds, 3),
         "rows_per_second": round(rows_built / seconds, 2),

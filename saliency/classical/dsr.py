@@ -18,7 +18,7 @@ from backdrop.saliency.classical._bounded_size import at_bounded_size
 from backdrop.saliency.classical._superpixels import fast_slic_labels, mean_per_superpixel, normalise, touches_border
 
 ALGORITHM_VERSION = 1  # raised by every change that can change a map
-THRESHOLD = 0.5  # where maps are cut, see saliency/DETECTORS.md
+THRESHOLD = 0.15  # where maps are cut, see saliency/DETECTORS.md
 
 SCALES = ((50, 10.0), (100, 10.0), (150, 20.0), (200, 20.0), (250, 25.0), (300, 25.0), (350, 30.0), (400, 30.0))
 # number of superpixels and their compactness

@@ -26,7 +26,7 @@ from backdrop.saliency.classical._superpixels import (
 )
 
 ALGORITHM_VERSION = 1  # raised by every change that can change a map
-THRESHOLD = 0.5  # where maps are cut, see saliency/DETECTORS.md
+THRESHOLD = 0.3  # where maps are cut, see saliency/DETECTORS.md
 
 NUM_SUPERPIXELS = 250
 COMPACTNESS = 20.0

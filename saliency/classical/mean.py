@@ -8,7 +8,7 @@ DETECTORS = (mc, hs, dsr, rbd)
 
 # raised by every change that can change a map, and with each detector that it takes the mean of
 ALGORITHM_VERSION = 1 + sum(detector.ALGORITHM_VERSION for detector in DETECTORS)
-THRESHOLD = 0.5  # where maps are cut, see saliency/DETECTORS.md
+THRESHOLD = 0.3  # where maps are cut, see saliency/DETECTORS.md
 
 
 def saliency(image_HWC: np.ndarray) -> np.ndarray:

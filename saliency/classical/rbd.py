@@ -31,7 +31,7 @@ from backdrop.saliency.classical._superpixels import (
 )
 
 ALGORITHM_VERSION = 1  # raised by every change that can change a map
-THRESHOLD = 0.3  # where maps are cut, see saliency/DETECTORS.md
+THRESHOLD = 0.2  # where maps are cut, see saliency/DETECTORS.md
 
 PIXELS_PER_SUPERPIXEL = 600
 COMPACTNESS = 20.0
