@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from backdrop.errors import UserError
 from backdrop.pipeline.views import crops, random_streams
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
@@ -73,9 +72,7 @@ def framed(border_px: int, size_px: int = 224) -> Transform:
 
 
 def resized_to_square(size_px: int, *, is_flipped: bool = False) -> Transform:
-    """Resize both sides, whatever the aspect ratio (bilinear, antialias). Raises: UserError: no side is left."""
-    if size_px < 1:
-        raise UserError(f"size_px={size_px} must be 1 or more")
+    """Resize both sides, whatever the aspect ratio (bilinear, antialias)."""
 
     def apply(image_HWC: np.ndarray, row: int) -> np.ndarray:
         image = Image.fromarray(image_HWC).resize((size_px, size_px), Image.Resampling.BILINEAR)

@@ -79,7 +79,6 @@ def features_of(
         device: where to compute.
     Raises: UserError: an unknown format, no image can be decoded, a feature is not finite, the disk is full.
     """
-    check_format(file.dtype)
     decisive = [*identity, str(number_format(device)), images.identity, transform.identity, file.dtype]
     digest = sha256(json.dumps(decisive).encode()).hex()
     path = file.folder / f"{file.name}-{digest[:16]}.h5"
@@ -94,12 +93,6 @@ def features_of(
     if not len(row_M):
         raise UserError(f"no image of {file.name} can be decoded, e.g. {corrupt[0] if corrupt else 'there is none'}")
     return Features(feature_ND=feature_ND, row_M=row_M, corrupt=corrupt)
-
-
-def check_format(dtype: str) -> None:
-    """Raise UserError where there are no files of such features."""
-    if dtype not in FORMATS:
-        raise UserError(f"dtype={dtype!r} is unknown; allowed: {', '.join(FORMATS)}")
 
 
 def _num_features(forward: Callable[[Tensor], Tensor], transform: Transform, device: torch.device) -> int:

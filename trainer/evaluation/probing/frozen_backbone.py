@@ -153,12 +153,6 @@ def fit_head(
 
 def _check(probing: Probing, schedule: Schedule) -> None:
     check_schedule(schedule)
-    if probing.bn_mode not in BN_MODES:
-        raise UserError(f"bn_mode={probing.bn_mode!r} is unknown; allowed: {', '.join(BN_MODES)}")
-    if probing.pooling not in POOLINGS:
-        raise UserError(f"pooling={probing.pooling!r} is unknown; allowed: {', '.join(POOLINGS)}")
-    if probing.images_per_pass < 2:
-        raise UserError(f"images_per_pass={probing.images_per_pass} must be 2 or more")
     if probing.bn_mode == "adapt" and probing.cached_transforms:
         raise UserError(
             "features that are kept need bn_mode=eval: with adapt they change with each group of images; "

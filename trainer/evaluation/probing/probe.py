@@ -113,11 +113,9 @@ def fit(
         num_rows: training images, for the number of steps.
         path: where the state is kept after each epoch; what it depends on is in its name.
         score_epochs: the validation images are scored after every so many epochs, and after the last.
-    Raises: UserError: score_epochs below 1, no image can be decoded, the loss is not finite, the disk is full, the
+    Raises: UserError: no image can be decoded, the loss is not finite, the disk is full, the
         state is damaged.
     """
-    if score_epochs < 1:
-        raise UserError(f"score_epochs={score_epochs} must be 1 or more")
     optimiser = torch.optim.SGD(
         [{"params": group["params"]} for group in state.groups],
         lr=0.0,
