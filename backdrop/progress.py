@@ -30,8 +30,7 @@ def stage_bar(
     total: int | None = None,
     initial: int = 0,
     is_inner: bool = False,
-    is_shown: bool = True,
-    delay_s: float = 0.0,
+    shown_after_s: float | None = 0.0,
 ) -> "tqdm":
     """Return a progress bar, to iterate over or to use as a context and `update`.
 
@@ -41,8 +40,8 @@ def stage_bar(
         unit: of the count: img, row, part, batch, step, B.
         total: the count at the end; by default the length of `items`. initial: what was done before.
         is_inner: it is one of several of a larger stage, and goes when it is full.
-        is_shown: False in all processes but the first of several, and for work of a moment.
-        delay_s: seconds before it is shown at all.
+        shown_after_s: seconds before it is shown; None = never: in all processes but the first of several, and for work
+            of a moment.
     """
     from tqdm import tqdm
 
@@ -54,8 +53,8 @@ def stage_bar(
         total=total,
         initial=initial,
         leave=not is_inner,
-        disable=not is_shown or is_quiet(),
-        delay=delay_s,
+        disable=shown_after_s is None or is_quiet(),
+        delay=shown_after_s or 0.0,
         mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         dynamic_ncols=True,
     )

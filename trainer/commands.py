@@ -97,7 +97,8 @@ def pretrain_command(
     views_epoch: int,
 ) -> None:
     """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
-    from backdrop.trainer.run.loop import default_recipe, pretrain, resolve_settings
+    from backdrop.pipeline.beton.beton_of_store import StoreSource
+    from backdrop.trainer.run.loop import RunRequest, default_recipe, pretrain
 
     options: dict[str, tuple[str, Any]] = {
         "--backbone": ("backbone", backbone), "--seed": ("seed", seed), "--epochs": ("epochs", epochs),
@@ -106,10 +107,15 @@ def pretrain_command(
     changes = given_settings(config=config, options=options, overrides=overrides)
     chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     recipe = recipe or default_recipe(chosen.method)
-    what: dict[str, Any] = {"method": chosen.method, "background": chosen.background, "with_cast": chosen.with_cast}
-    what |= {"recipe": recipe, "overrides": [change.override for change in changes]}
+    request = RunRequest(
+        method=chosen.method,
+        background=chosen.background,
+        with_cast=chosen.with_cast,
+        recipe=recipe,
+        overrides=[change.override for change in changes],
+    )
     if showed_or_saved(
-        resolve_settings(**what), [*chosen.named, *changes], f"recipe {recipe}",
+        request.resolved(), [*chosen.named, *changes], f"recipe {recipe}",
         show_settings=show_settings, save_settings=save_settings,
     ):  # fmt: skip
         return
@@ -118,23 +124,17 @@ def pretrain_command(
         store = built_default_store(dataset, "train")
     if out is None and show_views is None:
         out = default_run(chosen.method, chosen.background, chosen.with_cast)
-    given: dict[str, Any] = {
-        **what,
-        "store": store,
-        "dataset": dataset,
-        "cache": cache,
-        "root": root,
-    }
+    source = StoreSource(store=store, cache=cache, root=root, dataset=dataset)
     if show_views is not None:
         from backdrop.trainer.report.views_page import write_views_page
 
         with disk_errors(show_views):
-            page = write_views_page(show_views, epoch=views_epoch, **given)
+            page = write_views_page(show_views, request, source, epoch=views_epoch)
         print_result({"page": str(page)}, f"page: {page}")
         return
     assert out is not None
     with disk_errors(out):
-        summary = pretrain(out=out, resume=resume, **given)
+        summary = pretrain(request, source, out=out, resume=resume)
     if summary is not None:
         loss = "" if summary["loss"] is None else f", loss {summary['loss']:.4f}, {summary['images_per_s']:,} img/s"
         note(f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}")
@@ -173,7 +173,7 @@ def loader_bench_command(
     trace_path: Path | None,
 ) -> None:
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
-    from backdrop.pipeline.beton.beton_of_store import beton_of
+    from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
     from backdrop.pipeline.loader.loader_bench import bench, table
     from backdrop.trainer.run.loop import resolve_settings
     from backdrop.trainer.settings import method_module
@@ -185,7 +185,7 @@ def loader_bench_command(
         note_default("recipe", recipe, "the method's own")
     changed = [change.override for change in changes]
     settings = resolve_settings(recipe, chosen.method, chosen.background, chosen.with_cast, changed)
-    beton = beton_of(store, cache=cache, root=root)
+    beton = beton_of(StoreSource(store=store, cache=cache, root=root))
     if batch_size is None:
         batch_size = min(settings.batch_size, 256)
         note_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")

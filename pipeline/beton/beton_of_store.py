@@ -1,5 +1,6 @@
 """The .beton that is read for a store: the one beside a store on this machine, or that of a published one."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.errors import UserError
@@ -9,21 +10,32 @@ from backdrop.stores.format.reader import open_store
 from backdrop.stores.sharing.store_cache import cache_folder, open_published
 
 
-def beton_of(
-    store: Path | str, *, cache: Path | None = None, root: Path | None = None, dataset: str | None = None
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class StoreSource:
+    """Which store is read, and from where.
+
+    store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str.
+    cache: for a URL, the folder that keeps what is fetched and the .beton made of it; None = the default one.
+    root: for a URL, where the images lie, see `open_index`.
+    dataset: what the store has to be of, as `open_index` takes it; None = any.
+    """
+
+    store: Path | str
+    cache: Path | None = None
+    root: Path | None = None
+    dataset: str | None = None
+
+
+def beton_of(source: StoreSource) -> Path:
     """Return the .beton of a store, which is what training reads.
 
-    Args: store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. cache: for
-        a URL, the folder that keeps what is fetched and the .beton made of it; None = the default one. root: for a URL,
-        where the images lie, see `open_index`. dataset: what the store has to be of, as `open_index` takes it; None =
-        any.
     Raises: UserError: it is not there, or of another data set; a root for what has its images already.
     """
-    if root is not None and not isinstance(store, str):
+    store = source.store
+    if source.root is not None and not isinstance(store, str):
         raise UserError("--root says where the images of a published store lie; a .beton holds them already.")
-    beton = _published_beton(store, cache, root, dataset) if isinstance(store, str) else find_beton(Path(store))
-    _check_dataset(dataset, read_sidecar(beton)["dataset"], store)
+    beton = _published_beton(store, source) if isinstance(store, str) else find_beton(Path(store))
+    _check_dataset(source.dataset, read_sidecar(beton)["dataset"], store)
     return beton
 
 
@@ -47,11 +59,11 @@ def find_beton(store: Path) -> Path:
     return beton
 
 
-def _published_beton(url: str, cache: Path | None, root: Path | None, dataset: str | None) -> Path:
+def _published_beton(url: str, source: StoreSource) -> Path:
     """The beton of a published store, out of the cache."""
-    store = open_published(url, cache_folder(cache))
-    _check_dataset(dataset, store.dataset, url)  # before all of it is fetched
-    return cached_beton(store, root)
+    store = open_published(url, cache_folder(source.cache))
+    _check_dataset(source.dataset, store.dataset, url)  # before all of it is fetched
+    return cached_beton(store, source.root)
 
 
 def _check_dataset(wanted: str | None, found: str, store: Path | str) -> None:

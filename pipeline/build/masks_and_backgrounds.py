@@ -9,7 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
-from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.pipeline.build.run_parts import NewStore, Workers, run_parts
 from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
 from backdrop.saliency.binarise import binarise, dequantise, quantise
 from backdrop.saliency.detector import Detector, MaskError
@@ -110,13 +110,8 @@ def build_store(
     summary = run_parts(
         run_part,
         spec,
-        spec.out,
-        identity=store_identity(spec),
-        num_rows=len(index),
-        part_rows=part_rows_for(len(index)),
-        num_workers=num_workers,
-        engine=engine,
-        uses_gpu=use_detector(spec.detector).uses_gpu,
+        NewStore(out=spec.out, identity=store_identity(spec), num_rows=len(index), part_rows=part_rows_for(len(index))),
+        Workers(engine=engine, num_workers=num_workers, uses_gpu=use_detector(spec.detector).uses_gpu),
         **threshold,
     )
     return {**summary, **threshold}

@@ -19,7 +19,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
     store_identity,
     use_detector,
 )
-from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.pipeline.build.run_parts import NewStore, Workers, run_parts
 from backdrop.saliency.detector import Detector
 from backdrop.stores.format import schema
 from backdrop.stores.format.provenance import differing_fields, plain_identity
@@ -146,13 +146,8 @@ def recompute_store(
     summary = run_parts(
         run_part,
         spec,
-        spec.build.out,
-        identity=identity,
-        num_rows=parent.num_rows,
-        part_rows=parent.part_rows,
-        num_workers=num_workers,
-        engine=engine,
-        uses_gpu=use_detector(spec.build.detector).uses_gpu,
+        NewStore(out=spec.build.out, identity=identity, num_rows=parent.num_rows, part_rows=parent.part_rows),
+        Workers(engine=engine, num_workers=num_workers, uses_gpu=use_detector(spec.build.detector).uses_gpu),
         from_store=parent.store_id,
         rows_chosen=len(spec.rows),
     )

@@ -16,7 +16,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
     settings_of,
     with_content,
 )
-from backdrop.pipeline.build.run_parts import run_parts
+from backdrop.pipeline.build.run_parts import NewStore, Workers, run_parts
 from backdrop.saliency.binarise import dequantise
 from backdrop.settings import check_settings
 from backdrop.stores.format.provenance import differing_fields, plain_identity
@@ -82,12 +82,8 @@ def rethreshold_store(
     return run_parts(
         run_part,
         spec,
-        spec.out,
-        identity=identity,
-        num_rows=parent.num_rows,
-        part_rows=parent.part_rows,
-        num_workers=num_workers,
-        engine=engine,
+        NewStore(out=spec.out, identity=identity, num_rows=parent.num_rows, part_rows=parent.part_rows),
+        Workers(engine=engine, num_workers=num_workers),
         from_store=parent.store_id,
     )
 

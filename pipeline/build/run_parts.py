@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
@@ -15,17 +16,38 @@ from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import finish, missing_parts, open_for_build, read_attributes, rows_of_part
 
 
+@dataclass(frozen=True, kw_only=True)
+class NewStore:
+    """A store that is to be built.
+
+    out: its folder. identity: everything that decides the content. num_rows: of the finished store. part_rows: of a
+    part, but the last.
+    """
+
+    out: Path
+    identity: dict
+    num_rows: int
+    part_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Who computes parts.
+
+    engine: one of `stores.engines.NAMES`. num_workers: processes; None = as many as the engine finds fit. uses_gpu:
+    whether they compute on a GPU where there is one.
+    """
+
+    engine: str
+    num_workers: int | None
+    uses_gpu: bool = False
+
+
 def run_parts(
     run_part: Callable[..., dict],
     spec: object,
-    out: Path,
-    *,
-    identity: dict,
-    num_rows: int,
-    part_rows: int,
-    num_workers: int | None,
-    engine: str,
-    uses_gpu: bool = False,
+    new: NewStore,
+    workers: Workers,
     **logged: object,
 ) -> dict:
     """Build a store part by part, or go on with one that was begun with the same identity.
@@ -33,13 +55,8 @@ def run_parts(
     Args:
         run_part: `run_part(spec, part, rows_done)` computes and commits a part; see `stores.engines`.
         spec: what it needs, picklable.
-        out: the store's folder; `<out>.build.jsonl` beside it logs the builds.
-        identity: everything that decides the content.
-        num_rows: rows of the finished store.
-        part_rows: rows per part.
-        num_workers: processes; None = as many as the engine finds fit.
-        engine: how parts are run, one of `stores.engines.NAMES`.
-        uses_gpu: whether parts are computed on a GPU where there is one.
+        new: the store; `<out>.build.jsonl` beside it logs the builds.
+        workers: who computes the parts.
         logged: what else the log says of this build.
 
     Returns:
@@ -50,16 +67,31 @@ def run_parts(
         UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
             what `run_part` raises.
     """
-    run = _engine(engine)
-    open_for_build(out, identity, num_rows, part_rows)
+    run, out, num_rows = _engine(workers.engine), new.out, new.num_rows
+    open_for_build(out, new.identity, num_rows, new.part_rows)
     start = time.monotonic()
     missing, attributes = missing_parts(out), read_attributes(out)
     rows_missing = sum(len(rows_of_part(attributes, part)) for part in missing)
     with disk_errors(out):
-        log_event(out, "started", rows=rows_missing, workers=num_workers, engine=engine, **logged, **environment())
+        log_event(
+            out,
+            "started",
+            rows=rows_missing,
+            workers=workers.num_workers,
+            engine=workers.engine,
+            **logged,
+            **environment(),
+        )
     with stage_bar(total=num_rows, initial=num_rows - rows_missing, unit="row", stage=f"build {out.name}") as bar:
         try:
-            receipts = run(run_part, spec, missing, num_workers=num_workers, progress=bar.update, uses_gpu=uses_gpu)
+            receipts = run(
+                run_part,
+                spec,
+                missing,
+                num_workers=workers.num_workers,
+                progress=bar.update,
+                uses_gpu=workers.uses_gpu,
+            )
         except PartsFailed as failure:
             with disk_errors(out):
                 log_event(out, "failed", parts=failure.reasons)

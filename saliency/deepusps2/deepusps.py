@@ -67,7 +67,6 @@ def train(
     seed: int = 0,
     backbone_weights: Path | str | None = None,
     validation: Path | str | None = None,
-    device: str | None = None,
     num_workers: int | None = None,
 ) -> dict[str, Any] | None:
     """Train a detector on the images of a data set; the same call finishes what an interrupted one began.
@@ -83,7 +82,6 @@ def train(
         backbone_weights: a run folder of `pretrain` or a safetensors file with the weights of a `Drn`; None = random.
         validation: a folder with `images` and true `masks`; every phase's network is scored on it into
             validation.jsonl. Only a report: nothing is chosen by it.
-        device: torch device; None = the GPU where there is one.
         num_workers: processes for the classical maps; None = one per core.
 
     Returns:
@@ -95,7 +93,7 @@ def train(
     check(settings)
     run = Path(out)
     initial = initial_weights(backbone_weights, settings.architecture)
-    with joined(device) as ranks, _torch_threads(settings.cpu_threads):
+    with joined() as ranks, _torch_threads(settings.cpu_threads):
         if not ranks.is_first:
             _follow(run, settings, seed, initial, ranks)
             return None

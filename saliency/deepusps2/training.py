@@ -109,7 +109,10 @@ class Training:
         shared = self.ranks.wrap(model)
         num_left = phase.num_epochs - self.progress.num_epochs
         with stage_bar(
-            total=num_left * len(self.places), stage=phase.title, unit="img", is_shown=self.ranks.is_first
+            total=num_left * len(self.places),
+            stage=phase.title,
+            unit="img",
+            shown_after_s=0.0 if self.ranks.is_first else None,
         ) as bar:
             for epoch in range(self.progress.num_epochs, phase.num_epochs):
                 learning_rate = decayed(phase.learning_rate, epoch, phase.num_epochs, self.settings.learning_rate_power)

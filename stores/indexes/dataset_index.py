@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import zstandard
@@ -59,9 +60,12 @@ class DatasetIndex:
 
     def __reduce__(self) -> tuple:
         # Every worker of a build gets a pickle: 9 MB for ImageNet so, 59 MB as strings.
-        arrays = (zstandard.compress(values.tobytes(), 1) for values in (self.labels, self.sizes_bytes))
-        content = (self.dataset, self.split, self.root, len(self), compress_keys(self.keys), *arrays)
-        return _unpickled, (*content, self.class_names, self.digest)
+        labels, sizes_bytes = (zstandard.compress(values.tobytes(), 1) for values in (self.labels, self.sizes_bytes))
+        keys = compress_keys(self.keys)
+        content = _Packed(
+            self.dataset, self.split, self.root, len(self), keys, labels, sizes_bytes, self.class_names, self.digest
+        )
+        return _unpickled, (content,)
 
     def path(self, row: int) -> Path:
         """Where the image of `row` lies."""
@@ -72,15 +76,31 @@ class DatasetIndex:
         return self.path(row).read_bytes()
 
 
-def _unpickled(
-    dataset: str, split: str, root: Path, num_rows: int, keys: bytes, labels: bytes, sizes_bytes: bytes,
-    class_names: tuple[str, ...], digest: str,
-) -> DatasetIndex:  # fmt: skip
+class _Packed(NamedTuple):
+    """An index as it is pickled: keys, labels and sizes compressed."""
+
+    dataset: str
+    split: str
+    root: Path
+    num_rows: int
+    keys: bytes
+    labels: bytes
+    sizes_bytes: bytes
+    class_names: tuple[str, ...]
+    digest: str
+
+
+def _unpickled(packed: _Packed) -> DatasetIndex:
     index = DatasetIndex(
-        dataset, split, root, decompress_keys(keys, num_rows), np.frombuffer(zstandard.decompress(labels), np.int32),
-        np.frombuffer(zstandard.decompress(sizes_bytes), np.int64), class_names,
-    )  # fmt: skip
-    index.__dict__["digest"] = digest  # where cached_property keeps it
+        packed.dataset,
+        packed.split,
+        packed.root,
+        decompress_keys(packed.keys, packed.num_rows),
+        np.frombuffer(zstandard.decompress(packed.labels), np.int32),
+        np.frombuffer(zstandard.decompress(packed.sizes_bytes), np.int64),
+        packed.class_names,
+    )
+    index.__dict__["digest"] = packed.digest  # where cached_property keeps it
     return index
 
 

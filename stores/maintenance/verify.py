@@ -59,7 +59,9 @@ def verify(path: Path | str, *, full: bool = True, allow_partial: bool = False) 
         return [Problem(None, None, str(error))]
     problems = list(_check_root(path, attributes, allow_partial))
     is_complete = (path / schema.MANIFEST).exists()
-    for part in stage_bar(range(num_parts(attributes)), stage=f"verify {path.name}", unit="part", is_shown=full):
+    for part in stage_bar(
+        range(num_parts(attributes)), stage=f"verify {path.name}", unit="part", shown_after_s=0.0 if full else None
+    ):
         if (path / schema.PARTS / schema.part_name(part)).is_dir():
             problems += _check_part(path, attributes, part, full)
         elif is_complete:

@@ -178,7 +178,9 @@ def _send_all(storage: ObjectStorage, store: Store, progress: bool) -> tuple[int
     sent = _Sent(storage, store, there)
     objects, num_bytes = len(ROOT_FILES), sum((store.path / name).stat().st_size for name in ROOT_FILES)
     total = json.loads((store.path / schema.MANIFEST).read_bytes())["totals"]["bytes"]
-    with stage_bar(total=total, unit="B", stage=f"publish {store.path.name}", is_shown=progress) as bar:
+    with stage_bar(
+        total=total, unit="B", stage=f"publish {store.path.name}", shown_after_s=0.0 if progress else None
+    ) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(sent.send_part, range(store.num_parts)):
             objects, num_bytes = objects + objects_of_part, num_bytes + bytes_of_part
             bar.update(size_of_part)
@@ -260,7 +262,7 @@ def _fetch_all(storage: ObjectStorage, manifest: dict, staging: Path, progress: 
             f"{free}; free space, then give the same command again"
         )
     objects, num_bytes = len(ROOT_FILES) + len(manifest["parts"]), 0
-    with stage_bar(total=total, unit="B", stage=f"pull {storage.url}", is_shown=progress) as bar:
+    with stage_bar(total=total, unit="B", stage=f"pull {storage.url}", shown_after_s=0.0 if progress else None) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(fetch.part, range(len(manifest["parts"]))):
             objects, num_bytes = objects + objects_of_part, num_bytes + bytes_of_part
             bar.update(size_of_part)

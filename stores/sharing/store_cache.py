@@ -153,7 +153,7 @@ class _CachedStore:
         """Have files of these parts here, checked; one that a part's receipt does not list stays absent."""
         missing = [part for part in parts if any(not (self._part(part) / file).exists() for file in files)]
         if missing and is_usable():
-            bar = stage_bar(total=len(missing), stage=f"fetch {self.url}", unit="part", delay_s=BAR_AFTER_S)
+            bar = stage_bar(total=len(missing), stage=f"fetch {self.url}", unit="part", shown_after_s=BAR_AFTER_S)
             with disk_errors(self.cache_dir, NEXT_STEP), bar:
                 for _ in concurrently(functools.partial(self._fetch_one, files), missing):
                     bar.update()

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
-from backdrop.trainer.run.loop import pretrain, resolve_settings
+from backdrop.trainer.run.loop import RunRequest, pretrain, resolve_settings
 from backdrop.trainer.run.run_folder import read_metrics, read_settings
 from backdrop.trainer.run.training import Training, start, take_step
 from backdrop.trainer.settings import RunSettings, apply_overrides
@@ -206,8 +207,8 @@ def loader_wait(folder: Path) -> dict[str, dict]:
     length = [f"epochs={NUM_EPOCHS}", "schedule.warmup_epochs=0"]
     overrides = [*size.overrides, *length, PROBABILITY, "log_steps=1"]
     pretrain(
-        method="moco", background="swaps", with_cast=False, store=beton, out=folder / "run",
-        recipe=size.recipes["moco"], overrides=overrides,
+        RunRequest(method="moco", background="swaps", recipe=size.recipes["moco"], overrides=overrides),
+        StoreSource(store=beton), out=folder / "run",
     )  # fmt: skip
     records = list(_after_first_epoch(read_metrics(folder / "run")))
     batch_size = read_settings(folder / "run").batch_size

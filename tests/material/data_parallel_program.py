@@ -50,7 +50,7 @@ def main() -> None:
         assert ranks.sum(1.0) == ranks.size
         if ranks.is_first:
             out.with_suffix(".json").write_text(json.dumps(found))
-    summary = train(open_index("folder", root=images), out, SHORT, device="cpu", num_workers=1)
+    summary = train(open_index("folder", root=images), out, SHORT, num_workers=1)
     assert (summary is None) != ranks.is_first
 
 

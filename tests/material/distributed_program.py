@@ -141,7 +141,6 @@ def run(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
         Path(words["out"]),
         origin=run_folder.Origin(recipe="smoke"),
         resume=words.get("resume", False),
-        device=torch.device("cpu"),
         ranks=ranks,
     )
     assert (summary is None) != ranks.is_first

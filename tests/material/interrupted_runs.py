@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from backdrop.pipeline.views.batch import Batch
+from backdrop.ranks import Ranks
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.training import train
@@ -37,7 +38,9 @@ def run(settings: RunSettings, out: Path, *, resume: bool = False, stop_at: tupl
     """Train, and return the summary. stop_at: (epoch, batch) at which Interrupted is raised."""
     loader = StoppingLoader(settings.plan, num_rows=NUM_ROWS, batch_size=settings.batch_size)
     loader.stop_at = stop_at
-    return train(settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, device=CPU)
+    return train(
+        settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, ranks=Ranks(device="cpu")
+    )
 
 
 def final_state(out: Path) -> dict[str, torch.Tensor]:

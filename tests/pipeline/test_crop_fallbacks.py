@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, View, ViewPlan
+from backdrop.ranks import Ranks
 from backdrop.trainer.run.crop_fallbacks import NUM_CROPS, FallbackWatch
 from backdrop.trainer.run.run_folder import Origin, read_metrics
 from backdrop.trainer.run.training import train
@@ -90,7 +90,7 @@ def test_a_run_of_multi_crop_says_it_once_and_logs_every_view(
 ) -> None:
     settings = replace(tiny("swav"), epochs=2)
     loader = FailingCrops(settings.plan, num_rows=8, batch_size=settings.batch_size)
-    train(settings, loader, tmp_path / "run", origin=Origin(recipe="smoke"), resume=False, device=torch.device("cpu"))
+    train(settings, loader, tmp_path / "run", origin=Origin(recipe="smoke"), resume=False, ranks=Ranks(device="cpu"))
     said = [line for line in capsys.readouterr().err.splitlines() if "warning:" in line]
     assert len(said) == 1
     assert "view 7 (16 px" in said[0]

@@ -1,6 +1,7 @@
 """One training on two processes, as torchrun starts them."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,8 @@ def test_two_processes_train_one_detector(tmp_path: Path) -> None:
     index = draw_images(tmp_path / "images")
     words = ["-m", "tests.material.data_parallel_program", str(index.root), str(tmp_path / "run")]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # on the CPU, also where there are GPUs
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     alone = gradient(Ranks(device="cpu"))
     together = json.loads((tmp_path / "run.json").read_text())

@@ -10,6 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.stores.datasets import open_index
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.trainer.evaluation import knn
@@ -20,7 +21,7 @@ from backdrop.trainer.evaluation.harness.subject import weights_digest
 from backdrop.trainer.evaluation.probing.features import FeatureFile
 from backdrop.trainer.parts import nearest_neighbours
 from backdrop.trainer.run import checkpoint
-from backdrop.trainer.run.loop import pretrain
+from backdrop.trainer.run.loop import RunRequest, pretrain
 from backdrop.trainer.run.run_folder import read_metrics, read_run, read_settings
 from tests.study.cells import RECIPE, SIZE_PX, Cell
 from tests.study.data import store_path
@@ -47,13 +48,14 @@ def run_trial(cell: Cell, seed: int, root: Path, folder: Path) -> dict[str, Any]
     """
     out = folder / f"{cell.data}-{cell.name}-{cell.size_px}-{cell.masks}-{seed}".replace(" ", "_")
     pretrain(
-        method=cell.method,
-        background=cell.background,
-        with_cast=False,
-        store=store_path(root, cell.masks),
+        RunRequest(
+            method=cell.method,
+            background=cell.background,
+            recipe=RECIPE,
+            overrides=(*cell.settings, f"seed={seed}"),
+        ),
+        StoreSource(store=store_path(root, cell.masks)),
         out=out,
-        recipe=RECIPE,
-        overrides=(*cell.settings, f"seed={seed}"),
         resume=True,
     )
     scores = scores_of(out, root)

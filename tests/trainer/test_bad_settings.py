@@ -7,10 +7,11 @@ import pytest
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton import beton_of_store
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer.run import loop
-from backdrop.trainer.run.loop import pretrain
+from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material import small_scenes
 from tests.material.small_store import small_store, write_parts
 
@@ -31,14 +32,15 @@ def refused(tmp_path: Path, store: Path | str, command: str, **more: object) -> 
     recipe = next((word.removeprefix("--recipe=") for word in words if word.startswith("--recipe=")), "smoke")
     with pytest.raises(UserError) as caught:
         pretrain(
-            method=method,
-            background=background,
-            with_cast="--cast" in words,
-            store=store,
+            RunRequest(
+                method=method,
+                background=background,
+                with_cast="--cast" in words,
+                recipe=recipe,
+                overrides=[word for word in words if not word.startswith("--")],
+            ),
+            StoreSource(store=store, **more),
             out=tmp_path / "run",
-            recipe=recipe,
-            overrides=[word for word in words if not word.startswith("--")],
-            **more,
         )
     assert not (tmp_path / "run").exists()
     return str(caught.value)

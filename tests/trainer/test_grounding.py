@@ -10,6 +10,7 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
+from backdrop.ranks import Ranks
 from backdrop.trainer.evaluation import grounding
 from backdrop.trainer.evaluation.grounding import Options, _scored, binary_iou, cam_iou, query_cam, scaled
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
@@ -134,7 +135,7 @@ def test_a_run_is_scored_on_a_store(method: str, scenes: tuple[Path, Path], tmp_
     settings = tiny(method)
     loader = MemoryLoader(settings.plan, num_rows=8, batch_size=8)
     origin = Origin(recipe="tiny", beton="none", command="none")
-    train(settings, loader, tmp_path / "run", origin=origin, resume=False, device=torch.device("cpu"))
+    train(settings, loader, tmp_path / "run", origin=origin, resume=False, ranks=Ranks(device="cpu"))
     summary = evaluate_run("grounding", tmp_path / "run", scenes[1], overrides=[f"store={scenes[0]}"])
     assert 0 <= summary["scores"]["mean_iou"] <= 1
     assert 0 <= summary["untrained"]["mean_iou"] <= 1

@@ -15,6 +15,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.ranks import Ranks
 from backdrop.stores.format.reader import open_store
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.online_probe import OnlineProbe, Settings, in_evaluation
@@ -114,9 +115,8 @@ def test_rows_of_a_file_arrive_once_each(tmp_path: Path) -> None:
 def run(settings: RunSettings, out: Path, probe: Probe | None, *, resume: bool = False, stop_at=None) -> None:
     loader = StoppingLoader(settings.plan, num_rows=NUM_ROWS, batch_size=settings.batch_size)
     loader.stop_at = stop_at
-    train(
-        settings, loader, out, origin=run_folder.Origin(recipe="smoke"), resume=resume, device=CPU, probe=probe
-    )  # fmt: skip
+    origin, ranks = run_folder.Origin(recipe="smoke"), Ranks(device="cpu")
+    train(settings, loader, out, origin=origin, resume=resume, ranks=ranks, probe=probe)
 
 
 def scores(out: Path) -> dict[int, float]:

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.beton_of_store import find_beton
+from backdrop.pipeline.beton.beton_of_store import StoreSource, find_beton
 from backdrop.saliency.deepusps2.deepusps import initial_weights
 from backdrop.saliency.networks.drn import Drn
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import moco
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
-from backdrop.trainer.run.loop import pretrain
+from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material.interrupted_runs import (
     Interrupted,
     assert_same_end,
@@ -240,8 +240,9 @@ def test_more_images_a_step_than_rows_is_refused(tmp_path: Path) -> None:
 
 
 def pretrain_with(tmp_path: Path, *, method: str = "moco", background: str = "none", **changes: object) -> None:
-    arguments = {"recipe": "smoke", "store": tmp_path / "missing.zarr", "with_cast": False} | changes
-    pretrain(method=method, background=background, out=tmp_path / "run", **arguments)
+    source = StoreSource(store=changes.pop("store", tmp_path / "missing.zarr"))
+    request = RunRequest(**{"method": method, "background": background, "recipe": "smoke"} | changes)
+    pretrain(request, source, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

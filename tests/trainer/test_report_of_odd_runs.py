@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.beton.reader import read_records
 from backdrop.stores.format.schema import Status
 from backdrop.trainer.parts import checkpoint_files
@@ -17,7 +18,7 @@ from backdrop.trainer.report import page
 from backdrop.trainer.report.loaded_run import load
 from backdrop.trainer.report.shown import look_at
 from backdrop.trainer.report.views_page import write_views_page
-from backdrop.trainer.run.loop import pretrain
+from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material.broken_betons import copy_of, damaged, set_blob
 
 TINY = [
@@ -28,15 +29,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
     pytest.mark.usefixtures("one_thread"),
 ]
+REQUEST = RunRequest(method="moco", background="random", recipe="smoke", overrides=TINY)
 
 
 @pytest.fixture(scope="module")
 def run(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of two steps."""
     out = tmp_path_factory.mktemp("odd") / "run"
-    pretrain(
-        method="moco", background="random", with_cast=False, store=scenes, out=out, recipe="smoke", overrides=TINY
-    )  # fmt: skip
+    pretrain(REQUEST, StoreSource(store=scenes), out=out)
     return out
 
 
@@ -62,8 +62,7 @@ def test_names_that_are_not_utf8_are_on_the_page(
         set_blob(beton, row, "key", b"caf\xe9/%d.jpg" % row)
     monkeypatch.setattr(page, "load_all", lambda folders: [replace(load(run), beton=beton)])
     assert "caf?/0.jpg" in page.write_report([run], tmp_path / "report.html").read_text("utf-8")
-    arguments = {"method": "moco", "background": "random", "with_cast": False, "recipe": "smoke", "overrides": TINY}
-    views = write_views_page(tmp_path / "views.html", epoch=0, store=beton, **arguments)
+    views = write_views_page(tmp_path / "views.html", REQUEST, StoreSource(store=beton), epoch=0)
     assert re.search(r"caf\?/\d+\.jpg", views.read_text("utf-8"))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
@@ -106,7 +105,7 @@ def _loader(settings: RunSettings) -> Any:
 
 def _train(settings: RunSettings, loader: Any, out: Path, *, resume: bool) -> Any:
     origin = run_folder.Origin(recipe="smoke")
-    return train(settings, loader, out, origin=origin, resume=resume, device=torch.device("cpu"))
+    return train(settings, loader, out, origin=origin, resume=resume, ranks=Ranks(device="cpu"))
 
 
 @pytest.mark.slow

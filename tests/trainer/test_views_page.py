@@ -1,6 +1,7 @@
 """The page of what a run would be fed: it shows the views that the run's first step gets, and all that was drawn."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,23 +10,23 @@ from click.testing import CliRunner
 
 from backdrop import cli
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.trainer.report import views_page
 from backdrop.trainer.report.examples import denormalised
 from backdrop.trainer.report.gallery import PARAMETERS, full_example_html
 from backdrop.trainer.run import loop
+from backdrop.trainer.run.loop import RunRequest
 from tests.material.page_material import Checker, example
 
 TINY = ["batch_size=8", "epochs=2", "algorithm.queue_size=32", "algorithm.shuffle_bn_group=4", "views.size_px=48"]
 
 
-def given(store: Path, method: str, background: str) -> dict:
+def given(store: Path, method: str, background: str) -> tuple[RunRequest, StoreSource]:
     overrides = [*TINY, "background.probability=0.9"] if background != "none" else TINY
-    return {
-        "method": method, "background": background, "with_cast": False, "store": store, "recipe": "smoke",
-        "overrides": overrides,
-    }  # fmt: skip
+    request = RunRequest(method=method, background=background, recipe="smoke", overrides=overrides)
+    return request, StoreSource(store=store)
 
 
 @pytest.mark.parametrize(("method", "background"), [("moco", "swaps"), ("cast", "random")])
@@ -43,8 +44,8 @@ def test_the_page_shows_what_the_run_is_fed(
     monkeypatch.setattr(loop, "train", keep_views)
     monkeypatch.setattr(views_page, "render", lambda *a, **k: shown.append(a[1]) or render(*a, **k))
     arguments = given(scenes, method, background)
-    loop.pretrain(out=tmp_path / "run", **arguments)
-    html = views_page.write_views_page(tmp_path / "new" / "page.html", epoch=0, **arguments).read_text()
+    loop.pretrain(*arguments, out=tmp_path / "run")
+    html = views_page.write_views_page(tmp_path / "new" / "page.html", *arguments, epoch=0).read_text()
     (views, record_VB), (examples,) = fed[0], shown
     assert len(examples) > 8, "more than one batch is shown"
     for place, each in enumerate(examples[: len(views.row_B)]):
@@ -93,6 +94,8 @@ def test_the_option_trains_nothing_and_says_what_is_wrong(scenes: Path, tmp_path
 
 
 def test_a_batch_that_the_store_cannot_fill_is_refused_as_in_the_run(scenes: Path, tmp_path: Path) -> None:
-    arguments = given(scenes, "byol", "none") | {"overrides": ["batch_size=512"]}
+    request, source = given(scenes, "byol", "none")
     with pytest.raises(UserError, match="do not fill one batch of 512"):
-        views_page.write_views_page(tmp_path / "page.html", epoch=0, **arguments)
+        views_page.write_views_page(
+            tmp_path / "page.html", replace(request, overrides=["batch_size=512"]), source, epoch=0
+        )

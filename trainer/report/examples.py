@@ -26,6 +26,7 @@ from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.pages import pictures
 from backdrop.trainer import cast
+from backdrop.trainer.settings import RunSettings
 
 NUM_EXAMPLES = 12
 # Rows looked at for each row shown: enough to find some whose background was replaced, which is rare by design.
@@ -201,19 +202,17 @@ class Drawing:
 def collect(
     beton: Path,
     store: Store | None,
-    plan: ViewPlan,
+    settings: RunSettings,
     *,
-    seed: int,
     epoch: int,
     names: tuple[str, ...],
-    bad_rows: str,
     num_wanted: int = NUM_EXAMPLES,
 ) -> list[Example]:
     """Draw an epoch's views of some rows again; half of them have a replaced background, where so many are found.
 
     Args:
         beton: what the run read. store: where its saliency maps are, None = they are not at hand.
-        plan, seed, bad_rows: the run's. epoch: which epoch's draws. names: what to call the views.
+        settings: the run's. epoch: which epoch's draws. names: what to call the views.
         num_wanted: rows at most.
     Returns: examples in row order; rows with a mask, spread over the store.
     Raises: UserError: the file is damaged or incomplete.
@@ -222,8 +221,16 @@ def collect(
     rows = spread_rows(scenes.records, num_wanted * _CANDIDATES_PER_EXAMPLE)
     if not len(rows):
         return []
-    drawing = Drawing(scenes, plan, names)
-    with Loader(beton, plan, batch_size=len(rows), seed=seed, rows=rows, drop_last=False, bad_rows=bad_rows) as loader:
+    drawing = Drawing(scenes, settings.plan, names)
+    with Loader(
+        beton,
+        settings.plan,
+        batch_size=len(rows),
+        seed=settings.seed,
+        rows=rows,
+        drop_last=False,
+        bad_rows=settings.bad_rows,
+    ) as loader:
         (batch,) = loader.epoch(epoch)  # one batch, as large as the rows
         places = different_rows(batch.row_B)
         is_altered = np.any([record_B["has_background"][places] != 0 for record_B in batch.records], axis=0)

@@ -43,10 +43,7 @@ def _add_examples(shown: Shown, run: Run, beton: Path, num_wanted: int) -> None:
     settings = run.settings
     names = view_names(method_module(settings.method).HAS_NEGATIVES)
     try:
-        shown.examples = collect(
-            beton, run.store, settings.plan, seed=settings.seed, epoch=run.last_epoch, names=names,
-            bad_rows=settings.bad_rows, num_wanted=num_wanted,
-        )  # fmt: skip
+        shown.examples = collect(beton, run.store, settings, epoch=run.last_epoch, names=names, num_wanted=num_wanted)
     except UserError as error:
         shown.why["examples"] = f"The views cannot be drawn again: {error}"
         return

@@ -76,7 +76,7 @@ def answers(method: PretrainingMethod, beton: Path, settings: RunSettings) -> di
         drop_last=False,
         bad_rows=settings.bad_rows,
     ) as loader:
-        bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, delay_s=1.0)
+        bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, shown_after_s=1.0)
         for batch in bar:
             feature_BD = method.backbone(stage(batch).images[0])
             found["features"].append(feature_BD.float().cpu())

@@ -11,6 +11,7 @@ import numpy as np
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.beton.table_reader import has_mask
 from backdrop.pipeline.loader.loader import Loader
@@ -22,44 +23,33 @@ from backdrop.stores.pages.document import Section
 from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
-from backdrop.trainer.run.loop import beton_of, opened_loader, resolve_settings
+from backdrop.trainer.run.loop import RunRequest, opened_loader
 from backdrop.trainer.settings import RunSettings, by_path, method_module
 
 NUM_ROWS = 32
 
 
-def write_views_page(
-    page: Path,
-    *,
-    epoch: int,
-    method: str,
-    background: str,
-    with_cast: bool,
-    store: Path | str,
-    recipe: str,
-    overrides: Sequence[str] = (),
-    cache: Path | None = None,
-    root: Path | None = None,
-    dataset: str | None = None,
-) -> Path:
+def write_views_page(page: Path, request: RunRequest, source: StoreSource, *, epoch: int) -> Path:
     """Write a page of the first 32 rows of an epoch.
 
-    Args: page: the file. epoch: from 0. The others are those of `trainer.run.loop.pretrain`.
+    Args: page: the file. request, source: as of `trainer.run.loop.pretrain`. epoch: from 0.
     Returns: page. Raises: UserError: anything given is wrong, as there, or the run has no such epoch.
     """
-    settings = resolve_settings(recipe, method, background, with_cast, overrides)
+    settings = request.resolved()
     if epoch >= settings.epochs:
         raise UserError(f"--views-epoch is {epoch}; the run has {settings.epochs} epochs, 0 to {settings.epochs - 1}")
-    beton = beton_of(store, cache=cache, root=root, dataset=dataset)
+    beton = beton_of(source)
     store_id = read_sidecar(beton)["store_id"]
-    scenes = Scenes(beton, _store_of(beton, store_id, store))
-    names = view_names(method_module(method).HAS_NEGATIVES)
+    scenes = Scenes(beton, _store_of(beton, store_id, source.store))
+    names = view_names(method_module(request.method).HAS_NEGATIVES)
     drawing = Drawing(scenes, settings.plan, names, masked_views=masked_views(settings))
     batch_size = _batch_size(settings, int(has_mask(scenes.records).sum()))
-    with opened_loader(settings, store, beton, batch_size=batch_size, ranks=Ranks(device="cpu")) as loader:
+    with opened_loader(settings, source.store, beton, batch_size=batch_size, ranks=Ranks(device="cpu")) as loader:
         examples, skipped = _first_rows(loader, drawing, epoch)
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_aside(page, render(settings, examples, epoch=epoch, recipe=recipe, store_id=store_id, skipped=skipped))
+    write_aside(
+        page, render(settings, examples, epoch=epoch, recipe=request.recipe, store_id=store_id, skipped=skipped)
+    )
     return page
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.beton_of_store import beton_of
+from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.progress import note_default
@@ -26,46 +27,58 @@ from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides, method_module
 
 
-def pretrain(
-    *,
-    method: str,
-    background: str,
-    with_cast: bool,
-    store: Path | str,
-    out: Path,
-    recipe: str,
-    overrides: Sequence[str] = (),
-    resume: bool = False,
-    cache: Path | None = None,
-    root: Path | None = None,
-    dataset: str | None = None,
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What is asked for, as the command line has it.
+
+    method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
+    recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
+    """
+
+    method: str
+    background: str
+    recipe: str
+    with_cast: bool = False
+    overrides: Sequence[str] = ()
+
+    def resolved(self) -> RunSettings:
+        """Return its settings, see `resolve_settings`."""
+        return resolve_settings(self.recipe, self.method, self.background, self.with_cast, self.overrides)
+
+
+def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: bool = False) -> dict[str, Any] | None:
     """Pretrain a backbone on a store; in every process that torchrun started, or alone.
 
-    Args: method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
-        store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str. out: the
-        run's folder. recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
-        resume: go on with the run in `out`, or start it where there is none. cache: for a URL, the folder that keeps
-        what is fetched and the .beton made of it. root: for a URL, where the images lie, see `open_index`.
-        dataset: what the store has to be of, None = any.
+    Args: request: what is trained. source: on which store. out: the run's folder.
+        resume: go on with the run in `out`, or start it where there is none.
     Returns: summary of the run; None but in the first process. Raises: UserError: anything given is wrong.
     """
-    cache = cache_folder(cache) if isinstance(store, str) else None
-    words = ["pretrain", "--method", method, "--bg", background, *(["--cast"] if with_cast else [])]
-    words += ["--store", str(store), "--recipe", recipe, *(f"--set={setting}" for setting in overrides)]
-    words += [word for name, given in (("--cache", cache), ("--root", root)) if given for word in (name, str(given))]
-    command = shlex.join(["python", "cli.py", *words, "--out", str(out)])
-    settings = resolve_settings(recipe, method, background, with_cast, overrides)
-    url = store if isinstance(store, str) else ""
-    beton = beton_of(store, cache=cache, root=root, dataset=dataset)
-    origin = Origin(recipe=recipe, beton=str(beton.absolute()), store_url=url, command=command)
+    store = source.store
+    if isinstance(store, str):
+        source = replace(source, cache=cache_folder(source.cache))
+    settings = request.resolved()
+    beton = beton_of(source)
+    origin = Origin(
+        recipe=request.recipe,
+        beton=str(beton.absolute()),
+        store_url=store if isinstance(store, str) else "",
+        command=_command(request, source, out),
+    )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
-            device, probe = torch.device(ranks.device), _online_probe(settings, loader, beton)
-            return train(
-                settings, loader, Path(out), origin=origin, resume=resume, device=device, ranks=ranks, probe=probe
-            )
+            probe = _online_probe(settings, loader, beton)
+            return train(settings, loader, Path(out), origin=origin, resume=resume, ranks=ranks, probe=probe)
+
+
+def _command(request: RunRequest, source: StoreSource, out: Path) -> str:
+    """The command line that asks for it."""
+    words = ["pretrain", "--method", request.method, "--bg", request.background]
+    words += [*(["--cast"] if request.with_cast else []), "--store", str(source.store), "--recipe", request.recipe]
+    words += [f"--set={setting}" for setting in request.overrides]
+    from_url = (("--cache", source.cache if isinstance(source.store, str) else None), ("--root", source.root))
+    words += [word for name, given in from_url if given for word in (name, str(given))]
+    return shlex.join(["python", "cli.py", *words, "--out", str(out)])
 
 
 @contextmanager

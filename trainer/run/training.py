@@ -162,20 +162,18 @@ def train(
     *,
     origin: Origin,
     resume: bool,
-    device: torch.device,
-    ranks: Ranks | None = None,
+    ranks: Ranks,
     probe: Probe | None = None,
 ) -> dict[str, Any] | None:
     """Train from the run's latest checkpoint, or from the start, to the end, or until a scheduler asks to stop.
 
     Args: loader: batches of settings.plan, this process's share. out: the run's folder. origin: for the records.
-        ranks: this process among those of the training, None = it is alone. probe: scores the backbone every
+        ranks: this process among those of the training, and its device. probe: scores the backbone every
         settings.probe.every_epochs epochs, in the first process; what it finds is recorded.
     Returns: a summary for the command line; None but in the first process.
     Raises: UserError: the folder cannot take this run; the store is too small; a loss is not finite; another process
         is gone.
     """
-    ranks = ranks or Ranks(device=str(device))
     if loader.num_batches < 1:
         raise UserError(
             f"batch_size={settings.batch_size} is more than the store's {loader.num_rows} rows; "
@@ -191,7 +189,7 @@ def train(
         distributed.check_same(ranks, step, "the step of the latest checkpoint")
         if last is not None and step >= num_steps:
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
-        training = start(settings, steps_per_epoch=loader.num_batches, device=device, ranks=ranks)
+        training = start(settings, steps_per_epoch=loader.num_batches, device=torch.device(ranks.device), ranks=ranks)
         if last is not None:
             training.step = checkpoint.load(
                 last,
@@ -236,7 +234,7 @@ def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
         initial=training.step,
         stage=f"pretrain {settings.method}",
         unit="step",
-        is_shown=is_first,
+        shown_after_s=0.0 if is_first else None,
     ) as bar:
         recorder = Recorder(
             out if is_first else None,
