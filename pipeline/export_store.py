@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from backdrop.errors import UserError
-from backdrop.pipeline.beton.beton_of_store import beton_of
+from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
@@ -35,7 +35,7 @@ def export_store(
     if is_for_cache and (format_name != BETON or max_side_px is not None):
         raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
     if is_for_cache:
-        return beton_of(store, cache=cache, root=root)
+        return beton_of(StoreSource(store=store, cache=cache, root=root))
     if format_name in MASK_FORMATS and (root is not None or max_side_px is not None):
         raise UserError(f"--root and --max-side-px are for --format beton; {format_name} holds masks alone.")
     opened = open_for_reading(store, cache)
