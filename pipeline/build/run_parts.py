@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
@@ -67,7 +68,7 @@ def run_parts(
         UserError: no such engine, a place taken by something else or by a store of another identity, a full disk, and
             what `run_part` raises.
     """
-    run, out, num_rows = _engine(workers.engine), new.out, new.num_rows
+    run, out, num_rows = _engine(workers), new.out, new.num_rows
     open_for_build(out, new.identity, num_rows, new.part_rows)
     start = time.monotonic()
     missing, attributes = missing_parts(out), read_attributes(out)
@@ -84,14 +85,7 @@ def run_parts(
         )
     with stage_bar(total=num_rows, initial=num_rows - rows_missing, unit="row", stage=f"build {out.name}") as bar:
         try:
-            receipts = run(
-                run_part,
-                spec,
-                missing,
-                num_workers=workers.num_workers,
-                progress=bar.update,
-                uses_gpu=workers.uses_gpu,
-            )
+            receipts = run(run_part, spec, missing, progress=bar.update)
         except PartsFailed as failure:
             with disk_errors(out):
                 log_event(out, "failed", parts=failure.reasons)
@@ -117,6 +111,6 @@ def run_parts(
     return summary
 
 
-def _engine(engine: str) -> Callable[..., list[dict]]:
-    """Its `run`; before anything is written, because an engine may lack its package."""
-    return ENGINES.load(engine).run
+def _engine(workers: Workers) -> Callable[..., list[dict]]:
+    """The engine's `run` for these workers; before anything is written, because an engine may lack its package."""
+    return partial(ENGINES.load(workers.engine).run, num_workers=workers.num_workers, uses_gpu=workers.uses_gpu)
