@@ -121,8 +121,8 @@ def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], siz
 
 @click.command("calibrate", cls=Command)
 @click.option("--images", type=path_type, required=True, help="Folder of images.")
-@click.option("--masks", type=path_type, required=True, help="Folder of true masks: PNG, foreground above 127.")
-@click.option("--detector", default="rbd", show_default=True, cls=DetectorOption)
+@masks_option(required=True)
+@click.option("--detector", default=CLASSICAL, show_default=True, cls=DetectorOption)
 def saliency_calibrate(images: Path, masks: Path, detector: str) -> None:
     """Find the threshold that cuts a detector's maps into the best masks: the curve of IoU and F, and the choice."""
     from backdrop.saliency.scoring.threshold_calibration import calibrate, table

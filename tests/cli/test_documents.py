@@ -143,6 +143,25 @@ def command_of(line: str) -> tuple[click.Command, list[str]]:
     return command, words
 
 
+def sentences(group: click.Group, above: str = "") -> dict[str, str]:
+    """The first sentence of every command's help."""
+    found = {}
+    for name, command in commands_of(group).items():
+        if isinstance(command, click.Group):
+            found |= sentences(command, f"{above}{name} ")
+        else:
+            found[above + name] = command.get_short_help_str(limit=200)
+    return found
+
+
+def test_the_page_of_commands_has_them_all() -> None:
+    rows = re.findall(
+        r"^\| `([a-z0-9 -]+)` \| (.+) \|$", (ROOT / "backdrop/COMMANDS.md").read_text(), flags=re.MULTILINE
+    )
+    assert dict(rows) == sentences(cli.main)
+    assert len(rows) == len(dict(rows))
+
+
 def test_every_open_set_has_its_place_in_a_page_of_a_paper() -> None:
     """A recipe or an evaluation that no page names cannot be found by who reads the papers."""
     named = {place.partition(":")[0] for page in PAPERS for place in places(page)}
