@@ -90,7 +90,8 @@ def build_store_command(
         if threshold is None:
             note_default("threshold", own.value, own.source)
         tried = own.value if threshold is None else threshold
-        again = Another(words=[*named, "--detector", detector], source=None, out=out, tried=tried, own=own.value)
+        found = [*named, "--detector", detector, *(["--fill", fill] if fill else [])]
+        again = Another(words=found, source=None, out=out, tried=tried, own=own.value)
         settings = BuildSettings(threshold=threshold, fill=fill or BuildSettings.fill, keeps_soft_maps=soft_maps)
         if plan:
             planned = plan_store(index, detector, out, settings)

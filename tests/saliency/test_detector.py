@@ -4,9 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.saliency.binarise import binarise
+from backdrop.saliency.default_detector import default_detector
 from backdrop.saliency.detector import MaskError
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png, predict_folder
@@ -110,3 +113,31 @@ def test_predict_refuses_what_would_mix_maps(images: Path, tmp_path: Path) -> No
     (images / "a.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
     with pytest.raises(UserError, match=r"a\.jpg and a\.png"):
         predict_folder(images, "rbd", tmp_path / "fresh")
+
+
+def test_the_default_is_what_was_trained_here_and_never_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_detector() == "rbd"
+    assert "detector: rbd (none was trained yet)" in capsys.readouterr().err
+    run = tmp_path / "artifacts" / "detector"
+    run.mkdir(parents=True)
+    (run / "settings.json").touch()
+    with pytest.raises(UserError, match=r"training has not finished\. Run the same .* again .*--detector rbd"):
+        default_detector()
+    (run / "detector.json").touch()
+    assert default_detector() == "artifacts/detector"
+
+
+def test_a_store_is_not_built_past_an_unfinished_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(encode_jpeg(np.zeros((20, 20, 3), np.uint8)))
+    (tmp_path / "artifacts" / "detector").mkdir(parents=True)
+    words = ["build-store", "--dataset", "folder", "--root", "images", "--no-beton", "--out", "s.zarr"]
+    refused = CliRunner().invoke(cli.main, words)
+    assert refused.exit_code == 2
+    assert "--detector rbd" in refused.output
+    assert not (tmp_path / "s.zarr").exists()
+    assert CliRunner().invoke(cli.main, [*words, "--detector", "rbd"]).exit_code == 0
