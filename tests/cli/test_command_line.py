@@ -56,6 +56,8 @@ def test_help_of_every_command(words: tuple[str, ...], tmp_path: Path) -> None:
     result = run(*words, "--help", cwd=tmp_path)
     assert result.returncode == 0
     assert "Usage:" in result.stdout
+    fastest = min(cpu_seconds(lambda: run(*words, "--help", cwd=tmp_path)) for _ in range(2))
+    assert fastest < 0.4, f"--help took {fastest:.2f} s: a heavy import has left its command"
 
 
 @pytest.mark.parametrize(
@@ -94,12 +96,6 @@ def test_a_group_imports_a_command_when_it_is_asked_for() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[] ['backdrop.stores.commands']"
-
-
-def test_help_is_quick(tmp_path: Path) -> None:
-    run("pretrain", "--help", cwd=tmp_path)
-    fastest = min(cpu_seconds(lambda: run("pretrain", "--help", cwd=tmp_path)) for _ in range(3))
-    assert fastest < 0.3, f"--help took {fastest:.2f} s: a heavy import has left its command"
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
