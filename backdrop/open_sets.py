@@ -14,7 +14,7 @@ import hashlib
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -22,6 +22,7 @@ from importlib import import_module, metadata
 from inspect import get_annotations
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Generic, TypeVar, cast
 
 from backdrop.errors import UserError
@@ -44,6 +45,21 @@ class Plugin:
     # of the open set: methods, backbones, ...
     sha256: str
     # of its text
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberOrigin:
+    """Where a member that is not the project's own comes from, as it is kept beside what was made with it.
+
+    source: the plug-in's file, without its folder, or the installed package with its version. sha256: of the file's
+    text, "" where a package has none.
+    """
+
+    set_name: str
+    member: str
+    source: str
+    is_file: bool
+    sha256: str
 
 
 class OpenSet(Generic[Member]):
@@ -97,13 +113,24 @@ class OpenSet(Generic[Member]):
 
         Args: name: as given. more: what is allowed there besides the members.
         """
-        allowed = (*self.names(), *more)
-        near = get_close_matches(name, allowed, n=1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        return UserError(
-            f"unknown {self.name[:-1]} {name!r}.{meant} Allowed: {', '.join(allowed)}; "
-            "one of your own is given with --plugin FILE.py"
-        )
+        return unknown(self.name[:-1], name, (*self.names(), *more))
+
+    def origin(self, name: str) -> "MemberOrigin | None":
+        """Return where a member comes from, None where it is the project's own.
+
+        Raises: UserError: as `load`.
+        """
+        if name in self.built_in():
+            return None
+        if name in (plugins := self._plugins()):
+            source, sha256 = plugins[name].path.name, plugins[name].sha256
+            return MemberOrigin(set_name=self.name, member=name, source=source, is_file=True, sha256=sha256)
+        module = self.load(name)
+        distribution = self._installed()[name].dist
+        source = f"{distribution.name} {distribution.version}" if distribution else self._installed()[name].value
+        file = module.__file__ if isinstance(module, ModuleType) else None
+        sha256 = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+        return MemberOrigin(set_name=self.name, member=name, source=source, is_file=False, sha256=sha256)
 
     def _complete(self, module: object, what: str) -> Member:
         missing = [name for name in self._provided if name not in dir(module)]
@@ -152,6 +179,15 @@ def _members_of(contract: type) -> tuple[str, ...]:
 def _entry_points(group: str, search_path: tuple[str, ...]) -> metadata.EntryPoints:
     """The entry points of all installed packages, which lie on `search_path`: reading them takes milliseconds."""
     return metadata.entry_points(group=group)
+
+
+def unknown(kind: str, name: str, allowed: Sequence[str]) -> UserError:
+    """Return the error about a name that nothing has. Args: kind: of what, in singular. allowed: the names."""
+    near = get_close_matches(name, allowed, n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return UserError(
+        f"unknown {kind} {name!r}.{meant} Allowed: {', '.join(allowed)}; one of your own is given with --plugin FILE.py"
+    )
 
 
 def use_plugin(path: Path) -> Plugin:

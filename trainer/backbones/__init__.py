@@ -4,13 +4,12 @@
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Protocol
 
 import torch
 
 from backdrop.errors import UserError
-from backdrop.open_sets import OpenSet
+from backdrop.open_sets import OpenSet, unknown
 from backdrop.trainer.parts.backbones import Backbone
 
 
@@ -77,24 +76,29 @@ def backbone_names() -> tuple[str, ...]:
 
 
 def find(name: str) -> BackboneFile:
-    """Return the family that serves a backbone's name.
+    """Return the file of the family that serves a backbone's name.
 
     Raises: UserError: none does, or two do.
     """
-    serving = {
-        member: file
+    return BACKBONES.load(family_of(name))
+
+
+def family_of(name: str) -> str:
+    """Return the member of BACKBONES that serves a backbone's name.
+
+    Raises: UserError: none does, or two do.
+    """
+    serving = [
+        member
         for member in BACKBONES.names()
         if name in (file := BACKBONES.load(member)).NAMES
         or (file.PREFIX and name.startswith(file.PREFIX) and name != file.PREFIX)
-    }
+    ]
     if len(serving) > 1:
         raise UserError(f"backbone {name!r} is served by {' and '.join(serving)}: rename it in the plug-in")
     if serving:
-        return next(iter(serving.values()))
-    known = backbone_names()
-    near = get_close_matches(name, known, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(f"unknown backbone {name!r};{meant} allowed: {', '.join(known)}; your own: --plugin FILE.py")
+        return serving[0]
+    raise unknown("backbone", name, backbone_names())
 
 
 def check_cifar_stem(name: str) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.trainer.backbones import Published
+from backdrop.trainer.backbones import Published, build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 
 NAMES: tuple[str, ...] = ()
@@ -65,8 +65,8 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Draw every parameter and buffer anew as `build` does, from torch's current generator."""
-        drawn = build(self._name, cifar_stem=False)
+        """Draw every parameter and buffer anew as its family builds it, from torch's current generator."""
+        drawn = build_backbone(self._name)
         for kind in ("named_parameters", "named_buffers"):
             new = dict(getattr(drawn, kind)())
             for name, value in getattr(self, kind)():

@@ -80,5 +80,7 @@ def _facts(run: Run) -> dict[str, Any]:
             continue
         if name == "commit":
             value = f"{str(value)[:10]}{'+' * str(value).endswith('+')}"
+        if name == "plugins":
+            value = {f"{each['set_name']}.{each['member']}": [each["source"], each["sha256"][:12]] for each in value}
         flat |= {f"{name}.{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     return flat

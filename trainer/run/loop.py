@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from backdrop.errors import UserError
+from backdrop.open_sets import plugins
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views.view_plan import ViewPlan
@@ -78,6 +79,7 @@ def _command(request: RunRequest, source: StoreSource, out: Path) -> str:
     words += [f"--set={setting}" for setting in request.overrides]
     from_url = (("--cache", source.cache if isinstance(source.store, str) else None), ("--root", source.root))
     words += [word for name, given in from_url if given for word in (name, str(given))]
+    words += [word for plugin in plugins() for word in ("--plugin", str(plugin.path))]
     return shlex.join(["python", "cli.py", *words, "--out", str(out)])
 
 

@@ -22,6 +22,7 @@ from backdrop.errors import UserError
 from backdrop.progress import warn
 from backdrop.stores.format.provenance import commit
 from backdrop.trainer.run.expected_curve import expected_curve
+from backdrop.trainer.run.foreign_members import check_members, members_used
 from backdrop.trainer.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
@@ -61,6 +62,7 @@ def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id
 
 
 def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
+    _check_members(folder, must_be_same=True)
     changed = [line for line in differences(read_settings(folder), settings) if not line.startswith(_MAY_CHANGE)]
     old_epochs = read_settings(folder).epochs
     if settings.epochs < old_epochs:
@@ -98,8 +100,15 @@ _MAY_CHANGE = (
 
 
 def read_settings(folder: Path) -> RunSettings:
-    """Return a run's settings. Raises: UserError: the folder holds no run."""
+    """Return a run's settings. Raises: UserError: the folder holds no run, or a plug-in of it is not at hand."""
+    _check_members(folder, must_be_same=False)
     return from_json(_read_json(folder, "settings.json"))
+
+
+def _check_members(folder: Path, *, must_be_same: bool) -> None:
+    """Look for the run's plug-ins, before its settings are read: their names mean nothing without."""
+    if (folder / "run.json").exists():
+        check_members(folder, read_run(folder), must_be_same=must_be_same)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -172,5 +181,6 @@ def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[st
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         # Sums are grouped by thread on a CPU: the same number gives the same bits.
         "num_threads": torch.get_num_threads(),
+        "plugins": members_used(settings, origin.recipe),
         "expected": expected_curve(settings),
     }
