@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from backdrop.child_processes import end_with_parent, tell
 from backdrop.devices import num_cores
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
@@ -127,6 +128,7 @@ class _Scenes:
     def __getitem__(self, row: int) -> tuple[Scene]:
         row = int(row)
         if self._pool is None:  # here, not in __init__: threads do not survive the writer's fork
+            end_with_parent()  # FFCV's worker; its rows are the first thing of ours that it runs
             self._pool = ThreadPoolExecutor(self._threads)
         while self._next < len(self) and len(self._ahead) < 2 * self._threads:
             self._ahead.append((self._next, self._pool.submit(self._scene, self._next)))
@@ -136,11 +138,12 @@ class _Scenes:
         try:
             scene = future.result()
         except Exception as error:  # FFCV would wait for ever; the parent raises this again
-            self._reply.send(
-                ("failed", error if isinstance(error, UserError) else RuntimeError(f"row {row}: {error!r}"))
+            tell(
+                self._reply,
+                ("failed", error if isinstance(error, UserError) else RuntimeError(f"row {row}: {error!r}")),
             )
             raise
-        self._reply.send(("row", row))
+        tell(self._reply, ("row", row))
         return (scene,)
 
     def _scene(self, row: int) -> Scene:
@@ -154,7 +157,7 @@ class _Writer(DatasetWriter):
 
     def prepare(self) -> None:
         super().prepare()
-        self.reply.send(("memory", self.metadata_sm.name))
+        tell(self.reply, ("memory", self.metadata_sm.name))
 
 
 class _Pages(MemoryAllocator):
@@ -170,20 +173,21 @@ class _Pages(MemoryAllocator):
             if self.my_page >= 0 and self.fp.tell() != self.offset + (self.my_page + 1) * self.page_size:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            self._reply.send(("failed", error))
+            tell(self._reply, ("failed", error))
             raise
 
 
 def _write(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
     """Body of the writing process."""
+    os.setsid()  # so that the parent can end it together with FFCV's worker
+    end_with_parent(with_group=True)
     try:
         _write_all(store, index, path, settings, threads, reply)
     except OSError as error:  # the parent raises it again
-        reply.send(("failed", error))
+        tell(reply, ("failed", error))
 
 
 def _write_all(store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, reply: Connection):
-    os.setsid()  # so that the parent can end it together with FFCV's worker
     import ffcv.writer
 
     # FFCV's worker would otherwise be started as this process was, and import everything once more.
@@ -194,7 +198,7 @@ def _write_all(store: Store, index: DatasetIndex, path: Path, settings: BetonSet
     writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
     writer.reply = reply
     writer.from_indexed_dataset(_Scenes(store, index, settings, threads, reply), chunksize=CHUNK_ROWS)
-    reply.send(("done", None))
+    tell(reply, ("done", None))
 
 
 def _no_bar(*args: Any, **kwargs: Any) -> tqdm:
@@ -208,7 +212,7 @@ def _watch_worker(reply: Connection) -> None:
         seen.update(multiprocessing.active_children())
         codes = [process.exitcode for process in seen if process.exitcode]
         if codes:
-            reply.send(("died", codes[0]))
+            tell(reply, ("died", codes[0]))
             return
         time.sleep(POLL_S)
 

@@ -19,6 +19,7 @@ N images, S working size in pixels.
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
@@ -29,6 +30,7 @@ import cv2
 import h5py
 import numpy as np
 
+from backdrop.child_processes import end_with_parent, without_ctrl_c
 from backdrop.durable_files import written_aside
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar, warn
@@ -170,8 +172,21 @@ def _square_images(
         yield from map(square_image, *arguments)
         return
     # spawn, not fork: this process may run torch's threads, which a fork would copy in mid-step
-    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(square_image, *arguments, chunksize=4)
+    with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker) as pool:
+        try:
+            with without_ctrl_c():
+                results = pool.map(square_image, *arguments, chunksize=4)
+            yield from results
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker that finds first labels was ended (out of memory?); the same command goes on, with fewer "
+                f"--workers than {num_workers} where memory is short"
+            ) from error
+
+
+def _start_worker() -> None:
+    end_with_parent()
+    cv2.setNumThreads(1)
 
 
 def _mark(file: h5py.File, pending: list[tuple[int, int]]) -> None:

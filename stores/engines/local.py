@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from backdrop.child_processes import end_with_parent, tell, without_ctrl_c
 from backdrop.devices import num_cores, visible_gpus
 from backdrop.errors import UserError
 from backdrop.stores.engines import RunPart
@@ -108,18 +108,12 @@ class _Processes:
         process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(theirs, self.run_part, self.spec), daemon=True
         )
-        resource_tracker.ensure_running()  # here: the first worker would, and thereby unblock the signal blocked below
         worker = _Worker(process, ours, self._least_used_gpu())
         variables = dict.fromkeys(ONE_THREAD, "1")
         if worker.gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = worker.gpu
-        # Ctrl-C reaches every process of the terminal; a worker inherits the blocked signal, the parent ends it.
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            with environment(variables):
-                process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        with environment(variables), without_ctrl_c():
+            process.start()
         theirs.close()
         self.alive.append(worker)
         return worker
@@ -180,12 +174,13 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 def _work(pipe: Connection, run_part: RunPart, spec: object) -> None:
     """Life of a worker: compute what is sent until the pipe closes, which it also does when the parent is killed."""
+    end_with_parent()
+    tell(pipe, ("ready", None))
     with suppress(EOFError, ConnectionError):
-        pipe.send(("ready", None))
         while True:
             part = pipe.recv()
             limit_threads()
-            pipe.send(attempt(run_part, spec, part, lambda num_rows: pipe.send(("rows", num_rows))))
+            tell(pipe, attempt(run_part, spec, part, lambda num_rows: tell(pipe, ("rows", num_rows))))
 
 
 def limit_threads() -> None:
