@@ -175,6 +175,7 @@ def loader_bench_command(
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
     from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
     from backdrop.pipeline.loader.loader_bench import bench, table
+    from backdrop.pipeline.loader.loader_options import LoaderOptions
     from backdrop.trainer.run.loop import resolve_settings
     from backdrop.trainer.settings import method_module
 
@@ -190,10 +191,8 @@ def loader_bench_command(
         batch_size = min(settings.batch_size, 256)
         note_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")
     given = {} if gpu_images_per_s is None else {"gpu_images_per_s": gpu_images_per_s}
-    result = bench(
-        beton, settings.plan, batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry,
-        seconds=seconds, trace_path=trace_path, **given,
-    )  # fmt: skip
+    options = LoaderOptions(batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry)
+    result = bench(beton, settings.plan, options, seconds=seconds, trace_path=trace_path, **given)
     print_result(result, table(result))
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.ffcv_names import (
     Compiler,
@@ -33,6 +32,7 @@ from backdrop.pipeline.beton.reader import read_blob, read_table
 from backdrop.pipeline.beton.scene import FIELD_NAME
 from backdrop.pipeline.beton.table_reader import TableReader, has_mask, records_of
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.scene_field import Layout, SceneDecoder
 from backdrop.pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
 from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, Batch, ViewBatch, WholeBatch
@@ -42,73 +42,36 @@ from backdrop.pipeline.views.view_plan import ViewPlan
 class Loader:
     """Batches of views of a .beton file."""
 
-    def __init__(
-        self,
-        beton: Path,
-        plan: ViewPlan,
-        *,
-        batch_size: int,
-        seed: int,
-        num_threads: int = 0,
-        batches_ahead: int = 3,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = True,
-        rows: np.ndarray | None = None,
-        geometry: str = "host",
-        bad_rows: str = "error",
-        shrink_on_decoding: bool = False,
-        trace: Trace | None = None,
-    ) -> None:
+    def __init__(self, beton: Path, plan: ViewPlan, options: LoaderOptions, *, trace: Trace | None = None) -> None:
         """Open a file for one plan.
 
-        Args: beton: written by `export_beton`. plan: the views. batch_size: rows per batch of this rank.
-            seed: of order and draws. num_threads: threads that decode, 0 = one per core. batches_ahead: batches
-            prepared in advance, and further batches taken before one becomes invalid. rank, world_size: this process's
-            share of the rows. drop_last: leave out a last batch that is not full. rows: int64, visit only these.
-            geometry: where views are cut, one of GEOMETRIES; "device" hands over `WholeBatch`es: less work for the
-            host, more bytes for the bus. shrink_on_decoding: decode an image 2, 4 or 8 times smaller where every view
-            of it keeps as many pixels as it has; faster for small views of large images, pixels differ a little.
+        Args: beton: written by `export_beton`. plan: the views. options: which rows, how and by how many threads.
             trace: where to record what the loader's threads do.
-            bad_rows: what to do where the bytes of a row are damaged, one of BAD_ROWS; with "skip" another row takes
-            its place and `Batch.skipped` says so.
-        Raises: UserError where the file is incomplete or its table of records damaged, a setting is out of range, or
+        Raises: UserError where the file is incomplete or its table of records damaged, an option is out of range, or
             fewer rows than a batch are left.
         """
         self._beton, self._pid = Path(beton), os.getpid()
-        if batches_ahead < 1 or num_threads < 0:
-            raise UserError(
-                f"batches_ahead is {batches_ahead}, num_threads {num_threads}; allowed: from 1 and from 0 on"
-            )
-        if geometry not in GEOMETRIES:
-            raise UserError(f"geometry is {geometry!r}; allowed: {', '.join(GEOMETRIES)}")
-        if bad_rows not in BAD_ROWS:
-            raise UserError(f"bad_rows is {bad_rows!r}; allowed: {', '.join(BAD_ROWS)}")
-        if shrink_on_decoding and geometry != "host":
-            raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
-        self._share = check_share(batch_size, rank, world_size, drop_last)
-        self.plan, self.batch_size, self.seed = plan, batch_size, seed
+        _check(options)
+        self._share = check_share(options.batch_size, options.rank, options.world_size, options.drop_last)
+        self.plan, self.batch_size, self.seed = plan, options.batch_size, options.seed
         reader, self.sidecar = read_table(self._beton)
         self._records = records_of(reader)
         self._file = np.memmap(self._beton, np.uint8, mode="r")
         trainable = np.flatnonzero(has_mask(self._records)).astype(np.int64)
         self.num_left_out = len(self._records) - len(trainable)
-        self._rows = trainable if rows is None else subset(rows, trainable, len(self._records))
+        self._rows = trainable if options.rows is None else subset(options.rows, trainable, len(self._records))
         self._decoder = SceneDecoder(
             plan,
             self._records,
             self._key_in_message,
-            seed=seed,
-            num_threads=num_threads or num_cores(),
-            crops_on_device=geometry == "device",
-            may_shrink=shrink_on_decoding,
+            options,
             trace=trace or Trace(max_events=0),
-            replacements=self._rows if bad_rows == "skip" else None,
+            replacements=self._rows if options.bad_rows == "skip" else None,
         )
-        self._ffcv = _SceneLoader(reader, self._decoder, self._file, batch_size, batches_ahead)
+        self._ffcv = _SceneLoader(reader, self._decoder, self._file, options.batch_size, options.batches_ahead)
         if not self.num_batches:
             self.close()
-            raise UserError(too_few_rows(len(self._rows), self._share, batch_size))
+            raise UserError(too_few_rows(len(self._rows), self._share, options.batch_size))
 
     @property
     def num_rows(self) -> int:
@@ -204,6 +167,20 @@ class Loader:
         label_B = torch.from_numpy(self._records["label"][rows].astype(np.int64))
         origin |= {"row_B": row_B, "label_B": label_B}
         return make(self._decoder.layout, torch.from_numpy(flat), record_BV, size_B2, origin)
+
+
+def _check(options: LoaderOptions) -> None:
+    if options.batches_ahead < 1 or options.num_threads < 0:
+        raise UserError(
+            f"batches_ahead is {options.batches_ahead}, num_threads {options.num_threads}; allowed: from 1 and from 0 "
+            "on"
+        )
+    if options.geometry not in GEOMETRIES:
+        raise UserError(f"geometry is {options.geometry!r}; allowed: {', '.join(GEOMETRIES)}")
+    if options.bad_rows not in BAD_ROWS:
+        raise UserError(f"bad_rows is {options.bad_rows!r}; allowed: {', '.join(BAD_ROWS)}")
+    if options.shrink_on_decoding and options.geometry != "host":
+        raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
 
 
 def _section(flat: torch.Tensor, start: int, *shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from backdrop.devices import num_cores
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.trace import DEVICE_STAGE, Trace
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.device_stage import DeviceStage
@@ -53,19 +54,16 @@ class _Phase:
 def bench(
     beton: Path,
     plan: ViewPlan,
+    options: LoaderOptions,
     *,
-    batch_size: int,
-    seed: int,
-    num_threads: int,
-    geometry: str,
     seconds: float,
     gpu_images_per_s: float = GPU_IMAGES_PER_S,
     trace_path: Path | None = None,
 ) -> dict[str, Any]:
     """Take batches of a file for `seconds`, and again with the device stage: on a GPU where there is one.
 
-    Args: beton, plan, batch_size, seed, num_threads, geometry: as of `Loader`. seconds: of each of the two
-        measurements. gpu_images_per_s: images that a GPU trains on in a second, for the number of cores it needs.
+    Args: beton, plan, options: as of `Loader`. seconds: of each of the two measurements.
+        gpu_images_per_s: images that a GPU trains on in a second, for the number of cores it needs.
         trace_path: where to write a Chrome trace of it all.
     Returns: plain data, times in microseconds per image; what is not a measurement stands under "estimate".
     Raises: UserError as `Loader`, and where the trace cannot be written.
@@ -74,14 +72,11 @@ def bench(
     trace = Trace() if trace_path else Trace(max_events=0)
     if trace_path:
         trace.write(trace_path)  # nothing yet: whether it can be written is better known now than in the end
-    with Loader(
-        beton, plan, batch_size=batch_size, seed=seed, num_threads=num_threads, geometry=geometry,
-        drop_last=False, trace=trace,
-    ) as loader:  # fmt: skip
+    with Loader(beton, plan, replace(options, drop_last=False), trace=trace) as loader:
         result = {
             "beton": str(beton),
             "rows": loader.num_rows,
-            "geometry": geometry,
+            "geometry": options.geometry,
             "background": plan.background.name,
         }
         result |= _measure(loader, seconds, gpu_images_per_s, device, trace)

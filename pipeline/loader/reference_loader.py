@@ -17,6 +17,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.scene import scene_of_row
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.batch import Batch, ViewBatch
 from backdrop.pipeline.views.view_plan import View, ViewPlan
@@ -35,34 +36,32 @@ class ReferenceLoader:
         store: Store,
         index: DatasetIndex,
         plan: ViewPlan,
+        options: LoaderOptions,
         *,
-        batch_size: int,
-        seed: int,
         settings: BetonSettings | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = True,
-        rows: np.ndarray | None = None,
-        shrink_on_decoding: bool = False,
     ) -> None:
         """Prepare for one plan; reads the header of every background.
 
-        Args: store, index: masks, backgrounds and images. settings: of the .beton to be equal to (its defaults).
-            The others as in `loader.Loader`.
+        Args: store, index: masks, backgrounds and images. plan: the views. options: those of `loader.Loader`; threads,
+            batches ahead, geometry and damaged rows are none of this loader's. settings: of the .beton to be equal to
+            (its defaults).
         Raises: UserError as there.
         """
         self._store, self._index, self.plan = store, index, plan
         self._settings = settings or BetonSettings()
-        self.batch_size, self.seed, self._may_shrink = batch_size, seed, shrink_on_decoding
-        self._share = check_share(batch_size, rank, world_size, drop_last)
+        self.batch_size, self.seed = options.batch_size, options.seed
+        self._may_shrink = options.shrink_on_decoding
+        self._share = check_share(options.batch_size, options.rank, options.world_size, options.drop_last)
         trainable = np.flatnonzero(np.isin(store.status, [status for status in Status if status.has_mask]))
         self.num_left_out = store.num_rows - len(trainable)
-        self._rows = trainable.astype(np.int64) if rows is None else subset(rows, trainable, store.num_rows)
+        self._rows = (
+            trainable.astype(np.int64) if options.rows is None else subset(options.rows, trainable, store.num_rows)
+        )
         needs_donor, _ = crops.background_needs(plan)
         self._donors = _donors(store, trainable) if needs_donor else crops.donors(*np.zeros((3, 0), np.int64))
         crops.view_specs(plan), crops.epoch_code(plan, 0)  # refuse a plan that cannot be carried out now
         if not self.num_batches:
-            raise UserError(too_few_rows(len(self._rows), self._share, batch_size))
+            raise UserError(too_few_rows(len(self._rows), self._share, self.batch_size))
 
     @property
     def num_rows(self) -> int:

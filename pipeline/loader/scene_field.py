@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
 from backdrop.pipeline.beton.scene_kernels import close_decoder
 from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.trace import ROWS, Trace
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
@@ -126,32 +128,29 @@ class SceneDecoder(Operation):
         plan: ViewPlan,
         records: np.ndarray,
         key_of: Callable[[int], str],
+        options: LoaderOptions,
         *,
-        seed: int,
-        num_threads: int,
-        crops_on_device: bool,
-        may_shrink: bool,
         trace: Trace,
         replacements: np.ndarray | None,
     ) -> None:
         """Prepare for one plan and one file.
 
-        Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. seed: of all draws.
-            num_threads: threads that decode. crops_on_device: hand over whole images. may_shrink: decode smaller.
+        Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. options: the loader's.
             trace: records groups of rows. replacements: int64, rows that may take the place of one that cannot be read;
             None = such a row is an error.
         """
         super().__init__()
+        num_threads = options.num_threads or num_cores()
         place = _largest(records, "")
         donor_place = _largest(records, "background_")
         self.plan = plan
-        self.layout = whole_layout(plan, place, donor_place) if crops_on_device else crop_layout(plan)
+        self.layout = whole_layout(plan, place, donor_place) if options.geometry == "device" else crop_layout(plan)
         self.specs = crops.view_specs(plan)
-        self.records, self.key_of, self.seed = records, key_of, seed
+        self.records, self.key_of, self.seed = records, key_of, options.seed
         lends = np.flatnonzero(records["background_bytes"])
         self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
         self.trace, self.num_threads = trace, num_threads
-        self._may_shrink, self._replacements = may_shrink, replacements
+        self._may_shrink, self._replacements = options.shrink_on_decoding, replacements
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         height, width = (max(sides) for sides in zip(place, donor_place, strict=True))

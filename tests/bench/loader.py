@@ -14,6 +14,7 @@ from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg
 from backdrop.pipeline.loader._scene_kernels import make_scratch
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from tests.bench.ffcv_peer import ffcv_epoch
@@ -119,7 +120,7 @@ def decoded_per_s(beton: Path) -> float:
 
 def extras_cost(beton: Path) -> dict:
     """What masks, constraint and backgrounds take of the loader's time, by its own clock."""
-    with Loader(beton, PLANS["two_view"], batch_size=BATCH_SIZE, seed=0, num_threads=1) as loader:
+    with Loader(beton, PLANS["two_view"], LoaderOptions(batch_size=BATCH_SIZE, seed=0, num_threads=1)) as loader:
         for epoch in range(3):
             for _ in loader.epoch(epoch):
                 pass
@@ -133,10 +134,11 @@ def first_batch(beton: Path) -> dict:
     """Seconds from opening a file in a new process to its first batch, compiled kernels in numba's cache."""
     program = (
         "import time; from pathlib import Path; from backdrop.pipeline.loader.loader import Loader\n"
+        "from backdrop.pipeline.loader.loader_options import LoaderOptions\n"
         "from tests.bench.loader import PLANS\n"
         "start = time.perf_counter()\n"
         f"options = dict(batch_size={BATCH_SIZE}, seed=0, num_threads=1)\n"
-        f"with Loader(Path({str(beton)!r}), PLANS['two_view'], **options) as loader:\n"
+        f"with Loader(Path({str(beton)!r}), PLANS['two_view'], LoaderOptions(**options)) as loader:\n"
         "    next(loader.epoch(0))\n"
         "    print(time.perf_counter() - start)\n"
     )
@@ -153,7 +155,9 @@ def images_per_s(epoch: Callable[[], int], repetitions: int = 3) -> float:
 def our_epoch(
     beton: Path, plan: ViewPlan, stage: DeviceStage | None, num_threads: int, geometry: str = "host"
 ) -> Callable[[], int]:
-    loader = Loader(beton, plan, batch_size=BATCH_SIZE, seed=0, num_threads=num_threads, geometry=geometry)
+    loader = Loader(
+        beton, plan, LoaderOptions(batch_size=BATCH_SIZE, seed=0, num_threads=num_threads, geometry=geometry)
+    )
 
     def epoch() -> int:
         count = 0

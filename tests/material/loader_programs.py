@@ -15,6 +15,7 @@ import torch.utils.data  # noqa: E402
 
 from backdrop.errors import UserError  # noqa: E402
 from backdrop.pipeline.loader.loader import Loader  # noqa: E402
+from backdrop.pipeline.loader.loader_options import LoaderOptions  # noqa: E402
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan  # noqa: E402
 
 PLAN = ViewPlan(views=(View(size_px=32), View(size_px=32)), background=Background(name="random", probability=0.5))
@@ -33,8 +34,8 @@ class Noise(torch.utils.data.Dataset):
 def side_by_side(beton: Path, start_method: str) -> None:
     """Two loaders in the middle of their epochs while a DataLoader starts and ends its workers, twice."""
     with (
-        Loader(beton, PLAN, batch_size=4, seed=0, num_threads=2) as first,
-        Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2) as second,
+        Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, num_threads=2)) as first,
+        Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2)) as second,
     ):
         for epoch in range(2):
             others = torch.utils.data.DataLoader(
@@ -51,7 +52,7 @@ def side_by_side(beton: Path, start_method: str) -> None:
 
 def end_early(beton: Path) -> None:
     """Leave loader and epoch as they are."""
-    loader = Loader(beton, PLAN, batch_size=2, seed=0, num_threads=2)
+    loader = Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=0, num_threads=2))
     globals()["kept"] = (loader, epoch := loader.epoch(0))
     next(epoch)
 
@@ -59,7 +60,7 @@ def end_early(beton: Path) -> None:
 def first_batch(beton: Path) -> None:
     """Print the seconds of the imports, and from then to the first batch."""
     imported = time.perf_counter()
-    with Loader(beton, PLAN, batch_size=4, seed=0) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0)) as loader:
         next(loader.epoch(0))
         print(imported - STARTED, time.perf_counter() - imported)
 
@@ -67,11 +68,11 @@ def first_batch(beton: Path) -> None:
 def memory(beton: Path, batch_size: str) -> None:
     """Print by how many bytes two epochs of eight views raised the most memory that was ever held."""
     plan = ViewPlan(views=(View(size_px=32),) * 8)
-    with Loader(beton, plan, batch_size=2, seed=0, num_threads=1, rows=range(1, 5)) as loader:
+    with Loader(beton, plan, LoaderOptions(batch_size=2, seed=0, num_threads=1, rows=range(1, 5))) as loader:
         for _ in loader.epoch(0):  # compiled code is loaded before the count
             pass
     before = peak_bytes()
-    with Loader(beton, plan, batch_size=int(batch_size), seed=0, num_threads=1) as loader:
+    with Loader(beton, plan, LoaderOptions(batch_size=int(batch_size), seed=0, num_threads=1)) as loader:
         for epoch in range(2):
             for _ in islice(loader.epoch(epoch), loader.num_batches):
                 pass
@@ -97,7 +98,9 @@ def read_many(beton: Path) -> None:
 
 def digest_of_epoch(beton: Path, plan: ViewPlan, geometry: str) -> str:
     digest = hashlib.sha256()
-    with Loader(beton, plan, batch_size=8, seed=0, num_threads=1, drop_last=False, geometry=geometry) as loader:
+    with Loader(
+        beton, plan, LoaderOptions(batch_size=8, seed=0, num_threads=1, drop_last=False, geometry=geometry)
+    ) as loader:
         for batch in loader.epoch(0):
             digest.update(batch.row_B.numpy().tobytes() + batch.label_B.numpy().tobytes())
             digest.update("".join(loader.key(int(row)) for row in batch.row_B).encode())

@@ -14,6 +14,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views import device_crops
 from backdrop.pipeline.views.batch import Batch, WholeBatch
@@ -58,7 +59,9 @@ def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFa
 def batches(beton: Path, geometry: str, plan: ViewPlan = PLAN) -> list[Batch]:
     """All batches of an epoch, cut, out of the ring."""
     kept = []
-    with Loader(beton, plan, batch_size=4, seed=3, num_threads=2, geometry=geometry, batches_ahead=8) as loader:
+    with Loader(
+        beton, plan, LoaderOptions(batch_size=4, seed=3, num_threads=2, geometry=geometry, batches_ahead=8)
+    ) as loader:
         for batch in loader.epoch(1):
             assert isinstance(batch, WholeBatch if geometry == "device" else Batch)
             kept.append(device_crops.cut(batch, plan, CPU) if isinstance(batch, WholeBatch) else batch)
@@ -73,7 +76,7 @@ def test_both_geometries_give_the_same_views(beton: Path) -> None:
 
 def test_all_loaders_carry_out_the_options_of_backgrounds(beton: Path, built: tuple[Store, DatasetIndex]) -> None:
     settings = BetonSettings(max_side_px=200)
-    reference = ReferenceLoader(*built, OTHER_OPTIONS, batch_size=4, seed=3, settings=settings)
+    reference = ReferenceLoader(*built, OTHER_OPTIONS, LoaderOptions(batch_size=4, seed=3), settings=settings)
     host, device = batches(beton, "host", OTHER_OPTIONS), batches(beton, "device", OTHER_OPTIONS)
     assert all(view.donor_BHWC is not None for view in host[0].views)
     assert any(batch.views[2].record_B["has_background"].any() for batch in host)
@@ -104,8 +107,8 @@ def assert_same(host: list[Batch], device: list[Batch]) -> None:
 def test_the_device_stage_takes_either(beton: Path) -> None:
     stage, levels = DeviceStage(PLAN, device="cpu", mean=(0, 0, 0), std=(1, 1, 1)), 8 / 255
     with (
-        Loader(beton, PLAN, batch_size=4, seed=3, geometry="device") as whole,
-        Loader(beton, PLAN, batch_size=4, seed=3) as cut,
+        Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=3, geometry="device")) as whole,
+        Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=3)) as cut,
     ):
         for ours, theirs in zip(map(stage, whole.epoch(0)), map(stage, cut.epoch(0)), strict=True):
             for mask, other_mask in zip(ours.masks, theirs.masks, strict=True):
@@ -134,4 +137,4 @@ def test_weights_are_torchvisions(size: tuple[int, int], room: tuple[int, int], 
 
 def test_an_unknown_geometry_is_named(beton: Path) -> None:
     with pytest.raises(UserError, match=r"'gpu'; allowed: host, device"):
-        Loader(beton, PLAN, batch_size=4, seed=0, geometry="gpu")
+        Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, geometry="gpu"))

@@ -20,6 +20,7 @@ from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader import _resize_kernels as kernels
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_mask
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.batch import Batch
@@ -105,9 +106,13 @@ def test_views_equal_the_reference_loader(beton: Path, built: tuple[Store, Datas
     torch_threads = torch.get_num_threads()
     options = {"batch_size": 4, "seed": 3}
     reference = ReferenceLoader(
-        store, built[1], PLAN, settings=BetonSettings(max_side_px=MAX_SIDE_PX), **options, drop_last=False
+        store,
+        built[1],
+        PLAN,
+        LoaderOptions(**options, drop_last=False),
+        settings=BetonSettings(max_side_px=MAX_SIDE_PX),
     )
-    with Loader(beton, PLAN, **options, num_threads=2, drop_last=False) as loader:
+    with Loader(beton, PLAN, LoaderOptions(**options, num_threads=2, drop_last=False)) as loader:
         assert (loader.num_rows, loader.num_batches, loader.num_left_out) == (20, 5, 2)
         assert (reference.num_rows, reference.num_batches) == (20, 5)
         assert loader.store_id == store.store_id
@@ -121,18 +126,18 @@ def test_views_equal_the_reference_loader(beton: Path, built: tuple[Store, Datas
 
 
 def test_views_do_not_depend_on_threads_batches_ranks_or_restarts(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=4, seed=1, num_threads=1) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=1, num_threads=1)) as loader:
         whole = samples(loader)
         resumed = samples(loader, first_batch=2)
         other_epoch = samples(loader, epoch=2)
     assert_same(resumed, dict(list(whole.items())[8:]))
     assert list(other_epoch) != list(whole)
     for options in ({"num_threads": 2, "batch_size": 4}, {"num_threads": 2, "batch_size": 10, "batches_ahead": 1}):
-        with Loader(beton, PLAN, seed=1, **options) as loader:
+        with Loader(beton, PLAN, LoaderOptions(seed=1, **options)) as loader:
             assert_same(samples(loader), whole)
     halves = []
     for rank in range(2):
-        with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=1, rank=rank, world_size=2) as loader:
+        with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=1, rank=rank, world_size=2)) as loader:
             halves.append(samples(loader))
     assert not set(halves[0]) & set(halves[1])
     both = halves[0] | halves[1]
@@ -140,12 +145,12 @@ def test_views_do_not_depend_on_threads_batches_ranks_or_restarts(beton: Path) -
 
 
 def test_steps_count_through_the_run(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=6, seed=1, num_threads=1) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=6, seed=1, num_threads=1)) as loader:
         assert [(batch.epoch, batch.step) for batch in loader.epoch(2, first_batch=1)] == [(2, 7), (2, 8)]
 
 
 def test_batches_stay_valid_while_further_ones_are_taken(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2, batches_ahead=3) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2, batches_ahead=3)) as loader:
         expected = samples(loader)
         held: list[Batch] = []
         for batch in loader.epoch(1):
@@ -162,15 +167,15 @@ def test_batches_stay_valid_while_further_ones_are_taken(beton: Path) -> None:
 
 def test_only_the_wanted_rows_are_visited(beton: Path, store: Store) -> None:
     rows = np.array([1, 2, 7, 9, 11])
-    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=1, rows=rows, drop_last=False) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=1, rows=rows, drop_last=False)) as loader:
         usable = [row for row in rows if Status(int(store.status[row])).has_mask]
         assert sorted(samples(loader)) == usable
     with pytest.raises(UserError, match=r"rows 0 \.\. 21"):
-        Loader(beton, PLAN, batch_size=2, seed=1, rows=np.array([22]))
+        Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, rows=np.array([22])))
 
 
 def test_an_epoch_left_early_leaves_nothing_behind(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2, batches_ahead=2) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2, batches_ahead=2)) as loader:
         next(iter(loader.epoch(0)))
         before = threading.active_count()
         for number in range(20):
@@ -187,7 +192,7 @@ def test_bad_bytes_are_an_error_that_names_the_row(
     plan = replace(PLAN, background=Background(name="random", probability=1.0))
     row = int(np.flatnonzero(store.status == Status.OK)[7])
     copy = damaged(beton, tmp_path, row, blob, hides=hides)
-    with Loader(copy, plan, batch_size=4, seed=1, num_threads=2) as loader:
+    with Loader(copy, plan, LoaderOptions(batch_size=4, seed=1, num_threads=2)) as loader:
         # A background is read only where it was drawn: some later epoch.
         several = (batch for epoch in range(20) for batch in loader.epoch(epoch))
         with pytest.raises(CorruptStore, match=f"row {row}, {store.key(row)}: .*{blob}"):
@@ -204,7 +209,7 @@ def test_an_error_of_our_own_arrives_too(beton: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("backdrop.pipeline.loader.scene_field.fill_rows", fail)
     with (
-        Loader(beton, PLAN, batch_size=2, seed=1, num_threads=2) as loader,
+        Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2)) as loader,
         pytest.raises(ZeroDivisionError, match="producing thread"),
     ):
         next(loader.epoch(0))
@@ -221,13 +226,13 @@ def test_an_error_of_our_own_arrives_too(beton: Path, monkeypatch: pytest.Monkey
 )
 def test_settings_out_of_range_are_refused(beton: Path, options: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        Loader(beton, PLAN, seed=0, **options)
+        Loader(beton, PLAN, LoaderOptions(seed=0, **options))
 
 
 def test_a_half_written_file_is_refused(beton: Path, tmp_path: Path) -> None:
     shutil.copy(beton, tmp_path / "x.beton")
     with pytest.raises(UserError, match="export did not finish"):
-        Loader(tmp_path / "x.beton", PLAN, batch_size=2, seed=0)
+        Loader(tmp_path / "x.beton", PLAN, LoaderOptions(batch_size=2, seed=0))
 
 
 @pytest.mark.parametrize("size_px", [12, 30])
@@ -240,11 +245,11 @@ def test_shrinking_on_decoding_equals_the_reference_loader(
         views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name="random")
     )
     options = {"batch_size": 4, "seed": 3, "drop_last": False, "shrink_on_decoding": True}
-    reference = ReferenceLoader(*built, plan, settings=BetonSettings(max_side_px=MAX_SIDE_PX), **options)
-    with Loader(beton, plan, **options, num_threads=2) as loader:
+    reference = ReferenceLoader(*built, plan, LoaderOptions(**options), settings=BetonSettings(max_side_px=MAX_SIDE_PX))
+    with Loader(beton, plan, LoaderOptions(**options, num_threads=2)) as loader:
         shrunk = samples(loader)
     assert_same(shrunk, samples(reference), grey_levels=2)
-    with Loader(beton, plan, **{**options, "shrink_on_decoding": False}, num_threads=2) as loader:
+    with Loader(beton, plan, LoaderOptions(**{**options, "shrink_on_decoding": False}, num_threads=2)) as loader:
         whole = samples(loader)
     pairs = [(a[0], b[0]) for row in whole for a, b in zip(shrunk[row][1], whole[row][1], strict=True)]
     differences = [np.abs(a.astype(int) - b).mean() for a, b in pairs]

@@ -18,6 +18,7 @@ from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader import trace as tracing
 from backdrop.pipeline.loader._stage_clock import BOXES, STAGES, end_stage, make_clock, stage_sums, start_clock
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.trace import Trace
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import open_store
@@ -71,8 +72,8 @@ def test_every_stage_is_counted_where_it_happens(beton: Path, geometry: str) -> 
     spent_s = {}
     for name in ("none", "random"):
         plan, trace = replace(PLAN, background=replace(PLAN.background, name=name)), Trace()
-        options = {"batch_size": 5, "seed": 1, "num_threads": 1, "geometry": geometry, "trace": trace}
-        with Loader(beton, plan, **options) as loader:
+        options = {"batch_size": 5, "seed": 1, "num_threads": 1, "geometry": geometry}
+        with Loader(beton, plan, LoaderOptions(**options), trace=trace) as loader:
             assert set(loader.stage_seconds().values()) == {0.0}
             deque(loader.epoch(0), maxlen=0)
             spent_s[name] = loader.stage_seconds()
@@ -110,7 +111,7 @@ def assert_sound(spans: list[dict], threads: dict[int, str]) -> None:
 
 def test_a_trace_shows_who_did_what(beton: Path, tmp_path: Path) -> None:
     trace = Trace()
-    with Loader(beton, PLAN, batch_size=5, seed=1, num_threads=2, trace=trace) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=5, seed=1, num_threads=2), trace=trace) as loader:
         for epoch in range(2):
             deque(loader.epoch(epoch), maxlen=0)
         num_batches, num_rows = 2 * loader.num_batches, 2 * loader.num_batches * 5
@@ -135,7 +136,7 @@ def test_a_trace_shows_who_did_what(beton: Path, tmp_path: Path) -> None:
 
 def test_a_trace_does_not_grow_for_ever(beton: Path, tmp_path: Path) -> None:
     trace = Trace(max_events=7)
-    with Loader(beton, PLAN, batch_size=5, seed=1, num_threads=2, trace=trace) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=5, seed=1, num_threads=2), trace=trace) as loader:
         deque(loader.epoch(0), maxlen=0)
     trace.write(tmp_path / "trace.json")
     spans, threads, rest = traced(tmp_path / "trace.json")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import Store, open_store
@@ -50,7 +51,7 @@ def single(beton: Path) -> dict[str, list[tuple[int, Row]]]:
     """Every plan's epoch by one thread of one rank in one batch, all rows."""
     whole = {}
     for name, plan in PLANS.items():
-        with Loader(beton, plan, batch_size=50, seed=SEED, num_threads=1, drop_last=False) as loader:
+        with Loader(beton, plan, LoaderOptions(batch_size=50, seed=SEED, num_threads=1, drop_last=False)) as loader:
             whole[name] = all_rows(loader)
             assert len(whole[name]) == loader.num_rows == 20
     return whole
@@ -71,9 +72,18 @@ def test_every_row_is_the_same_however_it_came(
     together: dict[int, list[tuple[int, Row]]] = {}
     for rank in range(world_size):
         with Loader(
-            beton, PLANS[name], batch_size=batch_size, seed=SEED, num_threads=threads, batches_ahead=ahead, rank=rank,
-            world_size=world_size, drop_last=drop_last,
-        ) as loader:  # fmt: skip
+            beton,
+            PLANS[name],
+            LoaderOptions(
+                batch_size=batch_size,
+                seed=SEED,
+                num_threads=threads,
+                batches_ahead=ahead,
+                rank=rank,
+                world_size=world_size,
+                drop_last=drop_last,
+            ),
+        ) as loader:
             first_batch = data.draw(st.integers(0, loader.num_batches), label=f"first batch of rank {rank}")
             ours = all_rows(loader)
             resumed = all_rows(loader, first_batch=first_batch)
@@ -96,9 +106,11 @@ def test_the_plain_loader_draws_the_same(
     whole = dict(single[name])
     for rank, world_size, first_batch in ((0, 1, 0), (1, 3, 1)):
         reference = ReferenceLoader(
-            *built, PLANS[name], batch_size=3, seed=SEED, settings=BetonSettings(max_side_px=MAX_SIDE_PX), rank=rank,
-            world_size=world_size,
-        )  # fmt: skip
+            *built,
+            PLANS[name],
+            LoaderOptions(batch_size=3, seed=SEED, rank=rank, world_size=world_size),
+            settings=BetonSettings(max_side_px=MAX_SIDE_PX),
+        )
         theirs = all_rows(reference, first_batch=first_batch)
         assert [row for row, _ in theirs] == [row for row, _ in single[name]][rank::world_size][
             first_batch * 3 : first_batch * 3 + len(theirs)
@@ -121,16 +133,16 @@ def test_epochs_seeds_and_plans_differ_and_only_what_changed_changes(beton: Path
     """The comparisons above could not fail if everything were constant; and draws do not depend on one another."""
     plan = PLANS["multi-crop"]
     options = {"batch_size": 20, "num_threads": 2}
-    with Loader(beton, plan, seed=SEED, **options) as loader:
+    with Loader(beton, plan, LoaderOptions(seed=SEED, **options)) as loader:
         other_epoch = all_rows(loader, epoch=EPOCH + 1)
-    with Loader(beton, plan, seed=SEED + 1, **options) as loader:
+    with Loader(beton, plan, LoaderOptions(seed=SEED + 1, **options)) as loader:
         other_seed = all_rows(loader)
     whole = dict(single["multi-crop"])
     for others in (other_epoch, other_seed):
         assert [row for row, _ in others] != list(whole)
         assert all(views[1][3] != whole[row][1][3] for row, views in others), "every box or parameter is another"
     fewer = replace(plan, views=plan.views[:3], background=replace(plan.background, probability=0.0))
-    with Loader(beton, fewer, seed=SEED, **options) as loader:
+    with Loader(beton, fewer, LoaderOptions(seed=SEED, **options)) as loader:
         for row, views in all_rows(loader):
             for number in (1, 2, 3):  # the label stands first
                 assert views[number][:2] == whole[row][number][:2], "a view left out, and no backgrounds: same crops"

@@ -29,6 +29,7 @@ from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.loader import scene_field
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, Background, View, ViewPlan
@@ -115,11 +116,11 @@ def test_odd_images_go_all_the_way_and_broken_ones_are_counted(tmp_path: Path) -
         BROKEN, Status.DECODE_ERROR
     )
     options = {"batch_size": 4, "seed": 2}
-    with Loader(beton, PLAN, **options, num_threads=2) as loader:
+    with Loader(beton, PLAN, LoaderOptions(**options, num_threads=2)) as loader:
         assert (loader.num_rows, loader.num_left_out) == (len(ODD_SIZES) + 2, len(BROKEN))
         ours = [row for epoch in range(5) for row in all_rows(loader, epoch=epoch)]
     assert {names[row] for row, _ in ours} == {*ODD_SIZES, "plain", "other"}
-    reference = ReferenceLoader(store, index, PLAN, **options)
+    reference = ReferenceLoader(store, index, PLAN, LoaderOptions(**options))
     theirs = [row for epoch in range(5) for row in all_rows(reference, epoch=epoch)]
     for (row, mine), (other_row, other) in zip(ours, theirs, strict=True):
         assert row == other_row
@@ -180,7 +181,7 @@ def test_a_blob_of_something_else_is_an_error_that_names_the_row(
     blob, make = WRONG[wrong]
     set_blob(copy, row, blob, make(copy, row))
     plan = replace(PLAN, crop_proposal="centroid", crop_fallback="bbox")
-    with Loader(copy, plan, batch_size=20, seed=1, num_threads=2, geometry=geometry) as loader:
+    with Loader(copy, plan, LoaderOptions(batch_size=20, seed=1, num_threads=2, geometry=geometry)) as loader:
         begin = time.monotonic()
         with pytest.raises(CorruptStore, match=f"row {row}, {store_of.key(row)}: its {blob}"):
             next(loader.epoch(0))
@@ -196,7 +197,7 @@ def test_a_damaged_key_does_not_hide_the_row(beton: Path, tmp_path: Path) -> Non
     copy = damaged(beton, tmp_path, 4, "image", hides=False)
     set_blob(copy, 4, "key", b"\xff\xfe", hides=False)
     with (
-        Loader(copy, PLAN, batch_size=20, seed=1, num_threads=1) as loader,
+        Loader(copy, PLAN, LoaderOptions(batch_size=20, seed=1, num_threads=1)) as loader,
         pytest.raises(CorruptStore, match=r"row 4, \(its key is damaged too\): the bytes of its image"),
     ):
         next(loader.epoch(0))
@@ -206,7 +207,7 @@ def test_a_damaged_row_whose_name_is_not_utf8_is_named(beton: Path, tmp_path: Pa
     copy = damaged(beton, tmp_path, 4, "image", hides=False)
     set_blob(copy, 4, "key", b"caf\xe9.jpg")
     with (
-        Loader(copy, PLAN, batch_size=20, seed=1, num_threads=1) as loader,
+        Loader(copy, PLAN, LoaderOptions(batch_size=20, seed=1, num_threads=1)) as loader,
         pytest.raises(CorruptStore, match=r"row 4, caf\udce9\.jpg: the bytes of its image"),
     ):
         next(loader.epoch(0))
@@ -229,15 +230,15 @@ def test_bad_rows_give_way_and_nothing_else_changes(
 ) -> None:
     copy, (bad_image, bad_mask, bad_background) = hurt
     options = {"seed": 7, "num_threads": threads}
-    with Loader(beton, PLAN, batch_size=20, **options) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=20, **options)) as loader:
         rows, sound = loader.num_rows, {epoch: all_rows(loader, epoch=epoch) for epoch in range(4)}
     trainable = np.flatnonzero(np.isin(store_of.status, [s for s in Status if s.has_mask]))
     names = tuple(f"row {bad}, {store_of.key(bad)}: " for bad in (bad_image, bad_mask, bad_background))
     skipped, unchanged, num_logged = 0, 0, 0.0
     for rank in range(world_size):
         with Loader(
-            copy, PLAN, batch_size=3, bad_rows="skip", rank=rank, world_size=world_size, **options
-        ) as loader:  # fmt: skip
+            copy, PLAN, LoaderOptions(batch_size=3, bad_rows="skip", rank=rank, world_size=world_size, **options)
+        ) as loader:
             assert loader.num_rows == rows
             for epoch, whole in sound.items():
                 batches = list(loader.epoch(epoch))
@@ -272,7 +273,7 @@ def test_a_file_of_bad_rows_is_an_error_all_the_same(
     copy = copy_of(beton, tmp_path_factory.mktemp("all"))
     for row in np.flatnonzero(read_records(beton)["image_bytes"]):
         set_blob(copy, int(row), "image", b"\0" * 16, hides=False)
-    with Loader(copy, PLAN, batch_size=4, seed=0, num_threads=2, bad_rows="skip") as loader:
+    with Loader(copy, PLAN, LoaderOptions(batch_size=4, seed=0, num_threads=2, bad_rows="skip")) as loader:
         begin = time.monotonic()
         with pytest.raises(CorruptStore, match=r"row \d+, .*jpg: the bytes of its image .* export the .beton again"):
             next(loader.epoch(0))
@@ -281,7 +282,7 @@ def test_a_file_of_bad_rows_is_an_error_all_the_same(
 
 def test_an_unknown_policy_is_named(beton: Path) -> None:
     with pytest.raises(UserError, match="bad_rows is 'ignore'; allowed: error, skip"):
-        Loader(beton, PLAN, batch_size=4, seed=0, bad_rows="ignore")
+        Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, bad_rows="ignore"))
 
 
 # --- failures and ends -----------------------------------------------------------------------------------------------
@@ -301,7 +302,7 @@ def test_a_failing_thread_is_heard_within_a_second(
         time.sleep(0.05)
         return real(*arguments)
 
-    with Loader(beton, PLAN, batch_size=4, seed=0, num_threads=2, batches_ahead=1) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, num_threads=2, batches_ahead=1)) as loader:
         monkeypatch.setattr(scene_field, "fill_rows", fail_later)
         taken = [time.monotonic()]
         with pytest.raises(error, match="in the producing thread"):
@@ -312,7 +313,7 @@ def test_a_failing_thread_is_heard_within_a_second(
 def test_a_closed_loader_does_not_hang(beton: Path) -> None:
     """Closed at any moment: between batches, in the middle of one, with work that no thread has begun."""
     for pause_ms in range(12):
-        loader = Loader(beton, PLAN, batch_size=2, seed=0, num_threads=3, batches_ahead=1)
+        loader = Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=0, num_threads=3, batches_ahead=1))
         epoch = loader.epoch(0)
         next(epoch)
         time.sleep(pause_ms / 2000)
@@ -342,7 +343,7 @@ def test_a_forked_process_is_told_off(beton: Path) -> None:
         except UserError:
             os._exit(7)
 
-    with Loader(beton, PLAN, batch_size=2, seed=0, num_threads=1) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=0, num_threads=1)) as loader:
         next(loader.epoch(0))
         process = multiprocessing.get_context("fork").Process(target=read_there)
         process.start()
@@ -376,7 +377,7 @@ def growth_bytes(cycle: Callable[[int], None], num: int) -> int:
 
 def test_a_thousand_epochs_left_early_leak_nothing(beton: Path) -> None:
     plan = ViewPlan(views=(View(size_px=16),))
-    with Loader(beton, plan, batch_size=1, seed=0, num_threads=2, batches_ahead=1) as loader:
+    with Loader(beton, plan, LoaderOptions(batch_size=1, seed=0, num_threads=2, batches_ahead=1)) as loader:
 
         def cycle(number: int) -> None:
             epoch = loader.epoch(number)
@@ -392,7 +393,7 @@ def test_loaders_opened_and_left_leak_nothing(beton: Path, num: int) -> None:
     """A decoder and its tables are some 300 KB each: a tenth of them kept would show."""
 
     def cycle(number: int) -> None:
-        with Loader(beton, PLAN, batch_size=2, seed=0, num_threads=2, batches_ahead=1) as loader:
+        with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=0, num_threads=2, batches_ahead=1)) as loader:
             for _ in islice(loader.epoch(number), number % 3):
                 pass
 
@@ -400,7 +401,7 @@ def test_loaders_opened_and_left_leak_nothing(beton: Path, num: int) -> None:
 
 
 def test_thirty_epochs_do_not_grow(beton: Path) -> None:
-    with Loader(beton, PLAN, batch_size=4, seed=0, num_threads=2) as loader:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, num_threads=2)) as loader:
 
         def epochs(number: int) -> None:
             for _ in loader.epoch(number):

@@ -14,6 +14,7 @@ import backdrop.trainer.methods
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.ranks import Ranks
 from backdrop.stores.format.reader import open_store
@@ -98,7 +99,7 @@ def test_rows_of_a_file_arrive_once_each(tmp_path: Path) -> None:
     zarr, index = small_scenes.build(tmp_path)
     beton = export_beton(open_store(zarr), index, tmp_path / "small.beton")
     settings = apply_overrides(tiny("byol"), ["probe.every_epochs=1", "batch_size=2"])
-    with Loader(beton, settings.plan, batch_size=2, seed=0, num_threads=1) as loader:
+    with Loader(beton, settings.plan, LoaderOptions(batch_size=2, seed=0, num_threads=1)) as loader:
         score = loop._online_probe(settings, loader, beton)
         labels = dict(zip(loader.rows.tolist(), loader.labels.tolist(), strict=True))
     assert score is not None

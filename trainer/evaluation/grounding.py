@@ -30,6 +30,7 @@ from torch.nn import functional
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.pipeline.views.view_plan import View, ViewPlan
@@ -258,7 +259,9 @@ def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iter
     root = None if str(data) == "sample" else data
     index = reopen_index(store, root)
     plan = plain_plan(subject.image_size_px, options.min_foreground)
-    loader = ReferenceLoader(store, index, plan, batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
+    loader = ReferenceLoader(
+        store, index, plan, LoaderOptions(batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
+    )
     stage = DeviceStage(plan, device=subject.device)
     for batch in stage_bar(loader.epoch(0), stage="grounding", unit="batch", total=loader.num_batches, is_inner=True):
         yield stage(batch)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.stores.pages import document, pictures
 from backdrop.trainer import cast
@@ -49,7 +50,9 @@ def attended(method: QueryKeyMethod, beton: Path, settings: RunSettings) -> list
     plan = plain_plan(settings.views[0].size_px, options.min_foreground)
     stage = DeviceStage(plan, device=next(method.parameters()).device)
     with Loader(
-        beton, plan, batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows
+        beton,
+        plan,
+        LoaderOptions(batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows),
     ) as loader:
         (batch,) = loader.epoch(0)
         views = stage(batch)

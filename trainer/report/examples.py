@@ -15,6 +15,7 @@ from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton.reader import read_blob, read_records
 from backdrop.pipeline.beton.scene import decode_runs
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.compositing import negative_sources
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
@@ -225,11 +226,7 @@ def collect(
     with Loader(
         beton,
         settings.plan,
-        batch_size=len(rows),
-        seed=settings.seed,
-        rows=rows,
-        drop_last=False,
-        bad_rows=settings.bad_rows,
+        LoaderOptions(batch_size=len(rows), seed=settings.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows),
     ) as loader:
         (batch,) = loader.epoch(epoch)  # one batch, as large as the rows
         places = different_rows(batch.row_B)

@@ -14,6 +14,7 @@ from torch.nn import functional
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.progress import stage_bar
 from backdrop.trainer.evaluation.grounding import plain_plan
@@ -70,11 +71,9 @@ def answers(method: PretrainingMethod, beton: Path, settings: RunSettings) -> di
     with Loader(
         beton,
         plan,
-        batch_size=_BATCH_SIZE,
-        seed=settings.seed,
-        rows=rows,
-        drop_last=False,
-        bad_rows=settings.bad_rows,
+        LoaderOptions(
+            batch_size=_BATCH_SIZE, seed=settings.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows
+        ),
     ) as loader:
         bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, shown_after_s=1.0)
         for batch in bar:

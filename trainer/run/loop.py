@@ -14,6 +14,7 @@ from backdrop.errors import UserError
 from backdrop.open_sets import plugins
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.loader.loader import Loader
+from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.progress import note_default
 from backdrop.ranks import Ranks, joined
@@ -95,14 +96,16 @@ def opened_loader(
     loader = Loader(
         beton,
         settings.plan,
-        batch_size=batch_size,
-        seed=settings.seed,
-        num_threads=loader_threads(settings),
-        rank=ranks.rank,
-        world_size=ranks.size,
-        geometry=settings.geometry,
-        shrink_on_decoding=settings.shrink_on_decoding,
-        bad_rows=settings.bad_rows,
+        LoaderOptions(
+            batch_size=batch_size,
+            seed=settings.seed,
+            num_threads=loader_threads(settings),
+            rank=ranks.rank,
+            world_size=ranks.size,
+            geometry=settings.geometry,
+            shrink_on_decoding=settings.shrink_on_decoding,
+            bad_rows=settings.bad_rows,
+        ),
     )
     with loader:
         if not isinstance(store, str):
@@ -147,12 +150,14 @@ def _online_probe(settings: RunSettings, loader: Loader, beton: Path) -> Probe |
         return Loader(
             beton,
             plan,
-            batch_size=min(BATCH_SIZE, len(rows)),
-            seed=settings.seed,
-            num_threads=loader_threads(settings),
-            drop_last=False,
-            rows=rows,
-            bad_rows=settings.bad_rows,
+            LoaderOptions(
+                batch_size=min(BATCH_SIZE, len(rows)),
+                seed=settings.seed,
+                num_threads=loader_threads(settings),
+                drop_last=False,
+                rows=rows,
+                bad_rows=settings.bad_rows,
+            ),
         )
 
     size_px = max(view.size_px for view in settings.views)
