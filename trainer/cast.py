@@ -49,7 +49,8 @@ class Settings:
     weight: Annotated[
         float,
         at_least(0),
-        "lambda of L = L_cont + lambda * L_att. Paper: 1 and 3 tie, 5 is worse (Table 2); released command: 3",
+        "lambda of L = L_cont + lambda * L_att; 0 = the method without CAST, on CAST's crops. Paper: 1 and 3 tie, 5 is "
+        "worse (Table 2); released command: 3",
     ] = 3.0
     region: Annotated[
         str,
@@ -62,6 +63,11 @@ class Settings:
         one_of(_VARIANTS),
         "paper: Eq. 1 to 4; released: what the released code computes, see above",
     ] = "paper"
+
+
+def in_use(settings: Settings | None) -> Settings | None:
+    """Return CAST's settings where its loss counts, else None: at weight 0 a step is the method's own, bit for bit."""
+    return settings if settings is not None and settings.weight > 0 else None
 
 
 def constrained(plan: ViewPlan) -> ViewPlan:

@@ -433,6 +433,21 @@ def test_casts_gradient_stays_in_float32_under_autocast(method: str, monkeypatch
     assert torch.isfinite(training.method.backbone.conv1.weight.grad).all()
 
 
+@pytest.mark.parametrize("method", ["moco", "cast", "byol", "swav"])
+def test_cast_at_weight_0_is_the_method_without_it_bit_for_bit(method: str) -> None:
+    """The control of CAST: its crops, and neither an attention loss nor masked keys in the key network."""
+    settings = tiny(method, with_cast=True)
+    weightless, views = begin(replace(settings, cast=replace(settings.cast, weight=0.0)))
+    plain, _ = begin(replace(settings, method="moco" if method == "cast" else method, cast=None))
+    weightless.step = plain.step = 2  # past the start of the warm-up, where the rate is zero
+    for step_views in views[:3]:
+        found, expected = take_step(weightless, step_views)[0], take_step(plain, step_views)[0]
+        assert found.keys() == expected.keys()
+        assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+    found_state, expected_state = state_of(weightless), state_of(plain)
+    assert [name for name in expected_state if not torch.equal(found_state[name], expected_state[name])] == []
+
+
 def test_cast_of_the_intersection_sees_less() -> None:
     training, views = begin(tiny("cast"))
     boxes = [torch.tensor([[0, 0, 40, 40]] * 8), torch.tensor([[0, 20, 40, 40]] * 8)]

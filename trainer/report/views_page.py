@@ -20,6 +20,7 @@ from backdrop.ranks import Ranks
 from backdrop.stores.format.reader import Store
 from backdrop.stores.pages import document
 from backdrop.stores.pages.document import Section
+from backdrop.trainer import cast
 from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
@@ -67,7 +68,7 @@ def _first_rows(loader: Loader, drawing: Drawing, epoch: int) -> tuple[list[Exam
 
 def masked_views(settings: RunSettings) -> tuple[int, ...]:
     """Return the views whose backgrounds CAST removes for the key network: the key, or both of two equal views."""
-    if settings.cast is None:
+    if cast.in_use(settings.cast) is None:
         return ()
     if method_module(settings.method).HAS_NEGATIVES:
         return (1,)
@@ -148,7 +149,7 @@ def _reading(settings: RunSettings) -> str:
             ("extra negative", "an image the query must not resemble: another image's foreground on the query's own "
              "background, so that the background does not help; or a plain other image.")
         )  # fmt: skip
-    if settings.cast is not None:
+    if cast.in_use(settings.cast):
         kinds.append(
             ("masked key", "the key with its background at the mean colour: what makes the query similar to it should "
              "lie in the foreground (CAST).")

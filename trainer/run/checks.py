@@ -6,7 +6,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.crops import check_background, check_jitter
 from backdrop.settings import check_settings
-from backdrop.trainer import backbones
+from backdrop.trainer import backbones, cast
 from backdrop.trainer.methods import METHODS, MethodFile
 from backdrop.trainer.optimisation import schedules
 from backdrop.trainer.settings import RunSettings, method_module
@@ -57,6 +57,8 @@ def _check_cast(settings: RunSettings, module: MethodFile[Any]) -> None:
             f"--cast is not defined for method {settings.method!r}, which matches no query with a key; methods with "
             f"CAST: {', '.join(fit)}"
         )
+    if cast.in_use(settings.cast) is None:
+        return
     family = backbones.find(settings.backbone)
     if family.CELL_PX and not settings.cifar_stem:
         other = ", or cifar_stem=true" if family.HAS_CIFAR_STEM else ""

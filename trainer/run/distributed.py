@@ -23,6 +23,7 @@ from backdrop.devices import num_cores
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
+from backdrop.trainer import cast
 from backdrop.trainer.parts.collectives import gathered
 from backdrop.trainer.parts.pretraining_method import PretrainingMethod
 from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
@@ -82,7 +83,7 @@ def synchronise(method: nn.Module, settings: RunSettings, ranks: Ranks) -> None:
     size = _group_size(settings, ranks.size)
     if size > 1:
         group = _own_group(size, ranks)
-        kinds = (nn.BatchNorm2d,) if settings.cast is not None else (nn.BatchNorm1d, nn.BatchNorm2d)
+        kinds = (nn.BatchNorm2d,) if cast.in_use(settings.cast) else (nn.BatchNorm1d, nn.BatchNorm2d)
         synchronise_batch_norms(method, group, device=torch.device(ranks.device), kinds=kinds)
 
 

@@ -7,6 +7,6 @@ from backdrop.trainer.settings import RunSettings, method_module
 def expected_curve(settings: RunSettings) -> str:
     """Return what to expect of a run's losses, in numbers of its own settings. Each method says it in its file."""
     notes = [method_module(settings.method).expected_curve(settings.algorithm)]
-    if settings.cast is not None:
+    if cast.in_use(settings.cast):
         notes.append(cast.EXPECTED_CURVE)
     return " ".join(notes)

@@ -16,6 +16,7 @@ from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.progress import note, stage_bar, warn
 from backdrop.ranks import Ranks
+from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
@@ -95,7 +96,7 @@ def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, 
         torch.random.default_generator.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, cifar_stem=settings.cifar_stem)
         backbone.autocast_dtype = dtype
-        method = module.Method(backbone, settings.algorithm, seed=settings.seed, cast=settings.cast)
+        method = module.Method(backbone, settings.algorithm, seed=settings.seed, cast=cast.in_use(settings.cast))
     distributed.synchronise(method, settings, ranks)
     # Channels last is what convolutions are fastest with, on a CPU (1.4 times at 64 px) as on a GPU.
     method.to(device=device).to(memory_format=torch.channels_last)

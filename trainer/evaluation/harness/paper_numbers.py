@@ -5,6 +5,7 @@ full. Selvaraju et al. 2021 (CAST): MoCo pretrained on COCO. Which of a table's 
 its settings; a run of another kind, of another network or of fewer epochs, has no number beside it.
 """
 
+from backdrop.trainer import cast
 from backdrop.trainer.settings import RunSettings
 
 # table, task, metric, length | MoCo: none rm swaps | BYOL: none rm random | SwAV: none rm random
@@ -149,7 +150,7 @@ def _of_cast(settings: RunSettings) -> dict[tuple[str, str], tuple[str, float]]:
         return {}
     is_constrained = any(view.min_foreground > 0 for view in settings.views)
     # Rows 4 and 5 of Table 1 are CAST's command at lambda 0 (trainer/recipes/cast_coco.py).
-    is_supervised = settings.cast is not None and settings.cast.weight > 0
+    is_supervised = cast.in_use(settings.cast) is not None
     if is_supervised and not is_constrained:
         return {}
     column = 2 if is_supervised else int(is_constrained)
