@@ -69,9 +69,7 @@ class OpenSet(Generic[Member]):
     (`python -m tests.check_members`), `load` looks whether a plug-in has all that it names.
     """
 
-    def __init__(
-        self, name: str, package: str, path: list[str], *, contract: type | None = None, hyphens: bool = False
-    ) -> None:
+    def __init__(self, name: str, package: str, path: list[str], *, contract: type, hyphens: bool = False) -> None:
         """Describe the folder; nothing is imported.
 
         Args:
@@ -82,7 +80,7 @@ class OpenSet(Generic[Member]):
             hyphens: whether names on the command line have hyphens where files have underscores.
         """
         self.name, self._package, self._path, self._hyphens = name, package, path, hyphens
-        self._provided = _members_of(contract) if contract else ()
+        self._provided = _members_of(contract)
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all members, sorted."""

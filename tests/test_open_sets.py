@@ -186,5 +186,5 @@ def test_listing_imports_no_member(tmp_path: Path) -> None:
     (tmp_path / "members").mkdir()
     _file(tmp_path / "members", "broken.py", "1 / 0\n")
     _file(tmp_path / "members", "_private.py", "")
-    members: OpenSet[ModuleType] = OpenSet("members", "members", [str(tmp_path / "members")])
+    members: OpenSet[ModuleType] = OpenSet("members", "members", [str(tmp_path / "members")], contract=type)
     assert members.names() == ("broken",)

@@ -177,12 +177,11 @@ def loader_bench_command(
     from backdrop.pipeline.loader.loader_bench import bench, table
     from backdrop.pipeline.loader.loader_options import LoaderOptions
     from backdrop.trainer.run.loop import resolve_settings
-    from backdrop.trainer.settings import method_module
 
     changes = given_settings(config=config, overrides=overrides)
     chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     if recipe is None:
-        recipe = method_module(chosen.method).DEFAULT_RECIPE
+        recipe = METHODS.load(chosen.method).DEFAULT_RECIPE
         note_default("recipe", recipe, "the method's own")
     changed = [change.override for change in changes]
     settings = resolve_settings(recipe, chosen.method, chosen.background, chosen.with_cast, changed)

@@ -18,7 +18,7 @@ from backdrop.settings import SEEDS, at_least, one_of
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
-from backdrop.trainer.methods import METHODS, MethodFile
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation import optimisers, schedules
 
 _NO_PROBE = online_probe.Settings()
@@ -132,11 +132,6 @@ class RunSettings:
         )
 
 
-def method_module(method: str) -> MethodFile[Any]:
-    """Return the file of a method. Raises: UserError: unknown name."""
-    return METHODS.load(method)
-
-
 def plan_fields(plan: ViewPlan) -> dict[str, Any]:
     """Return a plan's parts by name, as `RunSettings` takes them."""
     return {field.name: getattr(plan, field.name) for field in fields(plan)}
@@ -176,7 +171,7 @@ def from_json(data: dict[str, Any]) -> RunSettings:
         raise UserError("this file holds no run settings: it names no method")
     try:
         return _record(
-            RunSettings, data | {"algorithm": _record(method_module(data["method"]).Settings, data["algorithm"])}
+            RunSettings, data | {"algorithm": _record(METHODS.load(data["method"]).Settings, data["algorithm"])}
         )
     except (KeyError, TypeError) as error:
         raise UserError(f"the run's settings do not fit this version of Backdrop: {error}") from error

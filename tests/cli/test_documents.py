@@ -23,8 +23,8 @@ from backdrop import cli
 from backdrop.saliency.deepusps2.settings import choose_settings
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.evaluation.harness.evaluate import chosen_options
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.settings import method_module
 from tests.material import background_contract as contract
 from tests.material.command_tree import commands_of
 
@@ -125,7 +125,7 @@ def test_every_command_for_a_table_can_be_given(page: Path) -> None:
             pytest.fail(f"{command}: {error.format_message()}")
         if chosen.name == "pretrain":
             method = given["method"]
-            recipe = given["recipe"] or method_module(method).DEFAULT_RECIPE
+            recipe = given["recipe"] or METHODS.load(method).DEFAULT_RECIPE
             resolve_settings(recipe, method, given["bg"] or "none", given["with_cast"], given["overrides"])
         elif given.get("task", "all") != "all":
             chosen_options(EVALUATIONS.load(given["task"]), given["overrides"])

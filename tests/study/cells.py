@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backdrop.trainer.settings import method_module
+from backdrop.trainer.methods import METHODS
 
 SEEDS = (0, 1, 2)
 RECIPE = "smoke"
@@ -51,7 +51,7 @@ class Cell:
     def settings(self) -> tuple[str, ...]:
         """The cell's changes of the recipe."""
         own = []
-        for number, view in enumerate(method_module(self.method).view_plan(self.background).views):
+        for number, view in enumerate(METHODS.load(self.method).view_plan(self.background).views):
             min_foreground = self.min_foreground if view.is_global else 0.0
             own.append(f"views.{number}.min_foreground={min_foreground:g}")
             if view.is_global:

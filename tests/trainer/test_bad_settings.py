@@ -57,7 +57,7 @@ def refused(tmp_path: Path, store: Path | str, command: str, **more: object) -> 
         ("moco none optimizer.lr=1", "Did you mean optimiser.lr?"),
         ("moco none algorithm.num_prototypes=3", "unknown setting 'algorithm.num_prototypes'"),
         ("moco none views.7.size_px=64", "there are 2 views"),
-        ("moco none backbone=resnet19", "unknown backbone 'resnet19'; Did you mean resnet18?"),
+        ("moco none backbone=resnet19", "unknown backbone 'resnet19'. Did you mean resnet18?"),
         ("moco none optimiser.name=adam", "allowed: sgd, lars"),
         ("moco none crop_fallback=corner", "allowed: center, bbox, best"),
         ("moco none crop_proposal=random", "allowed: uniform, centroid"),

@@ -32,7 +32,7 @@ from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import _Step
 from backdrop.trainer.run.training import Training, start, take_step
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
 from tests.reference import losses as reference
@@ -47,7 +47,7 @@ def possible_runs() -> Iterator[Any]:
     """Every method with every background; by default each method with one, and MoCo with all."""
     for method in backdrop.trainer.methods.NAMES:
         for background in backdrop.pipeline.views.backgrounds.NAMES:
-            if background != "swaps" or method_module(method).HAS_NEGATIVES:
+            if background != "swaps" or METHODS.load(method).HAS_NEGATIVES:
                 is_default = method == "moco" or background == "random"
                 yield pytest.param(method, background, marks=[] if is_default else [pytest.mark.slow])
 
@@ -558,9 +558,7 @@ def test_rotnet_counts_every_image_in_every_rotation() -> None:
 def test_rotnet_on_alexnet_with_the_released_head() -> None:
     with torch.random.fork_rng():
         backbone = build_backbone("alexnet_bn")
-        method = (
-            method_module("rotnet").Method(backbone, method_module("rotnet").Settings(hidden_dim=16), seed=0).train()
-        )
+        method = METHODS.load("rotnet").Method(backbone, METHODS.load("rotnet").Settings(hidden_dim=16), seed=0).train()
     _, views = begin(tiny("rotnet"))
     losses = method.training_step(views[0])
     losses["loss"].backward()
@@ -599,7 +597,7 @@ def test_classifier_on_a_frozen_backbone_and_fine_tuning(tmp_path: Path) -> None
 
 
 def test_supervised_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:
-    module = method_module("supervised")
+    module = METHODS.load("supervised")
     settings = module.Settings(num_classes=10)
     module.check_labels(settings, np.arange(10))
     with pytest.raises(UserError, match=r"2 of the store's 4 rows have no label"):

@@ -15,7 +15,7 @@ from backdrop.trainer.recipes import smoke
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.training import Training, start, take_step
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 from tests.material.copied_plugins import copied
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
@@ -70,7 +70,16 @@ def test_it_trains_and_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path) -> 
     assert torch.equal(expected["loss"], found["loss"])
 
 
+def test_networks_of_another_kind_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PLUGINS_VARIABLE, "")
+    file = copied("simsiam", tmp_path)
+    file.write_text(file.read_text().replace("class Method(QueryKeyMethod)", "class Method(nn.Module)"))
+    use_plugin(file)
+    with pytest.raises(UserError, match="the Method of 'simsiam' is a Method: derive it from PretrainingMethod"):
+        _begin(tiny("simsiam"))
+
+
 def test_no_plugin_no_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PLUGINS_VARIABLE, "")
     with pytest.raises(UserError, match=r"unknown method 'simsiam'.*--plugin FILE\.py"):
-        method_module("simsiam")
+        METHODS.load("simsiam")

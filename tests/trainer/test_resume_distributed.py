@@ -16,10 +16,11 @@ import pytest
 import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
 from backdrop.ranks import Ranks
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import checkpoint, run_folder
 from backdrop.trainer.run.training import train
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 from tests.material.distributed_launch import ROOT, launch
 from tests.material.distributed_program import loader_of, settings_of
 from tests.material.interrupted_runs import Interrupted, assert_same_end, run
@@ -39,7 +40,7 @@ SWAV = {
 def possible_runs() -> Iterator[tuple[str, str]]:
     for method in backdrop.trainer.methods.NAMES:
         for background in backdrop.pipeline.views.backgrounds.NAMES:
-            if background != "swaps" or method_module(method).HAS_NEGATIVES:
+            if background != "swaps" or METHODS.load(method).HAS_NEGATIVES:
                 yield method, background
 
 

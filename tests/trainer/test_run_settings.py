@@ -13,7 +13,7 @@ import backdrop.pipeline.views.backgrounds
 import backdrop.trainer.methods
 import backdrop.trainer.recipes
 from backdrop.errors import UserError
-from backdrop.trainer.methods import byol, moco, swav
+from backdrop.trainer.methods import METHODS, byol, moco, swav
 from backdrop.trainer.optimisation import optimisers, schedules
 from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
@@ -21,7 +21,7 @@ from backdrop.trainer.parts.pretraining_method import ParameterGroup
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.settings import apply_overrides, differences, from_json, method_module, to_json
+from backdrop.trainer.settings import apply_overrides, differences, from_json, to_json
 from tests.reference.optimisers import lars_step
 
 
@@ -30,7 +30,7 @@ from tests.reference.optimisers import lars_step
 @pytest.mark.parametrize("recipe", backdrop.trainer.recipes.NAMES)
 def test_every_recipe_gives_possible_settings_or_says_why_not(recipe: str, background: str, method: str) -> None:
     is_own = f"pretrain --method {method} " in (import_module(f"backdrop.trainer.recipes.{recipe}").__doc__ or "")
-    has_negatives = background != "swaps" or method_module(method).HAS_NEGATIVES
+    has_negatives = background != "swaps" or METHODS.load(method).HAS_NEGATIVES
     wants_a_run = recipe in ("supervised_finetune", "supervised_retrain")
     if has_negatives and (is_own or recipe == "smoke") and not wants_a_run:
         settings = resolve_settings(recipe, method, background, False, [])
@@ -43,7 +43,7 @@ def test_every_recipe_gives_possible_settings_or_says_why_not(recipe: str, backg
 
 @pytest.mark.parametrize("method", backdrop.trainer.methods.NAMES)
 def test_every_method_has_a_recipe_of_its_own_with_command_and_score(method: str) -> None:
-    text = import_module(f"backdrop.trainer.recipes.{method_module(method).DEFAULT_RECIPE}").__doc__
+    text = import_module(f"backdrop.trainer.recipes.{METHODS.load(method).DEFAULT_RECIPE}").__doc__
     assert f"pretrain --method {method} " in text
     assert "Expected" in text
 

@@ -162,7 +162,8 @@ def protocol_of(subject: Subject, options: Options) -> LinearProtocol:
     _, protocol = stated_by(
         subject.method, options.protocol, "protocol", "protocol of a linear classifier", lambda each: each.linear
     )
-    chosen = {field.name: getattr(options, field.name, None) for field in fields(Schedule)}
+    stated = {field.name for field in fields(Schedule)}
+    chosen = {name: value for name, value in asdict(options).items() if name in stated}
     if chosen["step_epochs"] is not None and chosen["step_fractions"] is None:
         # Fewer or more steps than the method has fall to a tenth each.
         chosen["step_fractions"] = tuple(0.1 ** (step + 1) for step in range(len(chosen["step_epochs"])))

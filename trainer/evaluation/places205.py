@@ -5,7 +5,7 @@ SGD with momentum, 28 epochs, rate 1.0 for 256 images, 256 a step, a tenth of it
 """
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -83,7 +83,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     check_settings(options)
     result = Result()
     splits = open_places(data, result)
-    settings = {name: getattr(options, name) for name in Schedule.__dataclass_fields__ if hasattr(options, name)}
+    stated = {field.name for field in fields(Schedule)}
+    settings = {name: value for name, value in asdict(options).items() if name in stated}
     protocol = LinearProtocol(schedule=Schedule(**settings), bn_mode=options.bn_mode)
     training = linear.Options(
         training=options.training,

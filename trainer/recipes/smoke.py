@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.trainer import cast
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation import optimisers, schedules
-from backdrop.trainer.settings import RunSettings, method_module, plan_fields
+from backdrop.trainer.settings import RunSettings, plan_fields
 
 _SIZE_PX, _LOCAL_SIZE_PX = 32, 24
 # CAST needs a feature map of more than one cell, which a ResNet makes of 33 px or more.
@@ -26,7 +27,7 @@ _BACKGROUND_PROBABILITY = 0.5
 
 def settings(method: str, background: str, with_cast: bool) -> RunSettings:
     """Return the recipe's settings for any method."""
-    module = method_module(method)
+    module = METHODS.load(method)
     has_cast = with_cast or module.ALWAYS_CAST
     plan = module.view_plan(background)
     plan = cast.constrained(plan) if has_cast else plan

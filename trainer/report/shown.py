@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from backdrop.errors import UserError
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.pretraining_method import QueryKeyMethod
 from backdrop.trainer.report import attention, spectrum
 from backdrop.trainer.report.attention import Attention
 from backdrop.trainer.report.examples import NUM_EXAMPLES, Example, collect, view_names
 from backdrop.trainer.report.loaded_run import Run
 from backdrop.trainer.run.trained_method import trained_method
-from backdrop.trainer.settings import method_module
 
 
 @dataclass
@@ -41,7 +41,7 @@ def look_at(run: Run, num_examples: int = NUM_EXAMPLES) -> Shown:
 
 def _add_examples(shown: Shown, run: Run, beton: Path, num_wanted: int) -> None:
     settings = run.settings
-    names = view_names(method_module(settings.method).HAS_NEGATIVES)
+    names = view_names(METHODS.load(settings.method).HAS_NEGATIVES)
     try:
         shown.examples = collect(beton, run.store, settings, epoch=run.last_epoch, names=names, num_wanted=num_wanted)
     except UserError as error:

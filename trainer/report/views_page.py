@@ -21,11 +21,12 @@ from backdrop.stores.format.reader import Store
 from backdrop.stores.pages import document
 from backdrop.stores.pages.document import Section
 from backdrop.trainer import cast
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
 from backdrop.trainer.run.loop import RunRequest, opened_loader
-from backdrop.trainer.settings import RunSettings, by_path, method_module
+from backdrop.trainer.settings import RunSettings, by_path
 
 NUM_ROWS = 32
 
@@ -42,7 +43,7 @@ def write_views_page(page: Path, request: RunRequest, source: StoreSource, *, ep
     beton = beton_of(source)
     store_id = read_sidecar(beton)["store_id"]
     scenes = Scenes(beton, _store_of(beton, store_id, source.store))
-    names = view_names(method_module(request.method).HAS_NEGATIVES)
+    names = view_names(METHODS.load(request.method).HAS_NEGATIVES)
     drawing = Drawing(scenes, settings.plan, names, masked_views=masked_views(settings))
     batch_size = _batch_size(settings, int(has_mask(scenes.records).sum()))
     with opened_loader(settings, source.store, beton, batch_size=batch_size, ranks=Ranks(device="cpu")) as loader:
@@ -70,7 +71,7 @@ def masked_views(settings: RunSettings) -> tuple[int, ...]:
     """Return the views whose backgrounds CAST removes for the key network: the key, or both of two equal views."""
     if cast.in_use(settings.cast) is None:
         return ()
-    if method_module(settings.method).HAS_NEGATIVES:
+    if METHODS.load(settings.method).HAS_NEGATIVES:
         return (1,)
     return tuple(number for number, view in enumerate(settings.views) if view.is_global)
 

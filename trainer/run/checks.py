@@ -9,12 +9,12 @@ from backdrop.settings import check_settings
 from backdrop.trainer import backbones, cast
 from backdrop.trainer.methods import METHODS, MethodFile
 from backdrop.trainer.optimisation import schedules
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 
 
 def check(settings: RunSettings) -> None:
     """Raise UserError unless the settings are possible and go together; nothing is opened or built."""
-    module = method_module(settings.method)
+    module = METHODS.load(settings.method)
     check_settings(settings)
     backbones.find(settings.backbone)
     if settings.cifar_stem:
@@ -41,7 +41,7 @@ def _check_background(settings: RunSettings, module: MethodFile[Any]) -> None:
     has_negative = BACKGROUNDS.load(name).HAS_NEGATIVE
     check_background(settings.background)
     if has_negative and not module.HAS_NEGATIVES:
-        fit = [method for method in METHODS.names() if method_module(method).HAS_NEGATIVES]
+        fit = [method for method in METHODS.names() if METHODS.load(method).HAS_NEGATIVES]
         raise UserError(
             f"background {name!r} adds a negative to every query, and method {settings.method!r} has no negatives; "
             f"use --bg random, or one of these methods: {', '.join(fit)}"
@@ -52,7 +52,7 @@ def _check_cast(settings: RunSettings, module: MethodFile[Any]) -> None:
     if settings.cast is None:
         return
     if not module.HAS_CAST:
-        fit = [method for method in METHODS.names() if method_module(method).HAS_CAST]
+        fit = [method for method in METHODS.names() if METHODS.load(method).HAS_CAST]
         raise UserError(
             f"--cast is not defined for method {settings.method!r}, which matches no query with a key; methods with "
             f"CAST: {', '.join(fit)}"

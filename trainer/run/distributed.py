@@ -24,10 +24,11 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
 from backdrop.trainer import cast
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.collectives import gathered
 from backdrop.trainer.parts.pretraining_method import PretrainingMethod
 from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 
 # A process that hears nothing from another for so long ends. (torchrun ends all much sooner when one of them dies.)
 TIMEOUT = timedelta(minutes=10)
@@ -51,7 +52,7 @@ def share_of(settings: RunSettings, num_processes: int) -> int:
             f"accumulation_steps={settings.accumulation_steps} does not divide the {share} images that each process "
             "takes of a batch; set one that does"
         )
-    module = method_module(settings.method)
+    module = METHODS.load(settings.method)
     if num_processes > 1:
         module.check(settings.algorithm, share)
     if settings.accumulation_steps > 1:

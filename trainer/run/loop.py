@@ -20,13 +20,14 @@ from backdrop.progress import note_default
 from backdrop.ranks import Ranks, joined
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.sharing.store_cache import cache_folder
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.training import Probe, train
-from backdrop.trainer.settings import RunSettings, apply_overrides, method_module
+from backdrop.trainer.settings import RunSettings, apply_overrides
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,7 @@ def opened_loader(
     with loader:
         if not isinstance(store, str):
             _check_same_store(Path(store), beton, loader.store_id)
-        method_module(settings.method).check_labels(settings.algorithm, loader.labels)
+        METHODS.load(settings.method).check_labels(settings.algorithm, loader.labels)
         yield loader
 
 
@@ -119,7 +120,7 @@ def default_recipe(method: str) -> str:
 
     Args: method: a file of trainer/methods.
     """
-    paper = method_module(method).DEFAULT_RECIPE
+    paper = METHODS.load(method).DEFAULT_RECIPE
     if torch.cuda.is_available():
         recipe, why = paper, "the method's own"
     else:

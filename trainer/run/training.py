@@ -18,6 +18,7 @@ from backdrop.progress import note, stage_bar, warn
 from backdrop.ranks import Ranks
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
 from backdrop.trainer.parts import checkpoint_files
@@ -29,7 +30,7 @@ from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.micro_batches import parts_of
 from backdrop.trainer.run.recorder import Recorder, crop_statistics
 from backdrop.trainer.run.run_folder import Origin
-from backdrop.trainer.settings import RunSettings, method_module
+from backdrop.trainer.settings import RunSettings
 
 # A backbone and where it computes, to scores by name; the backbone stays as it was.
 Probe = Callable[[Backbone, torch.device], dict[str, float]]
@@ -89,7 +90,7 @@ def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, 
 
     Args: ranks: this process among those of the training, None = it is alone.
     """
-    module, ranks = method_module(settings.method), ranks or Ranks(device=str(device))
+    module, ranks = METHODS.load(settings.method), ranks or Ranks(device=str(device))
     dtype = _autocast_dtype(settings.precision, device)
     # The one generator of torch that layers draw from is seeded for this block and left as it was.
     with torch.random.fork_rng(devices=[]):
@@ -97,6 +98,11 @@ def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, 
         backbone = build_backbone(settings.backbone, cifar_stem=settings.cifar_stem)
         backbone.autocast_dtype = dtype
         method = module.Method(backbone, settings.algorithm, seed=settings.seed, cast=cast.in_use(settings.cast))
+    if not isinstance(method, PretrainingMethod):
+        raise UserError(
+            f"the Method of {settings.method!r} is a {type(method).__name__}: derive it from PretrainingMethod, or "
+            "from QueryKeyMethod where it compares a query with a key (backdrop.trainer.parts.pretraining_method)"
+        )
     distributed.synchronise(method, settings, ranks)
     # Channels last is what convolutions are fastest with, on a CPU (1.4 times at 64 px) as on a GPU.
     method.to(device=device).to(memory_format=torch.channels_last)
