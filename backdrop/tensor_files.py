@@ -1,14 +1,21 @@
-"""Tensors in safetensors files, with texts in the header: there whole or not at all, read without running any code."""
+"""Tensors in files: our own safetensors, whole or not at all, and what others published; read without running code."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import safetensors
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+
+# Where release files keep the weights; of a teacher and its student the teacher is what is published.
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str] | None = None) -> None:
@@ -61,3 +68,60 @@ def named_bytes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[bytes, bytes]]:
     for name in sorted(tensors):
         array = tensors[name].detach().cpu().contiguous().numpy()
         yield f"{name} {array.dtype.str} {array.shape}".encode(), array.tobytes()
+
+
+def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Digest of named tensors, the same however a file lays them out.
+
+    Args:
+        tensors: any shapes and dtypes.
+    """
+    digest = hashlib.sha256()
+    for what, values in named_bytes(tensors):
+        digest.update(what + b"\n")
+        digest.update(values)
+    return digest.hexdigest()
+
+
+def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a file of weights that others published: safetensors, or .pt and .pth with `weights_only=True`.
+
+    Args: path: of the file.
+    Returns: tensors on the CPU, by the file's names; the entry that they lay in (`model`), "" = none.
+    Raises: UserError: it cannot be read, or holds more than tensors.
+    """
+    container = ""
+    with readable(path):
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, container  # noqa: SIM118
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    for name in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content, container = content[name], name
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no dictionary of tensors")
+    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, container
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn what the readers of tensors raise into one message. Raises: UserError: the file cannot be read."""
+    try:
+        yield
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        EOFError,
+        UnpicklingError,
+    ) as error:
+        # Torch's own words would have the user allow code to run.
+        is_no_tensors = isinstance(error, UnpicklingError)
+        reason = "it holds other things than tensors." if is_no_tensors else str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} cannot be read as weights: {reason} Allowed: safetensors, or .pt and "
+            ".pth files that hold tensors and nothing else (code in them is never run)."
+        ) from error

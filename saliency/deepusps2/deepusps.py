@@ -38,11 +38,10 @@ from backdrop.saliency.trained_detector.drn_detector import (
     DetectorDescription,
     DrnDetector,
     save_detector,
-    weights_sha256,
 )
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
 from backdrop.stores.indexes.dataset_index import DatasetIndex
-from backdrop.tensor_files import read_tensors
+from backdrop.tensor_files import read_tensors, weights_sha256
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 SETTINGS_FILE = "settings.json"

@@ -1,8 +1,7 @@
 """The trained detector: a DRN segmentation network with everything that decides its maps, on disk and in use."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import repeat
@@ -26,7 +25,7 @@ from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
-from backdrop.tensor_files import named_bytes
+from backdrop.tensor_files import weights_sha256
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
 WEIGHTS_FILE = "detector.safetensors"
@@ -54,19 +53,6 @@ class DetectorDescription:
     # the dense CRF that sharpens the map; None = none
     crf_size_px: int
     # side of the square it works at
-
-
-def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Digest of named tensors, the same however a file lays them out.
-
-    Args:
-        tensors: any shapes and dtypes.
-    """
-    digest = hashlib.sha256()
-    for what, values in named_bytes(tensors):
-        digest.update(what + b"\n")
-        digest.update(values)
-    return digest.hexdigest()
 
 
 class DrnDetector(Detector):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
+from backdrop.saliency.networks.published_weights import prefix_of
 from backdrop.trainer.backbones import Published
 from backdrop.trainer.parts.backbones import Backbone
 
@@ -13,12 +14,6 @@ HAS_CIFAR_STEM = True
 CELL_PX = 32
 
 _LAYERS = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-# What stands before the names of the encoder that is evaluated in release files. MoCo, CAST: module.encoder_q; SwAV:
-# module; PyTorch BYOL (yaox12): module.online_network.encoder; our own exports: none.
-_PREFIXES = (
-    "module.encoder_q.", "module.online_network.encoder.", "module.backbone.", "module.", "encoder_q.",
-    "online_network.encoder.", "backbone.", "encoder.", "",
-)  # fmt: skip
 # Blocks of each stage decide the depth; resnet18 and resnet34 have no third convolution.
 _DEPTHS = {
     (2, 2, 2, 2, False): "resnet18",
@@ -48,7 +43,7 @@ def published(tensors: dict[str, torch.Tensor], what: str) -> Published | None:
 
     Returns: None = no name ends in conv1.weight. Raises: UserError: stages of other sizes.
     """
-    prefix = next((prefix for prefix in _PREFIXES if f"{prefix}conv1.weight" in tensors), None)
+    prefix = prefix_of(tensors, "conv1.weight")
     if prefix is None:
         return None
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -11,8 +11,8 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.progress import warn
 from backdrop.stores.images.image_codec import sha256
-from backdrop.tensor_files import named_bytes
-from backdrop.trainer.evaluation.harness.weights import NUM_CLASSES, load_network, readable
+from backdrop.tensor_files import named_bytes, readable
+from backdrop.trainer.evaluation.harness.weights import NUM_CLASSES, load_network
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import run_folder
 

@@ -4,24 +4,20 @@ Only tensors are read: safetensors, or .pt and .pth files with `weights_only=Tru
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 
 import safetensors
 import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
+from backdrop.tensor_files import read_published, readable
 from backdrop.trainer.backbones import BACKBONES, build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint
 
 NUM_CLASSES = 1000
 NUM_IN9_CLASSES = 9
-# Where release files keep the weights.
-_CONTAINERS = ("state_dict", "model", "model_state_dict")
 
 
 def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
@@ -46,7 +42,7 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
         if "backbone" in metadata:
             return _probe_of_a_run(tensors, metadata, str(path))
     else:
-        tensors = _torch_file(path)
+        tensors, _ = read_published(path)
     return network_of(tensors, str(path))
 
 
@@ -98,37 +94,3 @@ def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
     head = nn.Linear(num_features, len(weight))
     head.load_state_dict({"weight": weight, "bias": tensors.get("fc.bias", torch.zeros(len(weight)))})
     return head.eval()
-
-
-def _torch_file(path: Path) -> dict[str, Tensor]:
-    with readable(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    for name in _CONTAINERS:
-        if isinstance(content, dict) and isinstance(content.get(name), dict):
-            content = content[name]
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no dictionary of tensors")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-
-
-@contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn what the readers of tensors raise into one message. Raises: UserError: the file cannot be read."""
-    try:
-        yield
-    except (
-        safetensors.SafetensorError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        UnpicklingError,
-    ) as error:
-        # Torch's own words would have the user allow code to run.
-        is_no_tensors = isinstance(error, UnpicklingError)
-        reason = "it holds other things than tensors." if is_no_tensors else str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path} cannot be read as weights: {reason} Allowed: safetensors, or .pt and "
-            ".pth files that hold tensors and nothing else (code in them is never run)."
-        ) from error
