@@ -10,12 +10,15 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import resource_tracker
+from multiprocessing import resource_tracker, shared_memory
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from backdrop.errors import UserError
+
 # Exit code of a child whose parent is gone: nobody asks for it.
 ORPHANED = 1
+SHARED_MEMORY = "/dev/shm"
 
 
 def end_with_parent(*, with_group: bool = False) -> None:
@@ -41,6 +44,29 @@ def tell(pipe: Connection, message: Any) -> None:
         pipe.send(message)
     except ConnectionError:
         os._exit(ORPHANED)
+
+
+def check_shared_memory(what: str, num_bytes: int = 1 << 16) -> None:
+    """Refuse work that could not share memory and locks between its processes.
+
+    Args: what: is to be done. num_bytes: that it shares.
+    Raises: UserError: the machine has no shared memory, or too little is left.
+    """
+    mend = f"mount it: mount -t tmpfs tmpfs {SHARED_MEMORY} (a container: docker run --shm-size=1g)"
+    try:
+        multiprocessing.get_context("spawn").Lock()
+        memory = shared_memory.SharedMemory(create=True, size=num_bytes)
+    except OSError as error:
+        raise UserError(
+            f"{what} needs shared memory, and {SHARED_MEMORY} does not give any ({error}); {mend}"
+        ) from error
+    memory.close()
+    memory.unlink()
+    place = os.statvfs(SHARED_MEMORY) if os.path.isdir(SHARED_MEMORY) else None
+    # Memory that is not there is noticed only when it is written to, and then ends the process without a word.
+    if place is not None and place.f_blocks and place.f_bavail * place.f_frsize < num_bytes:
+        free = place.f_bavail * place.f_frsize
+        raise UserError(f"{what} needs {num_bytes:,} bytes of shared memory, {SHARED_MEMORY} has {free:,} left; {mend}")
 
 
 @contextmanager

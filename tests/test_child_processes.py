@@ -97,3 +97,34 @@ def test_nothing_is_left_whenever_it_is_ended(seed: int, tmp_path: Path) -> None
     ending = draw.choice(SIGNALS)
     shown = end(draw.choice(list(COMMANDS)), ending, tmp_path, after_s=draw.uniform(0, 1))
     assert shown.count("Traceback") <= (ending == signal.SIGINT), shown
+
+
+def command_line(*words: str, before: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*before, sys.executable, "cli.py", *words], cwd=ROOT, capture_output=True, text=True, check=False, **options
+    )
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may take /dev/shm away from a command")
+@pytest.mark.parametrize("options", ["ro", "size=4k"])
+def test_an_export_says_that_shared_memory_is_missing(scenes: Path, tmp_path: Path, options: str) -> None:
+    script = f'mount -t tmpfs -o {options} none /dev/shm && head -c 4k /dev/zero > /dev/shm/full; exec "$@"'
+    words = ("store", "export", str(scenes), "--format", "beton", "--root", str(scenes.parent / "images"))
+    words += ("--out", str(tmp_path / "out.beton"))
+    done = command_line(*words, before=("unshare", "-m", "bash", "-c", script, "bash"))
+    if "unshare" in done.stderr:
+        pytest.skip("this container may not mount")
+    assert done.returncode == 2, done.stderr
+    assert "shared memory" in done.stderr
+    assert "mount" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "multiprocessing lock" not in done.stderr
+
+
+def test_a_limit_of_open_files_is_a_sentence(scenes: Path, tmp_path: Path) -> None:
+    words = ("store", "export", str(scenes), "--format", "beton", "--root", str(scenes.parent / "images"))
+    words += ("--out", str(tmp_path / "out.beton"))
+    done = command_line(*words, before=("bash", "-c", 'ulimit -n 20; exec "$@"', "bash"))
+    assert done.returncode == 2, done.stderr
+    assert "ulimit -n" in done.stderr
+    assert "Traceback" not in done.stderr

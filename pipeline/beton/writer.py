@@ -25,9 +25,9 @@ from typing import Any, NoReturn
 import numpy as np
 from tqdm import tqdm
 
-from backdrop.child_processes import end_with_parent, tell
+from backdrop.child_processes import check_shared_memory, end_with_parent, tell
 from backdrop.devices import num_cores
-from backdrop.disk_errors import disk_errors
+from backdrop.disk_errors import check_open_files, disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.ffcv_names import DatasetWriter, MemoryAllocator
@@ -57,6 +57,8 @@ MIN_PAGE_BYTES = 8 << 20
 CHUNK_ROWS = 64
 CHECKED_ROWS = 16
 POLL_S = 0.2
+# What starting the writing process takes: where fewer can be opened, the server it is forked of ends in a traceback.
+OPEN_FILES = 24
 
 
 def export_beton(
@@ -231,6 +233,8 @@ def _write_watched(
     store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, timeout_s: float
 ) -> None:
     """Run the writing process; end it and raise when a row fails, a worker dies or nothing moves."""
+    check_open_files(OPEN_FILES)
+    check_shared_memory("the export of a .beton", store.num_rows * SceneField().metadata_type.itemsize)
     # Not a fork of this process, which has threads; of a server that has only imported this module.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])

@@ -30,7 +30,7 @@ import cv2
 import h5py
 import numpy as np
 
-from backdrop.child_processes import end_with_parent, without_ctrl_c
+from backdrop.child_processes import check_shared_memory, end_with_parent, without_ctrl_c
 from backdrop.durable_files import written_aside
 from backdrop.errors import ImageError, UserError
 from backdrop.progress import stage_bar, warn
@@ -171,6 +171,7 @@ def _square_images(
     if num_workers <= 1 or len(paths) < 2 * num_workers:
         yield from map(square_image, *arguments)
         return
+    check_shared_memory("finding first labels with several processes")
     # spawn, not fork: this process may run torch's threads, which a fork would copy in mid-step
     with ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker) as pool:
         try:

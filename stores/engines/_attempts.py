@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from backdrop.disk_errors import TOO_MANY_FILES, too_many_open_files
 from backdrop.errors import PartsFailed, UserError
 from backdrop.stores.engines import RunPart
 
@@ -78,5 +79,9 @@ def attempt(run_part: RunPart, spec: object, part: int, rows_done: Callable[[int
         return "done", run_part(spec, part, rows_done)
     except UserError as error:
         return "user error", str(error)
+    except OSError as error:
+        if error.errno in TOO_MANY_FILES:
+            return "user error", str(too_many_open_files())
+        return "error", traceback.format_exc()
     except Exception:  # one part's failure must not end the others: it is tried again, then reported
         return "error", traceback.format_exc()
