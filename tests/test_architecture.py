@@ -33,6 +33,7 @@ FORBIDDEN = (
 COMMAND_FILES = ("cli.py", "commands.py", "command_line.py", "command_options.py", "settings_options.py")
 MAX_BODY_LINES = 45
 MAX_NESTING = 3
+MAX_PARAMETERS = 7
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
@@ -169,6 +170,17 @@ def test_functions_can_be_read_without_scrolling(path: Path) -> None:
         assert num_lines <= MAX_BODY_LINES, f"{module_name(path)}.{node.name}: {num_lines} lines"
         # An elif chain counts as depth in the syntax tree, hence one level of grace over the written rule.
         assert nesting(node) <= MAX_NESTING + 1, f"{module_name(path)}.{node.name} nests {nesting(node)} deep"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_what_belongs_together_has_a_name(path: Path) -> None:
+    """A command is excepted: click gives it every option of the command line as a parameter of its own."""
+    for node in ast.walk(parse(path)):
+        if not isinstance(node, ast.FunctionDef) or any("click." in ast.unparse(each) for each in node.decorator_list):
+            continue
+        names = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        own = names[1:] if names[:1] in (["self"], ["cls"], ["typing_context"]) else names  # the last is numba's
+        assert len(own) <= MAX_PARAMETERS, f"{module_name(path)}.{node.name} takes {len(own)}: {', '.join(own)}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

@@ -7,6 +7,7 @@ machine gives the same bytes. Masks: the pixel under the centre of each output p
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -78,14 +79,14 @@ def _leading_zeros(typing_context, word):
     return types.int64(types.uint64), generate
 
 
-def weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+def weighted_pixels(rows, at, weight, offset, num, lines, out_at):
     """Write the same pixel of two output rows: sums of weight[offset + k] * row[at + 3 k : at + 3 k + 3], rounded.
 
-    row_a, row_b: float32, an element longer than their pixels. weight: float32. line_a, line_b: uint8, written at
-    out_at; a fourth byte is overwritten too. Two rows together halve the loads of weights and fill a register of eight.
+    rows: two, float32, an element longer than their pixels. weight: float32. lines: two, uint8, written at out_at; a
+    fourth byte is overwritten too. Two rows together halve the loads of weights and fill a register of eight.
     This is the plain form; compiled code gets the same sums from the overload below.
     """
-    for row, line in ((row_a, line_a), (row_b, line_b)):
+    for row, line in zip(rows, lines, strict=True):
         sums = np.zeros(VECTOR, np.float32)
         for k in range(num):
             sums += weight[offset + k] * row[at + CHANNELS * k : at + CHANNELS * k + VECTOR]
@@ -93,9 +94,9 @@ def weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_a
 
 
 @overload(weighted_pixels, inline="always")
-def _overload_weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
-    def implementation(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
-        _weighted_pixels(row_a, row_b, at, weight, offset, num, line_a, line_b, out_at)
+def _overload_weighted_pixels(rows, at, weight, offset, num, lines, out_at):
+    def implementation(rows, at, weight, offset, num, lines, out_at):
+        _weighted_pixels(rows, at, weight, offset, num, lines, out_at)
 
     return implementation
 
@@ -106,23 +107,25 @@ def _shuffled(builder, a, b, lanes):
 
 
 @intrinsic
-def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line_a, line_b, out_at):
+def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_at):
     """`weighted_pixels` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
     int64 = types.int64
-    signature = types.void(row_a, row_b, int64, weight, int64, int64, line_a, line_b, int64)
+    signature = types.void(rows, int64, weight, int64, int64, lines, int64)
     four, eight = (ir.VectorType(ir.FloatType(), lanes) for lanes in (VECTOR, 2 * VECTOR))
 
-    def pointer(context, builder, place, arguments, index):
-        array = context.make_array(signature.args[place])(context, builder, arguments[place])
-        return builder.gep(array.data, [index])
+    def pointer(context, builder, kind, value, index):
+        return builder.gep(context.make_array(kind)(context, builder, value).data, [index])
+
+    def pointers(context, builder, kind, pair, index):
+        return [pointer(context, builder, kind.dtype, builder.extract_value(pair, k), index) for k in (0, 1)]
 
     def loaded(builder, start):
         return builder.load(builder.bitcast(start, four.as_pointer()), align=4)
 
     def generate(context, builder, signature, arguments):
-        at, offset, num, out_at = (arguments[place] for place in (2, 4, 5, 8))
-        tap = pointer(context, builder, 3, arguments, offset)
-        sources = [pointer(context, builder, place, arguments, at) for place in (0, 1)]
+        source_rows, at, weights, offset, num, target_lines, out_at = arguments
+        tap = pointer(context, builder, weight, weights, offset)
+        sources = pointers(context, builder, rows, source_rows, at)
         before = builder.block
         loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
         builder.branch(loop)  # there is always at least one tap
@@ -145,8 +148,8 @@ def _weighted_pixels(typing_context, row_a, row_b, at, weight, offset, num, line
         rounded = builder.fadd(total, ir.Constant(eight, [0.5] * 8))
         integers = builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8))
         levels = builder.trunc(integers, ir.VectorType(ir.IntType(8), 8))
-        for place, lanes in ((6, range(4)), (7, range(4, 8))):
-            target = pointer(context, builder, place, arguments, out_at)
+        targets = pointers(context, builder, lines, target_lines, out_at)
+        for target, lanes in zip(targets, (range(4), range(4, 8)), strict=True):
             half = _shuffled(builder, levels, levels, lanes)
             builder.store(half, builder.bitcast(target, half.type.as_pointer()), align=1)
         return context.get_dummy_value()
@@ -194,15 +197,24 @@ def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> N
         _add_to_sum(rows[taps - 1], weight[taps - 1], total)
 
 
+class Cut(NamedTuple):
+    """What is cut out of an image: a box (top, left, height, width) of its pixels, of which `shrink` became one."""
+
+    box: tuple[int, int, int, int]
+    shrink: int
+    is_flipped: bool
+
+
 @kernel(error_model="numpy")
-def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines):
+def crop_pixels(image, cut, out, taps_y, taps_x, rows, lines):
     """Cut a box out of an image, resize it to a square and flip it.
 
-    image: uint8 (H, 3 W), decoded `shrink` times smaller than the box's pixels. box: int (top, left, height, width),
-    inside it. out: uint8 (S, 3 S).
+    image: uint8 (H, 3 W), decoded `cut.shrink` times smaller than the box's pixels. cut: `Cut`, inside it. out: uint8
+    (S, 3 S).
     Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); rows: float32
     (2, >= 3 (width + taps) + 4); lines: uint8 (2, >= 3 S + 4).
     """
+    box, shrink, is_flipped = cut
     side = out.shape[0]
     first_y, weight_y = taps_y
     first_x, weight_x = taps_x
@@ -215,7 +227,7 @@ def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines
     num_x = fill_taps(start_x, box[3] / shrink, width, side, is_flipped, first_x[:side], weight_x[:side])
     flat_x, stride_x = weight_x.reshape(-1), weight_x.shape[1]
     rows[:, CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
-    row_a, row_b, line_a, line_b = rows[0], rows[1], lines[0], lines[1]
+    both_rows, both_lines = (rows[0], rows[1]), (lines[0], lines[1])
     for y in range(0, side, 2):
         num_rows = min(2, side - y)  # of an odd last one the partner is what the rows before left
         for k in range(num_rows):
@@ -225,7 +237,7 @@ def crop_pixels(image, box, shrink, is_flipped, out, taps_y, taps_x, rows, lines
             _weighted_rows(sources, weight_y[y + k], rows[k, : CHANNELS * width])
         for x in range(side):
             at = CHANNELS * first_x[x]
-            weighted_pixels(row_a, row_b, at, flat_x, x * stride_x, num_x, line_a, line_b, CHANNELS * x)
+            weighted_pixels(both_rows, at, flat_x, x * stride_x, num_x, both_lines, CHANNELS * x)
         for k in range(num_rows):
             _copy(lines[k], out[y + k])
 

@@ -15,7 +15,7 @@ from backdrop.pipeline.beton.scene_kernels import (
     open_decoder,
 )
 from backdrop.pipeline.loader import _resize_kernels, _stage_clock
-from backdrop.pipeline.loader._resize_kernels import CHANNELS, VECTOR, crop_mask, crop_pixels, max_taps
+from backdrop.pipeline.loader._resize_kernels import CHANNELS, VECTOR, Cut, crop_mask, crop_pixels, max_taps
 from backdrop.pipeline.loader._stage_clock import (
     BOXES,
     CHECKS,
@@ -140,17 +140,18 @@ def _donor_box(record):
 
 
 @kernel
-def _crop(height, width, box, shrink, is_flipped, slot, start, side, position, scratch):
-    """Cut one box of the decoded pixels into row `position` of the section that starts at `start` bytes per row."""
-    size = CHANNELS * side * side
-    begin = slot.batch_size * start + position * size
-    rows, columns = _shrunk(height, shrink), _shrunk(width, shrink)
+def _crop(size, cut, slot, start, side, position, scratch):
+    """Cut out of the decoded pixels into row `position` of the section that starts at `start` bytes per row.
+
+    size: height and width of the image before it was shrunk.
+    """
+    num_bytes = CHANNELS * side * side
+    begin = slot.batch_size * start + position * num_bytes
+    rows, columns = _shrunk(size[0], cut.shrink), _shrunk(size[1], cut.shrink)
     crop_pixels(
         scratch.pixels[: CHANNELS * rows * columns].reshape(rows, CHANNELS * columns),
-        box,
-        shrink,
-        is_flipped,
-        slot.flat[begin : begin + size].reshape(side, CHANNELS * side),
+        cut,
+        slot.flat[begin : begin + num_bytes].reshape(side, CHANNELS * side),
         (scratch.first_y, scratch.weight_y),
         (scratch.first_x, scratch.weight_x),
         scratch.rows,
@@ -169,7 +170,7 @@ def _crop_mask(words, record, slot, view, position):
 
 
 @kernel
-def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scratch):
+def _read_row(scene, file_bytes, record_V, draws, scratch):
     """Check a row's blobs, expand its mask into scratch.words and draw its views; returns a problem or OK."""
     if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"]):
         return BAD_RECORD
@@ -190,9 +191,9 @@ def _read_row(scene, file_bytes, record_V, seed, epoch, specs, plan, donors, scr
     if not is_within(words, width):
         return MASK_BROKEN
     end_stage(scratch.clock, MASKS)
-    is_located = plan.proposal == CENTROID or plan.fallback == BBOX
+    is_located = draws.plan.proposal == CENTROID or draws.plan.fallback == BBOX
     foreground = measure(words, height, width, is_located)
-    draw_row(record_V, seed, epoch, np.int64(scene["row"]), foreground, specs, plan, donors)
+    draw_row(record_V, np.int64(scene["row"]), foreground, draws)
     end_stage(scratch.clock, BOXES)
     return OK
 
@@ -226,7 +227,8 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
         record = record_V[view]
         is_flipped = record["is_flipped"] != 0
         begin, side = slot.image[view], slot.side[view]
-        _crop(height, width, _box(record), shrink, is_flipped, slot, begin, side, position, scratch)
+        cut = Cut(_box(record), shrink, is_flipped)
+        _crop((height, width), cut, slot, begin, side, position, scratch)
         end_stage(scratch.clock, RESIZE)
         _crop_mask(_words(scene, scratch), record, slot, view, position)
         end_stage(scratch.clock, MASKS)
@@ -259,7 +261,7 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     if _decode(scratch, background, height, width, shrink) != 0:
         return DONOR_BROKEN
     is_flipped = record["donor_is_flipped"] != 0
-    _crop(height, width, box, shrink, is_flipped, slot, slot.donor[view], side, position, scratch)
+    _crop((height, width), Cut(box, shrink, is_flipped), slot, slot.donor[view], side, position, scratch)
     return OK
 
 
@@ -328,22 +330,31 @@ def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
     return OK, np.int64(-1)
 
 
+class BatchRows(NamedTuple):
+    """The rows of a batch: where they come from and where they go."""
+
+    rows: np.ndarray  # int64 (B,), row of each position
+    scenes: np.ndarray  # (N,) of SCENE_DTYPE
+    file_bytes: np.ndarray  # uint8, the mapped file
+    record_BV: np.ndarray  # (B, V) of VIEW_DTYPE, written
+    slot: Slot  # where pixels and masks go
+
+
 @kernel
-def fill_rows(first, last, rows, scenes, file_bytes, record_BV, slot, seed, epoch, specs, plan, donors, scratch):
+def fill_rows(first, last, batch, draws, scratch):
     """Fill positions first .. last - 1 of a batch.
 
-    rows: int64 (B,), row of each position. scenes: (N,) of SCENE_DTYPE. file_bytes: uint8, the mapped file.
-    record_BV: (B, V) of VIEW_DTYPE, written. slot: where pixels and masks go. The rest as in `draw_row`.
+    batch: `BatchRows`. draws: as of `draw_row`. scratch: `Scratch` of this thread.
     Returns: (0, -1, last), or the first problem, the row it is about (for the donor codes the donor's) and the position
         that could not be filled.
     """
     start_clock(scratch.clock)
     for position in range(first, last):
-        row, record_V = rows[position], record_BV[position]
-        problem = _read_row(scenes[row], file_bytes, record_V, seed, epoch, specs, plan, donors, scratch)
+        row, record_V = batch.rows[position], batch.record_BV[position]
+        problem = _read_row(batch.scenes[row], batch.file_bytes, record_V, draws, scratch)
         about = row
         if problem == OK:
-            problem, about = _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch)
+            problem, about = _fill_row(position, row, batch.scenes, batch.file_bytes, record_V, batch.slot, scratch)
         if problem != OK:
             return problem, about, position
     return OK, np.int64(-1), last

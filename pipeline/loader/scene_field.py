@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
 from backdrop.pipeline.beton.scene_kernels import close_decoder
-from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, Scratch, Slot, fill_rows, make_scratch
+from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, BatchRows, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.trace import ROWS, Trace
@@ -195,7 +194,8 @@ class SceneDecoder(Operation):
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
         for first in range(0, num, group):
             firsts.put(first)
-        arguments = (rows, self.records, file_bytes, record_BV, slot, self.seed, epoch, self.specs, plan, self.donors)
+        batch = BatchRows(rows, self.records, file_bytes, record_BV, slot)
+        draws = crops.Draws(self.seed, epoch, self.specs, plan, self.donors)
         failed = threading.Event()
 
         def work() -> None:
@@ -203,7 +203,7 @@ class SceneDecoder(Operation):
             try:
                 while not (failed.is_set() or called_off.is_set()):
                     first = firsts.get_nowait()
-                    self._fill_readable(first, min(first + group, num), arguments, scratch, skipped)
+                    self._fill_readable(first, min(first + group, num), batch, draws, scratch, skipped)
             except queue.Empty:
                 return
             except BaseException:
@@ -223,7 +223,7 @@ class SceneDecoder(Operation):
         return flat_BN
 
     def _fill_readable(
-        self, first: int, last: int, arguments: tuple, scratch: Scratch, skipped: dict[int, str]
+        self, first: int, last: int, batch: BatchRows, draws: crops.Draws, scratch: Scratch, skipped: dict[int, str]
     ) -> None:
         """Fill a group of rows; one that cannot be read is an error, or gives its place to another.
 
@@ -231,10 +231,10 @@ class SceneDecoder(Operation):
         gives way too. The other is drawn by (seed, epoch, row, try) among all rows: batches stay full, ranks need not
         agree, no further row changes. It may be seen twice in the epoch, with the same views.
         """
-        rows, epoch = arguments[0], arguments[6]
+        rows = batch.rows
         position, tries, wanted = first, 0, -1
         while True:
-            problem, about, bad = self._fill(position, last, arguments, scratch)
+            problem, about, bad = self._fill(position, last, batch, draws, scratch)
             if problem == OK:
                 return
             message = f"row {about}, {self.key_of(about)}: {PROBLEMS[problem]}"
@@ -243,16 +243,17 @@ class SceneDecoder(Operation):
                 skipped[bad] = message
             if self._replacements is None or tries == MAX_REPLACEMENTS:
                 raise CorruptStore(f"{message}; export the .beton again")
-            chosen = integer(self.seed, epoch, wanted, NO_VIEW, REPLACEMENT + tries, len(self._replacements))
+            chosen = integer(self.seed, draws.epoch, wanted, NO_VIEW, REPLACEMENT + tries, len(self._replacements))
             rows[bad] = self._replacements[chosen]
             tries += 1
 
-    def _fill(self, first: int, last: int, arguments: tuple[Any, ...], scratch: Scratch) -> tuple[int, int, int]:
+    def _fill(
+        self, first: int, last: int, batch: BatchRows, draws: crops.Draws, scratch: Scratch
+    ) -> tuple[int, int, int]:
         """Fill a group of rows, see `fill_rows`."""
         with self.trace.span(ROWS) as details:
-            all_arguments = (first, last, *arguments, scratch)
             before = stage_sums(scratch.clock)
-            outcome = fill_rows(*all_arguments)
+            outcome = fill_rows(first, last, batch, draws, scratch)
             if self.trace.is_recording:
                 spent_us = (stage_sums(scratch.clock) - before) // 1000
                 details |= {"rows": last - first} | dict(zip(STAGES, spent_us.tolist(), strict=True))

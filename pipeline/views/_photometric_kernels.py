@@ -242,9 +242,9 @@ def augment_sample(image: np.ndarray, width: int, record: np.void, code: ViewCod
 
 
 @kernel(error_model="numpy")
-def augment_rows(first, last, image_BN, width, record_B, code, buffers, out_BCN) -> None:
-    """`augment_sample` for rows first .. last - 1; image_BN: uint8 (B, 3 H W), out_BCN: float32 (B, 3, H W)."""
-    for row in range(first, last):
+def augment_rows(image_BN, width, record_B, code, buffers, out_BCN) -> None:
+    """`augment_sample` for every row; image_BN: uint8 (B, 3 H W), out_BCN: float32 (B, 3, H W)."""
+    for row in range(len(image_BN)):
         augment_sample(image_BN[row], width, record_B[row], code, buffers, out_BCN[row])
 
 

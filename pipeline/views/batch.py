@@ -32,7 +32,7 @@ class Batch:
     """A batch of rows; `views` in the plan's order.
 
     row_B: int64 rows of the store. label_B: int64 class, -1 = none. epoch, step: position in the run.
-    skipped: which rows could not be read and gave their places to others, and why (`Loader(bad_rows="skip")`).
+    skipped: which rows could not be read and gave their places to others, and why (`LoaderOptions(bad_rows="skip")`).
     The tensors may be views of a ring buffer: they stay valid until `batches_ahead` further batches were taken.
     """
 

@@ -521,23 +521,26 @@ def draw_view(
     return box
 
 
+class Draws(NamedTuple):
+    """What decides all draws of an epoch, row by row."""
+
+    seed: int
+    epoch: int
+    spec_V: np.ndarray  # (V,) of VIEW_SPEC_DTYPE
+    plan: PlanCode
+    donors: Donors
+
+
 @kernel
-def draw_row(
-    record_V: np.ndarray,
-    seed: int,
-    epoch: int,
-    row: int,
-    foreground: Foreground,
-    spec_V: np.ndarray,
-    plan: PlanCode,
-    donors: Donors,
-) -> None:
+def draw_row(record_V: np.ndarray, row: int, foreground: Foreground, draws: Draws) -> None:
     """Draw all views of one row in the plan's order."""
+    spec_V, plan, donors = draws.spec_V, draws.plan, draws.donors
     first = Box(0, 0, 0, 0)
     nothing = Box(0, 0, 0, 0)
     for view in range(record_V.size):
         pair = first if plan.pair_constraint and view == 1 else nothing
-        box = draw_view(record_V[view], Stream(seed, epoch, row, view), foreground, spec_V[view], plan, pair, donors)
+        stream = Stream(draws.seed, draws.epoch, row, view)
+        box = draw_view(record_V[view], stream, foreground, spec_V[view], plan, pair, donors)
         if view == 0:
             first = box
 

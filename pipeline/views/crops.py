@@ -12,7 +12,7 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.pipeline.views import crop_kernels as kernels
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
-from backdrop.pipeline.views.crop_kernels import Box, Donors, Foreground, PlanCode, Stream, draw_row
+from backdrop.pipeline.views.crop_kernels import Box, Donors, Draws, Foreground, PlanCode, Stream, draw_row
 from backdrop.pipeline.views.view_plan import (
     BACKGROUND_VIEWS,
     CROP_FALLBACKS,
@@ -29,6 +29,7 @@ from backdrop.settings import check_settings
 __all__ = [
     "VIEW_SPEC_DTYPE",
     "Donors",
+    "Draws",
     "background_needs",
     "check_background",
     "check_jitter",
@@ -229,5 +230,5 @@ def draw_views(plan: ViewPlan, mask: Foreground, row_donors: Donors, *, seed: in
     Returns: (V,) of `view_plan.VIEW_DTYPE`.
     """
     record_V = np.zeros(len(plan.views), dtype=VIEW_DTYPE)
-    draw_row(record_V, seed, epoch, row, mask, view_specs(plan), epoch_code(plan, epoch), row_donors)
+    draw_row(record_V, row, mask, Draws(seed, epoch, view_specs(plan), epoch_code(plan, epoch), row_donors))
     return record_V

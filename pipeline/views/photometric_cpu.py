@@ -34,7 +34,8 @@ def augment(
     code = ViewCode(blur_kernel_size_px(view.blur_sigma_px[1], width), JITTER_ORDERS, mean_3, std_3)
 
     def work(first: int, last: int) -> None:
-        augment_rows(first, last, image_BN, width, record_B, code, make_buffers(height, width, code.taps), out_BCN)
+        rows, buffers = slice(first, last), make_buffers(height, width, code.taps)
+        augment_rows(image_BN[rows], width, record_B[rows], code, buffers, out_BCN[rows])
 
     if num_threads == 1:
         work(0, num_B)

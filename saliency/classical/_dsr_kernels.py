@@ -1,5 +1,7 @@
 """Compiled loops of DSR: lasso path, k-means, propagation of errors, integration of scales; `dsr.py` wraps them."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from backdrop.kernels import kernel
@@ -42,22 +44,25 @@ def solve_active(
     return True
 
 
+class _Path(NamedTuple):
+    """A lasso's solution on the way down from the penalty where it is 0; M atoms, those that are active first."""
+
+    gram: np.ndarray  # float64 (M, M), D'D
+    product: np.ndarray  # float64 (M,), D'x
+    active: np.ndarray  # int64, the active atoms
+    right: np.ndarray  # float64 (., 2), of each active atom its product and its sign
+    solution: np.ndarray  # float64 (., 2): on a segment a = solution[:, 0] - penalty * solution[:, 1]
+    state: np.ndarray  # int8 (M,): 0 free, 1 active, 2 barred
+
+
 @kernel
-def next_event(
-    gram: np.ndarray,
-    product: np.ndarray,
-    active: np.ndarray,
-    num: int,
-    solution: np.ndarray,
-    state: np.ndarray,
-    level: float,
-    newest: int,
-) -> tuple[float, int]:
+def next_event(path: _Path, num: int, level: float, newest: int) -> tuple[float, int]:
     """The next lower penalty at which an atom joins or leaves the active ones, and that atom; (0, -1) if none.
 
-    On this segment a = solution[:, 0] - penalty * solution[:, 1]. state: int8 (M,): 0 free, 1 active, 2 barred.
-    level: the penalty at which the segment begins. newest: the one that joined or left there; it does not turn back.
+    num: active atoms. level: the penalty at which the segment begins. newest: the one that joined or left there; it
+    does not turn back.
     """
+    gram, product, active, solution, state = path.gram, path.product, path.active, path.solution, path.state
     best, atom = 0.0, -1
     for k in range(num):
         # crosses 0 at the ratio of both parts
@@ -98,37 +103,27 @@ def lasso(gram: np.ndarray, product: np.ndarray, penalty: float, coefficient: np
     active = np.empty(num_dims + 1, np.int64)
     right, solution = np.empty((num_dims + 1, 2)), np.zeros((num_dims + 1, 2))
     factor = np.empty((num_dims + 1, num_dims + 1))
+    path = _Path(gram, product, active, right, solution, state)
     num = 0
     for _ in range(MAX_SEGMENTS):
         if level <= penalty or atom < 0:
             break
-        num = change_active(gram, product, active, num, atom, level, right, solution, state)
+        num = change_active(path, num, atom, level)
         if not solve_active(gram, active, num, right, factor, solution):
             # depends on the active ones and so can stay out as long as they are the same
             state[atom] = 2
             num -= 1
             solve_active(gram, active, num, right, factor, solution)
-        level, atom = next_event(gram, product, active, num, solution, state, level, atom)
+        level, atom = next_event(path, num, level, atom)
     for k in range(num):
         coefficient[active[k]] = solution[k, 0] - max(penalty, level) * solution[k, 1]
 
 
 @kernel
-def change_active(
-    gram: np.ndarray,
-    product: np.ndarray,
-    active: np.ndarray,
-    num: int,
-    atom: int,
-    level: float,
-    right: np.ndarray,
-    solution: np.ndarray,
-    state: np.ndarray,
-) -> int:
-    """Let an active atom leave, or another join with the sign of its correlation at `level`. Returns: new `num`.
-
-    right: float64, rows of active atoms: their product and their sign. Others as in `next_event`.
-    """
+def change_active(path: _Path, num: int, atom: int, level: float) -> int:
+    """Let an active atom leave, or another join with the sign of its correlation at `level`. Returns: new `num`."""
+    gram, product, active, right = path.gram, path.product, path.active, path.right
+    solution, state = path.solution, path.state
     if state[atom] != 1:
         correlation = product[atom]
         for k in range(num):

@@ -41,6 +41,14 @@ class _Table(NamedTuple):
     key: np.ndarray  # int64 (capacity // 2), of every lattice point
 
 
+class _PixelRow(NamedTuple):
+    """Work space: one row of pixels on the hyperplane."""
+
+    elevated: np.ndarray  # float32 (D + 1, W)
+    nearest: np.ndarray  # float32 (D + 1, W), the point of remainder 0 of the simplex
+    rank: np.ndarray  # int32 (D + 1, W), place of each coordinate in the order of the residuals
+
+
 @kernel
 def _elevate(scaled_DW: np.ndarray, elevated: np.ndarray) -> None:
     """Features of a row of pixels onto the hyperplane (p. 5 of the paper): (D, W) to (D + 1, W)."""
@@ -131,11 +139,12 @@ def _scale_row(image_WC: np.ndarray, columns_W: np.ndarray, row: float, levels: 
 
 
 @kernel
-def _place_row(elevated, nearest, rank, units, steps, table, num_points, vertex, weight) -> int:
+def _place_row(pixels, units, steps, table, num_points, vertex, weight) -> int:
     """Vertices and barycentric weights of one row of pixels; returns how many lattice points there are now.
 
     The vertex of remainder r + 1 is one step from that of remainder r: along the coordinate of rank D - r.
     """
+    elevated, nearest, rank = pixels.elevated, pixels.nearest, pixels.rank
     num_axes, width = elevated.shape
     down = np.float32(1) / np.float32(num_axes)
     axis_of_rank = np.empty(num_axes, np.int64)
@@ -241,20 +250,18 @@ def build(
     steps = units.sum() - num_axes * units
     scaled_DW = np.empty((num_axes - 1, width), np.float32)
     elevated, nearest = np.empty((num_axes, width), np.float32), np.empty((num_axes, width), np.float32)
-    rank = np.empty((num_axes, width), np.int32)
+    row = _PixelRow(elevated, nearest, np.empty((num_axes, width), np.int32))
     vertex = np.empty((height * width, num_axes), np.int32)
     weight = np.empty((height * width, num_axes), np.float32)
     table = _Table(np.full(FIRST_CAPACITY, -1, np.int32), np.empty(FIRST_CAPACITY // 2, np.int64))
     num_points = 0
     for y in range(height):
         _scale_row(image_HWC[y], columns_W, rows_H[y], levels, scaled_DW)
-        _elevate(scaled_DW, elevated)
-        _round_and_rank(elevated, nearest, rank)
+        _elevate(scaled_DW, row.elevated)
+        _round_and_rank(row.elevated, row.nearest, row.rank)
         table = _grow(table, num_points, width * num_axes)
         pixels = slice(y * width, (y + 1) * width)
-        num_points = _place_row(
-            elevated, nearest, rank, units, steps, table, num_points, vertex[pixels], weight[pixels]
-        )
+        num_points = _place_row(row, units, steps, table, num_points, vertex[pixels], weight[pixels])
     lattice = Lattice(vertex, weight, _neighbours(table, num_points, steps))
     _normalise(lattice)
     return lattice

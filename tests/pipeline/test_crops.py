@@ -152,8 +152,9 @@ def test_compiled_and_plain_python_agree() -> None:
         words = crops.mask_words(np.packbits(blob(40, 100, row), axis=1), 100)
         mask = kernels.measure(words, 40, 100, True)
         compiled, plain = (np.zeros(3, dtype=VIEW_DTYPE) for _ in range(2))
-        kernels.draw_row(compiled, 1, 2, row, mask, specs, code, SOME_DONORS)
-        kernels.draw_row.py_func(plain, 1, 2, row, mask, specs, code, SOME_DONORS)
+        draws = kernels.Draws(1, 2, specs, code, SOME_DONORS)
+        kernels.draw_row(compiled, row, mask, draws)
+        kernels.draw_row.py_func(plain, row, mask, draws)
         assert (compiled == plain).all()
         stream, spec = kernels.Stream(1, 2, row, 0), specs[0]
         arguments = (stream, mask, spec, code.proposal, code.fallback, kernels.Box(0, 0, 0, 0))

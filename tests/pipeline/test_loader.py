@@ -266,7 +266,8 @@ def crop(kernel, image_HWC: np.ndarray, box: tuple[int, ...], side: int, is_flip
     tables = [(np.empty(side, np.int64), np.empty((side, taps), np.float32)) for _ in range(2)]
     rows, lines = np.zeros((2, 3 * (width + taps) + 4), np.float32), np.empty((2, 3 * side + 4), np.uint8)
     out = np.empty((side, 3 * side), np.uint8)
-    kernel(image_HWC.reshape(height, 3 * width), box, 1, is_flipped, out, *tables, rows, lines)
+    cut = kernels.Cut(box, 1, is_flipped)
+    kernel(image_HWC.reshape(height, 3 * width), cut, out, *tables, rows, lines)
     return out.reshape(side, side, 3)
 
 
