@@ -146,8 +146,9 @@ def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_a
         builder.cbranch(builder.icmp_signed("<", following, num), loop, after)
         builder.position_at_end(after)
         rounded = builder.fadd(total, ir.Constant(eight, [0.5] * 8))
-        integers = builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8))
-        levels = builder.trunc(integers, ir.VectorType(ir.IntType(8), 8))
+        levels = builder.trunc(
+            builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8)), ir.VectorType(ir.IntType(8), 8)
+        )
         targets = pointers(context, builder, lines, target_lines, out_at)
         for target, lanes in zip(targets, (range(4), range(4, 8)), strict=True):
             half = _shuffled(builder, levels, levels, lanes)
