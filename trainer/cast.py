@@ -1,8 +1,9 @@
 """CAST on top of a method: the saliency-constrained crop, the masked key and lambda * L_att (Selvaraju et al. 2021).
 
-A method makes its query once, asks `masked_key` for the second key view, has it encoded by its momentum network in
-one batch with the ordinary keys (batch statistics are therefore shared by both kinds; the release ran a second
-forward), and adds `attention` of that same query to its loss: one query forward serves both terms.
+A method makes its query once, asks `masked_key` for the second key view, has it encoded by its momentum network in a
+batch of its own, which leaves no trace in the running statistics, and adds `attention` of that same query to its loss:
+one query forward serves both terms. `key_pass=shared` puts both kinds of keys into one batch, whose batch statistics
+are then of both: the contrastive term is no longer that of the method without CAST.
 
 phi is each view's `min_foreground`, the second crop's constraint `pair_constraint`, the projection the method's own
 `head`; what else CAST has to choose is in `Settings`. `variant=released` follows salesforce/CAST@fcc4adf instead of the
@@ -40,6 +41,7 @@ EXPECTED_CURVE = (
 )
 _REGIONS = ("query", "intersection")
 _VARIANTS = ("paper", "released")
+_KEY_PASSES = ("separate", "shared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,17 @@ class Settings:
         one_of(_VARIANTS),
         "paper: Eq. 1 to 4; released: what the released code computes, see above",
     ] = "paper"
+    key_pass: Annotated[
+        str,
+        one_of(_KEY_PASSES),
+        "How the key network sees masked keys: separate = in a batch of their own, so that ordinary keys are those of "
+        "the method without CAST; shared = in one batch and BatchNorm groups with them (MoCo, BYOL)",
+    ] = "separate"
+    scales_optimiser: Annotated[
+        bool,
+        "Whether rate, weight decay and clipping that are not set follow weight, as in the release, whose loss is "
+        "divided by 1 + lambda: rate over 1 + lambda, decay and clipping times it",
+    ] = False
 
 
 def in_use(settings: Settings | None) -> Settings | None:
@@ -77,6 +90,11 @@ def constrained(plan: ViewPlan) -> ViewPlan:
         for view in plan.views
     ]
     return replace(plan, views=tuple(views))
+
+
+def loss_scale(settings: Settings) -> float:
+    """Return how often the released loss, over 1 + lambda, goes into the one that `total` gives."""
+    return 1.0 if settings.variant == "released" else 1.0 + settings.weight
 
 
 def total(settings: Settings, contrastive_loss: torch.Tensor, attention_loss: torch.Tensor) -> torch.Tensor:

@@ -115,7 +115,7 @@ def pretrain_command(
         overrides=[change.override for change in changes],
     )
     if showed_or_saved(
-        request.resolved(), [*chosen.named, *changes], f"recipe {recipe}",
+        request.resolved(), [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",
         show_settings=show_settings, save_settings=save_settings,
     ):  # fmt: skip
         return

@@ -28,6 +28,7 @@ CASES = {
     "random": ("moco", "random"),
     "swaps": ("moco", "swaps"),
     "cast": ("cast", "none"),
+    "cast_shared": ("cast", "none"),
     "cast_released": ("cast", "none"),
 }
 PEERS = {
@@ -35,6 +36,7 @@ PEERS = {
     "random": "none",
     "swaps": "none",
     "cast": "cast_without",
+    "cast_shared": "cast_without",
     "cast_released": "cast_without",
 }
 NUM_EPOCHS = 3
@@ -88,6 +90,8 @@ def step_ratios(device: torch.device) -> dict[str, dict]:
     """Return each case's step over one without backgrounds."""
     settings = {name: settings_of(*case, device) for name, case in CASES.items()}
     settings["cast_without"] = replace(settings["cast_without"], cast=None)
+    # Masked keys in one batch with the ordinary ones; `cast` has them in a pass of their own.
+    settings["cast_shared"] = apply_overrides(settings["cast_shared"], ["cast.key_pass=shared"])
     steps = {name: steps_of(each, device, is_released=name == "cast_released") for name, each in settings.items()}
     seconds = in_turns(steps, device)
     what = f"{SIZES[device.type].what}, {device.type}, device stage included; peer: seconds of a step without"

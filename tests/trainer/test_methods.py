@@ -448,6 +448,35 @@ def test_cast_at_weight_0_is_the_method_without_it_bit_for_bit(method: str) -> N
     assert [name for name in expected_state if not torch.equal(found_state[name], expected_state[name])] == []
 
 
+@pytest.mark.parametrize("method", ["moco", "byol"])
+def test_masked_keys_have_a_pass_of_their_own_that_leaves_the_ordinary_keys_as_they_are(method: str) -> None:
+    settings = tiny(method, with_cast=True)
+    own, views = begin(settings)
+    plain, _ = begin(replace(settings, cast=None))
+    shared, _ = begin(replace(settings, cast=replace(settings.cast, key_pass="shared")))
+    name = {"moco": "info_nce_loss", "byol": "regression_loss"}[method]
+    alone = {each: training.method.training_step(views[0]) for each, training in
+             (("own", own), ("plain", plain), ("shared", shared))}  # fmt: skip
+    assert torch.equal(alone["own"][name], alone["plain"][name])
+    assert not torch.equal(alone["shared"][name], alone["plain"][name])
+    assert 0 < alone["own"]["attention_loss"] < 1
+    assert 0 < alone["shared"]["attention_loss"] < 1
+    # What BatchNorm remembers is that of a step without CAST.
+    for buffer, value in plain.method.named_buffers():
+        if not buffer.endswith("num_batches_tracked"):
+            assert torch.equal(value, own.method.get_buffer(buffer)), buffer
+
+
+def test_a_shared_key_pass_is_refused_where_there_is_none() -> None:
+    settings = tiny("cast")
+    shared = replace(settings, cast=replace(settings.cast, key_pass="shared"))
+    with pytest.raises(UserError, match=r"cast\.variant=released"):
+        check(replace(shared, cast=replace(shared.cast, variant="released")))
+    swav = tiny("swav", with_cast=True)
+    with pytest.raises(UserError, match=r"cast\.key_pass=shared"):
+        begin(replace(swav, cast=replace(swav.cast, key_pass="shared")))
+
+
 def test_cast_of_the_intersection_sees_less() -> None:
     training, views = begin(tiny("cast"))
     boxes = [torch.tensor([[0, 0, 40, 40]] * 8), torch.tensor([[0, 20, 40, 40]] * 8)]

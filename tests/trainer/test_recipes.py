@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import backdrop.trainer.methods
 import backdrop.trainer.recipes
 from backdrop.errors import UserError
 from backdrop.settings.overrides import setting_paths
@@ -53,6 +54,7 @@ MOCO = ("moco_v2_200", "moco_v2_220", "moco_v2_800")
 BYOL = ("byol_300", "byol_1000", "drn_d_105_byol_500")
 SWAV = ("swav_100", "swav_800", "swav_100_wide", "swav_100_wide_crops")
 CAST = ("cast_coco", "cast_coco_mlp")
+MOCO_COCO = ("moco_coco",)
 SUPERVISED = ("supervised_90", "supervised_300")
 NUMBERS: list[tuple[tuple[str, ...], str, Any, str]] = [
     # MoCo-v2
@@ -193,6 +195,18 @@ NUMBERS: list[tuple[tuple[str, ...], str, Any, str]] = [
     (CAST, "views.0.jitter_probability", 0.5, "CAST"),
     (CAST, "views.0.greyscale_probability", 0.2, "CAST"),
     (CAST, "views.0.blur_probability", 0.0, "CAST"),
+    (CAST, "cast.key_pass", "separate", "3.2: the masked key through the key encoder; CAST: a pass of its own"),
+    (CAST, "cast.scales_optimiser", True, "CAST: loss over 1 + lambda"),
+    # MoCo on COCO: the same command without mask and loss
+    (MOCO_COCO, "cast", None, "4.2, row 4"),
+    (MOCO_COCO, "optimiser.lr", 0.5, "CAST --lr"),
+    (MOCO_COCO, "optimiser.weight_decay", 1e-4, "CAST --wd"),
+    (MOCO_COCO, "optimiser.clip_norm", 2.0, "CAST --clip"),
+    (MOCO_COCO, "views.0.min_foreground", 0.0, "3.1: phi 0"),
+    (MOCO_COCO, "crop_proposal", "uniform", "3.1: the unconstrained random crop"),
+    (MOCO_COCO, "crop_fallback", "center", "torchvision"),
+    (MOCO_COCO, "algorithm.head", "linear", "CAST"),
+    (MOCO_COCO, "views.0.jitter", (0.4, 0.4, 0.4, 0.4), "CAST"),
     # RotNet
     (("rotnet_30",), "epochs", 30, "A.1"),
     (("rotnet_30",), "batch_size", 192, "A.1"),
@@ -286,6 +300,17 @@ def test_nothing_happens_to_backgrounds_without_bg(recipe: str) -> None:
     assert settings.cast is not None or {view.min_foreground for view in settings.views} == {0.0}
 
 
+@pytest.mark.parametrize("method", backdrop.trainer.methods.NAMES)
+def test_smoke_constrains_crops_only_where_masks_are_part_of_what_is_tried(method: str) -> None:
+    """The baseline sees no mask: with FG_min it would be compared with as something else."""
+    baseline = resolve_settings("smoke", method, "none", False, [])
+    least = {view.min_foreground for view in baseline.views}
+    assert least == ({0.3} if method == "cast" else {0.0})
+    for background in ("rm", "random"):
+        settings = resolve_settings("smoke", method, background, False, [])
+        assert {view.min_foreground for view in settings.views if view.is_global} == {0.3}
+
+
 @pytest.mark.parametrize(("background", "boundary"), [("rm", 0.26), ("random", 0.2)])
 def test_wider_crops_share_a_boundary(background: str, boundary: float) -> None:
     settings = built("swav_100_wide_crops", background)  # C.7
@@ -345,6 +370,46 @@ def test_the_options_that_docstrings_name_exist(recipe: str) -> None:
 def test_recipes_that_start_from_a_run_ask_for_one(recipe: str) -> None:
     with pytest.raises(UserError, match=r"algorithm\.start_from=RUN is no folder"):
         resolve_settings(recipe, "supervised", "none", False, [])
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0, 5.0])
+def test_rate_decay_and_clipping_of_cast_follow_lambda_unless_set(weight: float) -> None:
+    """The release divides its loss by 1 + lambda and leaves rate 0.5, decay 1e-4 and clip 2 as they are."""
+    changes = [f"cast.weight={weight}"]
+    found = resolve_settings("cast_coco", "cast", "none", True, changes).optimiser
+    scale = 1 + weight
+    assert (found.lr, found.weight_decay, found.clip_norm) == pytest.approx((0.5 / scale, 1e-4 * scale, 2 * scale))
+    set_by_hand = resolve_settings("cast_coco", "cast", "none", True, [*changes, "optimiser.lr=0.3"]).optimiser
+    assert set_by_hand == replace(found, lr=0.3)
+    as_released = resolve_settings("cast_coco", "cast", "none", True, [*changes, "cast.variant=released"]).optimiser
+    assert (as_released.lr, as_released.weight_decay, as_released.clip_norm) == (0.5, 1e-4, 2.0)
+
+
+def test_only_a_recipe_that_scales_with_lambda_follows_it() -> None:
+    plain = resolve_settings("smoke", "cast", "none", True, [])
+    assert resolve_settings("smoke", "cast", "none", True, ["cast.weight=5"]).optimiser == plain.optimiser
+    on = resolve_settings("smoke", "cast", "none", True, ["cast.weight=3", "cast.scales_optimiser=true"])
+    assert on.optimiser.lr == pytest.approx(plain.optimiser.lr / 2)  # from lambda 1
+
+
+def test_crops_at_phi_0_are_ordinary_ones_unless_a_proposal_is_set() -> None:
+    """Table 2a and row 4 of Table 1: phi 0 recovers the unconstrained random crop that MoCo uses (3.1)."""
+    free = resolve_settings("cast_coco", "cast", "none", True, ["views.min_foreground=0"])
+    assert (free.crop_proposal, free.crop_fallback) == ("uniform", "center")
+    kept = ["views.min_foreground=0", "crop_proposal=centroid", "crop_fallback=bbox"]
+    around = resolve_settings("cast_coco", "cast", "none", True, kept)
+    assert (around.crop_proposal, around.crop_fallback) == ("centroid", "bbox")
+    half = resolve_settings("cast_coco", "cast", "none", True, ["views.0.min_foreground=0"])
+    assert half.crop_proposal == "centroid"
+
+
+def test_row_4_of_cast_is_moco_coco() -> None:
+    row_4 = resolve_settings("cast_coco", "cast", "none", True, ["cast.weight=0", "views.min_foreground=0"])
+    assert replace(row_4, method="moco", cast=None) == resolve_settings("moco_coco", "moco", "none", False, [])
+    with pytest.raises(UserError, match="knows no mask"):
+        resolve_settings("moco_coco", "moco", "swaps", False, [])
+    with pytest.raises(UserError, match="--recipe cast_coco"):
+        resolve_settings("moco_coco", "moco", "none", True, [])
 
 
 def test_ablations_of_cast_change_what_they_say() -> None:

@@ -23,6 +23,7 @@ from backdrop.trainer.parts.heads import batch_norm_head
 from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
+from backdrop.trainer.parts.running_statistics import still_running_statistics
 
 DEFAULT_RECIPE = "byol_300"
 HAS_NEGATIVES = False
@@ -179,11 +180,13 @@ class Method(QueryKeyMethod):
 
     @torch.no_grad()
     def _targets(self, views: Views) -> tuple[list[Tensor], list[Tensor] | list[None]]:
-        """Encode both views, and with CAST both masked views, each view's pair in one batch."""
+        """Encode both views, and with CAST both masked views, see `cast.Settings.key_pass`."""
         if self.cast is None:
             return [self.embed_key(image) for image in views.images], [None, None]
-        pairs = [
-            self.embed_key(torch.cat([image, cast.masked_key(image, mask)])).chunk(2)
-            for image, mask in zip(views.images, views.masks, strict=True)
-        ]
-        return [plain for plain, _ in pairs], [masked for _, masked in pairs]
+        masked = [cast.masked_key(image, mask) for image, mask in zip(views.images, views.masks, strict=True)]
+        if self.cast.key_pass == "shared":
+            pairs = [self.embed_key(torch.cat(pair)).chunk(2) for pair in zip(views.images, masked, strict=True)]
+            return [plain for plain, _ in pairs], [masked for _, masked in pairs]
+        targets = [self.embed_key(image) for image in views.images]
+        with still_running_statistics(self):
+            return targets, [self.embed_key(image) for image in masked]

@@ -4,6 +4,7 @@ Shapes: B batch, D embedding, K queue.
 """
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
 from backdrop.trainer.parts.method_defaults import any_labels
 from backdrop.trainer.parts.momentum_encoder import frozen_copy, update_momentum
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
+from backdrop.trainer.parts.running_statistics import still_running_statistics
 from backdrop.trainer.parts.split_batch_norm import check_groups, encode_shuffled, split_batch_norms
 
 DEFAULT_RECIPE = "moco_v2_220"
@@ -231,19 +233,25 @@ class Method(QueryKeyMethod):
 
     @torch.no_grad()
     def _keys(self, views: Views) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Encode keys (B, D), BG_Swaps' extra negatives (M, B, D) and CAST's masked keys (B, D), shuffled together."""
+        """Encode keys (B, D) and BG_Swaps' extra negatives (M, B, D), shuffled together; CAST's masked keys (B, D)."""
         images, masked_BD = [views.images[1]], None
         if views.negative is not None:
             images.append(views.negative)
+        is_shared = self.cast is not None and self.cast.key_pass == "shared"
         if self.cast is not None:
             images.append(cast.masked_key(views.images[1], views.masks[1]))
-        if self._is_cast_released:
-            masked_BD = self._encode_shuffled(images.pop(), views, _MASKED_KEY_SHUFFLE)
+        if self.cast is not None and not is_shared:
+            masked_BD = self._masked_keys(images.pop(), views)
         encoded = list(self._encode_shuffled(torch.cat(images), views, _KEY_SHUFFLE).split([len(i) for i in images]))
-        if self.cast is not None and not self._is_cast_released:
+        if is_shared:
             masked_BD = encoded.pop()
         key_BD, *negatives = encoded
         return key_BD, negatives[0].unflatten(0, (-1, len(key_BD))) if negatives else None, masked_BD
+
+    def _masked_keys(self, images: Tensor, views: Views) -> Tensor:
+        """Encode CAST's masked keys (B, D) alone; as released, the running statistics follow them too."""
+        with nullcontext() if self._is_cast_released else still_running_statistics(self):
+            return self._encode_shuffled(images, views, _MASKED_KEY_SHUFFLE)
 
     def _encode_shuffled(self, images: Tensor, views: Views, draw: int) -> Tensor:
         if self.settings.shuffle_bn_group == 0:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import above, at_least
@@ -147,6 +148,8 @@ class Method(QueryKeyMethod):
         """
         super().__init__()
         self.settings = settings
+        if cast is not None and cast.key_pass == "shared":
+            raise UserError("cast.key_pass=shared: SwAV has no key network whose pass could be shared; leave it out")
         self.cast = cast
         self.backbone = backbone
         self.projector = batch_norm_head(

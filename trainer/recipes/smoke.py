@@ -3,8 +3,9 @@
 Command: python cli.py pretrain --method moco --bg random --dataset sample --recipe smoke
 ResNet-18, 32-px views (SwAV: 2 of 32 and 6 of 24 px; with CAST 48 px), batch 32, 40 epochs, backgrounds of half of the
 views where they are altered at all: a thousand steps have to show what the papers' hundred thousand do with less. For
-the same reason crops are larger, hold some of the foreground and keep their hue: with the papers' crops and colours two
-views are still matched at chance after so few steps.
+the same reason crops are larger and keep their hue, and hold some of the foreground with a background augmentation or
+CAST; without either, the baseline, crops know no mask. With the papers' crops and colours two views are still matched
+at chance after so few steps.
 """
 
 from dataclasses import replace
@@ -45,29 +46,37 @@ def settings(method: str, background: str, with_cast: bool) -> RunSettings:
         ),
         schedule=schedules.Settings(warmup_epochs=1),
         log_steps=5,
-        **plan_fields(_smoke_plan(plan, _CAST_SIZE_PX if has_cast else _SIZE_PX)),
+        **plan_fields(
+            _smoke_plan(
+                plan,
+                _CAST_SIZE_PX if has_cast else _SIZE_PX,
+                knows_masks=has_cast or background != "none",
+            )
+        ),
     )
 
 
-def _smoke_plan(plan: ViewPlan, size_px: int) -> ViewPlan:
+def _smoke_plan(plan: ViewPlan, size_px: int, *, knows_masks: bool) -> ViewPlan:
     background = plan.background
     if background.probability:
         matched = _BACKGROUND_PROBABILITY if background.negative_probability else 0.0
         background = replace(background, probability=_BACKGROUND_PROBABILITY, negative_probability=matched)
-    return replace(plan, views=tuple(_small(view, size_px) for view in plan.views), background=background)
+    views = tuple(_small(view, size_px, knows_masks=knows_masks) for view in plan.views)
+    return replace(plan, views=views, background=background)
 
 
-def _small(view: View, global_size_px: int) -> View:
+def _small(view: View, global_size_px: int, *, knows_masks: bool) -> View:
     """Shrink a view, and its blur with it, and make it easier to match."""
     size_px = global_size_px if view.is_global else _LOCAL_SIZE_PX
     low, high = view.blur_sigma_px
     shrink = size_px / view.size_px
+    least = _MIN_FOREGROUND if view.is_global else _LOCAL_MIN_FOREGROUND
     return replace(
         view,
         size_px=size_px,
         blur_sigma_px=(low * shrink, high * shrink),
         scale=_SCALE if view.is_global else _LOCAL_SCALE,
-        min_foreground=_MIN_FOREGROUND if view.is_global else _LOCAL_MIN_FOREGROUND,
+        min_foreground=least if knows_masks else 0.0,
         jitter=_JITTER,
         greyscale_probability=0.0,
         solarise_probability=0.0,

@@ -59,6 +59,10 @@ def _check_cast(settings: RunSettings, module: MethodFile[Any]) -> None:
         )
     if cast.in_use(settings.cast) is None:
         return
+    if settings.cast.variant == "released" and settings.cast.key_pass == "shared":
+        raise UserError(
+            "cast.variant=released has a key pass of its own for masked keys; leave out cast.key_pass=shared"
+        )
     family = backbones.find(settings.backbone)
     if family.CELL_PX and not settings.cifar_stem:
         other = ", or cifar_stem=true" if family.HAS_CIFAR_STEM else ""

@@ -18,8 +18,11 @@ from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.progress import note_default
 from backdrop.ranks import Ranks, joined
+from backdrop.settings.given import Given
+from backdrop.settings.overrides import split_override
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.sharing.store_cache import cache_folder
+from backdrop.trainer.following_settings import following
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
@@ -47,6 +50,10 @@ class RunRequest:
     def resolved(self) -> RunSettings:
         """Return its settings, see `resolve_settings`."""
         return resolve_settings(self.recipe, self.method, self.background, self.with_cast, self.overrides)
+
+    def followed(self) -> list[Given]:
+        """Return the settings that were not asked for and follow from those that were, see `following`."""
+        return _resolved(self.recipe, self.method, self.background, self.with_cast, self.overrides)[1]
 
 
 def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: bool = False) -> dict[str, Any] | None:
@@ -132,14 +139,23 @@ def default_recipe(method: str) -> str:
 def resolve_settings(
     recipe: str, method: str, background: str, with_cast: bool, overrides: Sequence[str]
 ) -> RunSettings:
-    """Return a recipe's settings with the user's changes, checked.
+    """Return a recipe's settings with the user's changes and what follows from them, checked.
 
     Raises: UserError: unknown recipe or setting; settings that are impossible or do not go together.
     """
-    settings = RECIPES.load(recipe).settings(method, background, with_cast)
-    settings = apply_overrides(settings, overrides)
+    settings, followed = _resolved(recipe, method, background, with_cast, overrides)
+    settings = apply_overrides(settings, [one.override for one in followed])
     check(settings)
     return settings
+
+
+def _resolved(
+    recipe: str, method: str, background: str, with_cast: bool, overrides: Sequence[str]
+) -> tuple[RunSettings, list[Given]]:
+    """The recipe's settings with the user's changes, and the changes that follow from them."""
+    own = RECIPES.load(recipe).settings(method, background, with_cast)
+    changed = apply_overrides(own, overrides)
+    return changed, following(own, changed, {split_override(override)[0] for override in overrides})
 
 
 def _online_probe(settings: RunSettings, loader: Loader, beton: Path) -> Probe | None:
