@@ -106,6 +106,16 @@ def _shuffled(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
 
 
+def _pointer(context, builder, kind, value, index):
+    """Address of an element of an array of a numba type."""
+    return builder.gep(context.make_array(kind)(context, builder, value).data, [index])
+
+
+def _pointers(context, builder, kind, pair, index):
+    """Address of the same element of each of two arrays."""
+    return [_pointer(context, builder, kind.dtype, builder.extract_value(pair, k), index) for k in (0, 1)]
+
+
 @intrinsic
 def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_at):
     """`weighted_pixels` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
@@ -113,19 +123,13 @@ def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_a
     signature = types.void(rows, int64, weight, int64, int64, lines, int64)
     four, eight = (ir.VectorType(ir.FloatType(), lanes) for lanes in (VECTOR, 2 * VECTOR))
 
-    def pointer(context, builder, kind, value, index):
-        return builder.gep(context.make_array(kind)(context, builder, value).data, [index])
-
-    def pointers(context, builder, kind, pair, index):
-        return [pointer(context, builder, kind.dtype, builder.extract_value(pair, k), index) for k in (0, 1)]
-
     def loaded(builder, start):
         return builder.load(builder.bitcast(start, four.as_pointer()), align=4)
 
     def generate(context, builder, signature, arguments):
         source_rows, at, weights, offset, num, target_lines, out_at = arguments
-        tap = pointer(context, builder, weight, weights, offset)
-        sources = pointers(context, builder, rows, source_rows, at)
+        tap = _pointer(context, builder, weight, weights, offset)
+        sources = _pointers(context, builder, rows, source_rows, at)
         before = builder.block
         loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
         builder.branch(loop)  # there is always at least one tap
@@ -149,7 +153,7 @@ def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_a
         levels = builder.trunc(
             builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8)), ir.VectorType(ir.IntType(8), 8)
         )
-        targets = pointers(context, builder, lines, target_lines, out_at)
+        targets = _pointers(context, builder, lines, target_lines, out_at)
         for target, lanes in zip(targets, (range(4), range(4, 8)), strict=True):
             half = _shuffled(builder, levels, levels, lanes)
             builder.store(half, builder.bitcast(target, half.type.as_pointer()), align=1)
