@@ -14,7 +14,7 @@ import numpy as np
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
-from backdrop.saliency.deepusps2.training_log import Course, read_course, run_of
+from backdrop.saliency.deepusps2.training_log import TrainingLog, read_training_log, run_of
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.scoring.metrics import (
     COLUMNS,
@@ -102,7 +102,7 @@ def write_report(
         index = open_index("folder", root=images)
         measured = [measure(index, masks, name, size_px=size_px) for name in detectors]
     named = [run for name in detectors if images is not None and (run := run_of(name)) is not None]
-    trainings = [read_course(run) for run in dict.fromkeys([*named, *runs])]
+    trainings = [read_training_log(run) for run in dict.fromkeys([*named, *runs])]
     if not measured and not trainings:
         raise UserError("there is nothing to report about: give --images and --masks to score on, or --run FOLDER")
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +164,7 @@ def _extreme(index: DatasetIndex, scored: Scored) -> Extreme:
 
 
 def render(
-    measured: Sequence[Measured], trainings: Sequence[Course], *, images: Path | None, size_px: int | None
+    measured: Sequence[Measured], trainings: Sequence[TrainingLog], *, images: Path | None, size_px: int | None
 ) -> str:
     """The whole page.
 
@@ -189,7 +189,7 @@ def render(
             ),
         ]
     sections += [
-        Section(anchor=f"training-{at}", heading=f"Training of {each.run}", body=_course(each))
+        Section(anchor=f"training-{at}", heading=f"Training of {each.run}", body=_training_log(each))
         for at, each in enumerate(trainings)
     ]
     return document.page("Detectors of foreground", lead, sections)
@@ -274,7 +274,7 @@ def _extreme_html(extreme: Extreme) -> str:
 # -------------------------------------------------------------------------------------------------------- training
 
 
-def _course(progress: Course) -> str:
+def _training_log(progress: TrainingLog) -> str:
     """How a training went on: scores after every phase where they were asked for, the loss of every epoch."""
     words = (
         "Stage 1 refines each classical detector's maps by themselves, round after round: a network learns them, and "
@@ -284,7 +284,7 @@ def _course(progress: Course) -> str:
     return f'<p class="note">{words}</p>{_phase_scores(progress)}<div class="charts">{charts}</div>'
 
 
-def _phase_scores(progress: Course) -> str:
+def _phase_scores(progress: TrainingLog) -> str:
     if not progress.scores:
         return "<p>Its networks were not scored on the way; <code>saliency train --validation DIR</code> does so.</p>"
     rows = [
@@ -293,7 +293,7 @@ def _phase_scores(progress: Course) -> str:
     return document.table(["network after", *map(escape, COLUMNS)], rows, label="scores after every phase")
 
 
-def _score_charts(progress: Course) -> list[str]:
+def _score_charts(progress: TrainingLog) -> list[str]:
     return [
         curves.figure(
             curves.Chart(name=f"{name} after every round", lines=_score_lines(progress, key), x_name="round"),
@@ -304,7 +304,7 @@ def _score_charts(progress: Course) -> list[str]:
     ]
 
 
-def _score_lines(progress: Course, key: str) -> tuple[curves.Line, ...]:
+def _score_lines(progress: TrainingLog, key: str) -> tuple[curves.Line, ...]:
     """A line per classical method over its rounds; stage 2 as one more round after the last."""
     of_method: dict[str, list[tuple[int, float]]] = {}
     last_round, of_stage_2 = 0, []
@@ -321,7 +321,7 @@ def _score_lines(progress: Course, key: str) -> tuple[curves.Line, ...]:
     return tuple(_line(name, style, points) for style, (name, points) in enumerate(of_method.items()))
 
 
-def _losses(progress: Course) -> str:
+def _losses(progress: TrainingLog) -> str:
     of_network: dict[str, list[tuple[int, float]]] = {}
     for record in progress.epochs:
         name = "stage 2" if record["method"] is None else str(record["method"])

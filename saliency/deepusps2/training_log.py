@@ -14,7 +14,7 @@ VALIDATION_FILE = "validation.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class TrainingLog:
     """A run folder of `saliency train`, finished or not.
 
     epochs: per epoch, in order: stage, method (None in stage 2), round, epoch, loss, learning_rate.
@@ -36,7 +36,7 @@ def run_of(detector: str) -> Path | None:
     return run if (run / LOG_FILE).is_file() else None
 
 
-def read_course(run: Path) -> Course:
+def read_training_log(run: Path) -> TrainingLog:
     """Read what a training has written so far.
 
     Args:
@@ -47,7 +47,7 @@ def read_course(run: Path) -> Course:
     """
     if not (run / LOG_FILE).is_file():
         raise UserError(f"{run} has no {LOG_FILE}: give a folder of `saliency train` that has finished an epoch")
-    return Course(run=run, epochs=_records(run / LOG_FILE), scores=_records(run / VALIDATION_FILE))
+    return TrainingLog(run=run, epochs=_records(run / LOG_FILE), scores=_records(run / VALIDATION_FILE))
 
 
 def _records(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.phases import decayed, phases
 from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings
-from backdrop.saliency.deepusps2.training_log import read_course, run_of
+from backdrop.saliency.deepusps2.training_log import read_training_log, run_of
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.trained_detector.drn_detector import load_detector
@@ -276,7 +276,7 @@ def test_every_phase_is_scored_where_asked(index: DatasetIndex, finished: Path, 
         mask_HW[20:50, 20:56] = 255
         (tmp_path / "set" / "masks" / f"{Path(key).stem}.png").write_bytes(encode_png(mask_HW))
     train(index, tmp_path / "run", SETTINGS, validation=tmp_path / "set", num_workers=1)
-    progress = read_course(tmp_path / "run")
+    progress = read_training_log(tmp_path / "run")
     records = progress.scores
     assert len(progress.epochs) == 2 * 2 * 2 + 3, "methods x rounds x epochs, and stage 2"
     assert run_of(f"{tmp_path / 'run'}:no-crf") == tmp_path / "run"

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.saliency import report_page
-from backdrop.saliency.deepusps2.training_log import read_course, run_of
+from backdrop.saliency.deepusps2.training_log import read_training_log, run_of
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.stores.datasets import open_index
 from tests.material.page_material import Checker
@@ -53,7 +53,7 @@ def test_the_page(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_course_of_a_training(tmp_path: Path) -> None:
-    progress = read_course(write_run(tmp_path / "run"))
+    progress = read_training_log(write_run(tmp_path / "run"))
     lines = report_page._score_lines(progress, "f_fixed")
     assert [(line.label, line.x_N.tolist()) for line in lines] == [("rbd", [1, 2]), ("hs", [1, 2]), ("stage 2", [3])]
     np.testing.assert_allclose(np.concatenate([line.y_N for line in lines]), [0.5, 0.6, 0.7, 0.8, 0.9])
@@ -87,4 +87,4 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "validation.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"validation\.jsonl"):
-        read_course(run)
+        read_training_log(run)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backdrop.saliency import report_page
-from backdrop.saliency.deepusps2.training_log import read_course
+from backdrop.saliency.deepusps2.training_log import read_training_log
 from backdrop.stores.datasets import open_index
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, views_page
@@ -69,6 +69,6 @@ def test_page_of_detectors(browser: Browser, tmp_path: Path) -> None:
     data, path = draw_set(tmp_path / "set"), tmp_path / "page.html"
     index = open_index("folder", root=data / "images")
     measured = [report_page.measure(index, data / "masks", f"masks:{data / name}") for name in ("maps", "masks")]
-    training = read_course(write_run(tmp_path / "run"))
+    training = read_training_log(write_run(tmp_path / "run"))
     path.write_text(report_page.render(measured, [training], images=data / "images", size_px=None))
     browser.check(path)

@@ -150,9 +150,9 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     elif subject.run is None and "conv1.weight" not in backbone.state_dict():
         result.facts["probe"] = "not left: the weights are no ResNet's, and of no run that says whose"
     else:
-        told = {"bn_mode": protocol.bn_mode, "pretrained_sha256": probing.weights_sha256}
-        told |= {"protocol": json.dumps(asdict(protocol)), "scores": json.dumps(_tops(fitted.last))}
-        result.facts["probe"] = _leave(subject, backbone, fitted.model, told).name
+        metadata = {"bn_mode": protocol.bn_mode, "pretrained_sha256": probing.weights_sha256}
+        metadata |= {"protocol": json.dumps(asdict(protocol)), "scores": json.dumps(_tops(fitted.last))}
+        result.facts["probe"] = _leave(subject, backbone, fitted.model, metadata).name
     return result
 
 
@@ -238,17 +238,17 @@ def _tops(scores: dict[str, float]) -> dict[str, float]:
     return {name: scores[name] for name in ("top1", "top5")}
 
 
-def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, told: dict[str, str]) -> Path:
+def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, metadata: dict[str, str]) -> Path:
     """Write backbone and classifier for the evaluations after this one.
 
-    Args: told: what is said of them in the file's metadata.
+    Args: metadata: what is said of them in the file's metadata.
     """
     folder = subject.run or subject.folder
     if subject.run is not None:
         settings = run_folder.read_settings(subject.run)
-        told = told | {"backbone": settings.backbone, "cifar_stem": json.dumps(settings.cifar_stem)}
+        metadata = metadata | {"backbone": settings.backbone, "cifar_stem": json.dumps(settings.cifar_stem)}
     tensors = {**backbone.state_dict(), **{f"fc.{name}": value for name, value in head.state_dict().items()}}
     path = folder / PROBE_FILE
     with disk_errors(path):
-        write_tensors(path, tensors, told)
+        write_tensors(path, tensors, metadata)
     return path

@@ -185,21 +185,25 @@ def _save(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"kept.{name}": value for name, value in state.kept.items()}
     tensors |= {f"momentum.{name}": value for name, value in momenta(state.model, optimiser).items()}
-    told = {"epochs_done": state.epochs_done, "history": state.history, "corrupt": sorted(state.corrupt)}
-    write_tensors(path, tensors, {"state": json.dumps(told)})
+    progress = {"epochs_done": state.epochs_done, "history": state.history, "corrupt": sorted(state.corrupt)}
+    write_tensors(path, tensors, {"state": json.dumps(progress)})
 
 
 def _load(path: Path, state: Fit, optimiser: torch.optim.SGD) -> None:
     tensors, texts = read_tensors(path, _START_ANEW)
     try:
-        told = json.loads(texts["state"])
+        progress = json.loads(texts["state"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} is no state of a fit ({error!r}); {_START_ANEW}") from error
     state.model.load_state_dict(named_below(tensors, "model."))
     for name, value in named_below(tensors, "kept.").items():
         state.kept[name].copy_(value)
     restore_momenta(state.model, optimiser, named_below(tensors, "momentum."))
-    state.epochs_done, state.history, state.corrupt = told["epochs_done"], told["history"], set(told["corrupt"])
+    state.epochs_done, state.history, state.corrupt = (
+        progress["epochs_done"],
+        progress["history"],
+        set(progress["corrupt"]),
+    )
 
 
 def on_device(
