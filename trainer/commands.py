@@ -260,8 +260,8 @@ def evaluate_command(
 @run_or_weights_options
 @click.option("--out", type=path_type, required=True, help="Folder for weights.pkl, config.yaml and command.sh.")
 @click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
-@click.option("--method", default="moco", show_default=True, help="Whose rates, where the protocol has several.")
-def export_detectron2_command(run_or_weights: Path, out: Path, protocol: str, method: str) -> None:
+@click.option("--method", default=None, help="Whose rates, where the protocol has several. Default: the run's.")
+def export_detectron2_command(run_or_weights: Path, out: Path, protocol: str, method: str | None) -> None:
     """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
     from backdrop.trainer.detectron2_export import export_detectron2
 

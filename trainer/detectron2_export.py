@@ -25,11 +25,13 @@ from torch import Tensor
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.progress import note_default
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.trainer.evaluation import coco_segmentation, voc_detection
 from backdrop.trainer.evaluation.harness.weights import load_network
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.run.run_folder import read_settings
 
 WEIGHTS_FILE, CONFIG_FILE, COMMAND_FILE = "weights.pkl", "config.yaml", "command.sh"
 _DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
@@ -53,16 +55,18 @@ PROTOCOLS = {
 }
 
 
-def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method: str = "moco") -> list[Path]:
+def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method: str | None = None) -> list[Path]:
     """Write weights.pkl, config.yaml and command.sh for detectron2.
 
     Args: run_or_weights: as `load_network` takes it; a ResNet-50, -101 or -152. out: folder, made where it is missing.
-        protocol: one of PROTOCOLS. method: whose learning rate and warm-up; on COCO the papers have one for all.
+        protocol: one of PROTOCOLS. method: whose learning rate and warm-up, None = the run's own, MoCo's for a file of
+        weights; on COCO the papers have one for all.
     Returns: the files.
     Raises: UserError: unknown protocol or method, or another network.
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol={protocol!r}; allowed: {', '.join(PROTOCOLS)}")
+    method = method or _method_of(Path(run_or_weights))
     METHODS.load(method)  # the header names it, also where its rates are not asked for
     backbone, _ = load_network(run_or_weights)
     config = detectron2_config(protocol, method, depth=_depth(backbone))
@@ -77,6 +81,16 @@ def export_detectron2(run_or_weights: Path, out: Path, *, protocol: str, method:
         write_aside(out / CONFIG_FILE, header + json.dumps(config, indent=2) + "\n")
         write_aside(out / COMMAND_FILE, command)
     return [out / WEIGHTS_FILE, out / CONFIG_FILE, out / COMMAND_FILE]
+
+
+def _method_of(run_or_weights: Path) -> str:
+    """Whose rates are taken when no method is named; said."""
+    if run_or_weights.is_dir():
+        method, why = read_settings(run_or_weights).method, "the run's"
+    else:
+        method, why = "moco", "a file of weights names none; --method for another's rates"
+    note_default("method", method, why)
+    return method
 
 
 def detectron2_weights(tensors: Mapping[str, Tensor]) -> bytes:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from backdrop.errors import UserError
+from backdrop.trainer import detectron2_export
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.detectron2_export import (
     PROTOCOLS,
@@ -22,6 +23,9 @@ from backdrop.trainer.detectron2_export import (
     export_detectron2,
 )
 from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.run_folder import write_json
+from backdrop.trainer.settings import to_json
+from tests.material.tiny_runs import tiny
 
 
 def torchvision_name(name: str) -> str:
@@ -111,6 +115,22 @@ def test_a_resnet50_is_written_with_its_settings(tmp_path: Path) -> None:
     body = json.loads("\n".join(line for line in lines if not line.startswith("#")))
     assert body == detectron2_config("voc-ryali", "byol")
     assert "--config-file config.yaml --num-gpus 8 MODEL.WEIGHTS weights.pkl" in files[2].read_text()
+
+
+@pytest.mark.parametrize(("method", "lr"), [("moco", 0.02), ("byol", 0.08), ("swav", 0.1)])
+def test_rates_are_those_of_the_runs_own_method(
+    method: str, lr: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "settings.json", to_json(tiny(method)))
+    # A backbone of the right shape, and small: what is looked at are the rates.
+    monkeypatch.setattr(detectron2_export, "load_network", lambda _: (torch.nn.Identity(), None))
+    monkeypatch.setattr(detectron2_export, "_depth", lambda _: 50)
+    files = export_detectron2(tmp_path, tmp_path / "out", protocol="voc-ryali")
+    text = files[1].read_text()
+    assert f"settings of {method}." in text
+    assert f'"BASE_LR": {lr}' in text
+    chosen = export_detectron2(tmp_path, tmp_path / "other", protocol="voc-ryali", method="swav")[1].read_text()
+    assert '"BASE_LR": 0.1' in chosen
 
 
 def test_settings_of_the_papers() -> None:

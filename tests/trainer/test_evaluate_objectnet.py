@@ -65,6 +65,11 @@ def test_the_templates_mapping_counts_sorted_labels(root: Path) -> None:
     assert score(root).metrics == official
 
 
+def test_the_frame_is_the_data_sets_own() -> None:
+    """One pixel, as the data set has it and Ryali et al. took off; two, its template's number, cut into the image."""
+    assert objectnet.Options().border_px == 1
+
+
 @pytest.mark.parametrize(("border_px", "is_red"), [(1, True), (2, False), (3, False)])
 def test_the_frame_is_cut(border_px: int, is_red: bool) -> None:
     cut_HWC = framed(border_px).apply(in_frame(222), 0).astype(int)
