@@ -49,8 +49,8 @@ class Options:
     border_px: Annotated[
         int,
         at_least(0),
-        "Of the red frame around each image, cut on all sides. The data set says 1, and Ryali et al. that the border was "
-        "taken off; its template cuts 2, torchprune 3",
+        "Of the red frame around each image, cut on all sides. The data set and Ryali et al. say 1, the data set's "
+        "template cuts 2, torchprune 3",
     ] = 1
 
 
