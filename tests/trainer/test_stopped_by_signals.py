@@ -1,0 +1,83 @@
+"""Runs with the real loader that a scheduler stops by SIGTERM end as if it had not: same weights, bit for bit."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from backdrop.trainer.parts import checkpoint_files
+from backdrop.trainer.run import run_folder
+from tests.material.interrupted_runs import assert_same_end
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+from backdrop.pipeline.beton.beton_of_store import StoreSource
+from backdrop.trainer.run.loop import RunRequest, pretrain
+changes = ("views.size_px=32", "batch_size=4", "log_steps=1", f"epochs={sys.argv[3]}")
+request = RunRequest(method="moco", background="random", recipe="smoke", overrides=changes)
+pretrain(request, StoreSource(store=Path(sys.argv[1])), out=Path(sys.argv[2]), resume=True)
+"""
+
+
+def start(store: Path, out: Path, num_epochs: int) -> subprocess.Popen[bytes]:
+    """Start a run, or go on with it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(store), str(out), str(num_epochs)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+
+
+def steps_logged(out: Path) -> int:
+    return len((out / "metrics.jsonl").read_text().splitlines()) if (out / "metrics.jsonl").exists() else 0
+
+
+def stop(process: subprocess.Popen[bytes], out: Path, num_steps: int, wait_s: float) -> None:
+    """Send SIGTERM once a run has done so many steps more, and wait for its end."""
+    before, deadline = steps_logged(out), time.monotonic() + 200
+    while steps_logged(out) < before + num_steps and process.poll() is None:
+        assert time.monotonic() < deadline, "the run does not get on"
+        time.sleep(0.01)
+    time.sleep(wait_s)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+
+
+def go_on(store: Path, out: Path, num_epochs: int) -> None:
+    assert start(store, out, num_epochs).wait(250) == 0
+
+
+def test_a_run_that_was_stopped_ends_bit_for_bit(scenes: Path, tmp_path: Path) -> None:
+    go_on(scenes, tmp_path / "whole", 2)
+    process = start(scenes, tmp_path / "stopped", 2)
+    stop(process, tmp_path / "stopped", 1, 0)
+    last = checkpoint_files.latest(tmp_path / "stopped")
+    assert process.returncode == 0
+    assert last is not None
+    assert checkpoint_files.step_of(last) < steps_logged(tmp_path / "whole")
+    go_on(scenes, tmp_path / "stopped", 2)
+    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_fifty_stops_at_random_moments_change_nothing(scenes: Path, tmp_path: Path) -> None:
+    """Also before the first step, within a checkpoint, and after the last."""
+    draw, num_stops = random.Random(0), 0
+    go_on(scenes, tmp_path / "whole", 6)
+    for number in range(13):
+        out = tmp_path / f"stopped{number}"
+        for _ in range(4):
+            process = start(scenes, out, 6)
+            stop(process, out, draw.randrange(0, 5), draw.uniform(0, 0.3))
+            num_stops += 1
+        go_on(scenes, out, 6)
+        assert_same_end(tmp_path / "whole", out)
+        assert [record["step"] for record in run_folder.read_metrics(out)] == list(
+            range(steps_logged(tmp_path / "whole"))
+        )
+    assert num_stops >= 50
