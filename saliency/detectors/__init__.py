@@ -5,6 +5,7 @@
 | `classical`  | the files of `saliency/classical`, by their names; no training                                |
 | `masks`      | `masks:DIR`, 8-bit maps made elsewhere                                                        |
 | `run_folder` | the run folder of a finished `saliency train`; `RUN:crf`, `RUN:no-crf` say whether a CRF ends |
+| `tokencut`   | `tokencut:WEIGHTS`, on the features of a ViT with published self-supervised weights             |
 
 Members are imported for --help: NumPy, torch and their like are imported by `open` alone.
 """

@@ -20,6 +20,7 @@ from backdrop.saliency.inference import encode_png
 from backdrop.saliency.networks.drn import DrnSegmenter
 from backdrop.saliency.trained_detector.drn_detector import DetectorDescription, save_detector
 from backdrop.stores.format.reader import open_store
+from tests.material.published_vits import tiny_dino
 from tests.material.small_images import make_images
 
 PLUGIN = '''"""Corner: the upper left quarter of every image, shifted by what stands after `corner:`."""
@@ -95,6 +96,8 @@ def name_served_by(member: str, folder: Path) -> str:
         return "rbd"
     if member == "run_folder":
         return str(tiny_run(folder / "run"))
+    if member == "tokencut":
+        return f"tokencut:{tiny_dino(folder / 'dino.pth')}"
     (folder / "maps").mkdir()
     (folder / "maps" / "a.png").write_bytes(encode_png(np.full((40, 60), 51, np.uint8)))
     return f"masks:{folder / 'maps'}"
