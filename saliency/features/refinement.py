@@ -30,10 +30,12 @@ def refined_by_solver(image_HWC: np.ndarray, rough_HW: np.ndarray, *, is_single:
     """
     height, width = image_HWC.shape[:2]
     scale = math.sqrt(MAX_PIXELS / (height * width))
-    small_HWC, target_HW = image_HWC, rough_HW.astype(np.float32)
+    small_HWC: np.ndarray = image_HWC
+    target_HW: np.ndarray = rough_HW.astype(np.float32)
     if scale < 1:
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
-        small_HWC, target_HW = (cv2.resize(a, size, interpolation=cv2.INTER_AREA) for a in (image_HWC, target_HW))
+        small_HWC = cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA)
+        target_HW = cv2.resize(rough_HW.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     soft_HW = solve(small_HWC, target_HW)
     refined_HW = binary_fill_holes(enlarged(soft_HW, (height, width)) > 0.5 if scale < 1 else soft_HW > 0.5)
     return refined_or_rough(largest_region(refined_HW) if is_single else refined_HW, rough_HW)
