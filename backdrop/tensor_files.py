@@ -14,8 +14,9 @@ from torch import Tensor
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
 
-# Where release files keep the weights; of a teacher and its student the teacher is what is published.
-_CONTAINERS = ("state_dict", "model", "model_state_dict", "teacher", "student")
+# Where release files keep the weights; of a teacher and its student the teacher is what is published, a decoder is
+# FOUND's head.
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "teacher", "student", "decoder")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, str] | None = None) -> None:

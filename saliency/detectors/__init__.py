@@ -3,6 +3,7 @@
 | file         | serves                                                                                        |
 |--------------|-----------------------------------------------------------------------------------------------|
 | `classical`  | the files of `saliency/classical`, by their names; no training                                |
+| `found`      | `found:WEIGHTS[,HEAD]`, `found:RUN`: FOUND on the features of a ViT with published weights       |
 | `masks`      | `masks:DIR`, 8-bit maps made elsewhere                                                        |
 | `run_folder` | the run folder of a finished `saliency train`; `RUN:crf`, `RUN:no-crf` say whether a CRF ends |
 | `tokencut`   | `tokencut:WEIGHTS`, on the features of a ViT with published self-supervised weights             |

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from backdrop.errors import UserError
-from backdrop.saliency.trained_detector.run_layout import CRF_ENDINGS, DETECTOR_FILE, run_and_ending
+from backdrop.saliency.trained_detector.run_layout import CRF_ENDINGS, DETECTOR_FILE, name_in, run_and_ending
 
 if TYPE_CHECKING:
     from backdrop.saliency.detector import Detector
@@ -35,6 +35,12 @@ def open(name: str, device: str | None) -> "Detector":
             f"{run} holds no {DETECTOR_FILE}: its training has not finished; run the same `saliency train` again to "
             "finish it, or name another run folder"
         )
+    if name_in(run) == "found":
+        if crf is not None:
+            raise UserError(f"{name}: {run} is FOUND, which has no CRF: give {run}, or found:{run}:solver")
+        from backdrop.saliency.features.found_detector import load_found
+
+        return load_found(run, device)
     from backdrop.saliency.trained_detector.drn_detector import load_detector
 
     return load_detector(run, device=device, crf=crf)

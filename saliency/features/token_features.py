@@ -64,10 +64,11 @@ def cls_attention(queries_BAd: Tensor, keys_BATd: Tensor) -> Tensor:
 class FeatureBackbone:
     """A frozen ViT in use. A GPU computes in half precision.
 
-    Args: published: the network; it is moved to the device. device: of torch.
+    Args: published: the network; it is moved to the device. device: of torch; None = the GPU where there is one.
     """
 
-    def __init__(self, published: PublishedVit, device: str) -> None:
+    def __init__(self, published: PublishedVit, device: str | None) -> None:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.network = published.network.to(device)
         self.patch_px = published.network.shape.patch_px
         self._device, self._weights_sha256 = device, published.weights_sha256
@@ -132,7 +133,7 @@ def open_backbone(path: Path, device: str | None) -> FeatureBackbone:
             else ""
         )
         note(f"{path.name}: {published.recognised}{left}")
-    return FeatureBackbone(published, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return FeatureBackbone(published, device)
 
 
 def resized_to_patches(image_HWC: np.ndarray, patch_px: int) -> np.ndarray:
@@ -166,7 +167,7 @@ def within_max_patches(image_HWC: np.ndarray, patch_px: int) -> np.ndarray:
 def enlarged(grid_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Enlarge a map of patches bilinearly to an image's size: float32 (H, W).
 
-    Args: grid_hw: bool or float, [0, 1]. size: H and W.
+    Args: grid_hw: bool or float. size: H and W.
     """
     height, width = size
-    return np.clip(cv2.resize(grid_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    return cv2.resize(grid_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -24,11 +24,10 @@ from backdrop.saliency.crf.dense_crf_torch import refine_batch
 from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
-from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
+from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE, WEIGHTS_FILE
 from backdrop.tensor_files import weights_sha256
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
-WEIGHTS_FILE = "detector.safetensors"
 # Images found at once: enough to fill a GPU at the papers' 432 x 432, few enough for 2 GiB of decoded photographs.
 BATCH_SIZE = 16
 
