@@ -234,6 +234,20 @@ def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -
 
 
 @kernel
+def sampled_box(stream: Stream, attempt: int, foreground: Foreground, spec: np.void, proposal: int) -> Box:
+    """One crop as torchvision draws it: proposed again until it fits, ten times at most; then the centre."""
+    box = propose(stream, streams.CROP + DRAWS_PER_TRY * attempt, foreground, spec, proposal)
+    for again in range(MAX_CROP_TRIES - 1):
+        if box.height > 0:
+            return box
+        draw = streams.CROP_AGAIN + DRAWS_PER_TRY * (MAX_CROP_TRIES * attempt + again)
+        box = propose(stream, draw, foreground, spec, proposal)
+    if box.height > 0:
+        return box
+    return center_box(foreground.height, foreground.width, spec["aspect_low"], spec["aspect_high"])
+
+
+@kernel
 def _trim(start: int, length: int, new_length: int, object_start: int, object_length: int) -> int:
     """Start of an interval of new_length inside the given one, its middle as near to the object's as can be."""
     wanted = object_start + (object_length - new_length) // 2
@@ -296,9 +310,7 @@ def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: in
     pair_total = count_box(words, pair.top, pair.left, pair.height, pair.width) if is_bound else 0
     best, best_count = Box(0, 0, 0, 0), -1
     for attempt in range(MAX_CROP_TRIES):
-        box = propose(stream, streams.CROP + DRAWS_PER_TRY * attempt, foreground, spec, proposal)
-        if box.height == 0:
-            continue
+        box = sampled_box(stream, attempt, foreground, spec, proposal)
         count = count_box(words, box.top, box.left, box.height, box.width)
         is_met = not is_bound or count >= wanted * total
         if is_met and pair_total > 0:
@@ -308,7 +320,7 @@ def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: in
             return box, attempt + 1, False, count
         if count > best_count:
             best, best_count = box, count
-    if fallback == BEST and best_count >= 0:
+    if fallback == BEST:
         box = best
     elif fallback == BBOX and total > 0:
         box = grown_box(stream, streams.CROP + DRAWS_PER_TRY * MAX_CROP_TRIES, foreground, spec)

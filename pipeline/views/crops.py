@@ -1,10 +1,11 @@
 """Where each view is cut: one foreground-constrained crop sampler for both papers, and the whole record of a view.
 
 Ryali et al. 2021 (appendix A.1): random resized crops are redrawn, at most 10 times, until one holds `min_foreground`
-of the image's foreground, then the centre is taken: proposal "uniform", fallback "center". CAST as released: the crop's
-centre is normal around the foreground's centroid, truncated to the image, and the fallback is a box grown around the
-object: "centroid", "bbox"; its second constraint is `pair_constraint`. With min_foreground = 0 the boxes have the
-distribution of torchvision's RandomResizedCrop.
+of the image's foreground, then the centre is taken: proposal "uniform", fallback "center". Each of the ten is a crop of
+torchvision's, which proposes again what does not fit into the image (CAST as released counts that as one of its ten).
+CAST as released: the crop's centre is normal around the foreground's centroid, truncated to the image, and the fallback
+is a box grown around the object: "centroid", "bbox"; its second constraint is `pair_constraint`. With
+min_foreground = 0 the boxes have the distribution of torchvision's RandomResizedCrop.
 """
 
 import numpy as np

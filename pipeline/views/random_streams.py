@@ -11,7 +11,8 @@ import numpy as np
 
 from backdrop.kernels import kernel
 
-# Draw numbers of one view. A crop attempt t uses CROP + 4 * t .. + 3: area, aspect ratio, top, left.
+# Draw numbers of one view. A crop attempt t uses CROP + 4 * t .. + 3: area, aspect ratio, top, left; where that does
+# not fit into the image, it is drawn again from CROP_AGAIN + 4 * (10 * t + r), r = 0 .. 8.
 CROP = 0
 FLIP = 1_000
 JITTER = 1_010  # apply or not
@@ -36,6 +37,7 @@ MASK_COLUMN_SHEAR = 1_082
 MASK_SHIFT_ROWS = 1_083
 MASK_SHIFT_COLUMNS = 1_084
 MASK_FLIP = 1_085
+CROP_AGAIN = 1_200
 DONOR_CROP = 1_100  # as CROP, of the donor's background
 
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.

@@ -46,14 +46,15 @@ def drawn(a_plan: ViewPlan, num_rows: int = NUM_ROWS) -> np.ndarray:
     return np.stack([crops.draw_views(a_plan, mask, SOME_DONORS, seed=1, epoch=0, row=row) for row in range(num_rows)])
 
 
-# The digests were taken before any of the options was there.
+# The digests were taken before any of the options was there, and anew when a proposal that does not fit into the image
+# was no longer counted as one of ten tries but drawn again: the rows with such a proposal moved.
 @pytest.mark.parametrize(
     ("name", "digest"),
     [
-        ("none", "bf92bbd9d59d4d2e"),
-        ("rm", "c62e7338a6d48af2"),
-        ("random", "4d8d26e00ae33d0b"),
-        ("swaps", "5a4245d2136ea4df"),
+        ("none", "eb39c1efd25e5cfb"),
+        ("rm", "9e61696e6e90e375"),
+        ("random", "5ce13f58de70f33f"),
+        ("swaps", "9476593d191f9b49"),
     ],
 )
 def test_without_options_the_draws_are_what_they_were(name: str, digest: str) -> None:

@@ -5,6 +5,7 @@ by chance, and the seeds are fixed. Positions are compared as shares of the free
 """
 
 import functools
+import math
 from itertools import product
 
 import numpy as np
@@ -216,6 +217,28 @@ def test_accepted_crops_hold_the_share_and_the_others_are_counted(proposal: str,
         # The best of ten reaches further than one that fell short.
         single = our_draws(mask_HW, View(scale=view.scale), proposal, fallback, 2000)[:, 6]
         assert np.median(recounted[is_fallback]) > np.median(single[single < wanted])
+
+
+@pytest.mark.parametrize("proposal", CROP_PROPOSALS)
+@pytest.mark.parametrize("size", [(100, 300), (100, 150), (1, 5000)])
+def test_a_proposal_that_does_not_fit_is_no_try(size: tuple[int, int], proposal: str) -> None:
+    """Ten crops are tried against the constraint, each as torchvision draws it, which proposes until one fits."""
+    free = our_draws(np.ones(size, np.uint8), View(), proposal, "bbox", 2000)
+    assert (free[:, 4] == 1).all()
+    assert not free[:, 5].any()
+
+
+def test_ten_crops_that_fit_are_tried() -> None:
+    """Against ten crops of torchvision's for each image: as many of ours fall back as of those hold too little."""
+    height, width, num = 100, 200, 2000
+    mask_HW = np.zeros((height, width), np.uint8)
+    mask_HW[:, 30:190] = 1
+    ours = our_draws(mask_HW, View(min_foreground=0.7), "uniform", "center", num)
+    theirs = torchvisions(height, width, (0.2, 1.0), 10 * num)
+    held = np.array([count(mask_HW, box) for box in theirs]).reshape(num, 10) >= 0.7 * mask_HW.sum()
+    expected = (~held.any(axis=1)).mean()
+    assert 0.05 < expected < 0.95
+    assert ours[:, 5].mean() == pytest.approx(expected, abs=4 * math.sqrt(2 * expected * (1 - expected) / num))
 
 
 def test_each_view_has_its_own_share() -> None:

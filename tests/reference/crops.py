@@ -56,18 +56,7 @@ def draw_box(mask_HW, *, key, scale, aspect_ratio, min_foreground, proposal="uni
         wanted = min(wanted, scale[0] * height * width / total)
     candidates = []
     for attempt in range(MAX_TRIES):
-        u = [streams.uniform(*key, streams.CROP + 4 * attempt + k) for k in range(4)]
-        area = (scale[0] + u[0] * (scale[1] - scale[0])) * height * width
-        aspect = math.exp(math.log(aspect_ratio[0]) + u[1] * (math.log(aspect_ratio[1]) - math.log(aspect_ratio[0])))
-        w, h = math.floor(math.sqrt(area * aspect) + 0.5), math.floor(math.sqrt(area / aspect) + 0.5)
-        if not (0 < w <= width and 0 < h <= height):
-            continue
-        box = (
-            position(u[2], height, h, centroid[0], proposal),
-            position(u[3], width, w, centroid[1], proposal),
-            h,
-            w,
-        )
+        box = sampled_box(height, width, key, attempt, scale, aspect_ratio, centroid, proposal)
         inside = foreground_in(mask_HW, box)
         is_met = inside >= wanted * total
         if pair is not None and wanted > 0 and foreground_in(mask_HW, pair) > 0:
@@ -76,11 +65,25 @@ def draw_box(mask_HW, *, key, scale, aspect_ratio, min_foreground, proposal="uni
         if is_met:
             return box, attempt + 1, False
         candidates.append((inside, -attempt, box))
-    if fallback == "best" and candidates:
+    if fallback == "best":
         return max(candidates)[2], MAX_TRIES, True
     if fallback == "bbox" and total:
         return grown_box(ys, xs, height, width, key, aspect_ratio), MAX_TRIES, True
     return centre_crop(height, width, *aspect_ratio), MAX_TRIES, True
+
+
+def sampled_box(height, width, key, attempt, scale, aspect_ratio, centroid, proposal):
+    """RandomResizedCrop's loop: the first of ten proposals that fits, or the centre."""
+    first = [streams.CROP + 4 * attempt]
+    for draw in first + [streams.CROP_AGAIN + 4 * (10 * attempt + again) for again in range(9)]:
+        u = [streams.uniform(*key, draw + k) for k in range(4)]
+        area = (scale[0] + u[0] * (scale[1] - scale[0])) * height * width
+        aspect = math.exp(math.log(aspect_ratio[0]) + u[1] * (math.log(aspect_ratio[1]) - math.log(aspect_ratio[0])))
+        w, h = math.floor(math.sqrt(area * aspect) + 0.5), math.floor(math.sqrt(area / aspect) + 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            top = position(u[2], height, h, centroid[0], proposal)
+            return top, position(u[3], width, w, centroid[1], proposal), h, w
+    return centre_crop(height, width, *aspect_ratio)
 
 
 def box_mask(shape, box):
