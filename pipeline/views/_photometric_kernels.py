@@ -27,6 +27,7 @@ class ViewCode(NamedTuple):
     """What is the same for all rows of a view."""
 
     taps: int  # of the blur
+    is_grey_first: bool  # before the jitter
     order: np.ndarray  # int64 (24, 4), operations of each rank of the jitter
     mean: np.ndarray  # float32 (3,)
     std: np.ndarray  # float32 (3,)
@@ -226,9 +227,11 @@ def augment_sample(image: np.ndarray, width: int, record: np.void, code: ViewCod
     """
     planes = buffers.planes
     _load(image, planes[0], planes[1], planes[2])
+    if record["is_grey"] and code.is_grey_first:
+        _blend_with_grey(planes[0], planes[1], planes[2], _ZERO)
     if record["is_jittered"]:
         _jitter(planes, record, code.order, buffers.column)
-    if record["is_grey"]:
+    if record["is_grey"] and not code.is_grey_first:
         _blend_with_grey(planes[0], planes[1], planes[2], _ZERO)
     if record["blur_sigma_px"] > 0:
         _fill_gaussian(record["blur_sigma_px"], buffers.weight)

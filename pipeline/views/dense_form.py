@@ -119,6 +119,9 @@ def _is(packed_BK: Tensor, name: str) -> Tensor:
 def _augment(image_BCHW: Tensor, packed_BK: Tensor, mean_std: tuple[Tensor, Tensor], work: ViewWork) -> Tensor:
     """`photometric.augment` of uint8 pixels, then the normalisation."""
     image_BCHW = image_BCHW.float() / 255.0
+    is_grey_B111, is_grey_first = _is(packed_BK, "is_grey"), work.view.greyscale_order == "before"
+    if is_grey_first:
+        image_BCHW = torch.where(is_grey_B111, photometric.luma(image_BCHW), image_BCHW)
     jitter_BPK = packed_BK[:, :_NUM_JITTER].unflatten(1, (5, 4)).transpose(1, 2)
     for factor_B, is_contrast_B, is_saturation_B, turns_B, is_hue_B in (
         each_BK.unbind(1) for each_BK in jitter_BPK.unbind(1)
@@ -126,7 +129,8 @@ def _augment(image_BCHW: Tensor, packed_BK: Tensor, mean_std: tuple[Tensor, Tens
         image_BCHW = photometric.blend(image_BCHW, factor_B, is_contrast_B, is_saturation_B)
         is_hue = (is_hue_B != 0)[:, None, None, None]
         image_BCHW = torch.where(is_hue, photometric.adjust_hue(image_BCHW, turns_B), image_BCHW)
-    image_BCHW = torch.where(_is(packed_BK, "is_grey"), photometric.luma(image_BCHW), image_BCHW)
+    if not is_grey_first:
+        image_BCHW = torch.where(is_grey_B111, photometric.luma(image_BCHW), image_BCHW)
     sigma_B = _column(packed_BK, "blur_sigma_px")
     blurred = photometric.gaussian_blur(image_BCHW, torch.where(sigma_B > 0, sigma_B, 1.0), work.kernel_size_px)
     image_BCHW = torch.where((sigma_B > 0)[:, None, None, None], blurred, image_BCHW)

@@ -153,12 +153,12 @@ def solarise(image_BCHW: Tensor) -> Tensor:
 
 
 def augment(image_BCHW: Tensor, record_B: np.ndarray, view: View) -> Tensor:
-    """Apply what was drawn for one view: jitter, greyscale, blur, solarise, in this order.
+    """Apply what was drawn for one view: jitter and greyscale in the view's order, then blur, then solarise.
 
     Args:
         image_BCHW: float32 (B, 3, H, W) in [0, 1]; may be written to.
         record_B: (B,) of `VIEW_DTYPE`, on the host.
-        view: the settings of the view, for the size of the blur kernel.
+        view: the settings of the view, for the size of the blur kernel and when it turns grey.
     Returns: float32 (B, 3, H, W) in [0, 1].
     """
     factors_B4 = np.stack([record_B[name] for name in FACTOR_NAMES], axis=1)
@@ -174,8 +174,9 @@ def augment(image_BCHW: Tensor, record_B: np.ndarray, view: View) -> Tensor:
     def jitter(rows_BCHW: Tensor) -> Tensor:
         return colour_jitter(rows_BCHW, factors_B4[jittered], record_B["jitter_order"][jittered])
 
-    image_BCHW = on_rows(image_BCHW, is_jittered_B, jitter)
-    image_BCHW = on_rows(image_BCHW, record_B["is_grey"] != 0, greyscale)
+    steps = [(is_jittered_B, jitter), (record_B["is_grey"] != 0, greyscale)]
+    for is_wanted_B, operation in steps if view.greyscale_order == "after" else reversed(steps):
+        image_BCHW = on_rows(image_BCHW, is_wanted_B, operation)
     image_BCHW = on_rows(image_BCHW, sigma_B > 0, blur, sigma_B)
     return on_rows(image_BCHW, record_B["is_solarised"] != 0, solarise)
 

@@ -22,7 +22,7 @@ def augment(
     Args:
         image_BHWC: uint8 RGB on the CPU.
         record_B: (B,) of `VIEW_DTYPE`.
-        view: the settings of the view, for the size of the blur kernel.
+        view: the settings of the view, for the size of the blur kernel and when it turns grey.
         mean_3, std_3: float32, per channel, of [0, 1] values.
         num_threads: of this call; they change no byte.
     Returns: float32 (B, 3, H, W).
@@ -31,7 +31,8 @@ def augment(
     image_BN = image_BHWC.contiguous().view(num_B, -1).numpy()
     out_BCHW = torch.empty(num_B, 3, height, width)
     out_BCN = out_BCHW.view(num_B, 3, -1).numpy()
-    code = ViewCode(blur_kernel_size_px(view.blur_sigma_px[1], width), JITTER_ORDERS, mean_3, std_3)
+    is_grey_first = view.greyscale_order == "before"
+    code = ViewCode(blur_kernel_size_px(view.blur_sigma_px[1], width), is_grey_first, JITTER_ORDERS, mean_3, std_3)
 
     def work(first: int, last: int) -> None:
         rows, buffers = slice(first, last), make_buffers(height, width, code.taps)

@@ -19,6 +19,7 @@ PAIR_DRAWS = ("independent", "coupled", "same")
 NEGATIVE_MATCHES = ("query", "key")
 NEGATIVE_DRAWS = ("independent", "coupled")
 BACKGROUND_ORDERS = ("after", "before")
+GREYSCALE_ORDERS = ("after", "before")
 MAX_CROP_TRIES = 10
 # More negatives than this have no number of their own in the random streams.
 MAX_NEGATIVES = 64
@@ -53,6 +54,11 @@ class View:
     ] = (0.4, 0.4, 0.4, 0.1)
     jitter_probability: Annotated[float, within(0, 1), "Probability of colour jitter"] = 0.8
     greyscale_probability: Annotated[float, within(0, 1), "Probability of a grey view"] = 0.2
+    greyscale_order: Annotated[
+        str,
+        one_of(GREYSCALE_ORDERS),
+        'When a grey view loses its colour: "after" the jitter (MoCo-v2, BYOL, SwAV) or "before" it (CAST as released)',
+    ] = "after"
     blur_probability: Annotated[float, within(0, 1), "Probability of a Gaussian blur"] = 0.5
     blur_sigma_px: Annotated[
         tuple[float, float],

@@ -91,6 +91,15 @@ def test_both_forms_agree(background: Background) -> None:
         assert rows.negative.shape == (background.num_negatives * B, 3, SIZE, SIZE)
 
 
+def test_both_forms_turn_grey_first_where_the_view_says_so() -> None:
+    later = plan(Background(name="rm"))
+    first = replace(later, views=tuple(replace(view, greyscale_order="before") for view in later.views))
+    batch = make_batch(first)
+    rows = DeviceStage(first, device="cpu")(batch)
+    assert_same(DeviceStage(first, device="cpu", form="dense")(batch), rows)
+    assert not torch.allclose(rows.images[0], DeviceStage(later, device="cpu")(batch).images[0], atol=0.01)
+
+
 def one_view(background: Background) -> ViewPlan:
     return ViewPlan(views=(View(size_px=SIZE),), background=background)
 

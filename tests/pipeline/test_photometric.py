@@ -125,6 +125,17 @@ def test_augment_order_is_jitter_grey_blur_solarise(image_BCHW: torch.Tensor) ->
     torch.testing.assert_close(actual[is_sure], expected[is_sure], atol=TOLERANCE, rtol=0)
 
 
+def test_a_view_may_turn_grey_before_its_jitter(image_BCHW: torch.Tensor) -> None:
+    record_B = neutral_record(1)
+    record_B["is_jittered"], record_B["is_grey"] = 1, 1
+    record_B["saturation"], record_B["hue"], record_B["brightness"] = 1.4, 0.3, 0.8
+    first = photometric.augment(image_BCHW[5:6].clone(), record_B, View(greyscale_order="before"))
+    # A grey image has no colour to shift: brightness alone is left.
+    assert torch.allclose(first, 0.8 * photometric.greyscale(image_BCHW[5:6]), atol=1e-3)
+    last = photometric.augment(image_BCHW[5:6].clone(), record_B, View())
+    assert not torch.allclose(first, last, atol=1e-2)
+
+
 def test_a_row_does_not_depend_on_its_neighbours(image_BCHW: torch.Tensor) -> None:
     record_B = neutral_record(24)
     record_B["is_jittered"] = np.arange(24) % 2

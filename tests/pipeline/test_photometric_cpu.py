@@ -46,9 +46,9 @@ def expected(image_BHWC: torch.Tensor, record_B: np.ndarray, view: View) -> tupl
     return (photometric.augment(image_BCHW, record_B, view) - mean) / std, is_sure
 
 
-@pytest.mark.parametrize("side", [17, 5, 2])
-def test_equals_the_batched_operations(side: int) -> None:
-    image_BHWC, record_B, view = images(48, side), records(48), View(size_px=side)
+@pytest.mark.parametrize(("side", "greyscale_order"), [(17, "after"), (17, "before"), (5, "after"), (2, "after")])
+def test_equals_the_batched_operations(side: int, greyscale_order: str) -> None:
+    image_BHWC, record_B, view = images(48, side), records(48), View(size_px=side, greyscale_order=greyscale_order)
     wanted, is_sure = expected(image_BHWC, record_B, view)
     actual = photometric_cpu.augment(image_BHWC, record_B, view, MEAN, STD, num_threads=1)
     assert is_sure.float().mean() > 0.9

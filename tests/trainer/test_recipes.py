@@ -195,6 +195,9 @@ NUMBERS: list[tuple[tuple[str, ...], str, Any, str]] = [
     (CAST, "views.0.jitter_probability", 0.5, "CAST"),
     (CAST, "views.0.greyscale_probability", 0.2, "CAST"),
     (CAST, "views.0.blur_probability", 0.0, "CAST"),
+    ((*CAST, *MOCO_COCO), "views.0.greyscale_order", "before", "CAST: ToGray, then ColorJitter"),
+    ((*CAST, *MOCO_COCO), "views.1.greyscale_order", "before", "CAST: ToGray, then ColorJitter"),
+    (MOCO, "views.0.greyscale_order", "after", "MoCo-v2 --aug-plus"),
     (CAST, "cast.key_pass", "separate", "3.2: the masked key through the key encoder; CAST: a pass of its own"),
     (CAST, "cast.scales_optimiser", True, "CAST: loss over 1 + lambda"),
     # MoCo on COCO: the same command without mask and loss

@@ -36,9 +36,16 @@ from backdrop.trainer.settings import RunSettings
 
 
 def photometrics(plan: ViewPlan) -> ViewPlan:
-    """Return the plan with the colours of the released code, MoCo-v1's with a stronger hue."""
+    """Return the plan with the colours of the released code: grey first, then the jitter, and no blur."""
     views = [
-        replace(view, jitter=(0.4, 0.4, 0.4, 0.4), jitter_probability=0.5, blur_probability=0.0) for view in plan.views
+        replace(
+            view,
+            jitter=(0.4, 0.4, 0.4, 0.4),
+            jitter_probability=0.5,
+            greyscale_order="before",
+            blur_probability=0.0,
+        )
+        for view in plan.views
     ]
     return replace(plan, views=tuple(views))
 
