@@ -26,7 +26,7 @@ size_option = click.option(
 
 def masks_option(*, required: bool) -> Decorator:
     """Return --masks: what detectors are scored against."""
-    words = "Folder of true masks: PNG, foreground above 127."
+    words = "Folder of true masks: PNG, foreground above 127; DIR:alpha and the like as for masks:DIR."
     return click.option("--masks", type=path_type, required=required, help=words)
 
 

@@ -1,7 +1,9 @@
 """A folder of maps made elsewhere, in use as a detector."""
 
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,26 +11,48 @@ import numpy as np
 
 from backdrop.errors import ImageError, UserError
 from backdrop.saliency.detector import Detector, MaskError, Threshold
-from backdrop.stores.images.image_codec import decode_grey
+from backdrop.saliency.features.option_names import path_and_options
+from backdrop.saliency.mask_reading import PLAIN, WORDS, Reading, check_reading, reading_of
+
+# Files that are looked at to see of which kind the maps are.
+_NUM_LOOKED_AT = 16
+
+
+def open_mask_folder(text: str) -> "MaskFolder":
+    """Open a folder by its name, with how it is read behind it: `DIR`, `DIR:alpha`, `DIR:red:inverted`.
+
+    Args: text: a folder that is there under the whole name is that one.
+    Raises: UserError: as `MaskFolder`, or two parts of a file are named.
+    """
+    if Path(text).is_dir():
+        return MaskFolder(Path(text))
+    folder, options = path_and_options(text, WORDS)
+    return MaskFolder(Path(folder), reading_of(list(options)))
 
 
 class MaskFolder(Detector):
-    """A folder of maps made elsewhere: 8-bit grey images, 255 = foreground.
+    """A folder of maps made elsewhere: 8-bit grey images, 255 = foreground, or what `reading` says.
 
     The map of key `a/b.jpg` is `a/b.png` in the folder, or else `b.png`.
 
     Args:
         folder: where the maps are.
+        reading: what of a file is its map.
 
     Raises:
-        UserError: the folder is not there, or its maps seem to hold 0 and 1 instead of 0 and 255.
+        UserError: the folder is not there, or its maps seem to be others than the reading says.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reading: Reading = PLAIN) -> None:
         if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder: masks:DIR takes a folder of 8-bit PNG maps, 255 = foreground")
+            raise UserError(
+                f"{folder} is not a folder: masks:DIR takes a folder of 8-bit PNG maps, 255 = foreground; behind it "
+                f"may stand {', '.join(f':{word}' for word in WORDS)}"
+            )
         self.folder = folder
-        self._refuse_zero_one()
+        self.reading = reading
+        if not reading.is_given:
+            check_reading(str(folder), list(self._first_files()))
 
     threshold = Threshold(value=0.5, source="the middle of 0 and 255; masks are the same at any")
 
@@ -39,7 +63,8 @@ class MaskFolder(Detector):
         for path in sorted(self.folder.rglob("*.png")):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
-        return {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
+        known = {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
+        return {**known, "reading": self.reading.words} if self.reading.words else known
 
     def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
         """The map of `key`, float32 (H, W) in [0, 1].
@@ -59,7 +84,7 @@ class MaskFolder(Detector):
         return grey_HW.astype(np.float32) / 255
 
     def grey(self, key: str) -> np.ndarray:
-        """The 8-bit map of a key as it is: uint8 (H, W).
+        """The 8-bit map of a key as the folder is read: uint8 (H, W).
 
         Args:
             key: of the image in its data set.
@@ -71,7 +96,7 @@ class MaskFolder(Detector):
         # No message holds the folder's path: it becomes part of a store, which is the same wherever its masks lay.
         name = path.relative_to(self.folder).as_posix()
         try:
-            return decode_grey(path.read_bytes())
+            return self.reading.map_of(path.read_bytes())
         except OSError as error:
             raise MaskError(f"{key}: the map {name} cannot be read: {error.strerror}") from error
         except ImageError as error:
@@ -87,18 +112,12 @@ class MaskFolder(Detector):
                 return path
         raise MaskError(f"{key}: no {nested.relative_to(self.folder).as_posix()} or {flat.name} in the folder of masks")
 
-    def _refuse_zero_one(self) -> None:
-        """Masks saved as 0 and 1 would read as nearly black maps; say so before the first image."""
-        brightest = 0
-        for _, path in zip(range(16), self.folder.rglob("*.png"), strict=False):
+    def _first_files(self) -> Iterator[bytes]:
+        for path in islice(self.folder.rglob("*.png"), _NUM_LOOKED_AT):
             try:
-                brightest = max(brightest, int(decode_grey(path.read_bytes()).max()))
-            except (OSError, ImageError):
+                yield path.read_bytes()
+            except OSError:
                 continue  # reported by its key when its turn comes
-        if brightest == 1:
-            raise UserError(
-                f"the maps of {self.folder} hold only 0 and 1: save masks as 0 and 255 (8-bit, 255 = foreground)"
-            )
 
 
 def _size(array: np.ndarray) -> str:

@@ -82,7 +82,9 @@ def warning(size: dict[str, Any], again: Another) -> str:
     if not size["num_masks"]:
         return ""
     empty_fraction = size["histogram"]["none"] / size["num_masks"]
-    if size["median"] < SMALLEST_MEDIAN:
+    if empty_fraction > 0.5:
+        wrong = f"{empty_fraction:.0%} of the masks are empty"
+    elif size["median"] < SMALLEST_MEDIAN:
         wrong = f"half of the masks cover less than {size['median']:.1%} of their image, which is a part of an object"
     elif size["median"] > LARGEST_MEDIAN:
         wrong = f"half of the masks cover more than {size['median']:.0%} of their image, which is more than an object"

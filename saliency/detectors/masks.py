@@ -1,13 +1,15 @@
 """`masks:DIR`: a folder of maps made elsewhere."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from backdrop.saliency.detector import Detector
 
 PREFIX = "masks:"
-HELP = "masks:DIR (PNG masks made elsewhere, 255 = foreground)"
+HELP = (
+    "masks:DIR (PNG masks made elsewhere, 255 = foreground; else masks:DIR:instances, :alpha, :red, :green, :blue "
+    "or :inverted)"
+)
 
 
 def names() -> tuple[str, ...]:
@@ -23,8 +25,8 @@ def serves(name: str) -> bool:
 def open(name: str, device: str | None) -> "Detector":
     """Open the folder; `device` is not used.
 
-    Raises: UserError: there is none, or its maps seem to hold 0 and 1 instead of 0 and 255.
+    Raises: UserError: there is none, or its maps are of another kind than the name says.
     """
-    from backdrop.saliency.mask_folder import MaskFolder
+    from backdrop.saliency.mask_folder import open_mask_folder
 
-    return MaskFolder(Path(name.removeprefix(PREFIX)))
+    return open_mask_folder(name.removeprefix(PREFIX))

@@ -23,7 +23,7 @@ from backdrop.progress import stage_bar
 from backdrop.saliency.detector import Detector, MaskError
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.find_maps import found_maps
-from backdrop.saliency.mask_folder import MaskFolder
+from backdrop.saliency.mask_folder import open_mask_folder
 from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
@@ -235,7 +235,8 @@ def evaluate_folder(
 
     Args:
         images_dir: images, any tree.
-        masks_dir: true masks as 8-bit PNG under the same keys or stems; foreground is what is greater than 127.
+        masks_dir: true masks as 8-bit PNG under the same keys or stems; foreground is what is greater than 127. What of
+            masks:DIR may stand behind a folder may stand behind this one.
         detector: as `open_detector` takes it ("masks:DIR" scores maps made elsewhere), or a detector itself.
         size_px: score at squares of this side, maps resized bilinearly and masks to the nearest pixel; DeepUSPS and
             Ryali et al. do so at 432. None = at native resolution.
@@ -272,7 +273,7 @@ def scored_images(
     index: DatasetIndex, masks_dir: Path | str, detector: Detector, *, size_px: int | None = None
 ) -> Iterator[Scored]:
     """Score a detector's map of every image, in the order of the index; arguments and errors as `evaluate_folder`."""
-    truths = MaskFolder(Path(masks_dir))
+    truths = open_mask_folder(str(masks_dir))
     found_of_all = found_maps(index, range(len(index)), detector)
     for found in stage_bar(found_of_all, stage="evaluate", unit="img", total=len(index)):
         key = index.keys[found.row]

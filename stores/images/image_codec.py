@@ -67,6 +67,22 @@ def decode_grey(data: bytes) -> np.ndarray:
     return _decode(data, "L")
 
 
+def decode_alpha(data: bytes) -> np.ndarray | None:
+    """Decode the opacity alone: alpha_HW uint8, 255 = opaque; None where the file has none. Raises as `decode_rgb`."""
+    with_alpha = _decode(data, "RGBA")
+    return None if with_alpha.ndim == 2 else with_alpha[..., 3]
+
+
+def decode_numbers(data: bytes) -> np.ndarray:
+    """Decode what the file holds, not what it looks like: of a palette the entries' numbers, 16 bits as they are.
+
+    Args: data: as `decode_rgb` takes it.
+    Returns: numbers_HW or numbers_HWC, uint8 or int32; of an image with colours or alpha its colours.
+    Raises: ImageError: as `decode_rgb`.
+    """
+    return _decode(data, "numbers")
+
+
 def encode_jpeg(image_HWC: np.ndarray, quality: int = 90) -> bytes:
     """Encode as a baseline JPEG with 4:2:0 chroma.
 
@@ -182,7 +198,12 @@ def _reason(error: Exception) -> str:
 
 
 def _as_mode(image: Image.Image, mode: str) -> Image.Image | np.ndarray:
-    """Bring every pixel format to `mode` ("RGB" or "L")."""
+    """Bring every pixel format to `mode`: "RGB", "L", "RGBA" (grey of zeros without alpha) or "numbers"."""
+    if mode == "numbers":
+        return np.asarray(image) if image.mode in ("P", "L") or image.mode.startswith("I") else _as_mode(image, "RGB")
+    if mode == "RGBA":
+        has_alpha = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
+        return image.convert("RGBA") if has_alpha else np.zeros((image.height, image.width), np.uint8)
     if image.mode.startswith("I"):  # 16-bit grey; Pillow itself would clip it to 0..255
         values = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         grey_HW = ((values + 128) // 257).astype(np.uint8)

@@ -58,6 +58,7 @@ def test_the_histogram_has_a_line_per_kind() -> None:
         ((0.2, 0.3, 0.4), "", ""),
         ((0.01, 0.02, 0.4), "cover less than 2.0% of their image", "0.3"),
         ((0.7, 0.7, 0.1), "cover more than 70% of their image", "0.95"),
+        ((0, 0, 0, 0, 0.2), "80% of the masks are empty", "0.3"),
         ((0, 0.2, 0.2), "33% of the masks are empty", "0.3"),
         ((0, *[0.2] * 9), "", ""),
     ],
