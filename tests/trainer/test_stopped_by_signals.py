@@ -1,17 +1,23 @@
 """Runs with the real loader that a scheduler stops by SIGTERM end as if it had not: same weights, bit for bit."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.run import run_folder
+from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material.interrupted_runs import assert_same_end
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -51,16 +57,34 @@ def go_on(store: Path, out: Path, num_epochs: int) -> None:
     assert start(store, out, num_epochs).wait(250) == 0
 
 
+def run_here(store: Path, out: Path, num_epochs: int) -> None:
+    """The same run in this process, which has all imported; resumed where it stopped."""
+    changes = ("views.size_px=32", "batch_size=4", "log_steps=1", f"epochs={num_epochs}")
+    request = RunRequest(method="moco", background="random", recipe="smoke", overrides=changes)
+    pretrain(request, StoreSource(store=store), out=out, resume=True)
+
+
 def test_a_run_that_was_stopped_ends_bit_for_bit(scenes: Path, tmp_path: Path) -> None:
-    go_on(scenes, tmp_path / "whole", 2)
-    process = start(scenes, tmp_path / "stopped", 2)
-    stop(process, tmp_path / "stopped", 1, 0)
-    last = checkpoint_files.latest(tmp_path / "stopped")
-    assert process.returncode == 0
+    """A real signal, sent to this process while the run is in the middle of an epoch."""
+    run_here(scenes, tmp_path / "whole", 2)
+    out, num_steps = tmp_path / "stopped", steps_logged(tmp_path / "whole")
+
+    def stop_after_a_step() -> None:
+        deadline = time.monotonic() + 100
+        while steps_logged(out) < 1 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watch = threading.Thread(target=stop_after_a_step)
+    watch.start()
+    run_here(scenes, out, 2)
+    watch.join()
+    last = checkpoint_files.latest(out)
     assert last is not None
-    assert checkpoint_files.step_of(last) < steps_logged(tmp_path / "whole")
-    go_on(scenes, tmp_path / "stopped", 2)
-    assert_same_end(tmp_path / "whole", tmp_path / "stopped")
+    assert checkpoint_files.step_of(last) < num_steps
+    run_here(scenes, out, 2)
+    assert_same_end(tmp_path / "whole", out)
+    assert steps_logged(out) == num_steps
 
 
 @pytest.mark.slow
