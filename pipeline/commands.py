@@ -11,7 +11,7 @@ from backdrop.command_options import MemberOf, path_type, root_option
 from backdrop.errors import UserError
 from backdrop.progress import note, note_default, warn
 from backdrop.saliency.command_options import DetectorOption
-from backdrop.saliency.default_detector import default_detector
+from backdrop.saliency.default_detector import chosen_detector
 from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option, dataset_type
 from backdrop.stores.engines import ENGINES
 from backdrop.stores.exports import MASK_FORMATS
@@ -85,7 +85,7 @@ def build_store_command(
         summary = rethreshold_store(parent, index, out, threshold=threshold, num_workers=workers, engine=engine)
         again = Another(words=named, source=parent, out=out, tried=threshold, own=None)
     else:
-        detector = detector or default_detector()
+        detector = chosen_detector(detector)
         own = use_detector(detector).threshold
         if threshold is None:
             note_default("threshold", own.value, own.source)
@@ -153,9 +153,7 @@ def store_recompute(
     opened = open_store(store)
     chosen = chosen_rows(opened, where=where, numbers=rows)
     index = reopen_index(opened, root)
-    summary = recompute_store(
-        store, index, detector or default_detector(), out, chosen, num_workers=workers, engine=engine
-    )
+    summary = recompute_store(store, index, chosen_detector(detector), out, chosen, num_workers=workers, engine=engine)
     _note_store(summary)
     print_result(summary)
 

@@ -46,7 +46,7 @@ def masks_option(*, required: bool) -> Decorator:
     help="One more source of pseudo-labels.",
 )
 @click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
-@click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/: scores, to report.")
+@click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/ to score on.")
 @click.option("--seed", default=0, show_default=True)
 def saliency_train(
     dataset: str | None,

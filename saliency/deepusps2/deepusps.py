@@ -28,13 +28,15 @@ from backdrop.ranks import Ranks, joined
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.phases import Phase
 from backdrop.saliency.deepusps2.random_streams import SUBSET, stream
-from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check
+from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, is_papers
 from backdrop.saliency.deepusps2.training import Training
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, VALIDATION_FILE
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.networks.drn import Drn, DrnSegmenter
 from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.saliency.scoring.sanity_check import measure
 from backdrop.saliency.trained_detector.drn_detector import (
+    PAPERS_THRESHOLD,
     DetectorDescription,
     DrnDetector,
     save_detector,
@@ -80,11 +82,13 @@ def train(
         seed: of the subset, the initial weights, the order of the images and the augmentations.
         backbone_weights: a run folder of `pretrain` or a safetensors file with the weights of a `Drn`; None = random.
         validation: a folder with `images` and true `masks`; every phase's network is scored on it into
-            validation.jsonl. Only a report: nothing is chosen by it.
+            validation.jsonl. Nothing is chosen by it but the finished detector's threshold, on half of it; without
+            one, drawn pictures serve (`sanity_check.measure`).
         num_workers: processes for the classical maps; None = one per core.
 
     Returns:
-        JSON-able summary: run, num_images, num_left_out, left_out (keys), final_loss. None on every rank but the first.
+        JSON-able summary: run, num_images, num_left_out, left_out (keys), final_loss, sanity (what the
+        finished detector scored). None on every rank but the first.
 
     Raises:
         UserError: the settings need what is missing, `out` cannot be used, or no image can be decoded.
@@ -99,7 +103,13 @@ def train(
         _claim(run, _run_identity(index, settings, seed, initial))
         with _complete_labels(run, index, settings, seed, num_workers or num_cores()) as file:
             _lead(run, file, settings, seed, initial, ranks, Path(validation) if validation else None)
-            return _summary(run, file, index)
+            summary = _summary(run, file, index)
+    score = measure(
+        run,
+        validation=Path(validation) if validation else None,
+        kept=PAPERS_THRESHOLD if is_papers(settings) else None,
+    )
+    return {**summary, "sanity": asdict(score)}
 
 
 def _follow(run: Path, settings: DeepUspsSettings, seed: int, initial: dict[str, Tensor], ranks: Ranks) -> None:

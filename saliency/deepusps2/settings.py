@@ -177,6 +177,11 @@ PRESETS = {
 }
 
 
+def is_papers(settings: DeepUspsSettings) -> bool:
+    """Tell whether it is the papers' network, made for their backbone's weights and cut at their threshold."""
+    return settings.architecture == PRESETS["paper"].architecture
+
+
 def check(settings: DeepUspsSettings) -> None:
     """Refuse values that cannot work, or not together, before any work is done.
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.saliency.detectors import open_detector
-from backdrop.saliency.scoring.metrics import counts_from_level, f_beta, scored_images, to_8_bit
+from backdrop.saliency.scoring.metrics import ImageScores, counts_from_level, f_beta, scored_images, to_8_bit
 from backdrop.stores.datasets import open_index
 
 THRESHOLDS_T = np.arange(100) / 100
@@ -68,27 +68,55 @@ def calibrate(
     }
 
 
-def _lines(curves_N2T: np.ndarray, foregrounds_NT: np.ndarray) -> list[dict[str, float]]:
+def iou_by_threshold(scores: Sequence[ImageScores]) -> np.ndarray:
+    """Mean IoU of the masks at each of `THRESHOLDS_T`; float64 (T,).
+
+    Args: scores: at least one of an image with foreground; the others count for nothing.
+    """
+    curves = [[values[_LEVEL_T] for values in score.curve] for score in scores if score.curve is not None]
+    return _ious(np.array(curves)).mean(axis=0)
+
+
+def middle_of_best(iou_T: np.ndarray) -> float:
+    """Return the middle of the thresholds whose IoU is as good as the best, to a twentieth, 0.05 to 0.95.
+
+    The best alone means nothing of maps that are nearly binary, as those of a CRF are: any threshold gives their masks.
+
+    Args: iou_T: of `iou_by_threshold`.
+    """
+    first, last = _good(iou_T)
+    return float(np.clip(round(float(THRESHOLDS_T[first] + THRESHOLDS_T[last]) * 10) / 20, 0.05, 0.95))
+
+
+def _ious(curves_N2T: np.ndarray) -> np.ndarray:
     precision_NT, recall_NT = curves_N2T[:, 0], curves_N2T[:, 1]
     product_NT = precision_NT * recall_NT
     union_NT = precision_NT + recall_NT - product_NT  # as a multiple of |prediction| |truth| / |both|
-    iou_NT = np.divide(product_NT, union_NT, out=np.zeros_like(product_NT), where=product_NT > 0)
-    f_T = f_beta(precision_NT.mean(axis=0), recall_NT.mean(axis=0))
-    columns = (THRESHOLDS_T, iou_NT.mean(axis=0), f_T, np.median(foregrounds_NT, axis=0))
+    return np.divide(product_NT, union_NT, out=np.zeros_like(product_NT), where=product_NT > 0)
+
+
+def _good(ious_T: Sequence[float] | np.ndarray) -> tuple[int, int]:
+    """Places of the first and the last threshold around the best one that are as good."""
+    first = last = at = int(np.argmax(ious_T))
+    while first > 0 and ious_T[first - 1] >= ious_T[at] - _TOLERANCE:
+        first -= 1
+    while last + 1 < len(ious_T) and ious_T[last + 1] >= ious_T[at] - _TOLERANCE:
+        last += 1
+    return first, last
+
+
+def _lines(curves_N2T: np.ndarray, foregrounds_NT: np.ndarray) -> list[dict[str, float]]:
+    f_T = f_beta(*curves_N2T.mean(axis=0))
+    columns = (THRESHOLDS_T, _ious(curves_N2T).mean(axis=0), f_T, np.median(foregrounds_NT, axis=0))
     names = ("threshold", "iou", "f", "foreground")
     return [dict(zip(names, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _choice(lines: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The best line, the thresholds around it that are as good, and the line of the greatest F."""
-    ious = [line["iou"] for line in lines]
-    first = last = at = int(np.argmax(ious))
-    while first > 0 and ious[first - 1] >= ious[at] - _TOLERANCE:
-        first -= 1
-    while last + 1 < len(ious) and ious[last + 1] >= ious[at] - _TOLERANCE:
-        last += 1
+    first, last = _good([line["iou"] for line in lines])
     return {
-        "best": lines[at],
+        "best": max(lines, key=lambda line: line["iou"]),
         "good_from": lines[first]["threshold"],
         "good_to": lines[last]["threshold"],
         "max_f": max(lines, key=lambda line: line["f"]),

@@ -25,9 +25,12 @@ from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE, WEIGHTS_FILE
+from backdrop.saliency.trained_detector.sanity_score import read_score
 from backdrop.tensor_files import weights_sha256
 
 ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py, that can change a map
+# Of the papers' procedure, and of a detector that was never measured.
+PAPERS_THRESHOLD = Threshold(value=0.9, source="Ryali et al. 2021, appendix A, for DeepUSPS2")
 # Images found at once: enough to fill a GPU at the papers' 432 x 432, few enough for 2 GiB of decoded photographs.
 BATCH_SIZE = 16
 
@@ -61,15 +64,27 @@ class DrnDetector(Detector):
         model: in evaluation mode.
         description: what it was trained for.
         device: torch device of the model.
+        threshold: where its maps are cut.
     """
 
     uses_gpu = True
     batch_size = BATCH_SIZE
-    threshold = Threshold(value=0.9, source="Ryali et al. 2021, appendix A, for DeepUSPS2")
 
-    def __init__(self, model: DrnSegmenter, description: DetectorDescription, device: str) -> None:
+    def __init__(
+        self,
+        model: DrnSegmenter,
+        description: DetectorDescription,
+        device: str,
+        threshold: Threshold = PAPERS_THRESHOLD,
+    ) -> None:
         self._model, self._description, self._device = model.to(device).eval(), description, device
         self._weights_sha256 = weights_sha256(model.state_dict())
+        self._threshold = threshold
+
+    @property
+    def threshold(self) -> Threshold:
+        """What its training found where it was measured, else the papers'."""
+        return self._threshold
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -183,4 +198,6 @@ def load_detector(run: Path, *, device: str | None = None, crf: bool | None = No
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise UserError(f"the weights in {run} do not fit {description.architecture}: {error}") from error
-    return DrnDetector(model, description, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    score = read_score(run)
+    threshold = Threshold(value=score.own.threshold, source=score.threshold_source) if score else PAPERS_THRESHOLD
+    return DrnDetector(model, description, device or ("cuda" if torch.cuda.is_available() else "cpu"), threshold)

@@ -22,6 +22,7 @@ from backdrop.saliency.deepusps2.training_log import read_training_log, run_of
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.trained_detector.drn_detector import load_detector
+from backdrop.saliency.trained_detector.sanity_score import read_score
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.indexes.dataset_index import DatasetIndex
@@ -52,6 +53,7 @@ def test_a_finished_run_is_a_detector(finished: Path) -> None:
         "detector.json",
         "detector.safetensors",
         "pseudo_labels.h5",
+        "sanity.json",
         "training.jsonl",
     }
     records = [json.loads(line) for line in (finished / "training.jsonl").read_text().splitlines()]
@@ -65,6 +67,12 @@ def test_a_finished_run_is_a_detector(finished: Path) -> None:
     assert saliency_HW.min() >= 0
     assert saliency_HW.max() <= 1
     assert str(finished) not in json.dumps(detector.identity)
+
+
+def measured_on(run: Path) -> str:
+    score = read_score(run)
+    assert score is not None
+    return score.set_name
 
 
 class Stopped(Exception):
@@ -288,6 +296,8 @@ def test_every_phase_is_scored_where_asked(index: DatasetIndex, finished: Path, 
     ]
     assert all(0 <= record["mae"] <= 1 and record["num_images"] == 10 for record in records)
     assert weights(tmp_path / "run") == weights(finished)  # a report, nothing more
+    assert measured_on(tmp_path / "run") == f"5 images of {tmp_path / 'set'}"
+    assert measured_on(finished) == "30 drawn pictures"
 
 
 def test_a_tampered_detector_is_refused(finished: Path, tmp_path: Path) -> None:

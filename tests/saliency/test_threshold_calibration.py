@@ -12,7 +12,7 @@ from backdrop.errors import UserError
 from backdrop.saliency.binarise import binarise
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring.metrics import intersection_over_union
-from backdrop.saliency.scoring.threshold_calibration import THRESHOLDS_T, calibrate, table
+from backdrop.saliency.scoring.threshold_calibration import THRESHOLDS_T, calibrate, middle_of_best, table
 from backdrop.stores.images.image_codec import encode_jpeg
 
 
@@ -67,6 +67,15 @@ def test_the_choice_is_the_best_of_the_curve(three_images: Path) -> None:
     assert result["stated"]["threshold"] == 0.5
     assert result["stated"]["iou"] == ious[0.5]
     assert (result["num_images"], result["num_empty_masks"]) == (3, 1)
+
+
+def test_the_middle_of_a_plateau_is_taken() -> None:
+    assert middle_of_best(np.full(100, 0.7)) == 0.5, "of a binary map any threshold gives the same masks"
+    of_peak = 0.6 - np.abs(THRESHOLDS_T - 0.32)
+    assert middle_of_best(of_peak) == pytest.approx(0.3)
+    assert middle_of_best(1.0 - THRESHOLDS_T) == pytest.approx(0.05), "0 would leave nothing out"
+    of_peak[90] = 0.599  # another peak, not around the best
+    assert middle_of_best(of_peak) == pytest.approx(0.3)
 
 
 def test_people_see_the_curve_and_the_choice(three_images: Path) -> None:
