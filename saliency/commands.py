@@ -35,7 +35,7 @@ def masks_option(*, required: bool) -> Decorator:
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @root_option("Where --dataset lies.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
-@click.option("--preset", default=None, help="paper, small or tiny. Default: paper on a GPU, else small.")
+@click.option("--preset", default=None, help="Default: small, on a GPU medium; with weights paper.")
 @settings_options("Change one setting of the preset.")
 @click.option(
     "--source",
@@ -69,7 +69,7 @@ def saliency_train(
     from backdrop.stores.datasets import open_index
     from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 
-    preset = preset or default_preset()
+    preset = preset or default_preset(has_weights=backbone_weights is not None)
     given = given_settings(config=config, overrides=overrides)
     settings = choose_settings(preset, [one.override for one in given], sources)
     if showed_or_saved(settings, given, f"preset {preset}", show_settings=show_settings, save_settings=save_settings):

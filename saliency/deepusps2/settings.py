@@ -154,6 +154,22 @@ PRESETS = {
         crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),
         crf_test_size_px=432,
     ),
+    # small at the size of a GPU: a network as wide as the papers' at four times the pixels, twice as long.
+    "medium": DeepUspsSettings(
+        architecture="drn_d_22",
+        working_size_px=256,
+        head_init_std=0.01,
+        stage1_epochs=10,
+        stage1_learning_rates=(1e-3,),
+        stage1_batch_size=16,
+        averaged_epochs=5,
+        stage2_epochs=60,
+        stage2_learning_rate=1e-3,
+        stage2_batch_size=16,
+        flip=True,
+        crf=DEFAULTS.at_scale(256 / REFERENCE_SIDE_PX),
+        crf_test_size_px=432,
+    ),
     # The same code within a minute, for demonstrations: one method, one short round, no CRF.
     "tiny": DeepUspsSettings(
         architecture="drn_d_tiny",

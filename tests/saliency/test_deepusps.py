@@ -15,9 +15,9 @@ import torch
 from backdrop.errors import UserError
 from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
-from backdrop.saliency.deepusps2.deepusps import train
+from backdrop.saliency.deepusps2.deepusps import default_preset, train
 from backdrop.saliency.deepusps2.phases import decayed, phases
-from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings
+from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings, is_papers
 from backdrop.saliency.deepusps2.training_log import read_training_log, run_of
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.inference import encode_png
@@ -176,8 +176,42 @@ def test_a_preset_is_changed_by_name_and_given_more_sources() -> None:
     for override, match in (("stage2_epoch=3", "Did you mean stage2_epochs"), ("methods=rbd,mc", "first_thresholds")):
         with pytest.raises(UserError, match=match):
             choose_settings("paper", [override])
-    with pytest.raises(UserError, match="give one of paper, small, tiny"):
+    with pytest.raises(UserError, match="give one of paper, small, medium, tiny"):
         choose_settings("large")
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "has_weights", "preset"),
+    [(False, False, "small"), (True, False, "medium"), (False, True, "paper"), (True, True, "paper")],
+)
+def test_the_default_preset_suits_weights_and_machine(
+    has_gpu: bool, has_weights: bool, preset: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert default_preset(has_weights=has_weights) == preset
+    assert capsys.readouterr().err.startswith(f"preset: {preset} (")
+    settings = choose_settings(preset)
+    assert is_papers(settings) == has_weights
+    if not has_weights:  # the papers' 6e-6 would not move random weights
+        assert min(*settings.stage1_learning_rates, settings.stage2_learning_rate) > 1e-4
+
+
+def test_the_papers_network_without_weights_is_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(b"broken")  # so that nothing is trained
+    index = open_index("folder", root=tmp_path / "images")
+    for preset in ("paper", "small"):
+        settings = choose_settings(preset, ["methods=rbd", "first_thresholds=0.25"])
+        with pytest.raises(UserError, match="none of the 1 images"):
+            train(index, tmp_path / preset, settings, num_workers=1)
+        warned = "drn_d_105 starts from random weights" in capsys.readouterr().err
+        assert warned == (preset == "paper")
+
+
+def test_without_true_masks_of_its_kind_a_detector_keeps_the_middle(finished: Path) -> None:
+    threshold = open_detector(str(finished)).threshold
+    assert threshold.value == SETTINGS.refined_threshold == 0.5
+    assert "--validation" in threshold.source
 
 
 def test_broken_images_are_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -296,6 +330,7 @@ def test_every_phase_is_scored_where_asked(index: DatasetIndex, finished: Path, 
     ]
     assert all(0 <= record["mae"] <= 1 and record["num_images"] == 10 for record in records)
     assert weights(tmp_path / "run") == weights(finished)  # a report, nothing more
+    assert open_detector(str(tmp_path / "run")).threshold.source.startswith("best IoU on 5 other images of")
     assert measured_on(tmp_path / "run") == f"5 images of {tmp_path / 'set'}"
     assert measured_on(finished) == "30 drawn pictures"
 
