@@ -35,7 +35,7 @@ def masks_option(*, required: bool) -> Decorator:
 @click.option("--images", type=path_type, default=None, help="Any folder of images, instead of --dataset.")
 @root_option("Where --dataset lies.")
 @click.option("--out", type=path_type, default=DETECTOR_RUN, show_default=True, help="The run's folder.")
-@click.option("--preset", default=None, help="Default: small, on a GPU medium; with weights paper.")
+@click.option("--preset", default=None, help="Default: small, on a GPU medium; with weights paper. Or found: FOUND.")
 @settings_options("Change one setting of the preset.")
 @click.option(
     "--source",
@@ -45,7 +45,12 @@ def masks_option(*, required: bool) -> Decorator:
     cls=DetectorOption,
     help="One more source of pseudo-labels.",
 )
-@click.option("--backbone-weights", type=path_type, default=None, help="A run of pretrain --backbone drn_d_105.")
+@click.option(
+    "--backbone-weights",
+    type=path_type,
+    default=None,
+    help="A run of pretrain --backbone drn_d_105; with found a published ViT.",
+)
 @click.option("--validation", type=path_type, default=None, help="Folder with images/ and masks/ to score on.")
 @click.option("--seed", default=0, show_default=True)
 def saliency_train(
@@ -63,15 +68,15 @@ def saliency_train(
     validation: Path | None,
     seed: int,
 ) -> None:
-    """Train DeepUSPS2 without labels; the same command resumes. Several GPUs: torchrun --nproc-per-node N cli.py ..."""
-    from backdrop.saliency.deepusps2.deepusps import default_preset, train
-    from backdrop.saliency.deepusps2.settings import choose_settings
+    """Train DeepUSPS2 or FOUND without labels; the same command resumes. On GPUs: torchrun --nproc-per-node N cli.py"""
+    from backdrop.saliency.deepusps2.deepusps import default_preset
+    from backdrop.saliency.training_presets import choose_training
     from backdrop.stores.datasets import open_index
     from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 
     preset = preset or default_preset(has_weights=backbone_weights is not None)
     given = given_settings(config=config, overrides=overrides)
-    settings = choose_settings(preset, [one.override for one in given], sources)
+    settings, train = choose_training(preset, [one.override for one in given], sources)
     if showed_or_saved(settings, given, f"preset {preset}", show_settings=show_settings, save_settings=save_settings):
         return
     if dataset and images:

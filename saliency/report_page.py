@@ -5,7 +5,7 @@ Everything is measured by `saliency.scoring.metrics`, on the same maps that `sal
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,12 @@ def _training_log(progress: TrainingLog) -> str:
         "Stage 1 refines each classical detector's maps by themselves, round after round: a network learns them, and "
         "what it predicts becomes the next round's target. Stage 2 trains one network on all refined maps."
     )
-    charts = "".join([*_score_charts(progress), _losses(progress)])
+    if progress.is_of_found:
+        words = (
+            "A 1x1 convolution on frozen features learns first the coarse masks of background discovery, then its own, "
+            "drawn to the edges of each image."
+        )
+    charts = "".join([*([] if progress.is_of_found else _score_charts(progress)), _losses(progress)])
     return f'<p class="note">{words}</p>{_phase_scores(progress)}<div class="charts">{charts}</div>'
 
 
@@ -328,6 +333,10 @@ def _losses(progress: TrainingLog) -> str:
         points = of_network.setdefault(name, [])
         points.append((len(points) + 1, float(record["loss"])))
     lines = tuple(_line(name, style, points) for style, (name, points) in enumerate(of_network.items()))
+    if progress.is_of_found:
+        lines = tuple(replace(line, label="head") for line in lines)
+        drawn = curves.Chart(name="loss between two states", lines=lines, x_name="state")
+        return curves.figure(drawn, "Weighted cross-entropies, a mean over the steps since the state before.")
     words = "1 - F of what the network predicts against its targets; a new round starts a new network. "
     drawn = curves.Chart(name="loss of every epoch", lines=lines, x_name="epoch")
     return curves.figure(drawn, escape(words + "Epochs of all rounds of a method are counted through."))

@@ -42,12 +42,12 @@ from backdrop.saliency.trained_detector.drn_detector import (
     DrnDetector,
     save_detector,
 )
+from backdrop.saliency.trained_detector.run_claim import claim
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.tensor_files import read_tensors, weights_sha256
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
-SETTINGS_FILE = "settings.json"
 BACKBONE_FILE = "backbone.safetensors"
 
 
@@ -112,7 +112,7 @@ def train(
                 "--backbone-weights: hours for a detector that has learnt little. --preset medium or small is made for "
                 "random weights; pretrain --recipe drn_d_105_byol_500 makes weights for this one"
             )
-        _claim(run, _run_identity(index, settings, seed, initial))
+        claim(run, _run_identity(index, settings, seed, initial))
         with _complete_labels(run, index, settings, seed, num_workers or num_cores()) as file:
             _lead(run, file, settings, seed, initial, ranks, Path(validation) if validation else None)
             summary = _summary(run, file, index)
@@ -267,36 +267,6 @@ def _run_identity(
         "settings": asdict(settings),
     }
     return json.loads(json.dumps(identity))  # tuples become lists, as they come back from the file
-
-
-def _claim(run: Path, identity: dict[str, Any]) -> None:
-    """Make the folder this training's, or refuse it when it is something else's."""
-    path = run / SETTINGS_FILE
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            strangers = [entry.name for entry in run.iterdir() if not entry.name.startswith(".")]
-            if strangers:
-                raise UserError(f"{run} is not empty and holds no training ({strangers[0]}, ...): give another --out")
-            write_aside(path, (json.dumps(identity, indent=2) + "\n").encode())
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{run} cannot be a run folder ({error}): give another --out") from error
-    differences = _differences(found, identity)
-    if differences:
-        raise UserError(
-            f"{run} holds a training with other settings: {'; '.join(differences)}. Give another --out, or the same "
-            "settings to go on with it"
-        )
-
-
-def _differences(found: Any, wanted: Any, name: str = "") -> list[str]:
-    """What two JSON values disagree on, one line per leaf."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(found.keys() | wanted.keys())
-        lines = [_differences(found.get(key), wanted.get(key), f"{name}.{key}".lstrip(".")) for key in keys]
-        return [line for group in lines for line in group]
-    return [] if found == wanted else [f"{name} is {found} there, {wanted} now"]
 
 
 def _subset(num_rows: int, settings: DeepUspsSettings, seed: int) -> np.ndarray:

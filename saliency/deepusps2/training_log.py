@@ -1,4 +1,4 @@
-"""What a training of DeepUSPS2 has written about itself: the loss of every epoch, the scores of every phase."""
+"""What a training of DeepUSPS2, or FOUND, has written about itself: the loss of every epoch, the scores of a phase."""
 
 import json
 from collections.abc import Sequence
@@ -11,6 +11,8 @@ from backdrop.saliency.trained_detector.run_layout import run_and_ending
 
 LOG_FILE = "training.jsonl"
 VALIDATION_FILE = "validation.jsonl"
+# What a training of FOUND's head has in place of a stage; it has no methods and no rounds.
+FOUND_STAGE = "found"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,11 @@ class TrainingLog:
     run: Path
     epochs: Sequence[dict[str, Any]]
     scores: Sequence[dict[str, Any]]
+
+    @property
+    def is_of_found(self) -> bool:
+        """Whether it is FOUND's; its epochs are the steps between two states."""
+        return any(record["stage"] == FOUND_STAGE for record in self.epochs)
 
 
 def run_of(detector: str) -> Path | None:

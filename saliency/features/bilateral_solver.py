@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import cg, spsolve
 
-from backdrop.settings import above, at_least, within
+from backdrop.settings import above, above_within, at_least
 
 BISTOCHASTISATIONS = 10
 DIAGONAL_FLOOR = 1e-5
@@ -27,7 +27,7 @@ class SolverSettings:
     sigma_luma: Annotated[float, above(0), "Its height in luma, of 255"] = 16.0
     sigma_chroma: Annotated[float, above(0), "Likewise in each chroma"] = 8.0
     smoothness: Annotated[float, at_least(0), "Weight of smoothness against the mask (lambda)"] = 256.0
-    confidence: Annotated[float, within(0, 1), "Trust in the mask, the same at every pixel"] = 0.999
+    confidence: Annotated[float, above_within(0, 1), "Trust in the mask, the same at every pixel"] = 0.999
     iterations: Annotated[int, at_least(1), "Steps of conjugate gradients at most"] = 25
     tolerance: Annotated[float, above(0), "Relative residual at which they stop"] = 1e-5
 
@@ -41,35 +41,41 @@ class Grid:
     blur_VV: csr_array
 
 
-def solve(
-    image_HWC: np.ndarray, target_HW: np.ndarray, settings: SolverSettings | None = None, *, is_exact: bool = False
-) -> np.ndarray:
-    """Draw a mask to the edges of its image.
+class BilateralSolver:
+    """The system of one image, for any number of masks.
 
-    Args:
-        image_HWC: uint8 RGB.
-        target_HW: float, [0, 1].
-        settings: None = the published ones.
-        is_exact: solve directly; differs by 4e-4 from 25 steps, and takes longer.
-
-    Returns: float64 (H, W), soft: its foreground is above 0.5 and hardly ever near 1.
+    Args: image_HWC: uint8 RGB. settings: None = the published ones.
     """
-    settings = settings or SolverSettings()
-    grid = grid_of(image_HWC, settings)
-    size = len(grid.mass_V)
-    target_V = np.bincount(grid.vertex_P, settings.confidence * target_HW.ravel().astype(np.float64), size)
-    confidence_V = settings.confidence * grid.mass_V
-    scale_V, mass_V = _bistochastic(grid)
-    smoothing_VV = diags_array(mass_V) - diags_array(scale_V) @ grid.blur_VV @ diags_array(scale_V)
-    system_VV = csr_array(settings.smoothness * smoothing_VV + diags_array(confidence_V))
-    if is_exact:
-        solution_V = spsolve(system_VV.tocsc(), target_V)
-    else:
-        preconditioner_VV = diags_array(1 / np.maximum(system_VV.diagonal(), DIAGONAL_FLOOR))
-        start_V = target_V / confidence_V
-        limits = {"rtol": settings.tolerance, "maxiter": settings.iterations}
-        solution_V, _ = cg(system_VV, target_V, x0=start_V, M=preconditioner_VV, **limits)
-    return solution_V[grid.vertex_P].reshape(target_HW.shape)
+
+    def __init__(self, image_HWC: np.ndarray, settings: SolverSettings | None = None) -> None:
+        self._settings = settings or SolverSettings()
+        self._grid = grid_of(image_HWC, self._settings)
+        scale_V, mass_V = _bistochastic(self._grid)
+        smoothing_VV = diags_array(mass_V) - diags_array(scale_V) @ self._grid.blur_VV @ diags_array(scale_V)
+        self._confidence_V = self._settings.confidence * self._grid.mass_V
+        self._system_VV = csr_array(self._settings.smoothness * smoothing_VV + diags_array(self._confidence_V))
+
+    def solve(self, target_HW: np.ndarray, *, is_exact: bool = False) -> np.ndarray:
+        """Draw a mask to the edges of the image.
+
+        Args:
+            target_HW: float, [0, 1].
+            is_exact: solve directly; differs by 4e-4 from 25 steps, and takes longer.
+
+        Returns: float64 (H, W), soft: its foreground is above 0.5 and hardly ever near 1.
+        """
+        weighted_P = self._settings.confidence * target_HW.ravel().astype(np.float64)
+        target_V = np.bincount(self._grid.vertex_P, weighted_P, len(self._grid.mass_V))
+        if is_exact:
+            return self._of_pixels(spsolve(self._system_VV.tocsc(), target_V), target_HW.shape)
+        preconditioner_VV = diags_array(1 / np.maximum(self._system_VV.diagonal(), DIAGONAL_FLOOR))
+        start_V = target_V / self._confidence_V
+        limits = {"rtol": self._settings.tolerance, "maxiter": self._settings.iterations}
+        solution_V, _ = cg(self._system_VV, target_V, x0=start_V, M=preconditioner_VV, **limits)
+        return self._of_pixels(solution_V, target_HW.shape)
+
+    def _of_pixels(self, solution_V: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+        return solution_V[self._grid.vertex_P].reshape(size)
 
 
 def grid_of(image_HWC: np.ndarray, settings: SolverSettings) -> Grid:

@@ -20,12 +20,11 @@ from backdrop.errors import UserError
 from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.features.background_discovery import discover_background
 from backdrop.saliency.features.refinement import refined_by_solver
-from backdrop.saliency.features.regions import largest_region
+from backdrop.saliency.features.regions import enlarged, largest_region
 from backdrop.saliency.features.token_features import (
     BATCH_SIZE,
     FeatureBackbone,
     TokenFeatures,
-    enlarged,
     within_max_patches,
 )
 from backdrop.saliency.networks.published_weights import PublishedVit

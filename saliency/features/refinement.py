@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from scipy.ndimage import binary_fill_holes
 
-from backdrop.saliency.features.bilateral_solver import solve
-from backdrop.saliency.features.regions import largest_region, refined_or_rough
-from backdrop.saliency.features.token_features import enlarged
+from backdrop.saliency.features.bilateral_solver import BilateralSolver
+from backdrop.saliency.features.regions import enlarged, largest_region, refined_or_rough
 
 # Ours: larger images are solved at a smaller size, for five numbers a pixel.
 MAX_PIXELS = 2**20
@@ -36,6 +35,6 @@ def refined_by_solver(image_HWC: np.ndarray, rough_HW: np.ndarray, *, is_single:
         size = (max(1, int(width * scale)), max(1, int(height * scale)))
         small_HWC = cv2.resize(image_HWC, size, interpolation=cv2.INTER_AREA)
         target_HW = cv2.resize(rough_HW.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    soft_HW = solve(small_HWC, target_HW)
+    soft_HW = BilateralSolver(small_HWC).solve(target_HW)
     refined_HW = binary_fill_holes(enlarged(soft_HW, (height, width)) > 0.5 if scale < 1 else soft_HW > 0.5)
     return refined_or_rough(largest_region(refined_HW) if is_single else refined_HW, rough_HW)

@@ -1,4 +1,4 @@
-"""Connected regions of soft maps, as TokenCut and FOUND choose among them, and as this project does."""
+"""Masks of patches to masks of pixels, and connected regions, as TokenCut and FOUND choose among them, and as we do."""
 
 import cv2
 import numpy as np
@@ -6,6 +6,15 @@ from scipy.ndimage import binary_fill_holes
 
 # A refined mask that shares less with the rough one has lost the object, and the rough one stays (TokenCut, FOUND).
 MIN_IOU = 0.5
+
+
+def enlarged(grid_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Enlarge a map of patches bilinearly to an image's size: float32 (H, W).
+
+    Args: grid_hw: bool or float. size: H and W.
+    """
+    height, width = size
+    return cv2.resize(grid_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def published_regions(soft_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

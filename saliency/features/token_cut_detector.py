@@ -8,8 +8,9 @@ import numpy as np
 
 from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.features.refinement import refined_by_solver
+from backdrop.saliency.features.regions import enlarged
 from backdrop.saliency.features.token_cut import TAU, token_cut
-from backdrop.saliency.features.token_features import BATCH_SIZE, FeatureBackbone, enlarged, resized_to_patches
+from backdrop.saliency.features.token_features import BATCH_SIZE, FeatureBackbone, resized_to_patches
 from backdrop.settings import check_settings, within
 
 ALGORITHM_VERSION = 1

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -162,12 +161,3 @@ def within_max_patches(image_HWC: np.ndarray, patch_px: int) -> np.ndarray:
     if -(-height // patch_px) * -(-width // patch_px) <= MAX_PATCHES:
         return image_HWC
     return resized_to_patches(image_HWC, patch_px)
-
-
-def enlarged(grid_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Enlarge a map of patches bilinearly to an image's size: float32 (H, W).
-
-    Args: grid_hw: bool or float. size: H and W.
-    """
-    height, width = size
-    return cv2.resize(grid_hw.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)

@@ -20,7 +20,7 @@ import backdrop.trainer.evaluation
 import backdrop.trainer.methods
 import backdrop.trainer.recipes
 from backdrop import cli
-from backdrop.saliency.deepusps2.settings import choose_settings
+from backdrop.saliency.training_presets import choose_training
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.evaluation.harness.evaluate import chosen_options
 from backdrop.trainer.methods import METHODS
@@ -130,7 +130,7 @@ def test_every_command_for_a_table_can_be_given(page: Path) -> None:
         elif given.get("task", "all") != "all":
             chosen_options(EVALUATIONS.load(given["task"]), given["overrides"])
         elif "preset" in given:
-            choose_settings(given["preset"], given["overrides"], given["sources"])
+            choose_training(given["preset"], given["overrides"], given["sources"])
 
 
 def command_of(line: str) -> tuple[click.Command, list[str]]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.saliency.features.bilateral_solver import SolverSettings, grid_of, solve
+from backdrop.saliency.features.bilateral_solver import BilateralSolver, SolverSettings, grid_of
 from backdrop.saliency.features.refinement import MAX_PIXELS, refined_by_solver
 from backdrop.saliency.features.regions import intersection_over_union, largest_region, published_regions
 from tests.reference import bilateral_solver as reference
@@ -27,8 +27,10 @@ def test_it_equals_the_goldens(shared_data: Path) -> None:
     goldens = np.load(shared_data / "feature-goldens.npz", allow_pickle=False)
     image_HWC, target_HW = goldens["solver/rgb"], goldens["solver/target"].astype(np.float64)
     assert len(grid_of(image_HWC, SolverSettings()).mass_V) == goldens["solver/num_vertices"]
-    np.testing.assert_allclose(solve(image_HWC, target_HW, is_exact=True), goldens["solver/soft_exact"], atol=1e-9)
-    soft_HW = solve(image_HWC, target_HW)
+    np.testing.assert_allclose(
+        BilateralSolver(image_HWC).solve(target_HW, is_exact=True), goldens["solver/soft_exact"], atol=1e-9
+    )
+    soft_HW = BilateralSolver(image_HWC).solve(target_HW)
     np.testing.assert_allclose(soft_HW, goldens["solver/soft_25"], atol=1e-9)
     for found, name in zip(published_regions(soft_HW), ("largest", "all"), strict=True):
         np.testing.assert_array_equal(found, goldens[f"solver/{name}"])
@@ -48,8 +50,8 @@ def test_it_equals_a_statement_in_loops(height: int, width: int, seed: int) -> N
     image_HWC = generator.integers(0, 256, (height, width, 3), np.uint8)
     target_HW = generator.random((height, width))
     expected = reference.solve(image_HWC, target_HW)
-    np.testing.assert_allclose(solve(image_HWC, target_HW, is_exact=True), expected, atol=1e-9)
-    np.testing.assert_allclose(solve(image_HWC, target_HW), expected, atol=2e-3)
+    np.testing.assert_allclose(BilateralSolver(image_HWC).solve(target_HW, is_exact=True), expected, atol=1e-9)
+    np.testing.assert_allclose(BilateralSolver(image_HWC).solve(target_HW), expected, atol=2e-3)
 
 
 def test_a_shifted_mask_comes_nearer_to_the_object() -> None:
