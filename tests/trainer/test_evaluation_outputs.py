@@ -35,7 +35,7 @@ def test_answers_are_kept(tmp_path: Path, images: Images) -> None:
     assert seen == [2]
     assert np.array_equal(first.logits_NC, second.logits_NC)
     assert np.array_equal(second.rows_N, [0, 1])
-    assert top_of(subject, images, standard(), name="set").answer_N[:, 0].tolist() == [3, 5]
+    assert top_of(subject, images, standard(), name="set").output_N[:, 0].tolist() == [3, 5]
     assert seen == [2, 2]  # the same name, but something else was asked
     logits_of(subject, images, as_published(), name="set")
     logits_of(replace(subject, weights_sha256="other"), images, standard(), name="set")

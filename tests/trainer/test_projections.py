@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.trainer.evaluation.data.projections import (
-    grouped_answer,
+    grouped_prediction,
     largest_of_groups,
     mean_probabilities,
     multi_label_accuracy,
@@ -52,7 +52,7 @@ def test_best_classes(logits: list[list[float]], num: int, subset: list[int] | N
 def test_groups(logits: list[list[float]], groups: list[int]) -> None:
     logits_NC = np.array(logits, dtype=np.float32)
     expected = [groups[best_by_loop(row, 1, list(range(NUM_CLASSES)))[0]] for row in logits]
-    assert grouped_answer(logits_NC, np.array(groups)).tolist() == expected
+    assert grouped_prediction(logits_NC, np.array(groups)).tolist() == expected
     members = [[label for label in range(NUM_CLASSES) if groups[label] == group] for group in set(groups)]
     largest = [[max(row[label] for label in each) for each in members] for row in logits]
     assert largest_of_groups(logits_NC, members).tolist() == largest

@@ -2,7 +2,7 @@
 
 Trained on train2017, scored on val2017 with pycocotools (Lin et al. 2014, arXiv 1405.0312). Ryali et al. 2021, Tables
 19 and A27: form "c4", MoCo's `coco_R_50_C4_2x_moco` for every method. CAST, Table 1: form "fpn", VirTex's
-`coco_segm_default_init_2x`. How the detector is put together is told in `_detection_model`.
+`coco_segm_default_init_2x`. How the detector is put together is in `detection/model.py`.
 
 The 80 categories have numbers from 1 to 90 with gaps: a detector's classes are their ranks.
 """
@@ -89,8 +89,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     )
     number_of = {image.key: known["id"] for image, known in zip(coco.to_score, coco.test["images"], strict=True)}
     found: list[dict[str, Any]] = []
-    for image, answer in fine_tune_and_detect(subject, coco.to_learn, coco.to_score, job, result):
-        found += coco_records(answer, number_of[image.key], coco.ids)
+    for image, detected in fine_tune_and_detect(subject, coco.to_learn, coco.to_score, job, result):
+        found += coco_records(detected, number_of[image.key], coco.ids)
     result.metrics |= coco_scores(coco.test, found)
     return result
 

@@ -63,14 +63,14 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     images = open_validation(data, result)
     result.expect("images", len(images), NUM_IMAGES)
 
-    def answer(batch: ImageBatch) -> Tensor:
+    def best_of(batch: ImageBatch) -> Tensor:
         label_B = torch.from_numpy(images.label_N[batch.row_B]).to(subject.device)
         return _clean_and_attacked(subject, batch.image_BCHW, label_B, options.epsilon)
 
-    outputs = kept(subject, images, transform, answer, name="fgsm", asked=f"fgsm, epsilon {options.epsilon!r}")
+    outputs = kept(subject, images, transform, best_of, name="fgsm", asked=f"fgsm, epsilon {options.epsilon!r}")
     outputs.report(result)
     label_N1 = images.label_N[outputs.rows_N][:, None]
-    for name, best_NK in (("clean", outputs.answer_N[:, 0]), ("robust", outputs.answer_N[:, 1])):
+    for name, best_NK in (("clean", outputs.output_N[:, 0]), ("robust", outputs.output_N[:, 1])):
         result.metrics[f"{name}_top1"] = _percent(best_NK[:, 0] == label_N1[:, 0])
         result.metrics[f"{name}_top5"] = _percent((best_NK == label_N1).any(axis=1))
     return result
@@ -101,8 +101,8 @@ def _clean_and_attacked(subject: Subject, pixel_BCHW: Tensor, label_B: Tensor, e
         attacked_BC = network(fgsm_step(network, pixel_BCHW, label_B, epsilon))
     if not (clean_BC.isfinite().all() and attacked_BC.isfinite().all()):
         raise UserError(NOT_FINITE)
-    answers = [top_classes(logits_BC.detach().cpu().numpy(), _TOP) for logits_BC in (clean_BC, attacked_BC)]
-    return torch.from_numpy(np.stack(answers, axis=1))
+    best = [top_classes(logits_BC.detach().cpu().numpy(), _TOP) for logits_BC in (clean_BC, attacked_BC)]
+    return torch.from_numpy(np.stack(best, axis=1))
 
 
 class _Normalised(nn.Module):

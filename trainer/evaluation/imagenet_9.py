@@ -1,8 +1,8 @@
-"""ImageNet-9, the backgrounds challenge: how far the answer comes from the background (Xiao et al. 2021).
+"""ImageNet-9, the backgrounds challenge: how far the prediction comes from the background (Xiao et al. 2021).
 
 arXiv 2006.09994; Ryali et al. 2021, Tables 10, 11, A14 to A18; CAST, Table 3. The best of all 1,000 classes is looked
-up in a table of nine groups; a class of no group is a wrong answer, and no class is left out of the argmax. BG-Gap is
-the accuracy on mixed_same less that on mixed_rand.
+up in a table of nine groups; a class of no group is a wrong prediction, and no class is left out of the argmax. BG-Gap
+is the accuracy on mixed_same less that on mixed_rand.
 """
 
 import json
@@ -21,7 +21,7 @@ from backdrop.trainer.evaluation.data.class_lists import IN9_NAMES, NONE, in9_of
 from backdrop.trainer.evaluation.data.images import Images, class_folders
 from backdrop.trainer.evaluation.data.in9_from_masks import made_with, open_variants
 from backdrop.trainer.evaluation.data.masks import Masks, open_masks
-from backdrop.trainer.evaluation.data.projections import grouped_answer
+from backdrop.trainer.evaluation.data.projections import grouped_prediction
 from backdrop.trainer.evaluation.data.transforms import Transform, as_published
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
@@ -157,8 +157,8 @@ def accuracy(
         asked="logits",
     )
     outputs.report(result)
-    answer_N = grouped_answer(outputs.logits_NC, group_C)
-    return 100.0 * float((answer_N == images.label_N[outputs.rows_N]).mean())
+    group_N = grouped_prediction(outputs.logits_NC, group_C)
+    return 100.0 * float((group_N == images.label_N[outputs.rows_N]).mean())
 
 
 def read_table(path: Path) -> np.ndarray:

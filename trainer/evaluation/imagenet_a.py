@@ -1,6 +1,6 @@
 """ImageNet-A: photographs that networks fail on (Hendrycks et al. 2021, arXiv 1907.07174), and their foregrounds alone.
 
-Ryali et al. 2021, Tables 14, A22 and A23. Only the 200 classes can be answered: their logits are taken before the
+Ryali et al. 2021, Tables 14, A22 and A23. Only the 200 classes can be predicted: their logits are taken before the
 argmax. For Only-FG, what is no foreground is removed before the image is resized.
 """
 

@@ -133,7 +133,7 @@ def _score_all(
             odd.append(f"{name}/{severity} has {len(images)}")
         outputs = top_of(subject, images, transform, name=f"imagenet-c-{name}-{severity}")
         outputs.report(result)
-        is_right_N = outputs.answer_N[:, 0] == images.label_N[outputs.rows_N]
+        is_right_N = outputs.output_N[:, 0] == images.label_N[outputs.rows_N]
         top1_of[name, severity] = 100.0 * float(is_right_N.mean())
     result.facts["images each"] = {"sets with another number": len(odd), "expected": NUM_IMAGES_EACH}
     if odd:

@@ -1,6 +1,6 @@
 """ImageNet-R: art, cartoons and other renditions of 200 classes (Hendrycks et al. 2021, arXiv 2006.16241).
 
-Ryali et al. 2021, Tables 15 and A24. Only the 200 classes can be answered: their logits are taken before the argmax.
+Ryali et al. 2021, Tables 15 and A24. Only the 200 classes can be predicted: their logits are taken before the argmax.
 """
 
 from dataclasses import dataclass

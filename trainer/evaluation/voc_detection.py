@@ -2,7 +2,7 @@
 
 Trained on trainval of 2007 and 2012, difficult objects included, scored on test of 2007. Ryali et al. 2021, Tables 19
 and A27 (mean of three seeds); CAST, Table 1. How the detector is put together, and what still differs from
-detectron2's, is told in `_detection_model`; how it is scored in `_voc_ap`.
+detectron2's, is in `detection/model.py`; how it is scored in `detection/voc_ap.py`.
 """
 
 import xml.etree.ElementTree as xml
@@ -89,8 +89,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         sizes=options.sizes,
     )
     found = {
-        image.key: Detections(*(answer[name].numpy() for name in ("boxes", "classes", "scores")))
-        for image, answer in fine_tune_and_detect(subject, train, [each.image for each in test], job, result)
+        image.key: Detections(*(detected[name].numpy() for name in ("boxes", "classes", "scores")))
+        for image, detected in fine_tune_and_detect(subject, train, [each.image for each in test], job, result)
     }
     scores, of_class = voc_scores(found, {each.image.key: each.objects for each in test}, len(CLASSES))
     result.metrics |= scores

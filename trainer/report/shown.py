@@ -56,14 +56,14 @@ def _add_network(shown: Shown, run: Run, beton: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         method = trained_method(run.folder, device)
-        answers = spectrum.answers(method, beton, run.settings)
+        found = spectrum.embeddings(method, beton, run.settings)
         if isinstance(method, QueryKeyMethod):
             shown.attention = attention.attended(method, beton, run.settings)
     except UserError as error:
         shown.why |= dict.fromkeys(("attention", "spectra"), f"The network cannot be looked at: {error}")
         return
-    shown.spectra = {name: spectrum.singular_values(vector_ND) for name, vector_ND in answers.items()}
+    shown.spectra = {name: spectrum.singular_values(vector_ND) for name, vector_ND in found.items()}
     if not isinstance(method, QueryKeyMethod):
         shown.why["attention"] = f"{run.settings.method} has no key network, so no query is compared with a key."
-    if not answers:
+    if not found:
         shown.why |= dict.fromkeys(("attention", "spectra"), "The store has no row with foreground and background.")

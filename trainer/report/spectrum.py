@@ -1,6 +1,6 @@
-"""How many directions a network's answers fill: singular values of centred unit vectors, and their effective rank.
+"""How many directions a network's embeddings fill: singular values of centred unit vectors, and their effective rank.
 
-Collapsed answers fill few (Jing et al. 2022, "Understanding dimensional collapse in contrastive self-supervised
+Collapsed embeddings fill few (Jing et al. 2022, "Understanding dimensional collapse in contrastive self-supervised
 learning", arXiv 2110.09348). Legend: N images, D features, M = min(N, D).
 """
 
@@ -22,7 +22,7 @@ from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKe
 from backdrop.trainer.report.examples import spread_rows
 from backdrop.trainer.settings import RunSettings
 
-# Images whose answers are looked at: rank and effective rank are below this whatever the network does.
+# Images whose embeddings are looked at: rank and effective rank are below this whatever the network does.
 NUM_IMAGES = 256
 _BATCH_SIZE = 64
 
@@ -53,13 +53,13 @@ def effective_rank(singular_M: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def answers(method: PretrainingMethod, beton: Path, settings: RunSettings) -> dict[str, np.ndarray]:
+def embeddings(method: PretrainingMethod, beton: Path, settings: RunSettings) -> dict[str, np.ndarray]:
     """Return what a trained method says to up to 256 rows of its store, spread over it, as plain crops.
 
     Args: method: of `trained_method`. beton: what the run read. settings: the run's.
     Returns: "features" of the backbone, float32 (N, D); and "embedding", which the loss compares, (N, E), where the
         method makes one; nothing where no row has a foreground.
-    Raises: UserError: an answer is not finite.
+    Raises: UserError: an embedding is not finite.
     """
     rows = spread_rows(read_records(beton), NUM_IMAGES)
     if len(rows) < 2:
@@ -84,5 +84,5 @@ def answers(method: PretrainingMethod, beton: Path, settings: RunSettings) -> di
                 found.setdefault("embedding", []).append(embedding_BE.float().cpu())
     vectors = {name: torch.cat(parts) for name, parts in found.items()}
     if not all(vector_ND.isfinite().all() for vector_ND in vectors.values()):
-        raise UserError("its answers are not finite: the run has diverged")
+        raise UserError("its embeddings are not finite: the run has diverged")
     return {name: vector_ND.numpy() for name, vector_ND in vectors.items()}

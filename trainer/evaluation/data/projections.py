@@ -1,4 +1,4 @@
-"""From the logits of 1,000 classes to the answer a data set asks for, and whether it is right.
+"""From the logits of 1,000 classes to the prediction a data set asks for, and whether it is right.
 
 Legend: N images, C = 1,000 classes, G groups, L labels of an image.
 """
@@ -14,7 +14,7 @@ def top_classes(logits_NC: np.ndarray, num: int, subset: Sequence[int] | None = 
     Args:
         logits_NC: float (N, C).
         num: how many.
-        subset: compare only these classes; the others cannot be answered.
+        subset: compare only these classes; the others cannot be predicted.
     Returns: int64 (N, num), classes among the C.
     """
     classes = np.arange(logits_NC.shape[1]) if subset is None else np.sort(np.asarray(subset, dtype=np.int64))
@@ -39,7 +39,7 @@ def multi_label_accuracy(logits_NC: np.ndarray, labels_N: Sequence[Sequence[int]
     return _percent(np.array([np.isin(top_NK[number], labels_N[number]).any() for number in counted], dtype=bool))
 
 
-def grouped_answer(logits_NC: np.ndarray, group_C: np.ndarray) -> np.ndarray:
+def grouped_prediction(logits_NC: np.ndarray, group_C: np.ndarray) -> np.ndarray:
     """Return the group of the best of all classes; NONE where that class belongs to no group (ImageNet-9).
 
     Args: group_C: int64 (C,), group of each class or NONE. Returns: int64 (N,).

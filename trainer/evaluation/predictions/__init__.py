@@ -1,1 +1,1 @@
-"""What a classifier answers to each image of a set, kept once and read in many ways."""
+"""A classifier's outputs for each image of a set, kept once and read in many ways."""

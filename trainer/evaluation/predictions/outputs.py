@@ -1,6 +1,6 @@
-"""What a network answers to each image of a set, kept once, so that every way of reading the answers is a cheap pass.
+"""A network's outputs for each image of a set, kept once, so that every way of reading them is a cheap pass.
 
-Kept as `<subject's folder>/<name>-<digest>.npz`: answers, rows, and which images could not be decoded; the digest is
+Kept as `<subject's folder>/<name>-<digest>.npz`: outputs, rows, and which images could not be decoded; the digest is
 over the weights, the images' keys and sizes, the transform, and what was asked.
 """
 
@@ -32,19 +32,19 @@ NOT_FINITE = "the network gives values that are not finite: its training diverge
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Answers to the images that could be decoded.
+    """Outputs for the images that could be decoded.
 
-    answer_N: (N, ...). rows_N: int64 (N,), their rows among the images asked for. corrupt: keys of the others.
+    output_N: (N, ...). rows_N: int64 (N,), their rows among the images asked for. corrupt: keys of the others.
     """
 
-    answer_N: np.ndarray
+    output_N: np.ndarray
     rows_N: np.ndarray
     corrupt: tuple[str, ...]
 
     @property
     def logits_NC(self) -> np.ndarray:
-        """The answers of `logits_of`: float32 (N, 1000)."""
-        return self.answer_N
+        """The outputs of `logits_of`: float32 (N, 1000)."""
+        return self.output_N
 
     def report(self, result: Result, fault: str = DECODE_FAULT) -> None:
         """Name what could not be decoded among a result's problems; fault: what is said of it."""
@@ -55,7 +55,7 @@ def logits_of(subject: Subject, images: Images, transform: Transform, *, name: s
     """Return a network's logits for images, computed now or kept from before.
 
     Args: subject: with a classifier. images: the set. transform: of the pixels. name: of the set, for the file and bar.
-    Raises: UserError: there is no classifier, no image can be decoded, or an answer is not finite.
+    Raises: UserError: there is no classifier, no image can be decoded, or an output is not finite.
     """
     return kept(subject, images, transform, lambda batch: subject.logits(batch.image_BCHW), name=name, asked="logits")
 
@@ -63,51 +63,51 @@ def logits_of(subject: Subject, images: Images, transform: Transform, *, name: s
 def top_of(subject: Subject, images: Images, transform: Transform, *, name: str) -> Outputs:
     """Return the five best classes of each image, int64 (N, 5); for sets whose logits would fill a disk."""
 
-    def answer(batch: ImageBatch) -> torch.Tensor:
+    def output_of(batch: ImageBatch) -> torch.Tensor:
         logits_BC = subject.logits(batch.image_BCHW)
         if not logits_BC.isfinite().all():
             raise UserError(NOT_FINITE)
         return torch.from_numpy(top_classes(logits_BC.float().cpu().numpy(), _TOP))
 
-    return kept(subject, images, transform, answer, name=name, asked=f"top {_TOP}")
+    return kept(subject, images, transform, output_of, name=name, asked=f"top {_TOP}")
 
 
 def kept(
     subject: Subject,
     images: Images,
     transform: Transform,
-    answer: Callable[[ImageBatch], torch.Tensor],
+    output_of: Callable[[ImageBatch], torch.Tensor],
     *,
     name: str,
     asked: str,
 ) -> Outputs:
-    """Return a network's answers to images, computed now or kept from before.
+    """Return a network's outputs for images, computed now or kept from before.
 
-    Args: answer: a batch to (B, ...); called without gradients. name: of the set.
-        asked: what the answers are; another text wherever `answer` would give others.
-    Raises: UserError: no image can be decoded, or an answer is not finite.
+    Args: output_of: a batch to (B, ...); called without gradients. name: of the set.
+        asked: what the outputs are; another text wherever `output_of` would give others.
+    Raises: UserError: no image can be decoded, or an output is not finite.
     """
     digest = _digest(subject, images, transform, asked)
     path = subject.folder / f"{name}-{digest[:16]}.npz"
     if path.exists():
         with np.load(path, allow_pickle=False) as file:
-            return Outputs(answer_N=file["answers"], rows_N=file["rows"], corrupt=tuple(file["corrupt"].tolist()))
-    answer_N, rows_N, corrupt = _computed(subject, images, transform, answer, title=name)
+            return Outputs(output_N=file["answers"], rows_N=file["rows"], corrupt=tuple(file["corrupt"].tolist()))
+    output_N, rows_N, corrupt = _computed(subject, images, transform, output_of, title=name)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, answers=answer_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
-    return Outputs(answer_N=answer_N, rows_N=rows_N, corrupt=corrupt)
+        _write(path, answers=output_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+    return Outputs(output_N=output_N, rows_N=rows_N, corrupt=corrupt)
 
 
 def _computed(
     subject: Subject,
     images: Images,
     transform: Transform,
-    answer: Callable[[ImageBatch], torch.Tensor],
+    output_of: Callable[[ImageBatch], torch.Tensor],
     *,
     title: str,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    answers: list[np.ndarray] = []
+    outputs: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     corrupt: list[str] = []
     batches = image_batches(images, transform, batches_of(len(images), BATCH_SIZE), device=subject.device, title=title)
@@ -115,14 +115,14 @@ def _computed(
         for batch in batches:
             corrupt += [images.keys[row] for row in batch.corrupt_rows]
             if len(batch.row_B):
-                answers.append(answer(batch).cpu().numpy())
+                outputs.append(output_of(batch).cpu().numpy())
                 rows.append(batch.row_B)
-    if not answers:
+    if not outputs:
         raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
-    answer_N = np.concatenate(answers)
-    if not np.isfinite(answer_N).all():
+    output_N = np.concatenate(outputs)
+    if not np.isfinite(output_N).all():
         raise UserError(NOT_FINITE)
-    return answer_N, np.concatenate(rows), tuple(corrupt)
+    return output_N, np.concatenate(rows), tuple(corrupt)
 
 
 def _digest(subject: Subject, images: Images, transform: Transform, asked: str) -> str:

@@ -1,4 +1,4 @@
-"""ImageNet-A and ImageNet-R: 200 of the classes, of which alone the answer is taken."""
+"""ImageNet-A and ImageNet-R: 200 of the classes, among which alone a prediction is made."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def score(
     result: Result,
     fault: str = DECODE_FAULT,
 ) -> dict[int, float]:
-    """Return top-1 and top-5 accuracy in percent where only `classes` can be answered.
+    """Return top-1 and top-5 accuracy in percent where only `classes` can be predicted.
 
     Args: images: labels among `classes`. name: of the set. result: images that cannot be decoded are noted.
         fault: what is said of those.
