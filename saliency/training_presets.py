@@ -19,6 +19,9 @@ def choose_training(
     Returns: the settings; a function of an index, the run's folder, them, seed, backbone_weights and validation.
     Raises: UserError: no such preset or setting, an impossible value, sources where there are none.
     """
+    names = (*deepusps_settings.PRESETS, found_settings.PRESET)
+    if preset not in names:
+        raise UserError(f"no preset {preset!r}: give one of {', '.join(names)}")
     if preset != found_settings.PRESET:
         return deepusps_settings.choose_settings(preset, overrides, sources), deepusps.train
     if sources:

@@ -23,17 +23,19 @@ from torch import Tensor
 from backdrop.devices import num_cores
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
-from backdrop.progress import note_default, warn
+from backdrop.progress import note, note_default, warn
 from backdrop.ranks import Ranks, joined
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.phases import Phase
 from backdrop.saliency.deepusps2.random_streams import SUBSET, stream
-from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, is_papers
+from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, fine_tunes, is_papers
 from backdrop.saliency.deepusps2.training import Training
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, VALIDATION_FILE
 from backdrop.saliency.detector import Threshold
 from backdrop.saliency.detectors import open_detector
-from backdrop.saliency.networks.drn import Drn, DrnSegmenter
+from backdrop.saliency.networks.drn import DrnSegmenter, backbone_of
+from backdrop.saliency.networks.published_weights import load_resnet50
+from backdrop.saliency.networks.resnet import RESNET50_S8
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.saliency.scoring.sanity_check import measure
 from backdrop.saliency.trained_detector.drn_detector import (
@@ -106,11 +108,12 @@ def train(
         if not ranks.is_first:
             _follow(run, settings, seed, initial, ranks)
             return None
-        if is_papers(settings) and backbone_weights is None:
+        if fine_tunes(settings) and backbone_weights is None:
             warn(
                 f"warning: {settings.architecture} starts from random weights, at learning rates made to fine-tune "
                 "--backbone-weights: hours for a detector that has learnt little. --preset medium or small is made for "
-                "random weights; pretrain --recipe drn_d_105_byol_500 makes weights for this one"
+                "random weights; pretrain --recipe drn_d_105_byol_500 makes weights for drn_d_105, resnet50_s8 takes "
+                "published ones"
             )
         claim(run, _run_identity(index, settings, seed, initial))
         with _complete_labels(run, index, settings, seed, num_workers or num_cores()) as file:
@@ -222,11 +225,12 @@ def _torch_threads(num_threads: int | None) -> Iterator[None]:
 
 
 def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Tensor]:
-    """Weights of a pretrained `Drn`; none for random ones.
+    """Weights of a pretrained backbone; none for random ones.
 
     Args:
-        path: a run folder of `pretrain` with a DRN for its backbone, or a safetensors file.
-        architecture: a name of `saliency.networks.drn.TABLES`, which the weights must fit.
+        path: a run folder of `pretrain` with that backbone, a safetensors file of one, or, for a ResNet-50, what others
+            published.
+        architecture: a name of `saliency.networks.drn.ARCHITECTURES`, which the weights must fit.
 
     Raises:
         UserError: there is nothing of the kind.
@@ -238,15 +242,24 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
         path = path / BACKBONE_FILE
         if not path.is_file():
             raise UserError(f"{path.parent} holds no {BACKBONE_FILE}: give the folder of a finished `pretrain` run")
+    elif architecture == RESNET50_S8:
+        return _published(path)
     tensors, texts = read_tensors(path, "give backbone weights in one")
     trained = texts.get("backbone", "a network of another shape")
     with torch.device("meta"):
-        expected = Drn(architecture).state_dict()
+        expected = backbone_of(architecture).state_dict()
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: t.shape for name, t in expected.items()}:
         raise UserError(
             f"the weights in {path} are of {trained}, the detector's network is {architecture}: give others, or "
             f"--set architecture=NAME; pretrain makes some with --backbone {architecture}"
         )
+    return tensors
+
+
+def _published(path: Path) -> dict[str, Tensor]:
+    tensors, left_out = load_resnet50(path)
+    left = f"; {len(left_out)} other tensors left, such as {left_out[0]}" if left_out else ""
+    note(f"{path.name}: a ResNet-50{left}")
     return tensors
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdrop.saliency.networks.resnet import RESNET50_S8, DilatedResNet50
+
 STRIDE_PX = 8
 
 
@@ -36,6 +38,8 @@ TABLES = {
     "drn_d_small": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 16, 32, 64, 96, 128, 128, 128), is_bottleneck=False),
     "drn_d_tiny": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 8, 16, 32, 48, 64, 64, 64), is_bottleneck=False),
 }
+# What a segmenter's backbone may be; all of them end at 1/8 of the image's size.
+ARCHITECTURES = (*TABLES, RESNET50_S8)
 
 
 def _conv_norm(
@@ -135,6 +139,11 @@ class Drn(nn.Module):
         return self.stages(images_BCHW)
 
 
+def backbone_of(architecture: str) -> Drn | DilatedResNet50:
+    """Return a segmenter's backbone with random weights. Args: architecture: a name of `ARCHITECTURES`."""
+    return DilatedResNet50() if architecture == RESNET50_S8 else Drn(architecture)
+
+
 def normalise_images(images_BHWC: Tensor, mean_RGB: tuple[float, ...], std_RGB: tuple[float, ...]) -> Tensor:
     """Scale to [0, 1], subtract the mean, divide by the deviation, channels first: float32 (B, 3, H, W).
 
@@ -162,7 +171,7 @@ class DrnSegmenter(nn.Module):
     """The saliency network of DeepUSPS: backbone, 1x1 convolution to two channels, fixed bilinear upsampling.
 
     Args:
-        architecture: a name of `TABLES`.
+        architecture: a name of `ARCHITECTURES`.
         head_init_std: standard deviation of the 1x1 convolution's initial weights; its bias starts at 0.
     """
 
@@ -170,7 +179,7 @@ class DrnSegmenter(nn.Module):
 
     def __init__(self, architecture: str, head_init_std: float = 1.0) -> None:
         super().__init__()
-        self.backbone = Drn(architecture)
+        self.backbone = backbone_of(architecture)
         self.head = nn.Conv2d(self.backbone.out_channels, 2, 1)
         nn.init.normal_(self.head.weight, 0, head_init_std)
         assert self.head.bias is not None

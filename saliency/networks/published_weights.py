@@ -1,4 +1,5 @@
-"""Self-supervised weights as they were published: one table of what stands before a network's names, and their ViTs.
+"""Self-supervised weights as they were published: one table of what stands before a network's names, and their ViTs
+and ResNets.
 
 | files of                                              | entry        | before the names                        |
 |-------------------------------------------------------|--------------|-----------------------------------------|
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import UserError
+from backdrop.saliency.networks.resnet import DilatedResNet50
 from backdrop.saliency.networks.vit import PositionRule, VisionTransformer, VitShape
 from backdrop.tensor_files import named_below, read_published, weights_sha256
 
@@ -36,6 +38,8 @@ PREFIXES = (
 _FIRST, _FIRST_BLOCK = "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"
 # What release files hold beside the encoder: projectors, classifiers, a decoder, what masked patches are replaced by.
 _NOT_ENCODER = ("head.", "fc.", "decoder_", "mask_token", "fc_norm.", "head_norm.", "norm_pre.")
+# Layers by their places in a Sequential of a ResNet's children, as lightly's examples build their backbone.
+_NUMBERED_LAYERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
 MOCO_V3_SMALL_HEADS = 12
 HEAD_WIDTH = 64
 
@@ -72,6 +76,54 @@ def load_vit(path: Path) -> PublishedVit:
         raise UserError(f"there is no file {path}: give one of published weights, such as dino_deitsmall8_pretrain.pth")
     tensors, container = read_published(path)
     return vit_of(tensors, container, str(path))
+
+
+def load_resnet50(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Read a ResNet-50 of MoCo-v2 or v3, SwAV, DINO, Barlow Twins, VICReg, SimSiam, BYOL, solo-learn or lightly.
+
+    Args: path: as `load_vit` takes it.
+    Returns: its 318 tensors under torchvision's names, without `fc`; names in the file that were not taken.
+    Raises: UserError: there is no such file, it holds more than tensors, or no ResNet-50; what does not fit is named.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"there is no file {path}: give one of published weights, such as moco_v2_800ep_pretrain.pth.tar"
+        )
+    tensors, _ = read_published(path)
+    prefix = prefix_of(tensors, "conv1.weight")
+    if prefix is None:
+        numbered = prefix_of(tensors, f"{_NUMBERED_LAYERS['layer1']}.0.conv1.weight")
+        prefix, layers = numbered, _NUMBERED_LAYERS
+    else:
+        layers = {layer: layer for layer in _NUMBERED_LAYERS}
+    if prefix is None:
+        raise UserError(
+            f"{path} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., "
+            f"{', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after a release's prefix"
+        )
+    own = {
+        f"{layer}.{rest}": tensor
+        for layer, theirs in layers.items()
+        for rest, tensor in named_below(tensors, f"{prefix}{theirs}.").items()
+    }
+    taken = {f"{prefix}{theirs}." for theirs in layers.values()}
+    return _whole_resnet50(own, str(path)), tuple(sorted(name for name in tensors if not name.startswith(tuple(taken))))
+
+
+def _whole_resnet50(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """Check that all is there; counts of batches, which some files leave out, are 0 then."""
+    with torch.device("meta"):
+        wanted = DilatedResNet50().state_dict()
+    counts = {name: torch.zeros((), dtype=torch.long) for name in wanted if name.endswith("num_batches_tracked")}
+    whole = {**counts, **own}
+    missing, foreign = sorted(wanted.keys() - whole.keys()), sorted(whole.keys() - wanted.keys())
+    other = [name for name in sorted(wanted.keys() & whole.keys()) if wanted[name].shape != whole[name].shape]
+    said = [f"it lacks {missing[0]}"] if missing else []
+    said += [f"{foreign[0]} is no part of one"] if foreign else []
+    said += [f"{other[0]} is {tuple(whole[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"] if other else []
+    if said:
+        raise UserError(f"the weights in {what} are no ResNet-50: {' and '.join(said)}")
+    return {name: whole[name].to(wanted[name].dtype) for name in wanted}
 
 
 def vit_of(tensors: dict[str, Tensor], container: str, what: str) -> PublishedVit:

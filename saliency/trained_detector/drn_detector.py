@@ -22,7 +22,7 @@ from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
 from backdrop.saliency.detector import Detector, MaskError, Threshold
-from backdrop.saliency.networks.drn import TABLES, DrnSegmenter, normalise_images
+from backdrop.saliency.networks.drn import ARCHITECTURES, DrnSegmenter, normalise_images
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE, WEIGHTS_FILE
 from backdrop.saliency.trained_detector.sanity_score import read_score
@@ -42,7 +42,7 @@ class DetectorDescription:
     name: str = "deepusps"
     # the training procedure
     architecture: str
-    # a name of backdrop.saliency.networks.drn.TABLES
+    # a name of backdrop.saliency.networks.drn.ARCHITECTURES
     algorithm_version: int = ALGORITHM_VERSION
     # of the inference code
     working_size_px: int
@@ -181,11 +181,11 @@ def load_detector(run: Path, *, device: str | None = None, crf: bool | None = No
             f"the detector in {run} cannot be read ({error}): {DETECTOR_FILE} must hold {known} and weights_sha256, "
             f"and {WEIGHTS_FILE} the weights; train it again or take a fresh copy"
         ) from error
-    if description.architecture not in TABLES or description.algorithm_version != ALGORITHM_VERSION:
+    if description.architecture not in ARCHITECTURES or description.algorithm_version != ALGORITHM_VERSION:
         raise UserError(
             f"the detector in {run} is a {description.architecture} for inference version "
-            f"{description.algorithm_version}; this version runs {', '.join(TABLES)} at version {ALGORITHM_VERSION}: "
-            "train it again, or use the version of the project that made it"
+            f"{description.algorithm_version}; this version runs {', '.join(ARCHITECTURES)} at version "
+            f"{ALGORITHM_VERSION}: train it again, or use the version of the project that made it"
         )
     if crf is not None and crf != (description.crf is not None):
         kernels = DEFAULTS.at_scale(description.crf_size_px / REFERENCE_SIDE_PX)
