@@ -18,6 +18,7 @@ from backdrop.stores.exports import MASK_FORMATS
 
 if TYPE_CHECKING:
     from backdrop.pipeline.build.foreground_size import Another
+    from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 workers_option = click.option(
     "--workers",
@@ -42,6 +43,7 @@ engine_option = click.option(
 @click.option(
     "--fill", type=click.Choice(["tile", "telea", "ns"]), default=None, help="Background fill. Default: tile."
 )
+@click.option("--background-px", type=click.IntRange(min=32), default=None, help="Longest side of a stored background.")
 @click.option("--soft-maps/--no-soft-maps", default=False, help="Also keep 8-bit soft maps.")
 @workers_option
 @engine_option
@@ -56,6 +58,7 @@ def build_store_command(
     out: Path | None,
     threshold: float | None,
     fill: str | None,
+    background_px: int | None,
     soft_maps: bool,
     workers: int | None,
     engine: str,
@@ -64,16 +67,15 @@ def build_store_command(
     plan: bool,
 ) -> None:
     """Find and store the mask and the background of every image; the same command resumes."""
-    from backdrop.pipeline.beton.writer import export_beton
     from backdrop.pipeline.build.foreground_size import Another
-    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store, use_detector
+    from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store, default_threshold
     from backdrop.pipeline.build.plan import plan_store
     from backdrop.pipeline.build.rethreshold import rethreshold_store
     from backdrop.stores.datasets import default_store, open_index
     from backdrop.stores.drawn_sample.first_use import draw_at_first_use
-    from backdrop.stores.format.reader import open_store
 
-    if parent is not None and (threshold is None or out is None or detector or fill or soft_maps or plan):
+    is_of_the_parent = detector or fill or background_px or soft_maps or plan
+    if parent is not None and (threshold is None or out is None or is_of_the_parent):
         raise UserError("--from STORE takes its settings from that store: give --threshold and --out, and no others.")
     draw_at_first_use(dataset, root)
     index = open_index(dataset, root=root, split=split)
@@ -86,13 +88,16 @@ def build_store_command(
         again = Another(words=named, source=parent, out=out, tried=threshold, own=None)
     else:
         detector = chosen_detector(detector)
-        own = use_detector(detector).threshold
+        own = default_threshold(index, detector)
         if threshold is None:
             note_default("threshold", own.value, own.source)
         tried = own.value if threshold is None else threshold
         found = [*named, "--detector", detector, *(["--fill", fill] if fill else [])]
+        found += ["--background-px", str(background_px)] if background_px else []
         again = Another(words=found, source=None, out=out, tried=tried, own=own.value)
-        settings = BuildSettings(threshold=threshold, fill=fill or BuildSettings.fill, keeps_soft_maps=soft_maps)
+        of_backgrounds = {"fill": fill, "background_max_side_px": background_px}
+        chosen: dict[str, Any] = {name: value for name, value in of_backgrounds.items() if value is not None}
+        settings = BuildSettings(threshold=threshold, keeps_soft_maps=soft_maps, **chosen)
         if plan:
             planned = plan_store(index, detector, out, settings)
             _say_foreground(planned["foreground"], again)
@@ -105,9 +110,18 @@ def build_store_command(
     if summary["store_id"] is None:
         note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
-        summary["beton"] = str(export_beton(open_store(out), index))
-        note(f"beton: {summary['beton']}")
+        summary["beton"] = _exported(out, index)
     print_result(summary)
+
+
+def _exported(store: Path, index: "DatasetIndex") -> str:
+    """Export the .beton of a store that has just been built, and say so."""
+    from backdrop.pipeline.beton.writer import export_beton
+    from backdrop.stores.format.reader import open_store
+
+    beton = export_beton(open_store(store), index)
+    note(f"beton: {beton}")
+    return str(beton)
 
 
 def _note_store(summary: dict[str, Any]) -> None:
@@ -209,7 +223,9 @@ def store_view(
 )
 @root_option("beton: the images.")
 @click.option("--out", type=path_type, default=None, help="Default: beside the store; of a URL the .beton in --cache.")
-@click.option("--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512.")
+@click.option(
+    "--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512, coco 640."
+)
 @cache_option
 def store_export(
     store: Path | str,

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
-from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.exports import MASK_FORMATS, export_masks
@@ -41,5 +40,4 @@ def export_store(
     opened = open_for_reading(store, cache)
     if format_name in MASK_FORMATS:
         return export_masks(opened, format_name, out)
-    side_px = BetonSettings.max_side_px if max_side_px is None else max_side_px
-    return export_beton(opened, reopen_index(opened, root), out, max_side_px=side_px)
+    return export_beton(opened, reopen_index(opened, root), out, max_side_px=max_side_px)

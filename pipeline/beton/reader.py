@@ -42,6 +42,14 @@ class BetonSettings:
     ] = 90
 
 
+def side_px_of(dataset: str) -> int:
+    """Return the longest side of an image in the .beton of a data set, unless another is given.
+
+    COCO's images have 640 px at most and are kept as they are, as CAST's release reads them.
+    """
+    return 640 if dataset == "coco" else BetonSettings.max_side_px
+
+
 def sidecar_path(beton: Path) -> Path:
     """Return the path of the JSON file beside a .beton."""
     return beton.with_name(beton.name + ".json")

@@ -32,7 +32,7 @@ from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.ffcv_names import DatasetWriter, MemoryAllocator
 from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
-from backdrop.pipeline.beton.reader import BetonSettings, is_written, read_blob, sidecar_path
+from backdrop.pipeline.beton.reader import BetonSettings, is_written, read_blob, side_px_of, sidecar_path
 from backdrop.pipeline.beton.scene import (
     BLOBS,
     FIELD_NAME,
@@ -66,7 +66,7 @@ def export_beton(
     index: DatasetIndex,
     out: Path | None = None,
     *,
-    max_side_px: int = BetonSettings.max_side_px,
+    max_side_px: int | None = None,
     jpeg_quality: int = BetonSettings.jpeg_quality,
     num_threads: int = 0,
     timeout_s: float = 300.0,
@@ -76,11 +76,13 @@ def export_beton(
     The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
 
     Args: store: a finished store. index: the images it was built from. out: the .beton file; None = beside the store.
-        max_side_px, jpeg_quality: see `BetonSettings`. num_threads: rows prepared at once, 0 = one per core.
+        max_side_px, jpeg_quality: see `BetonSettings`; None = that of the data set, `side_px_of`. num_threads: rows
+        prepared at once, 0 = one per core.
         timeout_s: longest wait for a single row before the writer counts as hung.
     Returns: out.
     Raises: UserError where the index or an image is not what the store was built from, or a setting is out of range.
     """
+    max_side_px = side_px_of(store.dataset) if max_side_px is None else max_side_px
     settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
     check_settings(settings)
     out = store.path.with_suffix(".beton") if out is None else Path(out)

@@ -12,7 +12,7 @@ from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.build.run_parts import NewStore, Workers, run_parts
 from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
 from backdrop.saliency.binarise import binarise, dequantise, quantise
-from backdrop.saliency.detector import Detector, MaskError
+from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.detectors import open_detector
 from backdrop.settings import at_least, check_settings, from_below, one_of, within
 from backdrop.stores.format import schema
@@ -65,13 +65,23 @@ def specify(index: DatasetIndex, detector: str | Detector, out: Path, settings: 
     """
     check_settings(settings)  # before the detector is opened, which may take a while
     if settings.threshold is None:
-        settings = replace(settings, threshold=use_detector(detector).threshold.value)
+        settings = replace(settings, threshold=default_threshold(index, detector).value)
     return BuildSpec(index, detector, Path(out), settings)
 
 
-def threshold_source(detector: str | Detector, settings: BuildSettings) -> str:
+def default_threshold(index: DatasetIndex, detector: str | Detector) -> Threshold:
+    """Return where maps are cut unless a user says: where the detector says, on COCO where CAST does.
+
+    Args: as `build_store`.
+    """
+    if index.dataset == "coco":
+        return Threshold(value=0.5, source="CAST's release, whose data set coco is")
+    return use_detector(detector).threshold
+
+
+def threshold_source(index: DatasetIndex, detector: str | Detector, settings: BuildSettings) -> str:
     """Say where the threshold of a build comes from, as the store's log does. Args: as `build_store`."""
-    return "given" if settings.threshold is not None else use_detector(detector).threshold.source
+    return "given" if settings.threshold is not None else default_threshold(index, detector).source
 
 
 def build_store(
@@ -105,7 +115,7 @@ def build_store(
     spec = specify(index, detector_name, out, settings)
     threshold = {
         "threshold": spec.settings.threshold,
-        "threshold_source": threshold_source(detector_name, settings),
+        "threshold_source": threshold_source(index, detector_name, settings),
     }
     summary = run_parts(
         run_part,

@@ -208,6 +208,17 @@ def test_shuffled_groups_differ_from_the_queries_groups() -> None:
     assert not torch.allclose(shuffled, in_order, atol=1e-3)
 
 
+def test_keys_and_swaps_negatives_are_normalised_in_groups_as_large_as_the_queries() -> None:
+    """A.1: 32 images a GPU, of queries, and of keys with their negatives."""
+    training, views = begin(tiny("moco", "swaps"))
+    method, seen = training.method, []
+    for network in (method.backbone, method.key_backbone):
+        network.bn1.register_forward_pre_hook(lambda norm, inputs: seen.append((norm.group_size, len(inputs[0]))))
+    method.training_step(views[0])
+    assert seen == [(4, 8), (4, 16)]
+    assert METHODS.load("moco").Settings().shuffle_bn_group == 32
+
+
 def test_queue_is_a_ring_of_whole_batches() -> None:
     queue = KeyQueue(6, 2, torch.Generator().manual_seed(0))
     torch.testing.assert_close(queue.keys_KD.norm(dim=1), torch.ones(6))

@@ -1,7 +1,10 @@
 """MoCo-v2, medium setting (Ryali et al. 2021, A.1 and Table 2).
 
 Command: python cli.py pretrain --method moco --bg none|rm|random|swaps --dataset imagenet
-ImageNet-1k, ResNet-50, 220 epochs of which 20 are warm-up, batch 1024 on 32 GPUs (batch statistics of 32 images).
+ImageNet-1k, ResNet-50, 220 epochs of which 20 are warm-up, batch 1024 on 32 GPUs. algorithm.shuffle_bn_group=32 stands
+for a GPU's 32 images: queries are normalised in groups of 32, keys and BG_Swaps' negatives, shuffled together over the
+whole batch, in groups of 32 of both. The paper does not say whether a GPU normalised 32 keys and their 32 negatives
+together or apart.
 Expected linear top-1: none 67.7, rm 69.1, swaps 69.5 (Table 2); random 69.2 (Table A6, p 0.2).
 Cost: 58 hours on 8 V100, from the 53 hours of He et al. for 200 epochs (168 images/s each).
 """

@@ -13,10 +13,11 @@ import torch
 from backdrop.errors import UserError
 from backdrop.open_sets import plugins
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
+from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import ViewPlan
-from backdrop.progress import note_default
+from backdrop.progress import note_default, warn
 from backdrop.ranks import Ranks, joined
 from backdrop.settings.given import Given
 from backdrop.settings.overrides import split_override
@@ -29,6 +30,7 @@ from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from backdrop.trainer.run.run_folder import Origin
+from backdrop.trainer.run.store_of_table import departures, departures_line
 from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides
 
@@ -76,9 +78,19 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
+        _say_departures(request.recipe, settings, store, beton, ranks)
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             probe = _online_probe(settings, loader, beton)
             return train(settings, loader, Path(out), origin=origin, resume=resume, ranks=ranks, probe=probe)
+
+
+def _say_departures(recipe: str, settings: RunSettings, store: Path | str, beton: Path, ranks: Ranks) -> None:
+    """Warn where the store is not that of the recipe's table."""
+    is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
+    identity = open_store(store).identity if is_at_hand else None
+    found = departures(recipe, settings, read_sidecar(beton), identity)
+    if found and ranks.is_first:
+        warn(departures_line(recipe, found))
 
 
 def _command(request: RunRequest, source: StoreSource, out: Path) -> str:

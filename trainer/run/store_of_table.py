@@ -1,0 +1,77 @@
+"""What a paper's recipe expects of the store it is trained on, and how a store at hand departs from that.
+
+The tables are of one data set, one detector and one threshold; a run on another store is possible, and is no row of
+them. Ryali et al. cut DeepUSPS2's (Table 5: U2Net's) maps at 0.9; CAST's release cuts DeepUSPS's at 0.5 and reads
+COCO's files as they are. Masks from a folder may be anybody's, so they pass.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backdrop.pipeline.beton.reader import side_px_of
+from backdrop.trainer import cast
+from backdrop.trainer.recipes import NAMES
+from backdrop.trainer.settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableStore:
+    """What a table's store is. detectors: their names in a store's identity."""
+
+    dataset: str
+    threshold: float
+    detectors: tuple[str, ...] = ("deepusps", "masks")
+
+
+_CAST = TableStore(dataset="coco", threshold=0.5)
+_RYALI = TableStore(dataset="imagenet", threshold=0.9)
+_OF_NO_TABLE = ("smoke",)
+_OF_CAST = ("cast_coco", "cast_coco_mlp", "moco_coco")
+
+
+def departures(
+    recipe: str, settings: RunSettings, sidecar: Mapping[str, Any], identity: Mapping[str, Any] | None
+) -> list[str]:
+    """Return in what a store is not that of a recipe's table, one sentence each; [] for a recipe of no table.
+
+    Args:
+        recipe: a name of trainer/recipes.
+        settings: of the run; one that knows no mask is indifferent to how they were made.
+        sidecar: of the .beton that is read.
+        identity: of its store, None where only the .beton is at hand.
+    """
+    if recipe not in NAMES or recipe in _OF_NO_TABLE:
+        return []
+    table = _CAST if recipe in _OF_CAST else _RYALI
+    found = []
+    if sidecar["dataset"] != table.dataset:
+        found.append(f"its data set is {table.dataset}, this one is {sidecar['dataset']}")
+    elif sidecar["settings"]["max_side_px"] != side_px_of(table.dataset):
+        wanted = side_px_of(table.dataset)
+        found.append(f"its images have up to {wanted} px, these {sidecar['settings']['max_side_px']}")
+    if identity is None or not _knows_masks(settings):
+        return found
+    # An identity has its fractions as text.
+    threshold = float(identity.get("mask", {}).get("threshold", "nan"))
+    if threshold != table.threshold:
+        found.append(f"its masks are cut at {table.threshold:g}, these at {threshold:g}")
+    if (detector := identity["detector"]["name"]) not in table.detectors:
+        found.append(f"its masks are of {table.detectors[0]} or from a folder, these of {detector}")
+    return found
+
+
+def departures_line(recipe: str, found: list[str]) -> str:
+    """Return `departures` as a line for the user."""
+    return (
+        f"recipe {recipe} on this store is no row of its paper's tables: {'; '.join(found)}. Its scores are not to be "
+        "set beside the paper's"
+    )
+
+
+def _knows_masks(settings: RunSettings) -> bool:
+    return (
+        settings.background.name != "none"
+        or cast.in_use(settings.cast) is not None
+        or any(view.min_foreground > 0 for view in settings.views)
+    )
