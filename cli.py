@@ -24,6 +24,7 @@ SALIENCY = {
     "evaluate": "backdrop.saliency.commands:saliency_evaluate",
     "calibrate": "backdrop.saliency.commands:saliency_calibrate",
     "report": "backdrop.saliency.commands:saliency_report",
+    "ladder": "backdrop.saliency.commands:saliency_ladder",
 }
 STORE = {
     "info": "backdrop.stores.commands:store_info",

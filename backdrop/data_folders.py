@@ -18,3 +18,9 @@ def data_folder(name: str) -> Path | None:
     """
     root = os.environ.get(ROOT_VARIABLE)
     return Path(root) / name if root else None
+
+
+def all_data() -> list[Path]:
+    """Return every folder below $BACKDROP_DATA, by name; none where the variable is not set."""
+    root = os.environ.get(ROOT_VARIABLE)
+    return sorted(path for path in Path(root).iterdir() if path.is_dir()) if root and Path(root).is_dir() else []

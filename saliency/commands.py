@@ -1,5 +1,6 @@
 """The commands `saliency ...`: train a detector, draw its maps, measure them."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -157,3 +158,31 @@ def saliency_report(
     with disk_errors(out):
         page = write_report(out, images=images, masks=masks, detectors=detectors, runs=runs, size_px=size)
     print_result({"page": str(page)}, f"page: {page}")
+
+
+@click.command("ladder", cls=Command)
+@click.option(
+    "--on",
+    "sets",
+    type=path_type,
+    multiple=True,
+    help="Folder with images/ and masks/; may be repeated. Default: all below BACKDROP_DATA.",
+)
+@click.option(
+    "--detector",
+    "detectors",
+    multiple=True,
+    cls=DetectorOption,
+    help="May be repeated. Default: all classical ones, and artifacts/detector if there.",
+)
+@click.option(
+    "--out", type=path_type, default=ARTIFACTS / "ladder", show_default=True, help="Folder of page and cells."
+)
+def saliency_ladder(sets: tuple[Path, ...], detectors: tuple[str, ...], out: Path) -> None:
+    """Measure every detector on every set, beside published figures: one page, one table; the same command resumes."""
+    from backdrop.saliency.ladder_page import text, write_ladder
+
+    with disk_errors(out):
+        cells, page = write_ladder(detectors, sets, out)
+    note(f"page: {page}; as Markdown: {page.with_suffix('.md')}")
+    print_result({"page": str(page), "cells": [asdict(cell) for cell in cells]}, text(cells))

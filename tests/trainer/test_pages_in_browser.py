@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backdrop.saliency import report_page
+from backdrop.saliency import ladder_page, report_page
 from backdrop.saliency.deepusps2.training_log import read_training_log
+from backdrop.saliency.scoring.ladder import measure_all
 from backdrop.stores.datasets import open_index
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, views_page
@@ -72,3 +73,10 @@ def test_page_of_detectors(browser: Browser, tmp_path: Path) -> None:
     training = read_training_log(write_run(tmp_path / "run"))
     path.write_text(report_page.render(measured, [training], images=data / "images", size_px=None))
     browser.check(path)
+
+
+def test_page_of_the_ladder(browser: Browser, tmp_path: Path) -> None:
+    sets = [draw_set(tmp_path / name) for name in ("ecssd", "<mine>")]
+    cells = measure_all(["rbd", f"masks:{sets[0] / 'maps'}"], sets, tmp_path / "cells")
+    (tmp_path / "page.html").write_text(ladder_page.render(cells))
+    browser.check(tmp_path / "page.html")

@@ -1,0 +1,168 @@
+"""The ladder as a page, as Markdown and as text: detectors on sets, beside what others published about them."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from backdrop.durable_files import write_aside
+from backdrop.saliency.classical import NAMES as CLASSICAL_NAMES
+from backdrop.saliency.default_detector import DETECTOR_RUN
+from backdrop.saliency.scoring.ladder import Cell, measure_all, sets_with_masks
+from backdrop.saliency.scoring.literature import LITERATURE, PROTOCOLS, Published, published_set
+from backdrop.saliency.scoring.metrics import COLUMNS
+from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
+from backdrop.stores.pages import document
+from backdrop.stores.pages.document import Section
+
+NOT_MEASURED = "not measured here"
+# Of the scores at a fixed 0.5: a detector is not used there.
+_LEFT_OUT = ("IoU",)
+_SCORES = {name: key for name, key in COLUMNS.items() if name not in _LEFT_OUT}
+HEAD = ("detector", "needs", *_SCORES, "IoU", "cut at", "images/s", "published")
+# By what a detector's name begins with.
+_NEEDS = {
+    "masks": "maps made elsewhere",
+    "tokencut": "a ViT with public self-supervised weights",
+    "found": "a ViT with public self-supervised weights",
+}
+_WORDS = {
+    "F(.5), F(adaptive), F(adaptive, of means), max F": (
+        "beta^2 = 0.3, at native size: maps cut at 0.5, F averaged over images; cut at twice the map's mean; the same, "
+        "F of mean precision and recall; the best F of mean precision and recall over 256 cuts"
+    ),
+    "IoU": "of the masks that the detector's own threshold (cut at) gives with the true ones, mean over images",
+    "images/s": "one image after the other in one process, with decoding and scoring",
+}
+
+
+def write_ladder(detectors: Sequence[str], sets: Sequence[Path], out: Path) -> tuple[list[Cell], Path]:
+    """Measure what is not measured yet and write the page, and the table in Markdown beside it.
+
+    Args:
+        detectors: as `open_detector` takes them; none = all classical ones, and the one trained here.
+        sets: as `sets_with_masks` takes them.
+        out: the folder; holds ladder.html, ladder.md and cells/.
+
+    Raises:
+        UserError: as `measure_all` and `sets_with_masks`.
+    """
+    trained = [str(DETECTOR_RUN)] if (DETECTOR_RUN / DETECTOR_FILE).is_file() else []
+    cells = measure_all(list(detectors) or [*CLASSICAL_NAMES, *trained], sets_with_masks(sets), out / "cells")
+    page = out / "ladder.html"
+    write_aside(page, render(cells).encode())
+    write_aside(page.with_suffix(".md"), markdown(cells).encode())
+    return cells, page
+
+
+def rows_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """The rows of one set, as text: what was measured, then what others published and nobody measured here.
+
+    Args: cells: of one set.
+    Returns: one text per column of `HEAD`.
+    """
+    name = published_set(cells[0].set_name)
+    measured = [_measured(cell, name) for cell in cells]
+    families = {_family(cell.detector) for cell in cells}
+    others = [each for each in LITERATURE if name in each.figures and each.family not in families]
+    blank = ("",) * (len(HEAD) - 4)
+    return measured + [(each.name, each.needs, NOT_MEASURED, *blank, _figures(each, name)) for each in others]
+
+
+def _measured(cell: Cell, published: str) -> tuple[str, ...]:
+    known = [each for each in LITERATURE if each.family == _family(cell.detector) and published in each.figures]
+    return (
+        cell.detector,
+        _needs(cell.detector),
+        *(_number(cell.scores[key]) for key in _SCORES.values()),
+        _number(cell.iou),
+        f"{cell.threshold:g}",
+        f"{cell.images_per_s:.1f} ({cell.where})",
+        "; ".join(_figures(each, published, with_name=len(known) > 1) for each in known),
+    )
+
+
+def _family(detector: str) -> str:
+    return detector.partition(":")[0]
+
+
+def _needs(detector: str) -> str:
+    if detector in CLASSICAL_NAMES:
+        return "nothing"
+    return _NEEDS.get(_family(detector), "its training")
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}".removeprefix("0")
+
+
+def _figures(each: Published, set_name: str, *, with_name: bool = False) -> str:
+    doubt = "" if each.is_confirmed else ", not confirmed"
+    return f"{f'{each.name}: ' if with_name else ''}{each.figures[set_name]} ({each.protocol}{doubt})"
+
+
+def of_sets(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Cells by set, in their order. Args: cells: of `measure_all`."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells:
+        found.setdefault(cell.set_name, []).append(cell)
+    return found
+
+
+def text(cells: Sequence[Cell]) -> str:
+    """What was measured, as a table for the terminal. Args: cells: of `measure_all`."""
+    head = ("set", *(name for name in HEAD if name not in ("needs", "published")))
+    left_out = {HEAD.index("needs"), HEAD.index("published")}
+    rows = [
+        (name, *(value for at, value in enumerate(_measured(cell, "")) if at not in left_out))
+        for name, of_set in of_sets(cells).items()
+        for cell in of_set
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(value.rjust(width) for value, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    )
+
+
+def markdown(cells: Sequence[Cell]) -> str:
+    """The whole ladder in Markdown, a table per set. Args: cells: of `measure_all`."""
+    parts = []
+    for name, of_set in of_sets(cells).items():
+        lines = [HEAD, ("---",) * len(HEAD), *rows_of(of_set)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"{_title(name, of_set)}:\n\n{table}\n")
+    return "\n".join(parts)
+
+
+def _title(name: str, cells: Sequence[Cell]) -> str:
+    return f"{name}, {cells[0].num_images} images"
+
+
+def render(cells: Sequence[Cell]) -> str:
+    """The page. Args: cells: of `measure_all`, at least one."""
+    sections = [
+        Section(anchor=f"set-{at}", heading=_title(name, of_set), body=_body(name, of_set))
+        for at, (name, of_set) in enumerate(of_sets(cells).items())
+    ]
+    protocols = "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in PROTOCOLS.items())
+    words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _WORDS.items())
+    sections.append(
+        Section(
+            anchor="words",
+            heading="What the figures are of",
+            body=f'<h3>Measured here</h3><dl class="kinds">{words}</dl>'
+            f'<h3>Published</h3><dl class="kinds">{protocols}</dl>',
+        )
+    )
+    lead = (
+        '<p class="note">Detectors that use no labels. Figures of different protocols do not compare, nor do those of '
+        "a set with those of a part of it.</p>"
+    )
+    return document.page("The ladder of detectors", lead, sections)
+
+
+def _body(name: str, cells: Sequence[Cell]) -> str:
+    rows = [[escape(value) for value in row] for row in rows_of(cells)]
+    whole = published_set(name)
+    note = f'<p class="note">Published: on all of {escape(whole)}.</p>' if whole else ""
+    return document.table([*map(escape, HEAD)], rows, label=f"detectors on {name}", num_text_columns=2) + note

@@ -1,0 +1,138 @@
+"""The ladder: its cells against `saliency evaluate`, kept and resumed; its tables; what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from backdrop import cli
+from backdrop.errors import UserError
+from backdrop.saliency import ladder_page
+from backdrop.saliency.inference import encode_png
+from backdrop.saliency.scoring import ladder
+from backdrop.saliency.scoring.ladder import Cell, measure_all, sets_with_masks
+from backdrop.saliency.scoring.literature import LITERATURE, PROTOCOLS, published_set
+from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.saliency.scoring.threshold_calibration import calibrate
+from backdrop.stores.images.image_codec import decode_grey
+from tests.material.page_material import Checker
+from tests.material.scored_detectors import draw_set
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of data sets, of which two have true masks."""
+    root = tmp_path / "data"
+    for name in ("ECSSD-dev", "mine"):
+        draw_set(root / name)
+    (root / "photographs").mkdir()
+    monkeypatch.setenv("BACKDROP_DATA", str(root))
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def test_a_cell_is_what_evaluate_and_calibrate_say(data: Path, tmp_path: Path) -> None:
+    cells = measure_all(["rbd"], sets_with_masks(), tmp_path / "cells")
+    assert [(cell.detector, cell.set_name, cell.num_images) for cell in cells] == [
+        ("rbd", "ECSSD-dev", 8),
+        ("rbd", "mine", 8),
+    ]
+    folders = (data / "mine" / "images", data / "mine" / "masks")
+    expected = evaluate_folder(*folders, "rbd")
+    assert cells[1].scores == {name: expected[name] for name in cells[1].scores}
+    assert cells[1].iou == pytest.approx(calibrate(*folders, "rbd")["stated"]["iou"])
+    assert cells[1].threshold == calibrate(*folders, "rbd")["stated"]["threshold"] != 0.5
+    assert cells[1].images_per_s > 0
+
+
+def test_what_was_measured_is_measured_again_only_where_something_changed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, measured, original = f"masks:{data / 'mine' / 'maps'}", [], ladder.scored_images
+
+    def counted(index: object, masks: Path, detector: object) -> object:
+        measured.append(masks.parent.name)
+        return original(index, masks, detector)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ladder, "scored_images", counted)
+    sets = sets_with_masks()
+    first = measure_all([maps], sets[1:], tmp_path / "cells")
+    assert measured == ["mine"]
+    assert measure_all([maps], sets[1:], tmp_path / "cells") == first
+    assert measured == ["mine"]
+    measure_all([maps, "mc"], sets[1:], tmp_path / "cells")  # another detector
+    assert measured == ["mine", "mine"]
+    (data / "mine" / "masks" / "<0>.png").write_bytes(
+        encode_png(255 - decode_grey((data / "mine" / "masks" / "<1>.png").read_bytes()))
+    )
+    second = measure_all([maps], sets[1:], tmp_path / "cells")  # another true mask
+    assert measured == ["mine"] * 3
+    assert second[0].scores["mae"] != first[0].scores["mae"]
+    for kept in (tmp_path / "cells").glob("*.json"):
+        kept.write_text("{")
+    with pytest.raises(UserError, match="remove it"):
+        measure_all([maps], sets[1:], tmp_path / "cells")
+
+
+def test_the_command_writes_page_and_tables(data: Path, tmp_path: Path) -> None:
+    words = ["saliency", "ladder", "--detector", "rbd", "--detector", f"masks:{data / 'mine' / 'masks'}"]
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 1 + 2 * 2, "a head, and two detectors on two sets"
+    assert lines[2].split()[:4] == ["ECSSD-dev", f"masks:{data / 'mine' / 'masks'}", ".000", "1.000"]
+    html = (tmp_path / "artifacts" / "ladder" / "ladder.html").read_text()
+    Checker(html)
+    markdown = (tmp_path / "artifacts" / "ladder" / "ladder.md").read_text()
+    of_ecssd, of_mine = markdown.split("mine, 8 images")
+    for text in (of_ecssd, html):
+        assert "SelfMask with bilateral solver" in text
+        assert ladder_page.NOT_MEASURED in text
+        assert "max F .684, IoU .517 (SelfMask)" in text, "beside rbd's own"
+    assert ladder_page.NOT_MEASURED not in of_mine, "nobody published anything about it"
+    cells = json.loads(CliRunner().invoke(cli.main, [*words, "--quiet", "--json"]).stdout)["cells"]
+    assert len(cells) == 4
+
+
+def made_up(detector: str, set_name: str = "duts-te") -> Cell:
+    scores = dict.fromkeys(("mae", "f_fixed", "f_adaptive", "f_adaptive_of_means", "f_max"), 0.25)
+    return Cell(
+        detector=detector,
+        set_name=set_name,
+        num_images=9,
+        threshold=0.2,
+        scores=scores,
+        iou=None,
+        images_per_s=2.0,
+        where="here",
+    )
+
+
+def test_published_figures_stand_beside_what_is_measured_or_alone() -> None:
+    rows = {row[0]: row for row in ladder_page.rows_of([made_up("found:vit.pth"), made_up("artifacts/detector")])}
+    assert all(len(row) == len(ladder_page.HEAD) for row in rows.values())
+    both = "FOUND, single: max F .733, IoU .637 (SelfMask, not confirmed); FOUND, multi: max F .715, IoU .645"
+    assert rows["found:vit.pth"][-1].startswith(both)
+    assert rows["artifacts/detector"][1:3] == ("its training", ".250")
+    assert rows["artifacts/detector"][-1] == ""
+    assert "FOUND, single" not in rows, "measured here"
+    assert rows["LOST"][2] == ladder_page.NOT_MEASURED
+    assert rows["DeepUSPS, as A2S measured it"][-1] == "F .730, MAE .072 (A2S)"
+    assert "DeepUSPS2" not in rows, "nothing on this set"
+
+
+def test_the_literature_is_whole() -> None:
+    assert {each.protocol for each in LITERATURE} == set(PROTOCOLS)
+    assert published_set("ecssd-dev") == published_set("ECSSD") == "ECSSD"
+    assert published_set("sed2") == ""
+    assert len({(each.name, each.protocol) for each in LITERATURE}) == len(LITERATURE)
+
+
+def test_sets_without_masks_are_refused(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"photographs does not hold images/ and masks/"):
+        sets_with_masks([data / "mine", data / "photographs"])
+    for root in (tmp_path / "nowhere", data / "photographs"):
+        monkeypatch.setenv("BACKDROP_DATA", str(root))
+        with pytest.raises(UserError, match="--on DIR"):
+            sets_with_masks()
