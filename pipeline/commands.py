@@ -1,5 +1,6 @@
 """The commands that bring images and stores together: build-store, and some of `store ...`."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,9 @@ from backdrop.stores.exports import MASK_FORMATS
 if TYPE_CHECKING:
     from backdrop.pipeline.build.foreground_size import Another
     from backdrop.stores.indexes.dataset_index import DatasetIndex
+
+# A larger part of rows without a mask is said to be one.
+_MANY_FAILED = 0.1
 
 workers_option = click.option(
     "--workers",
@@ -129,6 +133,10 @@ def _note_store(summary: dict[str, Any]) -> None:
     statuses = ", ".join(f"{count:,} {label}" for label, count in summary["status"].items() if count)
     built = f"{summary['rows_built']:,} now, {summary['rows_per_second']:,} rows/s" if summary["rows_built"] else "kept"
     note(f"store: {summary['num_rows']:,} rows ({statuses}; {built}) in {summary['store']}")
+    failed = sum(summary["status"][status] for status in ("decode-error", "mask-error"))
+    if failed > _MANY_FAILED * summary["num_rows"]:
+        words = f"{failed:,} of {summary['num_rows']:,} rows have no mask"
+        warn(f"warning: {words}. The reason of each: python cli.py store view {shlex.quote(summary['store'])}")
 
 
 def _say_foreground(size: dict[str, Any], again: "Another") -> None:

@@ -59,6 +59,15 @@ class Detector(Protocol):
         Raises: MaskError: there is none of this image.
         """
 
+    def why_no_map(self, key: str) -> str:
+        """Say why there can be no map of an image, without looking at it; "" where there can.
+
+        For those that look maps up.
+
+        Args: key: of the image in its data set.
+        """
+        return ""
+
     def maps(self, images_HWC: Sequence[np.ndarray], keys: Sequence[str]) -> list[np.ndarray | MaskError]:
         """Find the soft maps of several images.
 

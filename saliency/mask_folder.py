@@ -12,6 +12,7 @@ import numpy as np
 from backdrop.errors import ImageError, UserError
 from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.features.option_names import path_and_options
+from backdrop.saliency.mask_names import USUAL, USUAL_SUFFIX, Naming, naming_of
 from backdrop.saliency.mask_reading import PLAIN, WORDS, Reading, check_reading, reading_of
 
 # Files that are looked at to see of which kind the maps are.
@@ -33,7 +34,8 @@ def open_mask_folder(text: str) -> "MaskFolder":
 class MaskFolder(Detector):
     """A folder of maps made elsewhere: 8-bit grey images, 255 = foreground, or what `reading` says.
 
-    The map of key `a/b.jpg` is `a/b.png` in the folder, or else `b.png`.
+    The map of key `a/b.jpg` is `a/b.png` in the folder, or else `b.png`, or else the file that `mask_names` finds where
+    all maps are named in one other way.
 
     Args:
         folder: where the maps are.
@@ -60,7 +62,7 @@ class MaskFolder(Detector):
     def identity(self) -> dict[str, Any]:
         """Names and contents of all maps; reads every file once, so it is only computed where it is asked for."""
         digest = hashlib.sha256()
-        for path in sorted(self.folder.rglob("*.png")):
+        for path in sorted(self._files()):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
         known = {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
@@ -102,18 +104,48 @@ class MaskFolder(Detector):
         except ImageError as error:
             raise MaskError(f"{key}: the map {name} cannot be read: {error}") from error
 
+    def why_no_map(self, key: str) -> str:
+        """Say that there is no file of a key, with the name of one that there is; "" where there is one."""
+        try:
+            self._path(key)
+        except MaskError as error:
+            there = next((path.name for path in self.folder.rglob("*") if path.is_file()), "")
+            return f"{error}, which holds {there or 'no file'}"
+        return ""
+
     def _path(self, key: str) -> Path:
         pure = PurePosixPath(key)
         if pure.is_absolute() or ".." in pure.parts:
             raise MaskError(f"{key!r} is not a key: it must stay inside its folder")
-        nested, flat = self.folder / pure.with_suffix(".png"), self.folder / f"{pure.stem}.png"
-        for path in (nested, flat):
-            if path.is_file():
-                return path
-        raise MaskError(f"{key}: no {nested.relative_to(self.folder).as_posix()} or {flat.name} in the folder of masks")
+        nested, flat = USUAL.map_of(pure), PurePosixPath(USUAL.map_of(pure).name)
+        for name in (nested, flat):
+            if (self.folder / name).is_file():
+                return self.folder / name
+        if not self.folder.is_dir():
+            raise UserError(f"the folder of masks {self.folder} is gone: put it back and run the same command again")
+        if self._naming != USUAL:
+            named = self._naming.map_of(pure)
+            for name in (named, PurePosixPath(named.name)):
+                if (self.folder / name).is_file():
+                    return self.folder / name
+        raise MaskError(f"{key}: no {nested} or {flat} in the folder of masks")
+
+    @cached_property
+    def _naming(self) -> Naming:
+        return naming_of(self.folder)
+
+    def _files(self) -> Iterator[Path]:
+        """The files that may be maps."""
+        usual = self.folder.rglob(f"*{USUAL_SUFFIX}")
+        first = next(usual, None)
+        if first is not None:
+            yield first
+            yield from usual
+        elif self._naming != USUAL:
+            yield from self.folder.rglob(f"*{self._naming.suffix}")
 
     def _first_files(self) -> Iterator[bytes]:
-        for path in islice(self.folder.rglob("*.png"), _NUM_LOOKED_AT):
+        for path in islice(self._files(), _NUM_LOOKED_AT):
             try:
                 yield path.read_bytes()
             except OSError:

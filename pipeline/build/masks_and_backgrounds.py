@@ -9,6 +9,7 @@ from typing import Annotated
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
+from backdrop.pipeline.build.first_look import refuse_hopeless
 from backdrop.pipeline.build.run_parts import NewStore, Workers, run_parts
 from backdrop.pipeline.build.tiled_background import FILLS, encode_background, parameters
 from backdrop.saliency.binarise import binarise, dequantise, quantise
@@ -110,9 +111,11 @@ def build_store(
 
     Raises:
         UserError: settings out of range, no such detector or engine, a place taken by something else or by a store of
-            another identity, a full disk, an image changed since it was indexed.
+            another identity, a full disk, an image changed since it was indexed; nearly all rows would have no mask.
     """
     spec = specify(index, detector_name, out, settings)
+    if not (spec.out / schema.MANIFEST).exists():
+        refuse_hopeless(index, use_detector(detector_name))
     threshold = {
         "threshold": spec.settings.threshold,
         "threshold_source": threshold_source(index, detector_name, settings),
@@ -243,7 +246,7 @@ def read_row(index: DatasetIndex, row: int) -> tuple[StoreRow, np.ndarray | None
     """What the file of a row says, and its pixels (H, W, 3) uint8; without pixels the status is decode-error.
 
     Raises:
-        UserError: the file changed since it was indexed.
+        UserError: the file changed since it was indexed, or is gone.
     """
     base = StoreRow(
         row=row,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.pipeline.build.first_look import refuse_hopeless, sampled_rows
 from backdrop.pipeline.build.foreground_size import foreground_size
 from backdrop.pipeline.build.masks_and_backgrounds import (
     BuildSettings,
@@ -84,6 +85,7 @@ def plan_store(
     build = specify(index, detector_name, out, settings)
     part_rows = part_rows_for(len(index))
     rows_left, parts_left = _left(build, part_rows)
+    refuse_hopeless(index, use_detector(detector_name))
     sampled = sampled_rows(len(index), num_sampled)
     run_part: Callable[..., dict] = measure
     measured = run(run_part, SampleSpec(build, sampled), [0], num_workers=num_workers, progress=lambda rows: None)[0]
@@ -115,11 +117,6 @@ def plan_store(
         "memory_bytes": measured["memory_bytes"] + int(2 * part_rows * row_bytes.mean()),
         "spec_bytes": len(pickle.dumps(build)),
     }  # fmt: skip
-
-
-def sampled_rows(num_rows: int, num_sampled: int) -> tuple[int, ...]:
-    """Rows spread evenly over all `num_rows`, first and last among them, at most `num_sampled`."""
-    return tuple(np.unique(np.linspace(0, num_rows - 1, num_sampled).round().astype(np.int64)).tolist())
 
 
 def measure(spec: SampleSpec, part: int, rows_done: Callable[[int], None] = lambda num_rows: None) -> dict:

@@ -38,7 +38,7 @@ from backdrop.saliency.detector import Detector, MaskError
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.networks.preprocessing import resize_to_square
 from backdrop.stores.images.image_codec import decode_rgb
-from backdrop.stores.indexes.dataset_index import DatasetIndex
+from backdrop.stores.indexes.dataset_index import DatasetIndex, read_listed
 
 TO_DO, THERE, UNREADABLE = 0, 1, 2
 FILE = "pseudo_labels.h5"
@@ -115,17 +115,20 @@ def _opened(name: str) -> Detector:
     return open_detector(name)
 
 
-def square_image(path: Path, key: str, detectors: Sequence[str], side_px: int) -> SquareImage:
+def square_image(path: Path, size_bytes: int, key: str, detectors: Sequence[str], side_px: int) -> SquareImage:
     """Decode an image and find its first labels at its own size; resize image (bicubic) and maps (nearest) to a square.
 
     Args:
-        path: of the image.
+        path: of the image. size_bytes: when it was listed.
         key: of the image in its data set.
         detectors: as `open_detector` takes them.
         side_px: working size.
+
+    Raises:
+        UserError: the image is gone since it was listed.
     """
     try:
-        image_HWC = decode_rgb(path.read_bytes())
+        image_HWC = decode_rgb(read_listed(path, size_bytes))
         found_HW = [_opened(detector)(image_HWC, key) for detector in detectors]
     except (OSError, ImageError, MaskError) as error:
         return SquareImage(problem=str(error))
@@ -167,7 +170,8 @@ def _square_images(
 ) -> Iterator[SquareImage]:
     """Results in the order of `rows`; the number of processes changes nothing but the time."""
     paths, keys = [index.path(row) for row in rows], [index.keys[row] for row in rows]
-    arguments = (paths, keys, repeat(detectors), repeat(side_px))
+    sizes_bytes = [int(index.sizes_bytes[row]) for row in rows]
+    arguments = (paths, sizes_bytes, keys, repeat(detectors), repeat(side_px))
     if num_workers <= 1 or len(paths) < 2 * num_workers:
         yield from map(square_image, *arguments)
         return

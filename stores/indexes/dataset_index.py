@@ -1,5 +1,6 @@
 """A split of a data set as an ordered list of rows: the order every store, export and loader of it shares."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
+from backdrop.errors import UserError
 from backdrop.stores.indexes.key_table import compress_keys, decompress_keys
 
+# What reading says of a file that is not there any more; one that may not be read, or is on a bad disk, still is.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT)
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 
 # What a scan yields before sorting: (key, size in bytes).
@@ -72,8 +76,27 @@ class DatasetIndex:
         return self.root / self.keys[row]
 
     def read(self, row: int) -> bytes:
-        """The bytes of the image file of `row`. Raises OSError as `open` does."""
-        return self.path(row).read_bytes()
+        """The bytes of the image file of `row`; raises as `read_listed`."""
+        return read_listed(self.path(row), int(self.sizes_bytes[row]))
+
+
+def read_listed(path: Path, size_bytes: int) -> bytes:
+    """Read an image file that a data set listed.
+
+    Args: size_bytes: when it was listed; 0 = it was a link to nowhere.
+    Raises: OSError: as `open` does. UserError: it was there and is gone, which says nothing of the image: a folder was
+        moved, a disk taken away.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if error.errno in _GONE and size_bytes:
+            raise UserError(
+                f"{path} was there when the data set was listed and is gone ({error.strerror}). Put it back and run the "
+                "same command again, which goes on where it was; or begin anew, with another --out, once the data set "
+                "is settled."
+            ) from error
+        raise
 
 
 class _Packed(NamedTuple):

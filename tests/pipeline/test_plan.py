@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from backdrop.errors import UserError
+from backdrop.pipeline.build.first_look import sampled_rows
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings
-from backdrop.pipeline.build.plan import plan_store, sampled_rows
+from backdrop.pipeline.build.plan import plan_store
 from backdrop.stores.format.schema import MANIFEST
 from backdrop.stores.format.writer import missing_parts
 from tests.material.small_images import (
@@ -89,7 +90,7 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings
-from backdrop.pipeline.build.plan import _peak_memory_bytes, plan_store, sampled_rows
+from backdrop.pipeline.build.plan import _peak_memory_bytes, plan_store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material.small_images import FormulaDetector, NUM_IMAGES, key_of
 if __name__ == "__main__":

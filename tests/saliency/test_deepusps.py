@@ -353,3 +353,12 @@ def test_opening_a_detector_leaves_the_global_generator_alone(finished: Path) ->
     before = torch.get_rng_state()
     load_detector(finished)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_images_that_are_gone_are_not_left_out_for_good(tmp_path: Path) -> None:
+    index = draw_images(tmp_path / "images", 5)
+    index.path(2).rename(tmp_path / "away.jpg")
+    with pytest.raises(UserError, match=r"2\.jpg was there when the data set was listed and is gone"):
+        train(index, tmp_path / "run", SETTINGS, num_workers=1)
+    (tmp_path / "away.jpg").rename(index.path(2))
+    assert train(index, tmp_path / "run", SETTINGS, num_workers=1)["left_out"] == []

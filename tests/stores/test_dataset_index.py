@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -167,3 +168,19 @@ def test_real_data(shared_data: Path) -> None:
     coco = open_index("coco", root=shared_data / "coco", split="train")
     assert (len(coco), len(coco.class_names)) == (128, 80)
     assert -1 <= coco.labels.min() < coco.labels.max() < 80
+
+
+def test_an_image_that_is_gone_is_not_one_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "n").mkdir()
+    (tmp_path / "n" / "a.jpg").write_bytes(b"a")
+    (tmp_path / "n" / "nowhere.jpg").symlink_to(tmp_path / "nothing")
+    index = open_index("folder", root=tmp_path)
+    (tmp_path / "n" / "a.jpg").unlink()
+    with pytest.raises(UserError, match=r"a\.jpg was there when the data set was listed and is gone"):
+        index.read(0)
+    with pytest.raises(FileNotFoundError):  # it was so when it was listed: its row says so
+        index.read(1)
+    shutil.rmtree(tmp_path / "n")
+    (tmp_path / "n").touch()
+    with pytest.raises(UserError, match=r"is gone \(Not a directory\)"):
+        index.read(0)
