@@ -92,9 +92,9 @@ def read_listed(path: Path, size_bytes: int) -> bytes:
     except OSError as error:
         if error.errno in _GONE and size_bytes:
             raise UserError(
-                f"{path} was there when the data set was listed and is gone ({error.strerror}). Put it back and run the "
-                "same command again, which goes on where it was; or begin anew, with another --out, once the data set "
-                "is settled."
+                f"{path} was there when the data set was listed and is gone ({error.strerror}). Put it back and run "
+                "the same command again, which goes on where it was; or begin anew, with another --out, once the data "
+                "set is settled."
             ) from error
         raise
 

@@ -17,6 +17,7 @@ from backdrop.saliency import report_page
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
 from backdrop.saliency.deepusps2.deepusps import default_preset, train
 from backdrop.saliency.deepusps2.phases import decayed, phases
+from backdrop.saliency.deepusps2.pseudo_labels import square_image
 from backdrop.saliency.deepusps2.settings import DeepUspsSettings, check, choose_settings, is_papers
 from backdrop.saliency.deepusps2.training_log import read_training_log, run_of
 from backdrop.saliency.detectors import open_detector
@@ -356,9 +357,7 @@ def test_opening_a_detector_leaves_the_global_generator_alone(finished: Path) ->
 
 
 def test_images_that_are_gone_are_not_left_out_for_good(tmp_path: Path) -> None:
-    index = draw_images(tmp_path / "images", 5)
-    index.path(2).rename(tmp_path / "away.jpg")
-    with pytest.raises(UserError, match=r"2\.jpg was there when the data set was listed and is gone"):
-        train(index, tmp_path / "run", SETTINGS, num_workers=1)
-    (tmp_path / "away.jpg").rename(index.path(2))
-    assert train(index, tmp_path / "run", SETTINGS, num_workers=1)["left_out"] == []
+    absent = tmp_path / "a.jpg"
+    with pytest.raises(UserError, match=r"a\.jpg was there when the data set was listed and is gone"):
+        square_image(absent, 9, "a.jpg", ["rbd"], 32)
+    assert "No such file" in square_image(absent, 0, "a.jpg", ["rbd"], 32).problem
