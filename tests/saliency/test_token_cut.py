@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse.linalg import ArpackNoConvergence
 
 from backdrop.errors import UserError
 from backdrop.saliency.detectors import open_detector
+from backdrop.saliency.features import token_cut as module
 from backdrop.saliency.features.token_cut import token_cut
 from backdrop.saliency.features.token_features import MAX_PATCHES, resized_to_patches, within_max_patches
 from backdrop.saliency.inference import predict_folder
@@ -109,6 +111,20 @@ def test_an_object_larger_than_the_background_is_found_by_the_corners_alone() ->
     np.testing.assert_array_equal(ours.component_hw, mask_hw)
     assert ours.is_flipped
     assert ours.vector_N[ours.seed] == ours.vector_N.max()
+
+
+def test_where_lanczos_does_not_converge_the_graph_is_solved_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_end(*arguments: object, **options: object) -> None:
+        raise ArpackNoConvergence("too many steps", np.empty(0), np.empty((42, 0)))
+
+    keys_ND = two_clusters((6, 7), planted((6, 7), (1, 2, 3, 3)), 3)
+    expected = token_cut(keys_ND, (6, 7))
+    monkeypatch.setattr(module, "eigsh", without_end)
+    found = token_cut(keys_ND, (6, 7))
+    assert expected is not None
+    assert found is not None
+    np.testing.assert_allclose(found.vector_N, expected.vector_N, atol=1e-9)
+    np.testing.assert_array_equal(found.component_hw, expected.component_hw)
 
 
 @pytest.mark.parametrize("num", [1, 2, 9])
