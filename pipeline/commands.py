@@ -185,6 +185,7 @@ def store_recompute(
 @root_option("Where the images lie.")
 @click.option("--rows", default=None, metavar="N|all", help="Write so many rows, spread evenly. Default: 2000.")
 @click.option("--out", type=path_type, default=None, help="Default: <store>.gallery beside it, of a URL in --cache.")
+@click.option("--overwrite", is_flag=True, help="Write it over another gallery that lies there.")
 @click.option("--serve", is_flag=True, help="Write nothing: serve all rows to the browsers of this machine.")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="For --serve. Default: any free one.")
 @allow_partial_option
@@ -194,6 +195,7 @@ def store_view(
     root: Path | None,
     rows: str | None,
     out: Path | None,
+    overwrite: bool,
     serve: bool,
     port: int,
     allow_partial: bool,
@@ -206,8 +208,10 @@ def store_view(
     from backdrop.pipeline.gallery.source_images import find_images
     from backdrop.stores.sharing.store_cache import open_for_reading
 
-    if serve and (out is not None or rows is not None):
-        raise UserError("--out and --rows are for a page that is written; --serve shows all rows and writes nothing.")
+    if serve and (out is not None or rows is not None or overwrite):
+        raise UserError(
+            "--out, --rows and --overwrite are for a page that is written; --serve shows all rows and writes nothing."
+        )
     if port and not serve:
         raise UserError("--port is for --serve.")
     num_rows = parse_num_rows(rows)
@@ -220,7 +224,7 @@ def store_view(
             opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)")
         )
     else:
-        page = write_gallery(opened, images, choose_rows(opened, num_rows), out)
+        page = write_gallery(opened, images, choose_rows(opened, num_rows), out, overwrite=overwrite)
         print_result({"gallery": str(page)}, f"gallery: {page}")
 
 

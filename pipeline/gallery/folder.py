@@ -9,6 +9,7 @@ script of rows is written after the pictures of its rows.
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -35,7 +36,9 @@ PAGE = "index.html"
 _ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
-def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Path | None = None) -> Path:
+def write_gallery(
+    store: Store, images: SourceImages, rows: np.ndarray, out: Path | None = None, *, overwrite: bool = False
+) -> Path:
     """Write the page; one of the same rows of the same store that is there already is kept.
 
     Args:
@@ -43,6 +46,7 @@ def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Pat
         images: what was found of its images.
         rows: the rows to show, ascending.
         out: the folder; it appears whole or not at all. None = beside the store.
+        overwrite: put it in the place of another gallery that lies there; never of anything else.
 
     Returns:
         The page, out/index.html.
@@ -55,20 +59,23 @@ def write_gallery(store: Store, images: SourceImages, rows: np.ndarray, out: Pat
         raise UserError(f"{store.path} has no row yet; give the command that builds it again, it resumes")
     out = out or store.path.with_suffix(".gallery")
     record = _record(store, images, rows)
-    if out.exists():
-        _check_same(out, record)
+    if out.exists() and _is_same(out, record, overwrite=overwrite):
         return out / PAGE
     partial = out.with_name(out.name + PARTIAL)
     with disk_errors(out):
         partial.mkdir(parents=True, exist_ok=True)
-        if any(partial.iterdir()):
-            _check_same(partial, record)
+        # What a killed command left of another gallery was never one.
+        if any(partial.iterdir()) and not _is_same(partial, record, overwrite=True):
+            shutil.rmtree(partial)
+            partial.mkdir()
         write_aside(partial / RECORD, json.dumps(record, indent=1) + "\n")
         (partial / "data").mkdir(exist_ok=True)
         _write_rows(store, images, rows, partial)
         write_aside(partial / "data" / "store.js", content.store_script(store, images, rows))
         for name, text in page_files().items():
             write_aside(partial / name, text)
+        if out.exists():  # another gallery, to be overwritten
+            shutil.rmtree(out)
         partial.rename(out)
         sync(out.parent)
     return out / PAGE
@@ -92,8 +99,11 @@ def _record(store: Store, images: SourceImages, rows: np.ndarray) -> dict[str, A
     }
 
 
-def _check_same(folder: Path, record: Mapping[str, Any]) -> None:
-    """Raise UserError unless a folder holds the gallery of this record."""
+def _is_same(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Whether a folder holds the gallery of this record, and not another one that may be overwritten.
+
+    Raises: UserError: it holds another one that may not be, or no gallery.
+    """
     try:
         there = json.loads((folder / RECORD).read_bytes())
         different = [name for name in record if there[name] != record[name]]
@@ -101,9 +111,30 @@ def _check_same(folder: Path, record: Mapping[str, Any]) -> None:
         raise UserError(
             f"{folder} is there already and no gallery of a store; remove it, or give another --out"
         ) from error
-    if different:
-        what = ", ".join(f"{name} {there[name]!r}, not {record[name]!r}" for name in different)
-        raise UserError(f"{folder} is another gallery ({what}); remove it, or give another --out")
+    if different and not overwrite:
+        raise UserError(
+            f"{folder} holds a gallery of {_how_it_differs(there, record)}. Write the new one over it with "
+            "--overwrite, or give another --out"
+        )
+    return not different
+
+
+def _how_it_differs(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
+    """What another gallery shows, for people. Args: as they are kept in `RECORD`."""
+    if there["store_id"] != record["store_id"]:
+        return "another store, or of this one when less or more of it was built"
+    if there["rows_sha256"] != record["rows_sha256"]:
+        return f"{there['num_rows']:,} rows of the same store, where {record['num_rows']:,} were asked for"
+    if there["images"] != record["images"]:
+        return (
+            f"the same rows with {_whose(there['images'])}, where now it would be made with {_whose(record['images'])}"
+        )
+    return "the same rows, made by another version of Backdrop"
+
+
+def _whose(images: str) -> str:
+    """The images of a gallery. Args: images: where they were found, "" = nowhere."""
+    return f"the images of {images}" if images else "no images beside the masks"
 
 
 def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, folder: Path) -> None:

@@ -189,10 +189,31 @@ def test_nothing_of_others_is_overwritten(store: Store, images: SourceImages, tm
     with pytest.raises(UserError, match="no gallery of a store; remove it, or give another --out"):
         write_gallery(store, images, rows, tmp_path / "notes")
     write_gallery(store, images, rows, tmp_path / "g")
-    with pytest.raises(UserError, match="num_rows 4, not 5"):
+    with pytest.raises(
+        UserError, match=r"holds a gallery of 4 rows of the same store, where 5 were asked for\..* --overwrite"
+    ):
         write_gallery(store, images, choose_rows(store, 5), tmp_path / "g")
-    with pytest.raises(UserError, match="images"):
+    words = "the same rows with the images of the data set's folder, where now .* with no images beside"
+    with pytest.raises(UserError, match=words):
         write_gallery(store, find_images(store, None), rows, tmp_path / "g")
+
+
+def test_a_gallery_is_written_over_another_when_asked_and_over_nothing_else(
+    store: Store, images: SourceImages, tmp_path: Path
+) -> None:
+    out = tmp_path / "g"
+    write_gallery(store, images, choose_rows(store, 4), out)
+    (tmp_path / "g.partial").mkdir()
+    shutil.copy(out / "gallery.json", tmp_path / "g.partial")  # a kill's, of another number of rows
+    write_gallery(store, images, choose_rows(store, 5), out, overwrite=True)
+    write_gallery(store, images, choose_rows(store, 5), tmp_path / "fresh")
+    assert tree(out) == tree(tmp_path / "fresh")
+    assert not (tmp_path / "g.partial").exists()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="no gallery of a store; remove it"):
+        write_gallery(store, images, choose_rows(store, 4), tmp_path / "notes", overwrite=True)
+    assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 
 
 # ------------------------------------------------------------------------------------------------------- which rows
@@ -383,8 +404,9 @@ def test_the_command_writes_beside_the_store(data: Path, tmp_path: Path, monkeyp
     ("words", "said"),
     [
         (["--port", "80"], "--port is for --serve"),
-        (["--serve", "--rows", "9"], "--out and --rows"),
-        (["--serve", "--out", "x"], "--out and --rows"),
+        (["--serve", "--rows", "9"], "--out, --rows and"),
+        (["--serve", "--out", "x"], "--out, --rows and"),
+        (["--serve", "--overwrite"], "--out, --rows and"),
         (["--rows", "none"], "'all'"),
         (["--root", "nowhere"], "nowhere does not exist"),
     ],

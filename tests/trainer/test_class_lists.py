@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from backdrop.trainer.evaluation.data.class_lists import (
     IMAGENET_A,
@@ -11,6 +12,7 @@ from backdrop.trainer.evaluation.data.class_lists import (
     SHAPE_CATEGORIES,
     in9_of_class,
 )
+from backdrop.trainer.evaluation.data.imagenet import note_other_classes
 from tests.material.evaluation_fixtures import WNIDS
 
 
@@ -38,3 +40,18 @@ def test_the_16_categories_have_207_classes_in_alphabetical_order() -> None:
     assert [len(SHAPE_CATEGORIES[name]) for name in ("bird", "dog", "truck")] == [49, 109, 8]
     assert np.isin(in9_of_class()[list(SHAPE_CATEGORIES["dog"])], (0, -1)).all()
     assert WNIDS[SHAPE_CATEGORIES["knife"][0]] == "n03041632"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("apple", "pear"), "classes: those of the 2 folders, which are not ImageNet's (apple, pear); the score is of"),
+        ((WNIDS[0], "n1440765"), "warning: 1 of 2 class folders are not named as ImageNet's are (n1440765)"),
+        ((WNIDS[0], *"abcd"), "warning: 4 of 5 class folders are not named as ImageNet's are (a, b, c, ...)"),
+    ],
+)
+def test_classes_that_are_not_imagenets_are_said(
+    names: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note_other_classes(names)
+    assert said in capsys.readouterr().err

@@ -24,7 +24,7 @@ from backdrop.settings import above, at_least, check_settings, one_of
 from backdrop.stores.drawn_sample import background_variants
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
-from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, release_of
+from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, note_other_classes, release_of
 from backdrop.trainer.evaluation.data.images import LAYOUT as LAYOUT_OF_SPLITS
 from backdrop.trainer.evaluation.data.images import Images, labels_as, open_class_folders, open_split, strays_beside
 from backdrop.trainer.evaluation.data.transforms import Transform, as_published, standard
@@ -107,6 +107,8 @@ def _count(data: Path, sets: dict[str, DatasetIndex], result: Result) -> None:
             result.expect(f"{split} images", len(sets[split]), expected)
         else:
             result.facts[f"{split} images"] = {"seen": len(sets[split])}
+    if not is_imagenet:
+        note_other_classes(sets["train"].class_names)
     num_missing = len(WNIDS) - len(sets["train"].class_names)
     if is_imagenet and num_missing:
         result.problems.append(f"{num_missing} of {len(WNIDS)} classes have no training image")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.progress import note, warn
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
 from backdrop.trainer.evaluation.data.images import (
     IMAGE_SUFFIXES,
@@ -83,10 +84,28 @@ def wnid_split(folder: Path, result: Result) -> Images:
     return replace(images, strays=())
 
 
+def note_other_classes(class_names: Sequence[str]) -> None:
+    """Say that class folders are not, or not all, ImageNet's: a score of other classes compares with no paper's.
+
+    Args: class_names: of the folders, in the order of the classes.
+    """
+    strange = [name for name in class_names if name not in CLASS_OF_WNID]
+    named = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+    num = len(class_names)
+    if len(strange) == num:
+        note(f"classes: those of the {num} folders, which are not ImageNet's ({named}); the score is of them alone")
+    else:
+        warn(
+            f"warning: {len(strange)} of {num} class folders are not named as ImageNet's are ({named}): this is no "
+            "score of ImageNet. Are they misspelt, or of another data set?"
+        )
+
+
 def _other_classes(data: Path, result: Result) -> Splits:
     train, val = open_split(data, "train"), open_split(data, "val")
     names = train.class_names
     result.facts["release"] = release_of(data, is_imagenet=False)
+    note_other_classes(names)
     for split, index in (("train", train), ("val", val)):
         result.note_strays([f"{split}/{name}" for name in strays_beside(index)])
         result.facts[f"{split} images"] = {"seen": len(index)}
