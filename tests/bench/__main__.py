@@ -1,6 +1,6 @@
 """Run the measurements named on the command line (default: all) and write bench.json.
 
-python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [trainer] [evaluation]
+python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [backgrounds] [trainer] [evaluation]
 """
 
 import json
@@ -15,7 +15,7 @@ import cli  # noqa: F401  it sets for torch what every command runs with, for al
 # numpy's own threads would wait for each other on the one core that the measurements are given.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-BENCHES = ("detectors", "dense_crf", "stores", "sampler", "loader", "trainer", "evaluation")
+BENCHES = ("detectors", "dense_crf", "stores", "sampler", "loader", "backgrounds", "trainer", "evaluation")
 OUT = Path("bench.json")
 
 
