@@ -18,7 +18,8 @@ NOT_MEASURED = "not measured here"
 # Of the scores at a fixed 0.5: a detector is not used there.
 _LEFT_OUT = ("IoU",)
 _SCORES = {name: key for name, key in COLUMNS.items() if name not in _LEFT_OUT}
-HEAD = ("detector", "needs", *_SCORES, "IoU", "cut at", "images/s", "published")
+HEAD = ("detector", "needs", "published", *_SCORES, "IoU", "cut at", "images/s")
+_NUM_TEXT_COLUMNS = 3
 # By what a detector's name begins with.
 _NEEDS = {
     "masks": "maps made elsewhere",
@@ -65,7 +66,7 @@ def rows_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     families = {_family(cell.detector) for cell in cells}
     others = [each for each in LITERATURE if name in each.figures and each.family not in families]
     blank = ("",) * (len(HEAD) - 4)
-    return measured + [(each.name, each.needs, NOT_MEASURED, *blank, _figures(each, name)) for each in others]
+    return measured + [(each.name, each.needs, _figures(each, name), NOT_MEASURED, *blank) for each in others]
 
 
 def _measured(cell: Cell, published: str) -> tuple[str, ...]:
@@ -73,11 +74,11 @@ def _measured(cell: Cell, published: str) -> tuple[str, ...]:
     return (
         cell.detector,
         _needs(cell.detector),
+        "; ".join(_figures(each, published, with_name=len(known) > 1) for each in known),
         *(_number(cell.scores[key]) for key in _SCORES.values()),
         _number(cell.iou),
         f"{cell.threshold:g}",
-        f"{cell.images_per_s:.1f} ({cell.where})",
-        "; ".join(_figures(each, published, with_name=len(known) > 1) for each in known),
+        f"{cell.images_per_s:.1f}",
     )
 
 
@@ -128,10 +129,27 @@ def markdown(cells: Sequence[Cell]) -> str:
     """The whole ladder in Markdown, a table per set. Args: cells: of `measure_all`."""
     parts = []
     for name, of_set in of_sets(cells).items():
-        lines = [HEAD, ("---",) * len(HEAD), *rows_of(of_set)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"{_title(name, of_set)}:\n\n{table}\n")
+        head, *rows = _shown(of_set)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
+        parts.append(f"{_title(name, of_set)} ({_where(of_set)}):\n\n{table}\n")
     return "\n".join(parts)
+
+
+def _shown(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+    """Head and rows of a set, without the column of published figures where there are none."""
+    lines = [HEAD, *rows_of(cells)]
+    at = HEAD.index("published")
+    return lines if any(line[at] for line in lines[1:]) else [(*line[:at], *line[at + 1 :]) for line in lines]
+
+
+def _where(cells: Sequence[Cell]) -> str:
+    """What the detectors ran on: in a word where that is the same for all."""
+    places = dict.fromkeys(cell.where for cell in cells)
+    if len(places) == 1:
+        return f"measured on {cells[0].where}"
+    return "; ".join(
+        f"{', '.join(cell.detector for cell in cells if cell.where == place)} on {place}" for place in places
+    )
 
 
 def _title(name: str, cells: Sequence[Cell]) -> str:
@@ -162,7 +180,11 @@ def render(cells: Sequence[Cell]) -> str:
 
 
 def _body(name: str, cells: Sequence[Cell]) -> str:
-    rows = [[escape(value) for value in row] for row in rows_of(cells)]
+    head, *rows = [[escape(value) for value in line] for line in _shown(cells)]
     whole = published_set(name)
-    note = f'<p class="note">Published: on all of {escape(whole)}.</p>' if whole else ""
-    return document.table([*map(escape, HEAD)], rows, label=f"detectors on {name}", num_text_columns=2) + note
+    num_text_columns = _NUM_TEXT_COLUMNS - (len(HEAD) - len(head))
+    note = f"Images/s: {_where(cells)}.{f' Published: on all of {whole}.' if whole else ''}"
+    return (
+        document.table(head, rows, label=f"detectors on {name}", num_text_columns=num_text_columns)
+        + f'<p class="note">{escape(note)}</p>'
+    )

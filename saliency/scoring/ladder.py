@@ -130,4 +130,4 @@ def _where(detector: Detector) -> str:
 
     if detector.uses_gpu and torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"1 process, {num_cores()} cores"
+    return f"{num_cores()} cores, in one process"

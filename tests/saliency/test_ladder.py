@@ -1,6 +1,7 @@
 """The ladder: its cells against `saliency evaluate`, kept and resumed; its tables; what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,8 @@ def test_the_command_writes_page_and_tables(data: Path, tmp_path: Path) -> None:
         assert ladder_page.NOT_MEASURED in text
         assert "max F .684, IoU .517 (SelfMask)" in text, "beside rbd's own"
     assert ladder_page.NOT_MEASURED not in of_mine, "nobody published anything about it"
+    assert "published" in of_ecssd
+    assert "published" not in of_mine
     cells = json.loads(CliRunner().invoke(cli.main, [*words, "--quiet", "--json"]).stdout)["cells"]
     assert len(cells) == 4
 
@@ -113,13 +116,19 @@ def test_published_figures_stand_beside_what_is_measured_or_alone() -> None:
     rows = {row[0]: row for row in ladder_page.rows_of([made_up("found:vit.pth"), made_up("artifacts/detector")])}
     assert all(len(row) == len(ladder_page.HEAD) for row in rows.values())
     both = "FOUND, single: max F .733, IoU .637 (SelfMask, not confirmed); FOUND, multi: max F .715, IoU .645"
-    assert rows["found:vit.pth"][-1].startswith(both)
-    assert rows["artifacts/detector"][1:3] == ("its training", ".250")
-    assert rows["artifacts/detector"][-1] == ""
+    assert rows["found:vit.pth"][2].startswith(both)
+    assert rows["artifacts/detector"][1:4] == ("its training", "", ".250")
     assert "FOUND, single" not in rows, "measured here"
-    assert rows["LOST"][2] == ladder_page.NOT_MEASURED
-    assert rows["DeepUSPS, as A2S measured it"][-1] == "F .730, MAE .072 (A2S)"
+    assert rows["LOST"][3] == ladder_page.NOT_MEASURED
+    assert rows["DeepUSPS, as A2S measured it"][2] == "F .730, MAE .072 (A2S)"
     assert "DeepUSPS2" not in rows, "nothing on this set"
+
+
+def test_what_ran_where_is_told() -> None:
+    cells = [made_up("rbd"), made_up("mc")]
+    assert "measured on here)" in ladder_page.markdown(cells)
+    elsewhere = replace(made_up("run"), where="a GPU")
+    assert "(rbd, mc on here; run on a GPU)" in ladder_page.markdown([*cells, elsewhere])
 
 
 def test_the_literature_is_whole() -> None:
