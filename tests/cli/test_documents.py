@@ -247,3 +247,18 @@ def test_the_background_of_the_page_works_as_one_file_more(tmp_path: Path) -> No
     contract.declares_what_it_needs(background)
     contract.keeps_shape_dtype_foreground_and_rows_not_drawn(background)
     contract.replaces_every_background_pixel_or_none(background)
+
+
+def test_the_readmes_detectors_are_an_excerpt_of_the_ladder() -> None:
+    """A figure that is measured anew is changed in both."""
+    ladder = (ROOT / "saliency" / "DETECTORS.md").read_text().partition("## Scores")[2]
+    rows = {row[0]: row for row in table_rows(ladder)[::-1]}  # of a name that several sets have: the first's
+    excerpt = table_rows((ROOT / "README.md").read_text().partition("## What to expect")[2].partition("Small runs")[0])
+    shown = [row for row in excerpt if row[0] and not row[0].startswith("-")]
+    assert len(shown) >= 6
+    for row in shown:
+        assert [cell for cell in row if cell and cell not in rows[row[0]]] == [], row[0]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
