@@ -6,7 +6,7 @@ what a command needs to run is imported when it runs, so that `--help` is fast.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from backdrop.disk_errors import closed_folders
 from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.progress import QUIET_VARIABLE, is_quiet
+from backdrop.utf8_mode import restart_in_utf8_mode
 
 # Of the context: where --json writes; "-" = standard output.
 _JSON_KEY = "backdrop.json"
@@ -98,6 +99,12 @@ class Commands(click.Group):
         super().__init__(*args, **kwargs)
         self._places = dict(places or {})
         self.params.append(quiet_option())
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """Run what a command line says. Args: args: its words; None = this process's. rest, kwargs: Click's."""
+        if args is None:
+            restart_in_utf8_mode()
+        return super().main(args, *rest, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands, sorted."""

@@ -64,7 +64,8 @@ class MaskFolder(Detector):
         digest = hashlib.sha256()
         for path in sorted(self._files()):
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-            digest.update(f"{path.relative_to(self.folder).as_posix()}\0{content}\n".encode())
+            line = f"{path.relative_to(self.folder).as_posix()}\0{content}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
         known = {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
         return {**known, "reading": self.reading.words} if self.reading.words else known
 

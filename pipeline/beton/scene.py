@@ -214,7 +214,7 @@ def scene_blobs(scene: Scene) -> dict[str, bytes]:
         "image": scene.image_jpeg,
         "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
         "background": scene.background_jpeg,
-        "key": scene.key.encode(),
+        "key": scene.key.encode("utf-8", "surrogateescape"),
     }
 
 

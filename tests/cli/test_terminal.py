@@ -9,9 +9,11 @@ from pathlib import Path
 from runpy import run_path
 
 import click
+import numpy as np
 import pytest
 from click.shell_completion import BashComplete, ShellComplete
 from click.testing import CliRunner
+from PIL import Image
 
 from backdrop import cli
 from backdrop.progress import QUIET_VARIABLE, is_quiet, note, stage_bar, warn
@@ -169,3 +171,21 @@ def test_the_shell_gets_a_script_of_completions() -> None:
 def test_completions(words: list[str], incomplete: str, offered: set[str]) -> None:
     shell: ShellComplete = BashComplete(cli.main, {}, "backdrop", "_BACKDROP_COMPLETE")
     assert {item.value for item in shell.get_completions(words, incomplete)} == offered
+
+
+def test_names_beyond_ascii_are_read_in_every_locale(tmp_path: Path) -> None:
+    names = ["gr\u00fcn", os.fsdecode(b"b\xff")]
+    for folder, suffix in (("bilder-\u00e4", ".jpg"), ("masken-\u00e4", ".png")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / folder / f"{name}{suffix}")
+    words = ["--images", "bilder-\u00e4", "--detector", "masks:masken-\u00e4", "--out", "maps-\u00e4", "--quiet"]
+    # PATH alone of the environment: no locale, and neither of Python's two ways out of it.
+    environment = {"PATH": os.environ["PATH"], "LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), "saliency", "predict", *words],
+        cwd=tmp_path, env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    assert json.loads(process.stdout)["problems"] == {}
+    assert sorted(path.stem for path in (tmp_path / "maps-\u00e4").glob("*.png")) == sorted(names)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -285,3 +286,12 @@ def test_a_blob_of_wrong_bytes_is_not_handed_over(beton: Path, is_outside: bool)
         file_bytes[int(record["key_ptr"])] ^= 1
     with pytest.raises(CorruptStore, match="row 4: the bytes of its key"):
         read_blob(file_bytes, record, "key")
+
+
+def test_a_key_that_is_no_text_goes_into_its_record_as_its_bytes() -> None:
+    nothing = np.zeros((0, 0), np.uint8)
+    of_row = scene.Scene(
+        row=0, key=os.fsdecode(b"b\xff.jpg"), label=0, status=Status.DECODE_ERROR, height=0, width=0, image_jpeg=b"",
+        mask_packed=nothing, background_jpeg=b"", background_height=0, background_width=0,
+    )  # fmt: skip
+    assert scene.scene_blobs(of_row)["key"] == b"b\xff.jpg"
