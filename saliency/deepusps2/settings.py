@@ -158,7 +158,7 @@ PRESETS = {
         crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),
         crf_test_size_px=432,
     ),
-    # small at the size of a GPU: a network as wide as the papers' at four times the pixels, twice as long. Its rates were
+    # small at the size of a GPU: a network as wide as the papers' at four times the pixels, twice as long. Rates were
     # tried at 64 px only, on 128 photographs: 4e-3 lowers the loss no further in as many epochs, and jumps.
     "medium": DeepUspsSettings(
         architecture="drn_d_22",
