@@ -11,12 +11,11 @@ A mask is `numpy.unpackbits(mask[begin:end].reshape(height, -1), axis=1, count=w
 mask (status 3 or 4) has no bytes. The file's attributes hold the store's id and identity, and this in short.
 """
 
+import io
 import json
-import os
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -27,6 +26,9 @@ from backdrop.errors import UserError
 from backdrop.stores.format import schema
 from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 FORMAT = "backdrop-hdf5"
 FORMAT_VERSION = 1
@@ -59,26 +61,50 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
     if _is_exported(out, store):
         return out
     store.prefetch(*(column.name for column in schema.COLUMNS), "key", "message", "mask")
-    with disk_errors(out), _disk_errors_of_hdf5():
+    with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(out) as aside, h5py.File(aside, "w") as file:
-            _write_attributes(file, store)
-            for column in schema.COLUMNS:
-                file.create_dataset(column.name, (len(store), *column.row_shape), column.dtype)
-            _write_rows(file, store, progress)
+        with written_aside(out) as aside, _PatientFile(aside, "w+") as disk:
+            with h5py.File(disk, "w") as file:
+                _write_attributes(file, store)
+                for column in schema.COLUMNS:
+                    file.create_dataset(column.name, (len(store), *column.row_shape), column.dtype)
+                _write_rows(file, store, disk, progress)
+            disk.check()
     return out
 
 
-@contextmanager
-def _disk_errors_of_hdf5() -> Iterator[None]:
-    """A disk's refusal that HDF5 only meets when it closes a file is a RuntimeError, with the number in its text."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        number = re.search(r"errno = (\d+)", str(error))
-        if number is None or getattr(error, "errno", None):
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+class _PatientFile(io.FileIO):
+    """A file that keeps a disk's refusal to itself until it is asked.
+
+    HDF5 does not live with one: its library cannot close the file then, h5py prints tracebacks while it lets go of the
+    parts, and a later file may end the process. It gets no error to see; what follows the refusal is not written.
+    """
+
+    refusal: OSError | None = None
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write all of it, or nothing any more."""
+        left = memoryview(data).cast("B")
+        num_bytes = len(left)
+        while len(left) and self.refusal is None:
+            try:
+                left = left[super().write(left) :]
+            except OSError as error:
+                self.refusal = error
+        return num_bytes
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Set the length of the file, unless it refuses."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.refusal = self.refusal or error
+            return size or 0
+
+    def check(self) -> None:
+        """Raise the disk's refusal, if there was one."""
+        if self.refusal is not None:
+            raise self.refusal
 
 
 def _write_attributes(file: h5py.File, store: Store) -> None:
@@ -90,7 +116,7 @@ def _write_attributes(file: h5py.File, store: Store) -> None:
     file.attrs["how_to_read"] = HOW_TO_READ
 
 
-def _write_rows(file: h5py.File, store: Store, progress: Callable[[int], None]) -> None:
+def _write_rows(file: h5py.File, store: Store, disk: _PatientFile, progress: Callable[[int], None]) -> None:
     """Part by part, so that memory holds the masks of one."""
     offsets = _offsets(store)
     file["mask_offsets"] = offsets
@@ -112,6 +138,7 @@ def _write_rows(file: h5py.File, store: Store, progress: Callable[[int], None]) 
             progress(1)
         if packed:
             mask[offsets[first] : offsets[last]] = np.concatenate(packed)
+        disk.check()  # soon, for what was not written cannot be read again either
 
 
 def _offsets(store: Store) -> np.ndarray:
