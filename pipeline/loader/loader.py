@@ -35,8 +35,9 @@ from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_ba
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.scene_field import Layout, SceneDecoder
 from backdrop.pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
-from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, Batch, ViewBatch, WholeBatch
+from backdrop.pipeline.views.batch import Batch, ViewBatch, WholeBatch
 from backdrop.pipeline.views.view_plan import ViewPlan
+from backdrop.settings import check_settings
 
 
 class Loader:
@@ -170,15 +171,7 @@ class Loader:
 
 
 def _check(options: LoaderOptions) -> None:
-    if options.batches_ahead < 1 or options.num_threads < 0:
-        raise UserError(
-            f"batches_ahead is {options.batches_ahead}, num_threads {options.num_threads}; allowed: from 1 and from 0 "
-            "on"
-        )
-    if options.geometry not in GEOMETRIES:
-        raise UserError(f"geometry is {options.geometry!r}; allowed: {', '.join(GEOMETRIES)}")
-    if options.bad_rows not in BAD_ROWS:
-        raise UserError(f"bad_rows is {options.bad_rows!r}; allowed: {', '.join(BAD_ROWS)}")
+    check_settings(options)
     if options.shrink_on_decoding and options.geometry != "host":
         raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
 

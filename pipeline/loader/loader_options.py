@@ -1,35 +1,43 @@
 """What may be chosen of a loader besides the file and the views."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
+from backdrop.settings import SEEDS, at_least, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
-    """How a loader goes through its rows.
+    """How a loader goes through its rows."""
 
-    batch_size: rows per batch of this rank. seed: of order and draws.
-    num_threads: threads that decode, 0 = one per core.
-    batches_ahead: batches prepared in advance, and further batches taken before one becomes invalid.
-    rank, world_size: this process's share of the rows. drop_last: leave out a last batch that is not full.
-    rows: int64, visit only these; None = all.
-    geometry: where views are cut, one of GEOMETRIES; "device" hands over `WholeBatch`es: less work for the host, more
-        bytes for the bus.
-    bad_rows: what to do where the bytes of a row are damaged, one of BAD_ROWS; with "skip" another row takes its place
-        and `Batch.skipped` says so.
-    shrink_on_decoding: decode an image 2, 4 or 8 times smaller where every view of it keeps as many pixels as it has;
-        faster for small views of large images, pixels differ a little.
-    """
-
-    batch_size: int
-    seed: int
-    num_threads: int = 0
-    batches_ahead: int = 3
-    rank: int = 0
-    world_size: int = 1
-    drop_last: bool = True
-    rows: np.ndarray | None = None
-    geometry: str = "host"
-    bad_rows: str = "error"
-    shrink_on_decoding: bool = False
+    batch_size: Annotated[int, at_least(1), "Rows per batch of this rank"]
+    seed: Annotated[int, SEEDS, "Decides order and draws"]
+    num_threads: Annotated[int, at_least(0), "Threads that decode; 0 = one per core"] = 0
+    batches_ahead: Annotated[
+        int,
+        at_least(1),
+        "Batches prepared in advance, and further batches taken before one becomes invalid",
+    ] = 3
+    rank: Annotated[int, at_least(0), "Which of the processes that share the rows this is"] = 0
+    world_size: Annotated[int, at_least(1), "Number of those processes"] = 1
+    drop_last: Annotated[bool, "Whether a last batch that is not full is left out"] = True
+    rows: Annotated[np.ndarray | None, "int64, visit only these; None = all"] = None
+    geometry: Annotated[
+        str,
+        one_of(GEOMETRIES),
+        "Where views are cut; device hands over `WholeBatch`es: less work for the host, more bytes for the bus",
+    ] = "host"
+    bad_rows: Annotated[
+        str,
+        one_of(BAD_ROWS),
+        "What to do where the bytes of a row are damaged; with skip another row takes its place and `Batch.skipped` "
+        "says so",
+    ] = "error"
+    shrink_on_decoding: Annotated[
+        bool,
+        "Decode an image 2, 4 or 8 times smaller where every view of it keeps as many pixels as it has; faster for "
+        "small views of large images, pixels differ a little",
+    ] = False

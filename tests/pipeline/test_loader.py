@@ -218,10 +218,10 @@ def test_an_error_of_our_own_arrives_too(beton: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"batch_size": 0}, "at least 1"),
+        ({"batch_size": 0}, "1 or more"),
         ({"batch_size": 500}, "smaller batch size"),
         ({"batch_size": 2, "rank": 2, "world_size": 2}, "rank is 2 of 2"),
-        ({"batch_size": 2, "batches_ahead": 0}, "batches_ahead is 0"),
+        ({"batch_size": 2, "batches_ahead": 0}, "batches_ahead=0 must be 1 or more"),
     ],
 )
 def test_settings_out_of_range_are_refused(beton: Path, options: dict, words: str) -> None:

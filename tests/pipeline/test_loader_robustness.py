@@ -281,7 +281,7 @@ def test_a_file_of_bad_rows_is_an_error_all_the_same(
 
 
 def test_an_unknown_policy_is_named(beton: Path) -> None:
-    with pytest.raises(UserError, match="bad_rows is 'ignore'; allowed: error, skip"):
+    with pytest.raises(UserError, match="bad_rows='ignore' is unknown; allowed: error, skip"):
         Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, bad_rows="ignore"))
 
 

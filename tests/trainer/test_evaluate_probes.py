@@ -14,6 +14,7 @@ from torchvision.transforms import functional as theirs
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views import crops
+from backdrop.trainer.downstream_settings import check_schedule
 from backdrop.trainer.evaluation.data.images import ArrayImages, Images
 from backdrop.trainer.evaluation.data.transforms import Transform, random_resized_crop, resized_to_square
 from backdrop.trainer.evaluation.harness.subject import weights_digest
@@ -209,7 +210,7 @@ def test_the_rate_follows_its_schedule() -> None:
     assert [lr_fraction(cosine, epoch) for epoch in (1, 2, 7, 12)] == pytest.approx([0.5, 1.0, 0.5, 0.0])
     for wrong in ({"step_epochs": (4,)}, {"step_epochs": (6, 4)}, {"warmup_epochs": 10}, {"epochs": 0}, {"lr": -1.0}):
         with pytest.raises(UserError):
-            _probe.check_schedule(replace(steps, **wrong))
+            check_schedule(replace(steps, **wrong))
 
 
 def test_top_accuracies_count_equal_logits_once() -> None:

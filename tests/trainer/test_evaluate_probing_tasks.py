@@ -400,7 +400,8 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(trunk_lr: float, imagenet: 
         settings, schedule, head_lr=2.0, trunk_lr=trunk_lr, seed=0, score_epochs=1
     ).model.state_dict()
     for name, value in expected.state_dict().items():
-        torch.testing.assert_close(fitted[name], value, rtol=1e-4, atol=1e-5)
+        # In float32, and BatchNorm over a few images enlarges the rounding, which the number of threads changes.
+        torch.testing.assert_close(fitted[name], value, rtol=1e-4, atol=1e-4)
     assert (expected[0].conv.weight - start).abs().max() >= 1e-3 * trunk_lr  # far above the rounding
 
 
