@@ -114,7 +114,7 @@ def pull(url: str, out: Path, *, progress: bool = True) -> dict:
             objects, num_bytes = _fetch_all(storage, manifest, staging, progress)
             write_durably(data, staging / "store" / schema.MANIFEST, staging / "partial")
             _put_in_place(staging / "store", out)
-        except (FileNotFoundError, CorruptStore):
+        except (FileNotFoundError, UserError):
             # The stage goes when it is renamed, also from under a check: another pull of this store was faster.
             if not _is_there(out, store_id):
                 raise

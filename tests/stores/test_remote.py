@@ -384,6 +384,23 @@ def test_publishers_and_pulls_of_one_store_may_race(url: str, store: Path, tmp_p
     assert ObjectStorage(url).sizes().keys() == tree(store).keys()
 
 
+def test_a_pull_whose_stage_another_pull_took_is_done(
+    url: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one puts the shared stage in place between this one's last fetch and its check of the whole."""
+    send(store, url)
+    check = backdrop.stores.sharing.remote.verify
+
+    def verify_late(stage: Path, *, full: bool) -> list:
+        monkeypatch.setattr(backdrop.stores.sharing.remote, "verify", check)
+        fetch(url, tmp_path / "out")
+        return check(stage, full=full)
+
+    monkeypatch.setattr(backdrop.stores.sharing.remote, "verify", verify_late)
+    assert fetch(url, tmp_path / "out")["store_id"] == id_of(store)
+    assert tree(tmp_path / "out") == tree(store)
+
+
 @pytest.mark.parametrize("answer", [True, None])
 def test_storage_without_conditional_creates(
     answer: bool | None,
