@@ -13,6 +13,7 @@ mask (status 3 or 4) has no bytes. The file's attributes hold the store's id and
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+    from _typeshed import ReadableBuffer, WriteableBuffer
 
 FORMAT = "backdrop-hdf5"
 FORMAT_VERSION = 1
@@ -63,7 +64,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
     store.prefetch(*(column.name for column in schema.COLUMNS), "key", "message", "mask")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(out) as aside, _PatientFile(aside, "w+") as disk:
+        with written_aside(out) as aside, _PatientFile(aside) as disk:
             with h5py.File(disk, "w") as file:
                 _write_attributes(file, store)
                 for column in schema.COLUMNS:
@@ -77,29 +78,68 @@ class _PatientFile(io.FileIO):
     """A file that keeps a disk's refusal to itself until it is asked.
 
     HDF5 does not live with one: its library cannot close the file then, h5py prints tracebacks while it lets go of the
-    parts, and a later file may end the process. It gets no error to see; what follows the refusal is not written.
+    parts, and a later file may end the process. It gets no error to see, and reads back what it wrote: from memory what
+    came after the refusal, which is no more than a part, for then it is asked.
     """
 
     refusal: OSError | None = None
 
+    def __init__(self, path: Path) -> None:
+        """Open an empty file. Args: path: of it."""
+        super().__init__(path, "w+")
+        self._kept: list[tuple[int, bytes]] = []  # (offset, content) that the disk did not take, in order
+        self._at = self._end = 0
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Move to an offset from the beginning, from here, or from the end of what HDF5 believes is there."""
+        self._at = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._end}[whence] + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the offset."""
+        return self._at
+
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write all of it, or nothing any more."""
-        left = memoryview(data).cast("B")
-        num_bytes = len(left)
-        while len(left) and self.refusal is None:
-            try:
-                left = left[super().write(left) :]
-            except OSError as error:
-                self.refusal = error
-        return num_bytes
+        """Write all of it, or keep it."""
+        content = memoryview(data).cast("B")
+        try:
+            if self.refusal is None:
+                self._write_all(content)
+        except OSError as error:
+            self.refusal = error
+        if self.refusal is not None:
+            self._kept.append((self._at, bytes(content)))
+        self._at += len(content)
+        self._end = max(self._end, self._at)
+        return len(content)
+
+    def _write_all(self, content: memoryview) -> None:
+        done = 0
+        while done < len(content):
+            done += os.pwrite(self.fileno(), content[done:], self._at + done)
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        """Read what was written, zeros where nothing was."""
+        view = memoryview(buffer).cast("B")
+        there = os.pread(self.fileno(), len(view), self._at)
+        view[: len(there)] = there
+        view[len(there) :] = bytes(len(view) - len(there))
+        for offset, content in self._kept:
+            begin, end = max(offset, self._at), min(offset + len(content), self._at + len(view))
+            if begin < end:
+                view[begin - self._at : end - self._at] = content[begin - offset : end - offset]
+        self._at += len(view)
+        return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Set the length of the file, unless it refuses."""
+        """Set the length of the file, unless the disk refuses."""
+        self._end = self._at if size is None else size
         try:
-            return super().truncate(size)
+            if self.refusal is None:
+                os.ftruncate(self.fileno(), self._end)
         except OSError as error:
-            self.refusal = self.refusal or error
-            return size or 0
+            self.refusal = error
+        return self._end
 
     def check(self) -> None:
         """Raise the disk's refusal, if there was one."""
