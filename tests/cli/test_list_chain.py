@@ -27,6 +27,7 @@ def settings(*changes: str) -> list[str]:
     return [f"--set={change}" for change in changes]
 
 
+@pytest.mark.slow
 def test_a_list_is_all_that_names_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     images = tmp_path / "images"

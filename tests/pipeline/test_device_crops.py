@@ -136,5 +136,5 @@ def test_weights_are_torchvisions(size: tuple[int, int], room: tuple[int, int], 
 
 
 def test_an_unknown_geometry_is_named(beton: Path) -> None:
-    with pytest.raises(UserError, match=r"'gpu'; allowed: host, device"):
+    with pytest.raises(UserError, match=r"geometry='gpu' is unknown; allowed: host, device"):
         Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, geometry="gpu"))
