@@ -285,6 +285,7 @@ def test_the_pages_example_is_one(tmp_path: Path) -> None:
     assert (map_HW.dtype, map_HW.shape, map_HW.sum()) == (np.float32, (8, 12), 4 * 6)
 
 
+@pytest.mark.slow
 def test_a_detector_of_ones_own_labels_images_for_training(tmp_path: Path) -> None:
     plugin = ["--plugin", str(written(tmp_path, "corner.py", PLUGIN))]
     images, maps, run = make_images(tmp_path / "images"), tmp_path / "maps", tmp_path / "run"

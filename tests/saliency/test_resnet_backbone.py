@@ -153,6 +153,7 @@ def test_a_training_starts_from_a_file_with_a_head_of_its_own_size(encoder: dict
     assert load_detector(tmp_path, device="cpu").identity["architecture"] == "resnet50_s8"
 
 
+@pytest.mark.slow
 def test_it_trains_with_tokencut_as_one_more_source(encoder: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"state_dict": after("module.encoder_q.", encoder)}, tmp_path / "moco.pth.tar")
     source = f"tokencut:{tiny_dino(tmp_path / 'dino.pth')}"
