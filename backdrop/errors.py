@@ -1,8 +1,20 @@
 """Errors a user can cause: one class to catch at the command line, the others name what is at fault."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
+
 
 class UserError(Exception):
     """Something the user gave is wrong; the message says what was given, what is allowed and what to do next."""
+
+
+def did_you_mean(given: str, allowed: Sequence[str], *, prefix: str = "") -> str:
+    """Return a sentence with the nearest allowed name, a space before it; "" where none is near.
+
+    Args: given: what is not allowed. allowed: the names. prefix: said before the name.
+    """
+    near = get_close_matches(given, allowed, n=1)
+    return f" Did you mean {prefix}{near[0]}?" if near else ""
 
 
 class CorruptStore(UserError):

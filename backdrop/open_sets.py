@@ -16,7 +16,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from importlib import import_module, metadata
 from inspect import get_annotations
@@ -25,7 +24,7 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Generic, TypeVar, cast
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, did_you_mean
 
 # Paths of plug-in files, as PATH is written; in the environment, so that every process of a run has them.
 PLUGINS_VARIABLE = "BACKDROP_PLUGINS"
@@ -181,10 +180,9 @@ def _entry_points(group: str, search_path: tuple[str, ...]) -> metadata.EntryPoi
 
 def unknown(kind: str, name: str, allowed: Sequence[str]) -> UserError:
     """Return the error about a name that nothing has. Args: kind: of what, in singular. allowed: the names."""
-    near = get_close_matches(name, allowed, n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
     return UserError(
-        f"unknown {kind} {name!r}.{meant} Allowed: {', '.join(allowed)}; one of your own is given with --plugin FILE.py"
+        f"unknown {kind} {name!r}.{did_you_mean(name, allowed)} Allowed: {', '.join(allowed)}; one of your own is "
+        "given with --plugin FILE.py"
     )
 
 
@@ -236,8 +234,7 @@ def _set_of(path: Path, content: bytes) -> str:
 
 def _check_set(path: Path, set_name: str) -> None:
     if set_name not in _SETS:
-        near = get_close_matches(set_name, _SETS, n=1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        meant = did_you_mean(set_name, _SETS)
         raise UserError(
             f"--plugin {path} says BACKDROP_SET = {set_name!r}, which is no set.{meant} Allowed: {', '.join(_SETS)}"
         )

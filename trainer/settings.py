@@ -14,7 +14,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, Background, View, ViewPlan
-from backdrop.settings import SEEDS, at_least, one_of
+from backdrop.settings import SEEDS, at_least, leaves, one_of
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
@@ -209,15 +209,4 @@ def differences(old: RunSettings, new: RunSettings) -> list[str]:
 
 def by_path(settings: RunSettings) -> dict[str, Any]:
     """Return every setting by its path, as overrides name it: {"views.0.size_px": 224, ...}; tuples become lists."""
-    return _flatten(to_json(settings))
-
-
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    is_nested = isinstance(data, dict) or (isinstance(data, (list, tuple)) and data and isinstance(data[0], dict))
-    if not is_nested:
-        return {prefix.rstrip("."): list(data) if isinstance(data, tuple) else data}
-    items = data.items() if isinstance(data, dict) else enumerate(data)
-    flat: dict[str, Any] = {}
-    for name, value in items:
-        flat |= _flatten(value, f"{prefix}{name}.")
-    return flat
+    return {leaf.path: list(leaf.value) if isinstance(leaf.value, tuple) else leaf.value for leaf in leaves(settings)}

@@ -6,7 +6,6 @@ What is allowed stands in the annotation alone; whether two settings go together
 record. `overrides` applies `name=value` texts, `config_files` reads and writes them, `table` shows a record.
 """
 
-import difflib
 import itertools
 import math
 import typing
@@ -14,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +170,8 @@ def _check(leaf: Leaf) -> None:
         for value in leaf.value if isinstance(leaf.value, tuple) else (leaf.value,):
             if value not in names:
                 known = [str(name) for name in names if name != ""]
-                near = difflib.get_close_matches(str(value), known, n=1)
-                suggestion = f" Did you mean {near[0]}?" if near else ""
-                raise UserError(f"{leaf.path}={value!r} is unknown; allowed: {', '.join(known)}.{suggestion}")
+                meant = did_you_mean(str(value), known)
+                raise UserError(f"{leaf.path}={value!r} is unknown; allowed: {', '.join(known)}.{meant}")
 
 
 def _plain(number: float) -> str:

@@ -12,10 +12,9 @@ Members are imported for --help: NumPy, torch and their like are imported by `op
 """
 
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Protocol
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, did_you_mean
 from backdrop.open_sets import OpenSet
 
 if TYPE_CHECKING:
@@ -93,7 +92,6 @@ def _files() -> Iterator[tuple[str, DetectorFile]]:
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name, detector_names(), n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
+    meant = did_you_mean(name, detector_names())
     lines = "".join(f"\n  {file.HELP}" for _, file in _files())
     return f"no detector {name!r}.{meant} Allowed:{lines}\nOne of your own is given with --plugin FILE.py"

@@ -4,14 +4,13 @@ Weights carry timm's own names. What only its classifier uses (parameters that t
 Tokens of a transformer are put back on their grid, without class and register tokens.
 """
 
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, did_you_mean
 from backdrop.trainer.backbones import Published, build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 
@@ -95,8 +94,7 @@ def build(name: str, *, cifar_stem: bool) -> Backbone:
     """
     timm, short = _timm(), name.removeprefix(PREFIX)
     if not timm.is_model(short):
-        near = get_close_matches(short, timm.list_models(), n=1)
-        meant = f" Did you mean {PREFIX}{near[0]}?" if near else ""
+        meant = did_you_mean(short, timm.list_models(), prefix=PREFIX)
         raise UserError(f"timm has no network {short!r}.{meant} Allowed are those of timm.list_models()")
     options = {"pretrained": False, "num_classes": 0}
     try:

@@ -116,14 +116,13 @@ def split_batch_norms(network: _Network, group_size: int) -> _Network:
     if group_size == 0:
         return network
     refuse_other_batch_norms(network, (nn.BatchNorm2d, SplitBatchNorm2d))
-    for name, child in network.named_children():
-        if type(child) is nn.BatchNorm2d:
-            split = SplitBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
-            split.load_state_dict(child.state_dict())
-            split.group_size = group_size
-            setattr(network, name, split)
-        else:
-            split_batch_norms(child, group_size)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.BatchNorm2d:
+                split = SplitBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+                split.load_state_dict(child.state_dict())
+                split.group_size = group_size
+                setattr(parent, name, split)
     return network
 
 

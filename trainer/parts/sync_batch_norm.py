@@ -82,11 +82,10 @@ def synchronise_batch_norms(
     Raises: UserError: a BatchNorm of another kind.
     """
     refuse_other_batch_norms(network, (*_KNOWN, AllReduceBatchNorm))
-    for name, child in network.named_children():
-        if type(child) in kinds:
-            setattr(network, name, _synchronised(child, group, device))
-        else:
-            synchronise_batch_norms(child, group, device=device, kinds=kinds)
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) in kinds:
+                setattr(parent, name, _synchronised(child, group, device))
     return network
 
 
