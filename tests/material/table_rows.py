@@ -29,19 +29,24 @@ _OF_RYALI = tuple(name for name in _DEFAULTS if name not in ("phi", "lambda", "h
 _OF_CAST = ("phi", "lambda", "head", "region")
 
 
+def all_lines() -> list[dict[str, str]]:
+    """Return every line of the reference facts."""
+    with TABLES.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def rows(paper: str, table: str) -> list[dict[str, str]]:
     """Return the lines of a table whose row is trained, and can be: no published ones and no centre crops."""
-    with TABLES.open(newline="") as file:
-        return [
-            row
-            for row in csv.DictReader(file)
-            if (row["paper"], row["table"]) == (paper, table)
-            and row["background"]
-            and row["method"] not in ("", "none")
-            and not (paper == "cast" and row["method"] == "supervised")
-            and "published" not in row["setting"]
-            and "centre crop" not in row["setting"]
-        ]
+    return [
+        row
+        for row in all_lines()
+        if (row["paper"], row["table"]) == (paper, table)
+        and row["background"]
+        and row["method"] not in ("", "none")
+        and not (paper == "cast" and row["method"] == "supervised")
+        and "published" not in row["setting"]
+        and "centre crop" not in row["setting"]
+    ]
 
 
 def stated(row: dict[str, str]) -> dict[str, Any]:

@@ -53,6 +53,10 @@ class RunRequest:
         """Return its settings, see `resolve_settings`."""
         return resolve_settings(self.recipe, self.method, self.background, self.with_cast, self.overrides)
 
+    def unchecked(self) -> RunSettings:
+        """Return its settings without asking whether they go together: a run that it starts from need not be there."""
+        return _whole(*_resolved(self.recipe, self.method, self.background, self.with_cast, self.overrides))
+
     def followed(self) -> list[Given]:
         """Return the settings that were not asked for and follow from those that were, see `following`."""
         return _resolved(self.recipe, self.method, self.background, self.with_cast, self.overrides)[1]
@@ -155,10 +159,13 @@ def resolve_settings(
 
     Raises: UserError: unknown recipe or setting; settings that are impossible or do not go together.
     """
-    settings, followed = _resolved(recipe, method, background, with_cast, overrides)
-    settings = apply_overrides(settings, [one.override for one in followed])
+    settings = _whole(*_resolved(recipe, method, background, with_cast, overrides))
     check(settings)
     return settings
+
+
+def _whole(changed: RunSettings, followed: list[Given]) -> RunSettings:
+    return apply_overrides(changed, [one.override for one in followed])
 
 
 def _resolved(
