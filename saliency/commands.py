@@ -117,11 +117,11 @@ def saliency_predict(images: Path, detector: str, out: Path, threshold: float | 
 @detectors_option
 @size_option
 def saliency_evaluate(images: Path, masks: Path, detectors: tuple[str, ...], size: int | None) -> None:
-    """Measure detectors against true masks: F in four protocols, MAE, IoU. A table, and JSON on standard output."""
-    from backdrop.saliency.scoring.metrics import evaluate_folder, table
+    """Measure detectors against true masks, in every protocol of the literature: tables, and JSON on stdout."""
+    from backdrop.saliency.scoring.metrics import evaluate_folder, tables
 
     scores = {detector: evaluate_folder(images, masks, detector, size_px=size) for detector in detectors}
-    note(table(scores))
+    note(tables(scores, size_px=size))
     print_result(scores[detectors[0]] if len(detectors) == 1 else scores)
 
 

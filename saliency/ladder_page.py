@@ -9,15 +9,18 @@ from backdrop.saliency.classical import NAMES as CLASSICAL_NAMES
 from backdrop.saliency.default_detector import DETECTOR_RUN
 from backdrop.saliency.scoring.ladder import Cell, measure_all, sets_with_masks
 from backdrop.saliency.scoring.literature import LITERATURE, PROTOCOLS, Published, published_set
-from backdrop.saliency.scoring.metrics import COLUMNS
+from backdrop.saliency.scoring.metrics import COLUMNS, NATIVE_COLUMNS
 from backdrop.saliency.trained_detector.run_layout import DETECTOR_FILE
 from backdrop.stores.pages import document
 from backdrop.stores.pages.document import Section
 
 NOT_MEASURED = "not measured here"
-# Of the scores at a fixed 0.5: a detector is not used there.
-_LEFT_OUT = ("IoU",)
-_SCORES = {name: key for name, key in COLUMNS.items() if name not in _LEFT_OUT}
+# Of every protocol that something is published in, MAE and F. Not IoU at a fixed 0.5: a detector is not used there.
+_FEATURES = ("max F (TokenCut)", "max F (SelfMask, FOUND)", "F (A2S)", "MAE (A2S)")
+_SCORES = {
+    **{name: key for name, key in COLUMNS.items() if name != "IoU"},
+    **{name: NATIVE_COLUMNS[name] for name in _FEATURES},
+}
 HEAD = ("detector", "needs", "published", *_SCORES, "IoU", "cut at", "images/s")
 _NUM_TEXT_COLUMNS = 3
 # By what a detector's name begins with.
@@ -30,6 +33,9 @@ _WORDS = {
     "F(.5), F(adaptive), F(adaptive, of means), max F": (
         "beta^2 = 0.3, at native size: maps cut at 0.5, F averaged over images; cut at twice the map's mean; the same, "
         "F of mean precision and recall; the best F of mean precision and recall over 256 cuts"
+    ),
+    "max F (TokenCut), max F (SelfMask, FOUND), F (A2S), MAE (A2S)": (
+        "as those papers measure, see Published: to be held against their figures and no others"
     ),
     "IoU": "of the masks that the detector's own threshold (cut at) gives with the true ones, mean over images",
     "images/s": "one image after the other in one process, with decoding and scoring",

@@ -1,4 +1,4 @@
-"""How good soft maps are: mean absolute error, F-beta in the four protocols of the literature, IoU.
+"""How good soft maps are: mean absolute error, F-beta in the protocols of the literature, IoU.
 
 Published F-measures differ by up to 0.07 on the same maps by protocol alone, so all are reported:
 
@@ -7,10 +7,18 @@ Published F-measures differ by up to 0.07 on the same maps by protocol alone, so
 - `f_adaptive_of_means`: the same cut; mean precision and mean recall first, then F (Achanta et al. 2009);
 - `f_max`: the best F of mean precision and mean recall over 256 thresholds (Borji et al. 2015).
 
-Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 everywhere.
+Detectors on self-supervised features are published in others, at the images' own size whatever else is asked for:
+
+- `tokencut_max_f`: F per image at 255 thresholds, mean over images, the best threshold (Wang et al. 2022);
+- `found_max_f`: the best F of every image, mean over images, beta^2 = 0.09 (SelfMask, Shin et al. 2022; FOUND, Simeoni
+  et al. 2023, whose "single" is the same of binary maps); `found_max_f_one_threshold`: one threshold for all;
+- `native_iou`, `accuracy`, `mae_of_binary`: of the maps cut at 0.5 (all of them; the last is FOUND's MAE);
+- `a2s_f`, `a2s_mae`: maps stretched to [0, 1]; F at twice the mean, and error (A2S, Zhou et al. 2023).
+
+Shapes: H rows, W columns. Maps are 8 bit, 255 = foreground; true masks are bool. beta^2 = 0.3 but where said.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +36,8 @@ from backdrop.stores.datasets import open_index
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 BETA_SQUARED = 0.3
+# SelfMask and FOUND square 0.3 once more.
+FOUND_BETA_SQUARED = 0.09
 NUM_THRESHOLDS = 256
 
 
@@ -40,18 +50,19 @@ def to_8_bit(saliency_HW: np.ndarray) -> np.ndarray:
     return np.round(saliency_HW * 255).astype(np.uint8)
 
 
-def f_beta(precision: np.ndarray | float, recall: np.ndarray | float) -> np.ndarray:
+def f_beta(precision: np.ndarray | float, recall: np.ndarray | float, beta_squared: float = BETA_SQUARED) -> np.ndarray:
     """(1 + beta^2) P R / (beta^2 P + R), 0 where both are 0; float64 of the inputs' shape.
 
     Args:
         precision: any shape, [0, 1].
         recall: the same shape, [0, 1].
+        beta_squared: what recall is worth against precision.
 
     Source: Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009, Eq. 6.
     """
     precision, recall = np.asarray(precision, np.float64), np.asarray(recall, np.float64)
-    weighted_sum = BETA_SQUARED * precision + recall
-    product = (1 + BETA_SQUARED) * precision * recall
+    weighted_sum = beta_squared * precision + recall
+    product = (1 + beta_squared) * precision * recall
     return np.divide(product, weighted_sum, out=np.zeros_like(product), where=weighted_sum > 0)
 
 
@@ -104,7 +115,7 @@ def adaptive_precision_recall(map_HW: np.ndarray, truth_HW: np.ndarray) -> tuple
     without a white pixel has threshold 1 and predicts nothing; its precision is 0.
 
     Args:
-        map_HW: uint8.
+        map_HW: uint8, or float in [0, 255].
         truth_HW: bool, not empty.
     """
     predicted_HW = map_HW >= min(255.0, 2 * map_HW.mean())
@@ -123,12 +134,50 @@ def intersection_over_union(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> f
     return float((predicted_HW & truth_HW).sum() / union) if union else 1.0
 
 
+def accuracy(predicted_HW: np.ndarray, truth_HW: np.ndarray) -> float:
+    """Share of the pixels that are on the right side.
+
+    Args:
+        predicted_HW: bool.
+        truth_HW: bool.
+    """
+    return float((predicted_HW == truth_HW).mean())
+
+
+def stretched(map_HW: np.ndarray) -> np.ndarray:
+    """Stretch a map so that it holds 0 and 255, float64; a map of one value stays as it is.
+
+    Args:
+        map_HW: uint8.
+    """
+    low, high = int(map_HW.min()), int(map_HW.max())
+    # the difference first: 255 * x / x is exactly 255, at which a cut may lie
+    return map_HW.astype(np.float64) if low == high else 255 * (map_HW - float(low)) / (high - low)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NativeScores:
+    """What one image adds in the protocols of detectors on features, at its own size; as `ImageScores`."""
+
+    accuracy: float
+    # of map > 0.5
+    stretched_error: float
+    # mean |stretched map - truth|
+    stretched_adaptive: tuple[float, float] | None = None
+    # precision, recall of the stretched map at twice its mean
+    curve: tuple[np.ndarray, np.ndarray] | None = None
+    # precision, recall at 256 thresholds
+    iou: float | None = None
+    # at 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageScores:
-    """What one image adds to the scores of its set; all but the error is None where the true mask is empty."""
+    """What one image adds to the scores of its set; without its foreground all but errors and accuracy are None."""
 
     absolute_error: float
     # mean |map - truth|
+    native: NativeScores
     fixed: tuple[float, float] | None = None
     # precision, recall at 0.5
     adaptive: tuple[float, float] | None = None
@@ -139,20 +188,44 @@ class ImageScores:
     # at 0.5
 
 
-def score_image(map_HW: np.ndarray, truth_HW: np.ndarray) -> ImageScores:
+def score_image(map_HW: np.ndarray, truth_HW: np.ndarray, *, native: NativeScores | None = None) -> ImageScores:
     """Score one map.
 
     Args:
         map_HW: uint8, 255 = foreground.
         truth_HW: bool, the same size.
+        native: of `score_native`, where these are not of the image's own size.
     """
     error = mean_absolute_error(map_HW, truth_HW)
+    native = native or score_native(map_HW, truth_HW)
     if not truth_HW.any():
-        return ImageScores(absolute_error=error)
+        return ImageScores(absolute_error=error, native=native)
     return ImageScores(
         absolute_error=error,
+        native=native,
         fixed=fixed_precision_recall(map_HW, truth_HW),
         adaptive=adaptive_precision_recall(map_HW, truth_HW),
+        curve=precision_recall_curve(map_HW, truth_HW),
+        iou=intersection_over_union(map_HW > 127, truth_HW),
+    )
+
+
+def score_native(map_HW: np.ndarray, truth_HW: np.ndarray) -> NativeScores:
+    """Score one map in the protocols of detectors on features.
+
+    Args:
+        map_HW: uint8, 255 = foreground, of the image's own size.
+        truth_HW: bool, the same size.
+    """
+    stretched_HW = stretched(map_HW)
+    right = accuracy(map_HW > 127, truth_HW)
+    error = mean_absolute_error(stretched_HW, truth_HW)
+    if not truth_HW.any():
+        return NativeScores(accuracy=right, stretched_error=error)
+    return NativeScores(
+        accuracy=right,
+        stretched_error=error,
+        stretched_adaptive=adaptive_precision_recall(stretched_HW, truth_HW),
         curve=precision_recall_curve(map_HW, truth_HW),
         iou=intersection_over_union(map_HW > 127, truth_HW),
     )
@@ -176,13 +249,15 @@ def summarise(scores: list[ImageScores]) -> dict[str, Any]:
 
     Returns:
         JSON-able: num_images, num_empty_masks, mae, f_fixed, f_adaptive, f_adaptive_of_means, f_max, f_max_threshold
-        (of 255), iou. The F-measures and IoU are None where every true mask is empty.
+        (of 255), iou, and what `summarise_native` returns. The F-measures and IoU are None where every true mask is
+        empty.
     """
     result: dict[str, Any] = {
         "num_images": len(scores),
         "num_empty_masks": sum(score.curve is None for score in scores),
         "mae": float(np.mean([score.absolute_error for score in scores])),
         **dict.fromkeys(("f_fixed", "f_adaptive", "f_adaptive_of_means", "f_max", "f_max_threshold", "iou")),
+        **summarise_native([score.native for score in scores]),
     }
     if result["num_empty_masks"] == len(scores):
         return result
@@ -199,7 +274,39 @@ def summarise(scores: list[ImageScores]) -> dict[str, Any]:
     return result
 
 
-# Columns of the table and the scores they show.
+def summarise_native(scores: Sequence[NativeScores]) -> dict[str, float | None]:
+    """Scores of a set in the protocols of detectors on features; images with an empty true mask as in `summarise`.
+
+    Args:
+        scores: one per image, at least one.
+
+    Returns:
+        JSON-able: accuracy, mae_of_binary, native_iou, tokencut_max_f, found_max_f, found_max_f_one_threshold, a2s_f,
+        a2s_mae; the F-measures and IoU are None where every true mask is empty.
+    """
+    right = float(np.mean([score.accuracy for score in scores]))
+    result: dict[str, float | None] = {
+        "accuracy": right,
+        "mae_of_binary": 1 - right,
+        "a2s_mae": float(np.mean([score.stretched_error for score in scores])),
+        **dict.fromkeys(("native_iou", "tokencut_max_f", "found_max_f", "found_max_f_one_threshold", "a2s_f")),
+    }
+    curves_N2T = np.array([score.curve for score in scores if score.curve is not None])
+    if not len(curves_N2T):
+        return result
+    # "map > k / 255" for k = 0..254 is "map >= 1..255"; where nothing is found, F is 0 whatever the precision.
+    precision_NT, recall_NT = curves_N2T[:, 0, 1:], curves_N2T[:, 1, 1:]
+    found_NT = f_beta(precision_NT, recall_NT, FOUND_BETA_SQUARED)
+    adaptive_N2 = np.array([score.stretched_adaptive for score in scores if score.stretched_adaptive is not None])
+    result["native_iou"] = float(np.mean([score.iou for score in scores if score.iou is not None]))
+    result["tokencut_max_f"] = float(f_beta(precision_NT, recall_NT).mean(axis=0).max())
+    result["found_max_f"] = float(found_NT.max(axis=1).mean())
+    result["found_max_f_one_threshold"] = float(found_NT.mean(axis=0).max())
+    result["a2s_f"] = float(f_beta(adaptive_N2[:, 0], adaptive_N2[:, 1]).mean())
+    return result
+
+
+# Columns of the tables and the scores they show.
 COLUMNS = {
     "MAE": "mae",
     "F(.5)": "f_fixed",
@@ -208,17 +315,44 @@ COLUMNS = {
     "max F": "f_max",
     "IoU": "iou",
 }
+NATIVE_COLUMNS = {
+    "max F (TokenCut)": "tokencut_max_f",
+    "max F (SelfMask, FOUND)": "found_max_f",
+    "the same, one cut": "found_max_f_one_threshold",
+    "IoU": "native_iou",
+    "accuracy": "accuracy",
+    "MAE of masks": "mae_of_binary",
+    "F (A2S)": "a2s_f",
+    "MAE (A2S)": "a2s_mae",
+}
 
 
-def table(scores_by_detector: Mapping[str, Mapping[str, Any]]) -> str:
+def tables(scores_by_detector: Mapping[str, Mapping[str, Any]], *, size_px: int | None = None) -> str:
+    """Scores of several detectors in both kinds of protocols, as text: a named table each.
+
+    Args:
+        scores_by_detector: name -> scores of `summarise`.
+        size_px: that they were scored at, as `evaluate_folder` takes it.
+    """
+    size = "native size" if size_px is None else f"squares of {size_px} px"
+    return (
+        f"protocol of DeepUSPS and Ryali et al. (beta^2 = 0.3; here at {size}, theirs at squares of 432 px, after a "
+        f"CRF):\n{table(scores_by_detector)}\n\n"
+        "protocols of detectors on features, TokenCut (beta^2 = 0.3), SelfMask and FOUND (beta^2 = 0.09), A2S (maps "
+        f"stretched), at native size; masks cut at 0.5:\n{table(scores_by_detector, NATIVE_COLUMNS)}"
+    )
+
+
+def table(scores_by_detector: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str] = COLUMNS) -> str:
     """Scores of several detectors as a text table, one row each.
 
     Args:
         scores_by_detector: name -> scores of `summarise`.
+        columns: head -> score.
     """
-    rows = [["detector", *COLUMNS]]
+    rows = [["detector", *columns]]
     for name, scores in scores_by_detector.items():
-        rows.append([name, *("-" if scores[key] is None else f"{scores[key]:.4f}" for key in COLUMNS.values())])
+        rows.append([name, *("-" if scores[key] is None else f"{scores[key]:.4f}" for key in columns.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
@@ -239,7 +373,7 @@ def evaluate_folder(
             masks:DIR may stand behind a folder may stand behind this one.
         detector: as `open_detector` takes it ("masks:DIR" scores maps made elsewhere), or a detector itself.
         size_px: score at squares of this side, maps resized bilinearly and masks to the nearest pixel; DeepUSPS and
-            Ryali et al. do so at 432. None = at native resolution.
+            Ryali et al. do so at 432. None = at native resolution, as the scores of `summarise_native` always are.
         device: torch device of a trained detector; None = the GPU where there is one.
 
     Returns:
@@ -287,8 +421,9 @@ def scored_images(
 
 
 def _score_at(map_HW: np.ndarray, truth_HW: np.ndarray, size_px: int | None) -> ImageScores:
-    if size_px is not None:
-        size = (size_px, size_px)
-        map_HW = cv2.resize(map_HW, size, interpolation=cv2.INTER_LINEAR)
-        truth_HW = cv2.resize(truth_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
-    return score_image(to_8_bit(map_HW), truth_HW)
+    if size_px is None:
+        return score_image(to_8_bit(map_HW), truth_HW)
+    native, size = score_native(to_8_bit(map_HW), truth_HW), (size_px, size_px)
+    map_HW = cv2.resize(map_HW, size, interpolation=cv2.INTER_LINEAR)
+    truth_HW = cv2.resize(truth_HW.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    return score_image(to_8_bit(map_HW), truth_HW, native=native)

@@ -11,7 +11,7 @@ from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.saliency import ladder_page
 from backdrop.saliency.inference import encode_png
-from backdrop.saliency.scoring import ladder
+from backdrop.saliency.scoring import ladder, metrics
 from backdrop.saliency.scoring.ladder import Cell, measure_all, sets_with_masks
 from backdrop.saliency.scoring.literature import LITERATURE, PROTOCOLS, published_set
 from backdrop.saliency.scoring.metrics import evaluate_folder
@@ -99,7 +99,7 @@ def test_the_command_writes_page_and_tables(data: Path, tmp_path: Path) -> None:
 
 
 def made_up(detector: str, set_name: str = "duts-te") -> Cell:
-    scores = dict.fromkeys(("mae", "f_fixed", "f_adaptive", "f_adaptive_of_means", "f_max"), 0.25)
+    scores = dict.fromkeys((*metrics.COLUMNS.values(), *metrics.NATIVE_COLUMNS.values()), 0.25)
     return Cell(
         detector=detector,
         set_name=set_name,
@@ -122,6 +122,21 @@ def test_published_figures_stand_beside_what_is_measured_or_alone() -> None:
     assert rows["LOST"][3] == ladder_page.NOT_MEASURED
     assert rows["DeepUSPS, as A2S measured it"][2] == "F .730, MAE .072 (A2S)"
     assert "DeepUSPS2" not in rows, "nothing on this set"
+
+
+def test_every_protocol_has_a_column() -> None:
+    cell = made_up("rbd")
+    scores = dict(zip(cell.scores, range(100, 100 + len(cell.scores)), strict=True))
+    head, row = ladder_page.HEAD, ladder_page.rows_of([replace(cell, scores=scores)])[0]
+    for name, key in (
+        ("MAE", "mae"),
+        ("F(.5)", "f_fixed"),
+        ("max F", "f_max"),
+        ("max F (TokenCut)", "tokencut_max_f"),
+        ("max F (SelfMask, FOUND)", "found_max_f"),
+        ("F (A2S)", "a2s_f"),
+    ):
+        assert row[head.index(name)] == f"{scores[key]:.3f}", name
 
 
 def test_what_ran_where_is_told() -> None:

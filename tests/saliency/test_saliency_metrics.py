@@ -5,12 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.saliency.detector import MaskError
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring import metrics
 from tests.golden import make_saliency_metrics
+from tests.reference import saliency_protocols
 
 KNOWN = [
     ("ecssd-dev", "hs", 0.2352, 0.7305),
@@ -36,6 +39,48 @@ def test_scores_are_those_of_pysodmetrics() -> None:
     summary = metrics.summarise([metrics.score_image(*case) for case in make_saliency_metrics.inputs()])
     assert {name: summary[name] for name in golden} == pytest.approx(golden, abs=1e-12)
     assert min(golden.values()) > 0.05  # a set on which every score has something to say
+
+
+def test_every_protocol_on_the_golden_maps(shared_data: Path) -> None:
+    with np.load(shared_data / "feature-goldens.npz") as goldens:
+        golden = {name.removeprefix("metrics/"): goldens[name] for name in goldens if name.startswith("metrics/")}
+    maps, truths = golden.pop("maps"), golden.pop("truths")
+    summary = metrics.summarise([metrics.score_image(*case) for case in zip(maps, truths, strict=True)])
+    named = {"iou": "native_iou"}
+    assert len(golden) == 11
+    for names in (named, {}):
+        found = {name: summary[names.get(name, name)] for name in golden}
+        assert found == pytest.approx({name: float(value) for name, value in golden.items()}, abs=1e-12)
+
+
+def test_protocols_against_loops() -> None:
+    """Also where nothing is found, where all is, and on maps that do not reach 0 or 255."""
+    rng = np.random.default_rng(0)
+    truth_HW = rng.random((7, 9)) < 0.3
+    maps = [rng.integers(40, 200, (7, 9)), np.where(truth_HW, 130, 90), np.full((7, 9), 9), np.full((7, 9), 255)]
+    maps[2][0, 0], maps[3][0, 0] = 0, 254
+    cases = [(map_HW.astype(np.uint8), truth_HW) for map_HW in maps]
+    summary = metrics.summarise([metrics.score_image(*case) for case in cases])
+    plain = [(map_HW.tolist(), truth_HW.tolist()) for map_HW, _ in cases]
+    a2s_f, a2s_mae = saliency_protocols.a2s(plain)
+    expected = {
+        "tokencut_max_f": saliency_protocols.tokencut_max_f(plain),
+        "found_max_f": saliency_protocols.found_max_f(plain),
+        "found_max_f_one_threshold": saliency_protocols.tokencut_max_f(plain, beta_squared=0.09),
+        "native_iou": saliency_protocols.iou(plain),
+        "accuracy": saliency_protocols.accuracy(plain),
+        "mae_of_binary": 1 - saliency_protocols.accuracy(plain),
+        "a2s_f": a2s_f,
+        "a2s_mae": a2s_mae,
+    }
+    assert {name: summary[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert len({round(value, 6) for value in expected.values()}) == len(expected), "a set that tells them apart"
+
+
+def test_a_map_of_one_value_is_not_stretched() -> None:
+    flat_HW = np.full((2, 3), 51, np.uint8)
+    assert metrics.stretched(flat_HW).tolist() == [[51.0] * 3] * 2
+    assert metrics.stretched(np.array([[3, 7, 5]], np.uint8)).tolist() == [[0.0, 255.0, 127.5]]
 
 
 def test_scores_of_four_pixels_by_hand() -> None:
@@ -78,7 +123,9 @@ def test_conventions_of_empty_predictions_and_masks() -> None:
     assert summary["num_empty_masks"] == 1
     assert summary["mae"] == pytest.approx(0.1)
     assert summary["f_max"] == summary["f_fixed"] == summary["iou"] == 1
-    assert metrics.summarise([empty])["f_max"] is None
+    nothing = metrics.summarise([empty])
+    assert nothing["f_max"] is nothing["found_max_f"] is nothing["native_iou"] is None
+    assert (nothing["accuracy"], nothing["a2s_mae"]) == (1, pytest.approx(0.2))
 
 
 @pytest.fixture
@@ -122,6 +169,10 @@ def test_scores_at_the_papers_size(small_set: Path) -> None:
     assert 0.95 < scores["iou"] < 1
     # a bilinearly grown map has soft borders where the mask's are hard
     assert 0 < scores["mae"] < 0.1
+    native = metrics.evaluate_folder(*folders)
+    for name in metrics.NATIVE_COLUMNS.values():
+        assert scores[name] == native[name], "those of detectors on features stay at the image's own size"
+    assert native["native_iou"] == native["iou"] == 1
 
 
 def test_the_table_has_a_row_per_detector(small_set: Path) -> None:
@@ -131,6 +182,23 @@ def test_the_table_has_a_row_per_detector(small_set: Path) -> None:
     assert lines[1].split() == ["mine", "0.0000", *["1.0000"] * 5]
     assert lines[2].split()[-2:] == ["-", "1.0000"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_both_kinds_of_protocols_are_printed_by_name(small_set: Path) -> None:
+    words = ["saliency", "evaluate", "--images", str(small_set / "images"), "--masks", str(small_set / "masks")]
+    words += ["--detector", f"masks:{small_set / 'masks'}", "--detector", "rbd", "--size", "16"]
+    result = CliRunner().invoke(cli.main, words)
+    assert result.exit_code == 0, result.output
+    ours, features = result.stderr.split("protocols of detectors on features")
+    assert "protocol of DeepUSPS and Ryali et al." in ours
+    assert "here at squares of 16 px" in ours
+    heads = [next(line for line in part.splitlines() if line.split()[:1] == ["detector"]) for part in (ours, features)]
+    for name in ("F(.5)", "F(adaptive)"):
+        assert name in heads[0]
+    for name in ("max F (TokenCut)", "max F (SelfMask, FOUND)", "IoU", "accuracy", "F (A2S)"):
+        assert name in heads[1]
+    printed = json.loads(result.stdout)
+    assert printed[f"masks:{small_set / 'masks'}"]["tokencut_max_f"] == 1
 
 
 def test_a_bright_map_that_predicts_nothing_counts_as_zero() -> None:
