@@ -199,6 +199,7 @@ def loader_bench_command(
 @click.argument("task", type=MemberOf(EVALUATIONS, "all"), metavar="TASK")
 @click.option("--recipe", type=click.Choice(["ryali", "cast"]), default="ryali", help="all: whose tables to fill in.")
 @run_or_weights_options
+@click.option("--subject", type=click.Choice(["trained", "untrained"]), default="trained", show_default=True)
 @click.option("--data", default=None, help="The data set's folder. Default: its place under BACKDROP_DATA.")
 @settings_options("An option; with all, TASK.NAME=VALUE.")
 @click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
@@ -209,6 +210,7 @@ def evaluate_command(
     task: str,
     recipe: str,
     run_or_weights: Path,
+    subject: str,
     data: str | None,
     overrides: tuple[str, ...],
     config: Path | None,
@@ -221,11 +223,12 @@ def evaluate_command(
 ) -> None:
     """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA.
 
-    all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps every score in
-    the run's folder, and goes on with the same command.
+    --subject untrained scores the same network with weights drawn anew by the run's seed; its scores lie in
+    RUN/untrained. all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps
+    every score in the run's folder, and goes on with the same command.
     """
     changes = given_settings(config=config, overrides=overrides)
-    overrides = tuple(change.override for change in changes)
+    overrides, is_untrained = tuple(change.override for change in changes), subject == "untrained"
     if task != "all":
         if only or skip or is_plan:
             raise UserError("--only, --skip and --plan are for evaluate all.")
@@ -235,7 +238,9 @@ def evaluate_command(
         if showed_or_saved(options, changes, task, show_settings=show_settings, save_settings=save_settings):
             return
         with disk_errors(run_or_weights):
-            summary = evaluate_run(task, run_or_weights, data, overrides=overrides, strict=strict)
+            summary = evaluate_run(
+                task, run_or_weights, data, overrides=overrides, strict=strict, is_untrained=is_untrained
+            )
         note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
         print_result(summary)
         return
@@ -245,7 +250,7 @@ def evaluate_command(
         raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
     from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table
 
-    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict)
+    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict, is_untrained=is_untrained)
     if is_plan:
         steps = plan(run_or_weights, recipe, choice)
         print_result([asdict(step) for step in steps], plan_table(steps))

@@ -97,9 +97,11 @@ class Downstream:
     """What a method states of its evaluation.
 
     linear: None = nobody has published such numbers. finetuning: percent of the labels to rates. voc_detection: None
-    likewise.
+    likewise. classifier: the method's module, an `nn.Linear`, from pooled features to the classes of the store, which
+    is scored as it was trained; "" = there is none.
     """
 
     linear: LinearProtocol | None
     finetuning: Mapping[int, FinetuningRates]
     voc_detection: DetectorRates | None
+    classifier: str = ""

@@ -180,7 +180,7 @@ def test_kept_scores_are_those_of_the_same_weights_data_and_options(
     run = tmp_path / "run"
     run.mkdir()
     digests = ["weights"]
-    monkeypatch.setattr(_all, "_digests", lambda run: set(digests))
+    monkeypatch.setattr(_all, "_digests", lambda run, choice: set(digests))
     kept = {
         "weights_sha256": "weights", "options": as_kept(asdict(cifar10.Options())), "data": str(data / "cifar10"),
         "scores": {"top1": 61.0}, "facts": {}, "problems": [],
@@ -209,7 +209,7 @@ def test_a_grounding_by_other_masks_is_not_kept(data: Path, tmp_path: Path, monk
     """A store that was built anew in the same place."""
     run, store = tmp_path / "run", small_scenes.build(tmp_path / "scenes")[0]
     run.mkdir()
-    monkeypatch.setattr(_all, "_digests", lambda run: {"weights"})
+    monkeypatch.setattr(_all, "_digests", lambda run, choice: {"weights"})
     options = replace(grounding.Options(), store=str(store))
 
     def state(store_id: str) -> str:
@@ -232,7 +232,7 @@ def test_weights_are_read_anew_only_after_something_was_computed(
 ) -> None:
     """`linear` leaves a classifier that the evaluations after it score; a kept score changes nothing."""
     num_read = []
-    monkeypatch.setattr(_all, "_digests", lambda run: num_read.append(1) or {"weights"})
+    monkeypatch.setattr(_all, "_digests", lambda run, choice: num_read.append(1) or {"weights"})
     monkeypatch.setattr(_all, "_kept_scores", lambda *_: {"top1": 1.0})
     _all.evaluate_all(weights, "ryali", Choice())
     assert len(num_read) == 2  # for the plan, and once more

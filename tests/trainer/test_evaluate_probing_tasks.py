@@ -22,7 +22,7 @@ from backdrop.trainer.evaluation import cifar10, cifar100, limited_labels, linea
 from backdrop.trainer.evaluation.data.batches import image_batches
 from backdrop.trainer.evaluation.data.imagenet import open_splits
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
-from backdrop.trainer.evaluation.harness.evaluate_all import _digests
+from backdrop.trainer.evaluation.harness.evaluate_all import Choice, _digests
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import (
     PROBE_FILE,
@@ -234,14 +234,14 @@ def test_a_classifier_of_earlier_weights_is_not_scored(
     linear.run(open_subject(run, torch.device("cpu")), imagenet, options)
     fitted = open_subject(run, torch.device("cpu"))
     assert fitted.bn_mode == "adapt"
-    assert _digests(run) == {fitted.weights_sha256, weights_digest(backbone, None)}
+    assert _digests(run, Choice()) == {fitted.weights_sha256, weights_digest(backbone, None)}
     with torch.no_grad():
         backbone.conv1.weight.mul_(2)
     assert "earlier weights" not in capsys.readouterr().err
     gone_on = open_subject(run, torch.device("cpu"))
     assert (gone_on.head, gone_on.bn_mode) == (None, "eval")
     assert gone_on.weights_sha256 == weights_digest(backbone, None)
-    assert _digests(run) == {gone_on.weights_sha256}
+    assert _digests(run, Choice()) == {gone_on.weights_sha256}
     assert weights_digest(pretrained_backbone(gone_on), None) == gone_on.weights_sha256
     assert f"{PROBE_FILE} is of earlier weights" in capsys.readouterr().err
     linear.run(gone_on, imagenet, options)
@@ -263,7 +263,7 @@ def test_a_weights_file_is_scored_with_the_classifier_fitted_on_it(imagenet: Pat
     assert (fitted.head is not None, fitted.bn_mode) == (True, "adapt")
     pretrained = pretrained_backbone(fitted)
     assert all(torch.equal(value, own[name]) for name, value in pretrained.state_dict().items())
-    assert _digests(weights) == {fitted.weights_sha256, weights_digest(pretrained, None)}
+    assert _digests(weights, Choice()) == {fitted.weights_sha256, weights_digest(pretrained, None)}
     save_file({**own, "conv1.weight": own["conv1.weight"] * 2}, weights)
     assert open_subject(weights, torch.device("cpu")).head is None  # other weights in the same place
     classifier = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}

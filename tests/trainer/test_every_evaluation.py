@@ -182,6 +182,7 @@ def _shape_bias(root: Path) -> Odd:
 SHORT = linear.Options(protocol="swav", epochs=1, warmup_epochs=0, batch_size=4, training="cached_centre")
 # The others' damage is another (lists, arrays, annotations), in their own tests.
 ODD: dict[str, Callable[[Path], Odd]] = {
+    "classification": _imagenet,
     "fgsm": _imagenet,
     "imagenet-9": _imagenet_9,
     "imagenet-a": lambda root: _wnids(root, (6, 11, 13)),

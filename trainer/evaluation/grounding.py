@@ -100,7 +100,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     if subject.run is None:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     store = _mask_store(options.store)
-    methods = {OURS: load_method(subject), UNTRAINED: _with_key(untrained_method(subject.run, subject.device), subject)}
+    untrained = _with_key(untrained_method(subject.run, subject.device), subject)
+    methods = {OURS: untrained if subject.untrained_seed is not None else load_method(subject), UNTRAINED: untrained}
     found = _scored(methods, _views(subject, store, data, options), options)
     if not len(found.foreground_share_N):
         raise UserError(f"no image of {options.store} has a foreground in both crops: nothing to score")
@@ -125,7 +126,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     share_of = {name: _shares(iou_N) for name, iou_N in found.iou_of.items()}
     result.facts["density"] = {name: share_B.round(4).tolist() for name, share_B in share_of.items()}
     with disk_errors(subject.run):
-        write_aside(subject.run / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
+        subject.probe_folder.mkdir(parents=True, exist_ok=True)
+        write_aside(subject.probe_folder / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
     return result
 
 

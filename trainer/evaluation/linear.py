@@ -29,7 +29,7 @@ from backdrop.trainer.evaluation.data.transforms import Transform, random_resize
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.method_numbers import stated_by
 from backdrop.trainer.evaluation.harness.result import Result
-from backdrop.trainer.evaluation.harness.subject import PROBE_FILE, Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.evaluation.harness.subject import FITTED, PROBE_FILE, Subject, pretrained_backbone, weights_digest
 from backdrop.trainer.evaluation.probing.features import FORMATS
 from backdrop.trainer.evaluation.probing.frozen_backbone import BN_MODES, Probing, fit_head
 from backdrop.trainer.parts.backbones import Backbone
@@ -149,6 +149,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         result.facts["probe"] = "not left: it is not on pooled features"
     elif subject.run is None and "conv1.weight" not in backbone.state_dict():
         result.facts["probe"] = "not left: the weights are no ResNet's, and of no run that says whose"
+    elif subject.head is not None and subject.classifier != FITTED:
+        result.facts["probe"] = f"not left: the classifier {subject.classifier} is what is scored"
     else:
         metadata = {"bn_mode": protocol.bn_mode, "pretrained_sha256": probing.weights_sha256}
         metadata |= {"protocol": json.dumps(asdict(protocol)), "scores": json.dumps(_tops(fitted.last))}
@@ -243,7 +245,7 @@ def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, metadata: dict
 
     Args: metadata: what is said of them in the file's metadata.
     """
-    folder = subject.run or subject.folder
+    folder = subject.probe_folder
     if subject.run is not None:
         settings = run_folder.read_settings(subject.run)
         metadata = metadata | {"backbone": settings.backbone, "cifar_stem": json.dumps(settings.cifar_stem)}

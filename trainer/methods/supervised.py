@@ -39,6 +39,7 @@ DOWNSTREAM = Downstream(
     linear=LinearProtocol(bn_mode="eval", schedule=Schedule(epochs=40, batch_size=4096, lr=0.01, weight_decay=1e-4)),
     finetuning={},
     voc_detection=None,
+    classifier="classifier",
 )
 
 _TRAINED = ("all", "classifier")

@@ -7,6 +7,7 @@ BatchNorms that are not synchronised (nothing in training reads them).
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.checkpoint_files import checkpoint_path, checkpoints, latest, step_of
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
@@ -24,6 +26,8 @@ from backdrop.trainer.parts.momenta import momenta, restore_momenta
 from backdrop.trainer.run import run_folder
 
 _BACKBONE = "backbone."
+# Names of a classifier beside a backbone's, torchvision's.
+CLASSIFIER = "fc."
 _GO_ON = "delete it to go on from the checkpoint before"
 BACKBONE_FILE = "backbone.safetensors"
 
@@ -87,11 +91,53 @@ def load(
     return int(state["step"])
 
 
-def save_backbone(folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool) -> Path:
-    """Write the trained backbone alone, for `load_backbone` and, under torchvision's names, for anyone else."""
+@dataclass(frozen=True, kw_only=True)
+class OwnClassifier:
+    """The classifier that a run trained with its backbone.
+
+    layer: pooled features to logits. dataset: of the store whose classes these are, "" where a run does not say.
+    """
+
+    layer: nn.Linear
+    dataset: str
+
+
+def save_backbone(
+    folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool, own: OwnClassifier | None = None
+) -> Path:
+    """Write the trained backbone alone, for `load_backbone` and, under torchvision's names, for anyone else.
+
+    Args: own: a classifier trained with it, which is `fc` there.
+    """
     path = folder / BACKBONE_FILE
-    write_tensors(path, backbone.state_dict(), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)})
+    tensors, metadata = dict(backbone.state_dict()), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)}
+    if own is not None:
+        tensors |= {f"{CLASSIFIER}{key}": value for key, value in own.layer.state_dict().items()}
+        metadata["classes"] = own.dataset
+    write_tensors(path, tensors, metadata)
     return path
+
+
+def load_classifier(run: Path) -> OwnClassifier | None:
+    """Return the classifier of a run's latest checkpoint, on the CPU; None where its method trains none.
+
+    Raises: UserError: there is no checkpoint, or it is damaged.
+    """
+    name = METHODS.load(run_folder.read_settings(run).method).DOWNSTREAM.classifier
+    if not name:
+        return None
+    state, _ = read_tensors(_latest(run), _GO_ON)
+    tensors = named_below(state, f"method.{name}.")
+    return OwnClassifier(
+        layer=linear_of(tensors["weight"], tensors.get("bias")), dataset=run_folder.read_run(run).get("dataset", "")
+    )
+
+
+def linear_of(weight_LD: torch.Tensor, bias_L: torch.Tensor | None) -> nn.Linear:
+    """Return a classifier of these weights, in evaluation mode. Args: bias_L: None = 0."""
+    layer = nn.Linear(weight_LD.shape[1], weight_LD.shape[0])
+    layer.load_state_dict({"weight": weight_LD, "bias": torch.zeros(len(weight_LD)) if bias_L is None else bias_L})
+    return layer.eval()
 
 
 def load_backbone(run_or_weights: Path) -> Backbone:
@@ -108,15 +154,20 @@ def load_backbone(run_or_weights: Path) -> Backbone:
         if "backbone" not in metadata:
             raise UserError(f"{path} does not say which backbone it holds; give a run's {BACKBONE_FILE} or its folder")
         name, cifar_stem = metadata["backbone"], json.loads(metadata["cifar_stem"])
+        tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
     else:
         settings = run_folder.read_settings(path)
-        checkpoint = latest(path)
-        if checkpoint is None:
-            raise UserError(f"run {path} has no checkpoint yet; train it first, or go on with pretrain --resume")
-        state, _ = read_tensors(checkpoint, _GO_ON)
+        state, _ = read_tensors(_latest(path), _GO_ON)
         tensors = named_below(state, f"method.{_BACKBONE}")
         name, cifar_stem = settings.backbone, settings.cifar_stem
     return _filled_backbone(path, name, cifar_stem, tensors)
+
+
+def _latest(run: Path) -> Path:
+    last = latest(run)
+    if last is None:
+        raise UserError(f"run {run} has no checkpoint yet; train it first, or go on with pretrain --resume")
+    return last
 
 
 def _filled_backbone(path: Path, name: str, cifar_stem: bool, tensors: dict[str, torch.Tensor]) -> Backbone:

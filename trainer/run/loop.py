@@ -76,6 +76,7 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
     beton = beton_of(source)
     origin = Origin(
         recipe=request.recipe,
+        dataset=read_sidecar(beton)["dataset"],
         beton=str(beton.absolute()),
         store_url=store if isinstance(store, str) else "",
         command=_command(request, source, out),

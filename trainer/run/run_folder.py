@@ -34,6 +34,8 @@ class Origin:
 
     # Name of the recipe that the settings come from.
     recipe: str
+    # Name of the data set whose classes the labels are; "" = not known.
+    dataset: str = ""
     # File that the batches come from, so that a page about the run can show them; "" = from memory.
     beton: str = ""
     # Where the store is published that the file was made of; "" = it was made of a store on this machine.

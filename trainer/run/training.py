@@ -229,7 +229,8 @@ def _finished(
 
 
 def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> None:
-    checkpoint.save_backbone(out, backbone, name=settings.backbone, cifar_stem=settings.cifar_stem)
+    own = checkpoint.load_classifier(out)
+    checkpoint.save_backbone(out, backbone, name=settings.backbone, cifar_stem=settings.cifar_stem, own=own)
 
 
 @contextmanager

@@ -54,13 +54,33 @@ def open_splits(data: Path, result: Result) -> Splits:
     root = data / _KAGGLE if (data / _KAGGLE).is_dir() else data
     if str(data) != "sample" and not (root / "train").is_dir():
         raise UserError(f"there is no folder {root / 'train'}. Expected: {LAYOUT}")
-    if str(data) == "sample" or not any((root / "train" / wnid).is_dir() for wnid in CLASS_OF_WNID):
+    if _is_other(data, root):
         return _other_classes(data, result)
     train, val = wnid_split(root / "train", result), _validation(data, root / "val", result)
     result.facts["release"] = release_of(data, is_imagenet=True)
     result.expect("train images", len(train), NUM_TRAIN)
     result.expect("val images", len(val), NUM_VAL)
     return Splits(train=train, val=val, num_classes=NUM_CLASSES, is_imagenet=True)
+
+
+def open_scored(data: Path, result: Result) -> tuple[Images, int, bool]:
+    """List the validation images alone, of ImageNet's classes or of others.
+
+    Returns: images, the number of their classes, whether these are those of the 1,000 ids. Raises: UserError.
+    """
+    root = data / _KAGGLE if (data / _KAGGLE).is_dir() else data
+    if _is_other(data, root) and (str(data) == "sample" or (root / "train").is_dir()):
+        splits = _other_classes(data, result)
+        return splits.val, splits.num_classes, False
+    images = open_validation(data, result)
+    result.facts["release"] = release_of(data, is_imagenet=True)
+    result.expect("val images", len(images), NUM_VAL)
+    return images, NUM_CLASSES, True
+
+
+def _is_other(data: Path, root: Path) -> bool:
+    """Whether the training images are of other classes than ImageNet's."""
+    return str(data) == "sample" or not any((root / "train" / wnid).is_dir() for wnid in CLASS_OF_WNID)
 
 
 def release_of(data: Path, *, is_imagenet: bool) -> str:

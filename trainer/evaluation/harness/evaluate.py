@@ -15,7 +15,7 @@ from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.drawn_sample.first_use import draw_at_first_use
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
 from backdrop.trainer.evaluation.harness.result import Result
-from backdrop.trainer.evaluation.harness.subject import Subject, open_subject
+from backdrop.trainer.evaluation.harness.subject import UNTRAINED_FOLDER, Subject, open_subject
 from backdrop.trainer.run import run_folder
 
 UNTRAINED = "-untrained"
@@ -29,10 +29,12 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     strict: bool = False,
     json_path: Path | None = None,
+    is_untrained: bool = False,
 ) -> dict[str, Any]:
     """Score a network on one data set.
 
-    A run's scores also go into its results.csv (an untrained network's as `<task>-untrained`) and `<task>.json`.
+    A run's scores also go into its results.csv (an untrained network's as `<task>-untrained`) and `<task>.json` (of
+    the network untrained: below `untrained/`).
 
     Args:
         task: a file of trainer/evaluation.
@@ -41,6 +43,7 @@ def evaluate_run(
         overrides: name=value changes of the evaluation's options.
         strict: whether anything odd about the data is an error.
         json_path: where the summary is written too.
+        is_untrained: score the network with weights drawn anew, as CAST's Table 1, row 1.
     Returns: the summary: evaluation, data, options, scores, untrained, facts, problems, weights.
     Raises: UserError: unknown task or option, no such network, data of another layout.
     """
@@ -49,7 +52,7 @@ def evaluate_run(
     draw_at_first_use(str(data), None)
     folder = data_folder(module, data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subject = open_subject(Path(run_or_weights), device)
+    subject = open_subject(Path(run_or_weights), device, is_untrained=is_untrained)
     if strict:
         # What can be told of the data at once is not to be told after days.
         Result(problems=list(module.problems_of_data(folder, options))).fail_where_strict(strict)
@@ -57,7 +60,7 @@ def evaluate_run(
     result.fail_where_strict(strict)
     summary = _summary(task, subject, run_or_weights, folder, options, result)
     if subject.run is not None:
-        _keep(subject.run, task, summary)
+        _keep(subject, subject.run, task, summary)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_json(json_path, summary)
@@ -99,6 +102,8 @@ def _summary(
         "evaluation": task,
         "backbone": str(run_or_weights),
         "weights_sha256": subject.weights_sha256,
+        "classifier": subject.classifier,
+        "untrained_seed": subject.untrained_seed,
         # An evaluation that computes in another format than the subject's says so.
         "precision": result.facts.get("precision", subject.precision),
         "data": "sample" if str(folder) == "sample" else str(folder.absolute()),
@@ -115,9 +120,18 @@ def as_kept(record: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(record))
 
 
-def _keep(run: Path, task: str, summary: dict[str, Any]) -> None:
-    facts = {name: summary[name] for name in ("weights_sha256", "precision", "data", "options", "facts")}
-    run_folder.add_results(run, task, summary["scores"].items(), facts)
-    if summary["untrained"]:
-        run_folder.add_results(run, task + UNTRAINED, summary["untrained"].items(), facts)
-    run_folder.write_json(run / f"{task}.json", summary)
+def _keep(subject: Subject, run: Path, task: str, summary: dict[str, Any]) -> None:
+    facts = {name: summary[name] for name in ("weights_sha256", "classifier", "precision", "data", "options", "facts")}
+    if subject.untrained_seed is not None:
+        run_folder.add_results(run, task + UNTRAINED, summary["scores"].items(), facts)
+    else:
+        run_folder.add_results(run, task, summary["scores"].items(), facts)
+        if summary["untrained"]:
+            run_folder.add_results(run, task + UNTRAINED, summary["untrained"].items(), facts)
+    kept_at(run, task, is_untrained=subject.untrained_seed is not None).parent.mkdir(exist_ok=True)
+    run_folder.write_json(kept_at(run, task, is_untrained=subject.untrained_seed is not None), summary)
+
+
+def kept_at(run: Path, task: str, *, is_untrained: bool) -> Path:
+    """Return the file of a run's summary of an evaluation."""
+    return (run / UNTRAINED_FOLDER if is_untrained else run) / f"{task}.json"

@@ -2,16 +2,16 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.progress import note, warn
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
-from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run
+from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run, kept_at
 from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
-from backdrop.trainer.evaluation.harness.subject import probe_of, weights_digest
+from backdrop.trainer.evaluation.harness.subject import loaded, probe_of, untrained_seed, weights_digest
 from backdrop.trainer.evaluation.harness.weights import load_network
 from backdrop.trainer.run import run_folder
 
@@ -24,13 +24,14 @@ class Choice:
     """What the user asked for.
 
     only: these evaluations; () = all of the recipe's. skip: not these. overrides: TASK.NAME=VALUE changes of options.
-    strict: see `evaluate_run`.
+    strict, is_untrained: see `evaluate_run`.
     """
 
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
     overrides: Sequence[str] = ()
     strict: bool = False
+    is_untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
         raise UserError(f"no paper {recipe!r}; there are {', '.join(RECIPES)}")
     tasks = _chosen(tasks_of(recipe), choice)
     overrides_of = _overrides(recipe, choice.overrides, tasks)
-    digests = _digests(run_or_weights)
+    digests = _digests(run_or_weights, choice)
     steps = []
     for task in sorted(tasks, key=lambda task: EVALUATIONS.load(task).TAKES_DAYS):
         module = EVALUATIONS.load(task)
@@ -63,12 +64,12 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
         try:
             folder = data_folder(module, None)
             _check_needed_beside(module, folder, options)
-            is_kept = _kept_scores(task, run_or_weights, overrides_of[task], digests) is not None
+            step = Step(task=task, state=TO_DO, overrides=overrides_of[task], why=str(folder))
+            is_kept = _kept_scores(step, run_or_weights, choice, digests) is not None
         except UserError as error:
             steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
             continue
-        state = KEPT if is_kept else TO_DO
-        steps.append(Step(task=task, state=state, overrides=overrides_of[task], why=str(folder)))
+        steps.append(replace(step, state=KEPT) if is_kept else step)
     return steps
 
 
@@ -100,19 +101,22 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
     steps = plan(run_or_weights, recipe, choice)
     note(plan_table(steps))
     settings = run_folder.read_settings(run_or_weights) if run_or_weights.is_dir() else None
-    paper = paper_numbers(recipe, settings)
+    paper = {} if choice.is_untrained else paper_numbers(recipe, settings)
     rows: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
     digests: set[str] | None = None
     for number, step in enumerate(to_do := [step for step in steps if step.state != MISSING], start=1):
         # Every evaluation may change what the next one scores: `linear` leaves a classifier.
-        digests = _digests(run_or_weights) if digests is None else digests
-        scores = _kept_scores(step.task, run_or_weights, step.overrides, digests)
+        digests = _digests(run_or_weights, choice) if digests is None else digests
+        scores = _kept_scores(step, run_or_weights, choice, digests)
         if scores is None:
             note(f"[{number}/{len(to_do)}] {step.task} ...")
             digests = None
             try:
-                summary = evaluate_run(step.task, run_or_weights, None, overrides=step.overrides, strict=choice.strict)
+                summary = evaluate_run(
+                    step.task, run_or_weights, None,
+                    overrides=step.overrides, strict=choice.strict, is_untrained=choice.is_untrained,
+                )  # fmt: skip
             except UserError as error:
                 warn(f"[{number}/{len(to_do)}] {step.task} failed: {error}")
                 failed[step.task] = str(error)
@@ -169,19 +173,17 @@ def _first_line(module: EvaluationFile[Any]) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def _kept_scores(
-    task: str, run_or_weights: Path, overrides: Sequence[str], digests: set[str]
-) -> dict[str, float] | None:
+def _kept_scores(step: Step, run_or_weights: Path, choice: Choice, digests: set[str]) -> dict[str, float] | None:
     """Scores of these very weights, data and options, where the run's folder has them.
 
     Where something was odd about the data, they may be mended since: then all is asked once more. That is cheap, for
     answers, features and fine-tuned networks are kept under the images that they are of.
     """
-    kept = run_or_weights / f"{task}.json"
+    kept = kept_at(run_or_weights, step.task, is_untrained=choice.is_untrained)
     if not (run_or_weights.is_dir() and kept.exists()):
         return None
-    summary, module = json.loads(kept.read_text()), EVALUATIONS.load(task)
-    folder, options = data_folder(module, None), chosen_options(module, overrides)
+    summary, module = json.loads(kept.read_text()), EVALUATIONS.load(step.task)
+    folder, options = data_folder(module, None), chosen_options(module, step.overrides)
     is_same = (
         # What is fitted on the backbone as it was trained stays what it was when `linear` adapts statistics.
         summary["facts"].get("pretrained_sha256", summary["weights_sha256"]) in digests
@@ -193,10 +195,10 @@ def _kept_scores(
     return dict(summary["scores"]) if is_same else None
 
 
-def _digests(run_or_weights: Path) -> set[str]:
+def _digests(run_or_weights: Path, choice: Choice) -> set[str]:
     """Of the weights with the classifier that `evaluate linear` left of them, and without, as `linear` found them."""
-    pretrained = load_network(run_or_weights)
-    probe = probe_of(run_or_weights, *pretrained)
+    pretrained = loaded(run_or_weights, untrained_seed(run_or_weights) if choice.is_untrained else None)
+    probe = probe_of(run_or_weights, *pretrained, is_untrained=choice.is_untrained)
     networks = [pretrained] if probe is None else [pretrained, load_network(probe)]
     return {weights_digest(*network) for network in networks}
 

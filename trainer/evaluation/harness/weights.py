@@ -18,6 +18,8 @@ from backdrop.trainer.run import checkpoint
 
 NUM_CLASSES = 1000
 NUM_IN9_CLASSES = 9
+# The data set whose classes are the ranks of the 1,000 WordNet ids.
+IMAGENET = "imagenet"
 
 
 def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
@@ -25,14 +27,16 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
 
     Args: run_or_weights: a run's folder, its backbone.safetensors or linear.safetensors, or a file of ResNet weights
         under torchvision's names with or without a release file's prefixes.
-    Returns: backbone in evaluation mode, on the CPU, and head or None.
+    Returns: backbone in evaluation mode, on the CPU, and head or None. A supervised run's head is its own, where it
+        was trained on ImageNet's classes (`checkpoint.load_classifier` has any).
     Raises: UserError: no such file, a file that holds more than tensors, or names that fit no backbone.
     """
     path = Path(run_or_weights)
     if not path.exists():
         raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a file of weights")
     if path.is_dir():
-        return checkpoint.load_backbone(path), None
+        own = checkpoint.load_classifier(path)
+        return checkpoint.load_backbone(path), None if own is None else _of_imagenet(own.layer, own.dataset)
     if path.suffix == ".safetensors":
         with readable(path), safetensors.safe_open(path, framework="pt", device="cpu") as file:
             names, metadata = list(file.keys()), file.metadata() or {}
@@ -49,14 +53,20 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
 def _probe_of_a_run(
     tensors: dict[str, Tensor], metadata: dict[str, str], what: str
 ) -> tuple[Backbone, nn.Linear | None]:
-    """Build what `evaluate linear` left in a run's folder: any backbone of ours, by its name, and `fc`."""
+    """Build what `evaluate linear` or a supervised run left: any backbone of ours, by its name, and `fc`."""
     with torch.random.fork_rng():
         backbone = build_backbone(metadata["backbone"], cifar_stem=json.loads(metadata.get("cifar_stem", "false")))
     try:
         backbone.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("fc.")})
     except RuntimeError as error:
         raise UserError(f"the weights in {what} are no {metadata['backbone']}: {error}") from error
-    return backbone.eval(), _head(tensors, backbone.num_features)
+    head = _head(tensors, backbone.num_features)
+    # What `evaluate linear` leaves names no data set: it is left of ImageNet's classes alone.
+    return backbone.eval(), None if head is None else _of_imagenet(head, metadata.get("classes", IMAGENET))
+
+
+def _of_imagenet(head: nn.Linear, dataset: str) -> nn.Linear | None:
+    return head if dataset == IMAGENET and head.out_features in (NUM_CLASSES, NUM_IN9_CLASSES) else None
 
 
 def network_of(tensors: dict[str, Tensor], what: str) -> tuple[Backbone, nn.Linear | None]:
@@ -91,6 +101,4 @@ def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
     weight = tensors.get("fc.weight")
     if weight is None or weight.shape[1:] != (num_features,) or len(weight) not in (NUM_CLASSES, NUM_IN9_CLASSES):
         return None
-    head = nn.Linear(num_features, len(weight))
-    head.load_state_dict({"weight": weight, "bias": tensors.get("fc.bias", torch.zeros(len(weight)))})
-    return head.eval()
+    return checkpoint.linear_of(weight, tensors.get("fc.bias"))
