@@ -1,60 +1,84 @@
 """A recipe of a paper says before it starts in what the store is not that of its table."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from backdrop.pipeline.beton.beton_of_store import StoreSource
-from backdrop.trainer.run import loop
+from backdrop.trainer.run import loop, run_folder
 from backdrop.trainer.run.loop import RunRequest, pretrain, resolve_settings
 from backdrop.trainer.run.store_of_table import departures
+from backdrop.trainer.run.trained_store import TrainedStore, trained_store
 from tests.bench.photographs import write_beton
 
 
-def sidecar(dataset: str, max_side_px: int) -> dict[str, Any]:
-    return {"dataset": dataset, "settings": {"max_side_px": max_side_px}}
+def store(dataset: str, max_side_px: int, threshold: float | None = None, detector: str | None = None) -> TrainedStore:
+    """As `trained_store` finds it; without a detector, of a .beton alone."""
+    identity = {"mask": {"threshold": str(threshold)}, "detector": {"name": detector}}
+    sidecar = {"dataset": dataset, "num_rows": 100, "settings": {"max_side_px": max_side_px}}
+    return trained_store(sidecar, identity if detector else None)
 
 
-def identity(threshold: float, detector: str) -> dict[str, Any]:
-    return {"mask": {"threshold": str(threshold)}, "detector": {"name": detector}}
-
-
-CAST_STORE = (sidecar("coco", 640), identity(0.5, "deepusps"))
-RYALI_STORE = (sidecar("imagenet", 512), identity(0.9, "deepusps"))
+CAST_STORE = store("coco", 640, 0.5, "deepusps")
+RYALI_STORE = store("imagenet", 512, 0.9, "deepusps")
 
 
 @pytest.mark.parametrize(
     ("recipe", "method", "background", "store", "words"),
     [
         ("cast_coco", "cast", "none", CAST_STORE, []),
-        ("cast_coco", "cast", "none", (CAST_STORE[0], identity(0.5, "masks")), []),
-        ("cast_coco", "cast", "none", (CAST_STORE[0], identity(0.9, "deepusps")), ["cut at 0.5, these at 0.9"]),
-        ("cast_coco", "cast", "none", (CAST_STORE[0], identity(0.5, "rbd")), ["these of rbd"]),
-        ("cast_coco", "cast", "none", (sidecar("coco", 512), identity(0.5, "deepusps")), ["640 px, these 512"]),
-        ("cast_coco", "cast", "none", (sidecar("sample", 512), None), ["is coco, this one is sample"]),
+        ("cast_coco", "cast", "none", store("coco", 640, 0.5, "masks"), []),
+        ("cast_coco", "cast", "none", store("coco", 640, 0.9, "deepusps"), ["cut at 0.5, these at 0.9"]),
+        ("cast_coco", "cast", "none", store("coco", 640, 0.5, "rbd"), ["these of rbd"]),
+        ("cast_coco", "cast", "none", store("coco", 512, 0.5, "deepusps"), ["640 px, these 512"]),
+        ("cast_coco", "cast", "none", store("sample", 512), ["is coco, this one is sample"]),
         # The baselines know no mask.
-        ("moco_coco", "moco", "none", (CAST_STORE[0], identity(0.9, "rbd")), []),
-        ("moco_v2_220", "moco", "none", (RYALI_STORE[0], identity(0.3, "rbd")), []),
+        ("moco_coco", "moco", "none", store("coco", 640, 0.9, "rbd"), []),
+        ("moco_v2_220", "moco", "none", store("imagenet", 512, 0.3, "rbd"), []),
         ("moco_v2_220", "moco", "swaps", RYALI_STORE, []),
-        ("moco_v2_220", "moco", "swaps", (RYALI_STORE[0], identity(0.3, "rbd")), ["these at 0.3", "these of rbd"]),
-        ("smoke", "moco", "swaps", (sidecar("sample", 512), identity(0.3, "rbd")), []),
-        ("a_plugin", "moco", "swaps", (sidecar("sample", 512), identity(0.3, "rbd")), []),
+        ("moco_v2_220", "moco", "swaps", store("imagenet", 512, 0.3, "rbd"), ["these at 0.3", "these of rbd"]),
+        ("smoke", "moco", "swaps", store("sample", 512, 0.3, "rbd"), []),
+        ("a_plugin", "moco", "swaps", store("sample", 512, 0.3, "rbd"), []),
     ],
 )
-def test_what_a_store_is_not(recipe: str, method: str, background: str, store: tuple, words: list[str]) -> None:
+def test_what_a_store_is_not(recipe: str, method: str, background: str, store: TrainedStore, words: list[str]) -> None:
     settings = resolve_settings("smoke" if recipe == "a_plugin" else recipe, method, background, False, [])
-    found = departures(recipe, settings, *store)
+    found = departures(recipe, settings, store)
     assert len(found) == len(words)
     for said, word in zip(found, words, strict=True):
         assert word in said
 
 
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a store s.zarr beside it, eight photographs with masks from a folder."""
+    return write_beton(tmp_path_factory.mktemp("photographs"), 8)[0]
+
+
 def test_it_is_said_before_the_run_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    beton, _ = write_beton(tmp_path, 8)
     monkeypatch.setattr(loop, "train", lambda *_, **__: None)
     request = RunRequest(method="moco", background="none", recipe="moco_coco", overrides=["batch_size=8"])
     pretrain(request, StoreSource(store=beton), out=tmp_path / "run")
     assert "recipe moco_coco on this store is no row of its paper's tables" in capsys.readouterr().err
+
+
+def test_a_run_keeps_what_it_was_trained_on(beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data set, number of images, their size, whose masks and where they are cut; a .beton alone does not say whose."""
+    origins = []
+    monkeypatch.setattr(loop, "train", lambda *_, origin, **__: origins.append(origin))
+    request = RunRequest(method="moco", background="none", recipe="smoke", overrides=["batch_size=8"])
+    for source in (beton, beton.with_suffix(".zarr")):
+        pretrain(request, StoreSource(store=source), out=tmp_path / "run")
+    alone, whole = (origin.store for origin in origins)
+    assert alone == TrainedStore(dataset="folder", num_rows=8, max_side_px=512)
+    assert whole == TrainedStore(dataset="folder", num_rows=8, max_side_px=512, detector="masks", threshold=0.5)
+    run_folder.open_folder(
+        tmp_path / "run",
+        request.resolved(),
+        origin=run_folder.Origin(recipe="smoke", store=whole),
+        store_id="s",
+        resume=False,
+    )
+    assert run_folder.read_store(tmp_path / "run") == whole

@@ -1,7 +1,9 @@
 """What a table of a paper is made of: rows, the trainings behind them, the evaluations that give their cells."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.trainer.paper_tables.counting_settings import counting
@@ -64,13 +66,22 @@ class Training:
             "data": self.data,
             "masks": self.masks,
             "threshold": self.threshold,
-            "settings": counting(self.resolved()),
+            "settings": self.counting(),
             "start_from": self.start_from.identity() if self.start_from else None,
         }
+
+    def counting(self) -> dict[str, Any]:
+        """Return the settings that decide its network, by path (`counting_settings.py`)."""
+        return dict(_counting(self))
 
     def digest(self) -> str:
         """Return SHA-256 (hex) of `identity`: of the resolved settings, not of the texts that gave them."""
         return identity_digest(self.identity())
+
+
+@cache
+def _counting(training: Training) -> dict[str, Any]:
+    return counting(training.resolved())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +89,14 @@ class Evaluation:
     """One evaluation, as `evaluate TASK --set ...` takes it.
 
     task: a name of trainer/evaluation. options: name=value changes of its options. data: the data set's folder, or
-    "sample"; "" = its place under BACKDROP_DATA.
+    "sample"; "" = its place under BACKDROP_DATA. after: the one that has to be done before it, because it leaves the
+    classifier that this one scores.
     """
 
     task: str
     options: tuple[str, ...] = ()
     data: str = ""
+    after: "Evaluation | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

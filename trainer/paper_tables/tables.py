@@ -8,16 +8,15 @@ from importlib import resources
 
 from backdrop.errors import UserError, did_you_mean
 from backdrop.trainer.paper_tables.records import Cell, Evaluation, Row, Table, Training
+from backdrop.trainer.run.store_of_table import STORES
 
-# Ryali et al. cut every mask at 0.9 (A); CAST's paper is silent, its release cuts at 0.5.
-THRESHOLDS = {"ryali": 0.9, "cast": 0.5}
 # Items of the column `setting` that are of scoring and not of training.
 _OF_SCORING = ("linear ", "fine-tuned ", "w/ adapt", "w/o adapt")
 
 
 def papers() -> tuple[str, ...]:
     """Return the papers' short names."""
-    return tuple(THRESHOLDS)
+    return tuple(STORES)
 
 
 @cache
@@ -122,7 +121,7 @@ def _training(key: tuple[str, ...]) -> Training:
         settings=tuple(line["settings"].split()),
         data=line["pretrain_data"],
         masks=masks,
-        threshold=THRESHOLDS[line["paper"]] if masks else None,
+        threshold=STORES[line["paper"]].threshold if masks else None,
         seeds=int(line["seeds"]),
         start_from=_training((*key[:-1], follows)) if follows else None,
     )
@@ -131,13 +130,23 @@ def _training(key: tuple[str, ...]) -> Training:
 def _cell(line: dict[str, str]) -> Cell:
     item = next((item for item in line["setting"].split("; ") if item.startswith(_OF_SCORING)), "")
     scored = _evaluations()[line["paper"], line["task"], line["data"], line["metric"], item]
-    task = scored["evaluation"]
     as_printed = ("paper", "table", "row", "setting", "task", "data", "metric", "value", "sem", "note")
     return Cell(
         **{name: line[name] for name in as_printed},
-        evaluation=Evaluation(task=task, options=tuple(scored["options"].split())) if task else None,
+        evaluation=_evaluation(line["paper"], scored),
         score=scored["score"],
         why_not=scored["note"],
+    )
+
+
+def _evaluation(paper: str, scored: dict[str, str]) -> Evaluation | None:
+    if not scored["evaluation"]:
+        return None
+    before = _evaluations()[paper, scored["after"], "imagenet", "top1", ""] if scored["after"] else None
+    return Evaluation(
+        task=scored["evaluation"],
+        options=tuple(scored["options"].split()),
+        after=_evaluation(paper, before) if before else None,
     )
 
 

@@ -31,6 +31,7 @@ from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.store_of_table import departures, departures_line
+from backdrop.trainer.run.trained_store import trained_store
 from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides
 
@@ -74,28 +75,23 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
         source = replace(source, cache=cache_folder(source.cache))
     settings = request.resolved()
     beton = beton_of(source)
+    is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
+    trained_on = trained_store(read_sidecar(beton), open_store(store).identity if is_at_hand else None)
     origin = Origin(
         recipe=request.recipe,
         dataset=read_sidecar(beton)["dataset"],
         beton=str(beton.absolute()),
         store_url=store if isinstance(store, str) else "",
         command=_command(request, source, out),
+        store=trained_on,
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
-        _say_departures(request.recipe, settings, store, beton, ranks)
+        if ranks.is_first and (found := departures(request.recipe, settings, trained_on)):
+            warn(departures_line(request.recipe, found))
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             probe = _online_probe(settings, loader, beton)
             return train(settings, loader, Path(out), origin=origin, resume=resume, ranks=ranks, probe=probe)
-
-
-def _say_departures(recipe: str, settings: RunSettings, store: Path | str, beton: Path, ranks: Ranks) -> None:
-    """Warn where the store is not that of the recipe's table."""
-    is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
-    identity = open_store(store).identity if is_at_hand else None
-    found = departures(recipe, settings, read_sidecar(beton), identity)
-    if found and ranks.is_first:
-        warn(departures_line(recipe, found))
 
 
 def _command(request: RunRequest, source: StoreSource, out: Path) -> str:

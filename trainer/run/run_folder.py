@@ -23,6 +23,7 @@ from backdrop.progress import warn
 from backdrop.stores.format.provenance import commit
 from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.foreign_members import check_members, members_used
+from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
@@ -42,6 +43,8 @@ class Origin:
     store_url: str = ""
     # Command line that starts the same run; "" = it was not started by one.
     command: str = ""
+    # Which images and masks it is trained on; None = batches from memory.
+    store: TrainedStore | None = None
 
 
 def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id: str, resume: bool) -> None:
@@ -116,6 +119,12 @@ def _check_members(folder: Path, *, must_be_same: bool) -> None:
 def read_run(folder: Path) -> dict[str, Any]:
     """Return a run's run.json: recipe, seed, store_id, commit, versions. Raises: UserError: there is none."""
     return _read_json(folder, "run.json")
+
+
+def read_store(folder: Path) -> TrainedStore | None:
+    """Return what a run says of the store it was trained on; None where it does not."""
+    kept = read_run(folder).get("store")
+    return None if kept is None else TrainedStore(**kept)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -5,13 +5,12 @@ them. Ryali et al. cut DeepUSPS2's (Table 5: U2Net's) maps at 0.9; CAST's releas
 COCO's files as they are. Masks from a folder may be anybody's, so they pass.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from backdrop.pipeline.beton.reader import side_px_of
 from backdrop.trainer import cast
 from backdrop.trainer.recipes import NAMES
+from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings
 
 
@@ -24,40 +23,34 @@ class TableStore:
     detectors: tuple[str, ...] = ("deepusps", "masks")
 
 
-_CAST = TableStore(dataset="coco", threshold=0.5)
-_RYALI = TableStore(dataset="imagenet", threshold=0.9)
+# By paper.
+STORES = {"ryali": TableStore(dataset="imagenet", threshold=0.9), "cast": TableStore(dataset="coco", threshold=0.5)}
 _OF_NO_TABLE = ("smoke",)
 _OF_CAST = ("cast_coco", "cast_coco_mlp", "moco_coco")
 
 
-def departures(
-    recipe: str, settings: RunSettings, sidecar: Mapping[str, Any], identity: Mapping[str, Any] | None
-) -> list[str]:
+def departures(recipe: str, settings: RunSettings, store: TrainedStore) -> list[str]:
     """Return in what a store is not that of a recipe's table, one sentence each; [] for a recipe of no table.
 
     Args:
         recipe: a name of trainer/recipes.
         settings: of the run; one that knows no mask is indifferent to how they were made.
-        sidecar: of the .beton that is read.
-        identity: of its store, None where only the .beton is at hand.
+        store: that the run is trained on.
     """
     if recipe not in NAMES or recipe in _OF_NO_TABLE:
         return []
-    table = _CAST if recipe in _OF_CAST else _RYALI
+    table = STORES["cast" if recipe in _OF_CAST else "ryali"]
     found = []
-    if sidecar["dataset"] != table.dataset:
-        found.append(f"its data set is {table.dataset}, this one is {sidecar['dataset']}")
-    elif sidecar["settings"]["max_side_px"] != side_px_of(table.dataset):
-        wanted = side_px_of(table.dataset)
-        found.append(f"its images have up to {wanted} px, these {sidecar['settings']['max_side_px']}")
-    if identity is None or not _knows_masks(settings):
+    if store.dataset != table.dataset:
+        found.append(f"its data set is {table.dataset}, this one is {store.dataset}")
+    elif store.max_side_px != (wanted := side_px_of(table.dataset)):
+        found.append(f"its images have up to {wanted} px, these {store.max_side_px}")
+    if store.detector is None or not knows_masks(settings):
         return found
-    # An identity has its fractions as text.
-    threshold = float(identity.get("mask", {}).get("threshold", "nan"))
-    if threshold != table.threshold:
-        found.append(f"its masks are cut at {table.threshold:g}, these at {threshold:g}")
-    if (detector := identity["detector"]["name"]) not in table.detectors:
-        found.append(f"its masks are of {table.detectors[0]} or from a folder, these of {detector}")
+    if store.threshold != table.threshold:
+        found.append(f"its masks are cut at {table.threshold:g}, these at {store.threshold:g}")
+    if store.detector not in table.detectors:
+        found.append(f"its masks are of {table.detectors[0]} or from a folder, these of {store.detector}")
     return found
 
 
@@ -69,7 +62,8 @@ def departures_line(recipe: str, found: list[str]) -> str:
     )
 
 
-def _knows_masks(settings: RunSettings) -> bool:
+def knows_masks(settings: RunSettings) -> bool:
+    """Return whether a run's views depend on masks."""
     return (
         settings.background.name != "none"
         or cast.in_use(settings.cast) is not None
