@@ -63,7 +63,12 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--out", type=path_type, default=None, help="The run's folder. Default: artifacts/<method>-<bg>.")
 @recipe_option("the paper's (no GPU: smoke)")
 @click.option(
-    "--backbone", default=None, help="resnet18 to 152, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's."
+    "--backbone",
+    default=None,
+    help="resnet18 to 152, vit_s16 and so on, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's.",
+)
+@click.option(
+    "--start-weights", type=path_type, default=None, help="What the backbone begins with: published weights, or a run."
 )
 @click.option("--seed", type=int, default=None, help="Like --set seed=; so are the next three.")
 @click.option("--epochs", type=int, default=None, help="Passes over the images.")
@@ -84,6 +89,7 @@ def pretrain_command(
     out: Path | None,
     recipe: str | None,
     backbone: str | None,
+    start_weights: Path | None,
     seed: int | None,
     epochs: int | None,
     batch_size: int | None,
@@ -113,6 +119,7 @@ def pretrain_command(
         with_cast=chosen.with_cast,
         recipe=recipe,
         overrides=[change.override for change in changes],
+        start_weights=start_weights,
     )
     if showed_or_saved(
         request.resolved(), [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",

@@ -1,24 +1,10 @@
-"""Self-supervised weights as they were published: one table of what stands before a network's names, and their ViTs
-and ResNets.
-
-| files of                                              | entry        | before the names                        |
-|-------------------------------------------------------|--------------|-----------------------------------------|
-| DINO, DINOv2 (registers too), timm, torchvision       | -            | -                                       |
-| Barlow Twins, VICReg (backbone)                       | -            | -                                       |
-| MAE                                                   | `model`      | -                                       |
-| MoCo-v3                                               | `state_dict` | `module.base_encoder.`                  |
-| MoCo-v2, SimSiam after it, CAST                       | `state_dict` | `module.encoder_q.`, `module.encoder.`  |
-| SwAV, DeepCluster-v2                                  | -            | `module.`                               |
-| BYOL (PyTorch, yaox12)                                | -            | `module.online_network.encoder.`        |
-| Barlow Twins, VICReg (full), DINO's teacher           | `model`, ... | `module.backbone.`, `backbone.`         |
-| solo-learn, lightly                                   | `state_dict` | `backbone.`, lightly's ViT `backbone.vit.` |
+"""Self-supervised weights as they were published: their ViTs and ResNets, filled. `weight_names` has the names.
 
 Shapes: D width, M rows and columns of the positional embedding's grid.
 """
 
 import math
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,21 +13,21 @@ from torch import Tensor
 
 from backdrop.errors import UserError
 from backdrop.saliency.networks.resnet import DilatedResNet50
-from backdrop.saliency.networks.vit import PositionRule, VisionTransformer, VitShape
-from backdrop.tensor_files import named_below, read_published, weights_sha256
+from backdrop.saliency.networks.vit import MLP_RATIO, PositionRule, VisionTransformer, VitShape
+from backdrop.saliency.networks.weight_names import (
+    FIRST_BLOCK,
+    PATCHES,
+    NamedWeights,
+    resnet_weights,
+    some_of,
+    vit_weights,
+)
+from backdrop.tensor_files import read_published, weights_sha256
 
-# The first that fits counts: of an encoder and its momentum encoder the one that gradients train, as published scores.
-PREFIXES = (
-    "module.base_encoder.", "module.encoder_q.", "module.online_network.encoder.", "module.backbone.",
-    "module.encoder.", "module.", "encoder_q.", "online_network.encoder.", "backbone.vit.", "backbone.", "encoder.", "",
-)  # fmt: skip
-_FIRST, _FIRST_BLOCK = "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"
-# What release files hold beside the encoder: projectors, classifiers, a decoder, what masked patches are replaced by.
-_NOT_ENCODER = ("head.", "fc.", "decoder_", "mask_token", "fc_norm.", "head_norm.", "norm_pre.")
-# Layers by their places in a Sequential of a ResNet's children, as lightly's examples build their backbone.
-_NUMBERED_LAYERS = {"conv1": "0", "bn1": "1", "layer1": "4", "layer2": "5", "layer3": "6", "layer4": "7"}
-MOCO_V3_SMALL_HEADS = 12
+# Heads are 64 wide but those of MoCo-v3's ViT-S and of MAE's ViT-H.
 HEAD_WIDTH = 64
+MOCO_V3_SMALL_WIDTH, MOCO_V3_SMALL_HEADS = 384, 12
+HUGE_WIDTH, HUGE_HEADS = 1280, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +43,6 @@ class PublishedVit:
     weights_sha256: str
 
 
-def prefix_of(names: Iterable[str], first: str) -> str | None:
-    """Return what stands before a network's names in a file, None = no name of it is there.
-
-    Args: names: the file's. first: a name that the network has, such as conv1.weight.
-    """
-    there = set(names)
-    return next((prefix for prefix in PREFIXES if f"{prefix}{first}" in there), None)
-
-
 def load_vit(path: Path) -> PublishedVit:
     """Read a ViT of DINO, DINOv2, MoCo-v3, MAE or timm from the file that was published.
 
@@ -74,8 +51,14 @@ def load_vit(path: Path) -> PublishedVit:
     """
     if not path.is_file():
         raise UserError(f"there is no file {path}: give one of published weights, such as dino_deitsmall8_pretrain.pth")
-    tensors, container = read_published(path)
-    return vit_of(tensors, container, str(path))
+    tensors, _ = read_published(path)
+    found = vit_weights(tensors)
+    if found is None:
+        raise UserError(
+            f"{path} holds no weights of a vision transformer: no name ends in {PATCHES} or {FIRST_BLOCK} (there are, "
+            f"e.g., {some_of(tensors)}). Allowed: those of DINO, DINOv2, MoCo-v3, MAE, timm"
+        )
+    return vit_of(found, str(path))
 
 
 def load_resnet50(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -90,24 +73,13 @@ def load_resnet50(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             f"there is no file {path}: give one of published weights, such as moco_v2_800ep_pretrain.pth.tar"
         )
     tensors, _ = read_published(path)
-    prefix = prefix_of(tensors, "conv1.weight")
-    if prefix is None:
-        numbered = prefix_of(tensors, f"{_NUMBERED_LAYERS['layer1']}.0.conv1.weight")
-        prefix, layers = numbered, _NUMBERED_LAYERS
-    else:
-        layers = {layer: layer for layer in _NUMBERED_LAYERS}
-    if prefix is None:
+    found = resnet_weights(tensors)
+    if found is None:
         raise UserError(
-            f"{path} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., "
-            f"{', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after a release's prefix"
+            f"{path} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., {some_of(tensors)}). "
+            "Allowed: torchvision's names, also after a release's prefix"
         )
-    own = {
-        f"{layer}.{rest}": tensor
-        for layer, theirs in layers.items()
-        for rest, tensor in named_below(tensors, f"{prefix}{theirs}.").items()
-    }
-    taken = {f"{prefix}{theirs}." for theirs in layers.values()}
-    return _whole_resnet50(own, str(path)), tuple(sorted(name for name in tensors if not name.startswith(tuple(taken))))
+    return _whole_resnet50(found.tensors, str(path)), found.not_taken
 
 
 def _whole_resnet50(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
@@ -126,42 +98,35 @@ def _whole_resnet50(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     return {name: whole[name].to(wanted[name].dtype) for name in wanted}
 
 
-def vit_of(tensors: dict[str, Tensor], container: str, what: str) -> PublishedVit:
+def vit_of(found: NamedWeights, what: str) -> PublishedVit:
     """Build the ViT whose weights these are.
 
-    Args: tensors: by the file's names. container: the entry of the file that they lay in. what: whose, for messages.
-    Raises: UserError: no such names, or tensors that do not fit them.
+    Args: found: by `vit_weights`. what: whose, for messages.
+    Raises: UserError: tensors that do not fit such a network.
     """
-    prefix = prefix_of(tensors, _FIRST)
-    if prefix is None or f"{prefix}{_FIRST_BLOCK}" not in tensors:
-        raise UserError(
-            f"{what} holds no weights of a vision transformer: no name ends in {_FIRST} or {_FIRST_BLOCK} (there are, "
-            f"e.g., {', '.join(sorted(tensors)[:3])}). Allowed: those of DINO, DINOv2, MoCo-v3, MAE, timm"
-        )
-    own = _under_dinos_names({name: t.float() for name, t in named_below(tensors, prefix).items()}, what)
-    taken = {name: tensor for name, tensor in own.items() if not name.startswith(_NOT_ENCODER)}
-    shape, family = _shape_and_family(taken, prefix, container, what)
+    own = _under_dinos_names({name: tensor.float() for name, tensor in found.tensors.items()}, what)
+    shape, family = _shape_and_family(own, found.prefix, what)
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move
         network = VisionTransformer(shape)
-    _fit(network, taken, what)
-    left_out = [name for name in tensors if not name.startswith(prefix)]
-    left_out += [prefix + name for name in own if name not in taken]
+    _fit(network, own, what)
     recognised = (
         f"{family}: width {shape.width}, {shape.num_heads} heads, {shape.num_blocks} blocks, patch {shape.patch_px}"
     )
     return PublishedVit(
         network=network.eval(),
         recognised=recognised,
-        left_out=tuple(sorted(left_out)),
+        left_out=found.not_taken,
         weights_sha256=weights_sha256(network.state_dict()),
     )
 
 
 def _under_dinos_names(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     """Rename timm's registers; their CLS token has its position added, and the embedding has none for it."""
-    if "rope_embed.periods" in own or "storage_tokens" in own:
+    if own.keys() & {"rope_embed.periods", "storage_tokens", "blocks.0.gamma_1"}:
         raise UserError(f"{what} is of DINOv3, whose rotary positions are not supported: give one of DINO or DINOv2")
-    if "blocks.0.mlp.w12.weight" in own:
+    hidden_DD = own.get("blocks.0.mlp.fc1.weight")
+    is_gated = "blocks.0.mlp.w12.weight" in own
+    if is_gated or (hidden_DD is not None and len(hidden_DD) != MLP_RATIO * hidden_DD.shape[1]):
         raise UserError(f"{what} has the gated layers of a giant ViT, which are not supported: give S, B or L")
     if "pos_embed" not in own or "cls_token" not in own:
         raise UserError(f"{what} has no pos_embed or no cls_token: give one of DINO, DINOv2, MoCo-v3, MAE or timm")
@@ -175,8 +140,8 @@ def _under_dinos_names(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _shape_and_family(own: dict[str, Tensor], prefix: str, container: str, what: str) -> tuple[VitShape, str]:
-    width, _, patch_px, _ = own[_FIRST].shape
+def _shape_and_family(own: dict[str, Tensor], prefix: str, what: str) -> tuple[VitShape, str]:
+    width, _, patch_px, _ = own[PATCHES].shape
     side = math.isqrt(max(own["pos_embed"].shape[1] - 1, 0))
     blocks = {int(found[1]) for name in own if (found := re.match(r"blocks\.(\d+)\.", name))}
     if own["pos_embed"].shape != (1, 1 + side**2, width) or width % HEAD_WIDTH:
@@ -189,27 +154,28 @@ def _shape_and_family(own: dict[str, Tensor], prefix: str, container: str, what:
         num_registers=own["register_tokens"].shape[1] if "register_tokens" in own else 0,
         has_layer_scale="blocks.0.ls1.gamma" in own,
     )  # fmt: skip
-    return _of_family(shape, _family(own, shape, prefix, container))
+    return _of_family(shape, _family(own, shape, prefix))
 
 
-def _family(own: dict[str, Tensor], shape: VitShape, prefix: str, container: str) -> str:
+def _family(own: dict[str, Tensor], shape: VitShape, prefix: str) -> str:
     """Whose it is: positions that are no learnt ones have zeros for CLS, and MAE published no network this narrow."""
     if shape.num_registers:
         return "DINOv2 with registers"
     if shape.has_layer_scale:
         return "DINOv2"
-    has_fixed_positions = not own["pos_embed"][:, 0].any()
-    if prefix == "module.base_encoder." or (has_fixed_positions and shape.width == 384):
-        return "MoCo-v3"
-    return "MAE" if has_fixed_positions or container == "model" else "DINO"
+    if own["pos_embed"][:, 0].any():
+        return "DINO"
+    return "MoCo-v3" if prefix == "module.base_encoder." or shape.width == MOCO_V3_SMALL_WIDTH else "MAE"
 
 
 def _of_family(shape: VitShape, family: str) -> tuple[VitShape, str]:
     rules: dict[str, PositionRule] = {"DINOv2 with registers": "antialias", "MoCo-v3": "size", "MAE": "size"}
     shape = replace(shape, position_rule=rules.get(family, "offset"))
-    if family == "MoCo-v3" and shape.width == 384:
-        # Nothing in the file says so; six heads would load as well and attend to something else.
+    # Nothing in the files says so; heads of another width would load as well, and attend to something else.
+    if family == "MoCo-v3" and shape.width == MOCO_V3_SMALL_WIDTH:
         shape = replace(shape, num_heads=MOCO_V3_SMALL_HEADS)
+    if shape.width == HUGE_WIDTH:
+        shape = replace(shape, num_heads=HUGE_HEADS)
     return shape, family
 
 

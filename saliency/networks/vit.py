@@ -7,13 +7,15 @@ T = 1 + registers + N tokens, D width, A heads.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 NORM_EPSILON = 1e-6
+MLP_RATIO = 4
+INIT_STD = 0.02
 PositionRule = Literal["offset", "size", "antialias"]
 
 
@@ -35,6 +37,43 @@ class VitShape:
     position_rule: PositionRule = "offset"
 
 
+def _shape(width: int, patch_px: int, num_blocks: int = 12, **more: Any) -> VitShape:
+    """A published shape: of images of 224 px, heads of 64."""
+    usual = {"num_heads": width // 64, "position_side": 224 // patch_px}
+    return VitShape(**{"width": width, "patch_px": patch_px, "num_blocks": num_blocks, **usual, **more})
+
+
+_FIXED: dict[str, Any] = {"position_rule": "size"}
+_DINOV2: dict[str, Any] = {"position_side": 37, "has_layer_scale": True}
+_REGISTERS: dict[str, Any] = {**_DINOV2, "num_registers": 4, "position_rule": "antialias"}
+# Networks that can be asked for by name: those that weights were published for, and a tiny one.
+VITS = {
+    "vit_ti16": _shape(192, 16),
+    # DINO's
+    "vit_s16": _shape(384, 16),
+    "vit_s8": _shape(384, 8),
+    "vit_b16": _shape(768, 16),
+    "vit_b8": _shape(768, 8),
+    # MoCo-v3's and MAE's, whose positions are no learnt ones; MoCo-v3's ViT-B is of MAE's shape
+    "vit_s16_moco_v3": _shape(384, 16, num_heads=12, **_FIXED),
+    "vit_b16_mae": _shape(768, 16, **_FIXED),
+    "vit_l16_mae": _shape(1024, 16, 24, **_FIXED),
+    "vit_h14_mae": _shape(1280, 14, 32, num_heads=16, **_FIXED),
+    # DINOv2's
+    "vit_s14": _shape(384, 14, **_DINOV2),
+    "vit_b14": _shape(768, 14, **_DINOV2),
+    "vit_l14": _shape(1024, 14, 24, **_DINOV2),
+    "vit_s14_reg4": _shape(384, 14, **_REGISTERS),
+    "vit_b14_reg4": _shape(768, 14, **_REGISTERS),
+    "vit_l14_reg4": _shape(1024, 14, 24, **_REGISTERS),
+}
+
+
+def name_of(shape: VitShape) -> str | None:
+    """Return the name of a shape in VITS, None = it has none."""
+    return next((name for name, known in VITS.items() if known == shape), None)
+
+
 class Block(nn.Module):
     """One layer: attention and a two-layer perceptron of four times the width, each on normalised tokens."""
 
@@ -45,7 +84,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=NORM_EPSILON)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPSILON)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+        self.mlp = nn.ModuleDict(
+            {"fc1": nn.Linear(width, MLP_RATIO * width), "fc2": nn.Linear(MLP_RATIO * width, width)}
+        )
         self.ls1, self.ls2 = (LayerScale(width) if shape.has_layer_scale else nn.Identity() for _ in range(2))
 
     def queries_keys_values(self, tokens_BTD: Tensor) -> Tensor:
@@ -76,7 +117,7 @@ class LayerScale(nn.Module):
 class VisionTransformer(nn.Module):
     """A ViT for images of any size in multiples of its patch.
 
-    Args: shape: of the network. Weights are torch's initial ones; they are meant to be loaded.
+    Args: shape: of the network. Weights are torch's initial ones and positions 0, to be loaded or drawn.
     """
 
     def __init__(self, shape: VitShape) -> None:
@@ -90,12 +131,36 @@ class VisionTransformer(nn.Module):
         if shape.num_registers:
             self.register_tokens = nn.Parameter(torch.zeros(1, shape.num_registers, shape.width))
 
+    @torch.no_grad()
+    def draw_weights(self) -> None:
+        """Draw every parameter anew from torch's current generator: normal, cut off at two deviations, as DINO does."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.trunc_normal_(module.weight, std=INIT_STD)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, LayerScale):
+                nn.init.ones_(module.gamma)
+        for name, value in self.named_parameters(recurse=False):
+            assert name in ("cls_token", "pos_embed", "register_tokens")
+            nn.init.trunc_normal_(value, std=INIT_STD)
+
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Tokens (B, T, D) after the last norm of normalised images; CLS first, then registers, then patches by row."""
         tokens_BTD = self._embedded(images_BCHW)
         for block in self.blocks:
             tokens_BTD = block(tokens_BTD)
         return self.norm(tokens_BTD)
+
+    def forward_map(self, images_BCHW: Tensor) -> Tensor:
+        """The patches' tokens after the last norm on their grid, (B, D, h, w); no CLS, no registers.
+
+        Args: images_BCHW: float (B, 3, H, W), normalised, H and W multiples of the patch.
+        """
+        size = tuple(length // self.shape.patch_px for length in images_BCHW.shape[2:])
+        return self(images_BCHW)[:, 1 + self.shape.num_registers :].transpose(1, 2).unflatten(2, size)
 
     def last_queries_keys(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of the last layer, each (B, A, T, D / A); what comes after them is not computed.

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from backdrop.errors import UserError
-from backdrop.saliency.networks.published_weights import load_vit, prefix_of
+from backdrop.saliency.networks.published_weights import load_vit
 from backdrop.saliency.networks.vit import resized_positions
+from backdrop.saliency.networks.weight_names import prefix_of
 from tests.material.published_vits import dino_tensors, dinov2_tensors, random_tensors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,12 +30,14 @@ def dinov2_in_timms_names(own: dict[str, Tensor]) -> dict[str, Tensor]:
 def mae_file(own: dict[str, Tensor]) -> dict:
     """mae_visualize_vit_base.pth: a decoder and what replaces masked patches beside the encoder, in `model`."""
     decoder = random_tensors({"mask_token": (1, 1, 512), "decoder_embed.weight": (512, own["norm.bias"].numel())}, 3)
+    own["pos_embed"][:, 0] = 0  # sines and cosines, of which CLS has none
     return {"model": {**own, **decoder}}
 
 
 def moco_v3_file(own: dict[str, Tensor]) -> dict:
     """vit-s-300ep.pth.tar: encoder with a projector for its head, momentum encoder, predictor."""
     projector = random_tensors({"head.0.weight": (4096, own["norm.bias"].numel()), "head.1.bias": (4096,)}, 3)
+    own["pos_embed"][:, 0] = 0
     base = {f"module.base_encoder.{name}": value for name, value in {**own, **projector}.items()}
     momentum = {f"module.momentum_encoder.{name}": value + 1 for name, value in own.items()}
     predictor = random_tensors({"module.predictor.0.weight": (4096, 256)}, 4)

@@ -19,6 +19,7 @@ from backdrop.saliency.networks.published_weights import load_resnet50
 from backdrop.saliency.networks.resnet import DilatedResNet50
 from backdrop.saliency.trained_detector.drn_detector import DetectorDescription, load_detector, save_detector
 from backdrop.stores.datasets import open_index
+from tests.material.published_resnets import RESNET_FILES, after, without_counts
 from tests.material.published_vits import tiny_dino
 from tests.material.small_images import make_images
 
@@ -36,59 +37,24 @@ def encoder() -> dict[str, Tensor]:
     return {name: value + 0.01 if value.dtype == torch.float32 else value + 7 for name, value in own.items()}
 
 
-def after(prefix: str, own: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in own.items()}
+# The others differ from one of these in what stands before the names alone, which the trainer's tests go through.
+FILES = ("moco-v3", "barlow twins' and vicreg's checkpoint", "lightly", "without counts of batches")
 
 
-def projector(prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}weight": torch.ones(4, 2048), f"{prefix}bias": torch.ones(4)}
-
-
-def numbered(own: dict[str, Tensor]) -> dict[str, Tensor]:
-    places = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-    return {f"{places[name.partition('.')[0]]}.{name.partition('.')[2]}": value for name, value in own.items()}
-
-
-FILES: dict[str, Callable[[dict[str, Tensor]], dict]] = {
-    "moco_v2_800ep_pretrain": lambda own: {
-        "state_dict": after("module.encoder_q.", own) | projector("module.encoder_q.fc.0."), "optimizer": {},
-    },
-    "r-50-1000ep": lambda own: {
-        "state_dict": after("module.base_encoder.", own) | after("module.momentum_encoder.", {
-            name: value + 1 for name, value in own.items()
-        }) | projector("module.predictor.0."),
-    },
-    "swav_800ep_pretrain": lambda own: after("module.", own) | projector("module.projection_head.0."),
-    "dino_resnet50_pretrain": dict,
-    "vicreg's resnet50": dict,
-    "barlow twins' checkpoint": lambda own: {"model": after("module.backbone.", own), "epoch": 1000},
-    "simsiam": lambda own: {"state_dict": after("module.encoder.", own) | projector("module.predictor.0.")},
-    "byol (yaox12)": lambda own: {"state_dict": after("module.online_network.encoder.", own)},
-    "solo-learn": lambda own: {"state_dict": after("backbone.", own) | projector("classifier.")},
-    "lightly": lambda own: {"state_dict": after("backbone.", numbered(own)) | projector("projection_head.layers.0.")},
-    "torchvision, timm": lambda own: own | projector("fc."),
-    "without counts of batches": lambda own: {
-        name: value for name, value in own.items() if not name.endswith("num_batches_tracked")
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in FILES)) for n in RESNET_FILES])
 def test_every_published_naming_is_read(name: str, encoder: dict[str, Tensor], tmp_path: Path) -> None:
-    content = FILES[name](encoder)
+    content = RESNET_FILES[name](encoder, {key: value + 1 for key, value in encoder.items()})
     torch.save(content, tmp_path / "weights.pth.tar")
     found, left_out = load_resnet50(tmp_path / "weights.pth.tar")
     assert found.keys() == encoder.keys()
+    is_counted = name != "without counts of batches"
     for key, value in found.items():
-        has_counts = name != "without counts of batches" or not key.endswith("num_batches_tracked")
-        assert torch.equal(value, encoder[key] if has_counts else torch.tensor(0)), key
-    inner = content.get("state_dict", content.get("model", content))
-    assert len(left_out) == len(inner) - len([key for key in found if has_counts_of(name, key)])
+        has_it = is_counted or not key.endswith("num_batches_tracked")
+        assert torch.equal(value, encoder[key] if has_it else torch.tensor(0)), key
+    entries = ("state_dict", "model", "model_state_dict", "teacher")
+    inner = next((content[entry] for entry in entries if entry in content), content)
+    assert len(left_out) == len(inner) - len(encoder if is_counted else without_counts(encoder))
     DilatedResNet50().load_state_dict(found)
-
-
-def has_counts_of(name: str, key: str) -> bool:
-    return name != "without counts of batches" or not key.endswith("num_batches_tracked")
 
 
 @pytest.mark.parametrize(

@@ -2,63 +2,24 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.trainer.backbones import build_backbone
+from backdrop.saliency.networks.vit import VITS
+from backdrop.trainer.backbones import build_backbone, vit
 from backdrop.trainer.evaluation.harness import subject as _subject
 from backdrop.trainer.evaluation.harness.subject import number_format, open_subject, untrained_like
 from backdrop.trainer.evaluation.harness.weights import load_network
 from backdrop.trainer.parts.backbones import Backbone
-
-NUM_FEATURES = 512
-
-
-def after(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {prefix + name: value for name, value in tensors.items()}
-
-
-def _moco(own: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
-    """MoCo v2 and CAST: `main_moco.py` of both; the projection is called fc."""
-    projection = {"fc.0.weight": torch.zeros(NUM_FEATURES, NUM_FEATURES), "fc.2.weight": torch.zeros(128, NUM_FEATURES)}
-    state = after("module.encoder_q.", own | projection) | after("module.encoder_k.", other | projection)
-    state |= {"module.queue": torch.zeros(128, 16), "module.queue_ptr": torch.zeros(1)}
-    return {"epoch": 200, "arch": "resnet18", "state_dict": state, "optimizer": {"state": {}}}
-
-
-def _swav(own: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
-    head = {"projection_head.0.weight": torch.zeros(64, NUM_FEATURES), "prototypes.weight": torch.zeros(30, 64)}
-    return after("module.", own | head)
-
-
-def _byol(own: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
-    state = after("module.online_network.encoder.", own) | after("module.target_network.encoder.", other)
-    return {"epoch": 300, "model": state | {"module.predictor.net.0.weight": torch.zeros(8, 8)}}
-
-
-def _classifier() -> dict[str, Tensor]:
-    weight = torch.arange(1000 * NUM_FEATURES, dtype=torch.float32).reshape(1000, NUM_FEATURES) / 1e6
-    return {"fc.weight": weight, "fc.bias": torch.arange(1000, dtype=torch.float32)}
-
-
-# Name to (what the file holds, given the encoder and another one; whether a classifier is in it).
-NAMINGS: dict[str, tuple[Callable[..., dict[str, Any]], bool]] = {
-    "torchvision": (lambda own, other: own | _classifier(), True),
-    "torchvision without a classifier": (lambda own, other: own, False),
-    "moco and cast": (_moco, False),
-    "moco's linear classifier": (lambda own, other: {"state_dict": after("module.", own | _classifier())}, True),
-    "swav": (_swav, False),
-    "byol": (_byol, False),
-    "a backbone within a model": (lambda own, other: {"model_state_dict": after("module.backbone.", own)}, False),
-    "an encoder by itself": (lambda own, other: after("encoder.", own), False),
-}
+from tests.material.published_resnets import RESNET_FILES, WITH_CLASSIFIER, after, classifier
+from tests.material.published_vits import dino_tensors
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +30,64 @@ def networks() -> tuple[Backbone, Backbone]:
         return build_backbone("resnet18").eval(), build_backbone("resnet18").eval()
 
 
-@pytest.mark.parametrize("naming", NAMINGS)
+@pytest.mark.parametrize("naming", RESNET_FILES)
 def test_release_files_give_their_encoder(naming: str, networks: tuple[Backbone, Backbone], tmp_path: Path) -> None:
-    content_of, has_classifier = NAMINGS[naming]
-    torch.save(content_of(*(network.state_dict() for network in networks)), tmp_path / "release.pth.tar")
+    own, other = (network.state_dict() for network in networks)
+    torch.save(RESNET_FILES[naming](own, other), tmp_path / "release.pth.tar")
     backbone, head = load_network(tmp_path / "release.pth.tar")
-    expected = networks[0].state_dict()
-    assert backbone.state_dict().keys() == expected.keys()
-    assert all(torch.equal(value, expected[name]) for name, value in backbone.state_dict().items())
+    assert backbone.state_dict().keys() == own.keys()
+    assert all(torch.equal(value, own[name]) for name, value in backbone.state_dict().items())
     assert not backbone.training
-    assert (head is not None) == has_classifier
+    assert (head is not None) == (naming in WITH_CLASSIFIER)
     if head is not None:
-        assert torch.equal(head.weight, _classifier()["fc.weight"])
-        assert torch.equal(head.bias, _classifier()["fc.bias"])
+        assert torch.equal(head.weight, classifier(own)["fc.weight"])
+        assert torch.equal(head.bias, classifier(own)["fc.bias"])
+
+
+def test_outputs_of_a_file_are_torchvisions_own(
+    networks: tuple[Backbone, Backbone], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = (network.state_dict() for network in networks)
+    theirs = torchvision.models.resnet18(weights=None).eval()
+    theirs.load_state_dict(own | classifier(own))
+    torch.save(RESNET_FILES["moco's linear classifier"](own, other), tmp_path / "release.pth.tar")
+    backbone, head = load_network(tmp_path / "release.pth.tar")
+    assert head is not None
+    assert capsys.readouterr().err == "release.pth.tar: resnet18\n"
+    image_BCHW = torch.randn(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(head(backbone(image_BCHW)), theirs(image_BCHW))
+    torch.save(RESNET_FILES["moco-v2 and cast"](own, other), tmp_path / "moco.pth.tar")
+    load_network(tmp_path / "moco.pth.tar")
+    assert "resnet18; 128 other tensors left, such as module.encoder_k.bn1.bias" in capsys.readouterr().err
+
+
+def test_a_published_vit_is_scored_with_timms_own_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.setitem(VITS, "vit_tiny", replace(VITS["vit_s16"], width=64, num_heads=1, num_blocks=2))
+    monkeypatch.setattr(vit, "NAMES", tuple(VITS))
+    own = dino_tensors(width=64, num_blocks=2)
+    torch.save({"teacher": after("backbone.", own)}, tmp_path / "dino.pth")
+    backbone, head = load_network(tmp_path / "dino.pth")
+    theirs = timm.models.VisionTransformer(embed_dim=64, depth=2, num_heads=1, num_classes=0).eval()
+    theirs.load_state_dict(own)
+    image_BCHW = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        tokens_BTD = theirs.forward_features(image_BCHW)
+        torch.testing.assert_close(backbone(image_BCHW), tokens_BTD[:, 1:].mean(dim=1), rtol=1e-4, atol=1e-5)
+    assert head is None
+    assert backbone.state_dict().keys() == own.keys()
+    with pytest.raises(UserError, match=r"whole patches of 16 px, not 224 x 90; set views\.size_px=224"):
+        backbone(image_BCHW[..., :90])
+    torch.save(dino_tensors(width=128, num_blocks=1), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=r"holds DINO: width 128, 2 heads.*which is none of vit_ti16, vit_s16"):
+        load_network(tmp_path / "other.pth")
 
 
 def test_the_same_weights_are_the_same_subject_in_any_file(networks: tuple[Backbone, Backbone], tmp_path: Path) -> None:
     state = networks[0].state_dict()
     save_file(state, tmp_path / "ours.safetensors")
-    torch.save(_moco(state, networks[1].state_dict()), tmp_path / "theirs.pth.tar")
+    torch.save(RESNET_FILES["moco-v2 and cast"](state, networks[1].state_dict()), tmp_path / "theirs.pth.tar")
     cpu = torch.device("cpu")
     one, other = (open_subject(tmp_path / name, cpu) for name in ("ours.safetensors", "theirs.pth.tar"))
     assert one.weights_sha256 == other.weights_sha256
@@ -137,7 +137,7 @@ def test_convolutions_are_short_on_a_gpu_and_answers_stay_float32(
 ) -> None:
     assert number_format(torch.device("cuda")) is torch.bfloat16
     assert number_format(torch.device("cpu")) is None
-    torch.save(networks[0].state_dict() | _classifier(), tmp_path / "weights.pth")
+    torch.save(networks[0].state_dict() | classifier(networks[0].state_dict()), tmp_path / "weights.pth")
     exact = open_subject(tmp_path / "weights.pth", torch.device("cpu"))
     monkeypatch.setattr(_subject, "number_format", lambda device: torch.bfloat16)
     short = open_subject(tmp_path / "weights.pth", torch.device("cpu"))

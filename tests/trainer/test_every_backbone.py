@@ -12,17 +12,18 @@ from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE
 from backdrop.trainer.backbones import BACKBONES, backbone_names, build_backbone, find
 from backdrop.trainer.evaluation.harness.subject import untrained_like
-from backdrop.trainer.evaluation.harness.weights import load_network, network_of
+from backdrop.trainer.evaluation.harness.weights import load_network
 from backdrop.trainer.parts import momentum_encoder
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.split_batch_norm import SplitBatchNorm2d, split_batch_norms
 from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
 from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.published_network import published_network
 
 VIT = "timm:vit_tiny_patch16_224"
 # Each family's smallest network, and one of timm's for each form of its features.
 TIMM = (VIT, "timm:test_resnet", "timm:test_convnext", "timm:test_efficientnet", "timm:test_vit2")
-NAMES = ("resnet18", "alexnet", "alexnet_bn", "drn_d_22", *TIMM)
+NAMES = ("resnet18", "alexnet", "alexnet_bn", "drn_d_22", "vit_ti16", *TIMM)
 SIDE_PX = 64
 
 
@@ -144,9 +145,9 @@ def test_without_timm_a_sentence_says_what_to_install(monkeypatch: pytest.Monkey
 def test_a_layout_with_layers_that_a_resnet_lacks_is_not_taken_for_one() -> None:
     tensors = built("resnet18").state_dict() | {"layer1.0.se.fc1.weight": torch.zeros(4)}
     with pytest.raises(UserError, match=r"no resnet18: it has no layer1\.0\.se"):
-        network_of(tensors, "a file")
+        published_network(tensors, "a file")
     with pytest.raises(UserError, match="nor of another backbone"):
-        network_of(built(VIT).state_dict(), "a file")
+        published_network(built("timm:test_convnext").state_dict(), "a file")
 
 
 def test_a_backbone_of_a_plug_in_file_trains_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,14 @@ class Published:
     """Weights that a family recognised as its own.
 
     name, cifar_stem: what `build_backbone` takes. tensors: by the backbone's names, with others that came beside them
-    under the same prefix (`fc`).
+    under the same prefix (`fc`). recognised: for people, "" = the name says it. not_taken: the file's other names.
     """
 
     name: str
     cifar_stem: bool
     tensors: dict[str, torch.Tensor]
+    recognised: str = ""
+    not_taken: tuple[str, ...] = ()
 
 
 class BackboneFile(Protocol):

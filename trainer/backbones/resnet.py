@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.saliency.networks.published_weights import prefix_of
+from backdrop.saliency.networks.weight_names import resnet_weights
 from backdrop.trainer.backbones import Published
 from backdrop.trainer.parts.backbones import Backbone
 
@@ -39,18 +39,23 @@ def build(name: str, *, cifar_stem: bool) -> Backbone:
 
 
 def published(tensors: dict[str, torch.Tensor], what: str) -> Published | None:
-    """Recognise torchvision's names, also after a release file's prefix.
+    """Recognise torchvision's names, also after a release file's prefix, and lightly's numbers.
 
-    Returns: None = no name ends in conv1.weight. Raises: UserError: stages of other sizes.
+    Returns: None = none of them. Raises: UserError: stages of other sizes.
     """
-    prefix = prefix_of(tensors, "conv1.weight")
-    if prefix is None:
+    found = resnet_weights(tensors)
+    if found is None:
         return None
-    own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    own = found.tensors
     stages = [{name.split(".")[1] for name in own if name.startswith(f"layer{stage}.")} for stage in range(1, 5)]
     blocks = [len(numbers) for numbers in stages]
     has_third = "layer1.0.conv3.weight" in own
     name = _DEPTHS.get((blocks[0], blocks[1], blocks[2], blocks[3], has_third))
     if name is None:
         raise UserError(f"{what} has stages of {blocks} blocks; known are {', '.join(NAMES)}")
-    return Published(name=name, cifar_stem=own["conv1.weight"].shape[-1] == 3, tensors=own)
+    return Published(
+        name=name,
+        cifar_stem=own["conv1.weight"].shape[-1] == 3,
+        tensors=own | found.beside,
+        not_taken=found.not_taken,
+    )

@@ -13,6 +13,7 @@ from torch import nn
 from backdrop.errors import UserError, did_you_mean
 from backdrop.trainer.backbones import Published, build_backbone
 from backdrop.trainer.parts.backbones import Backbone
+from backdrop.trainer.parts.short_names import leave_out_of_names
 
 NAMES: tuple[str, ...] = ()
 PREFIX = "timm:"
@@ -33,7 +34,7 @@ class NormThenActivation(nn.Module):
         )
         self.norm.load_state_dict(joint.state_dict())
         self.drop, self.act = joint.drop, joint.act
-        _leave_out_of_names(self, "norm.")
+        leave_out_of_names(self, "norm.")
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalise and activate. Args: x_BCHW: float (B, C, H, W). Returns: the same shape."""
@@ -54,7 +55,7 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, network: Any) -> None:
         super().__init__({"network": network}, int(network.num_features))
         self._name = name
-        _leave_out_of_names(self, "network.")
+        leave_out_of_names(self, "network.")
 
     def _apply_layers(self, image_BCHW: torch.Tensor) -> torch.Tensor:
         _check_size(self._name, self.network, image_BCHW)
@@ -70,21 +71,6 @@ class TimmBackbone(Backbone):
             new = dict(getattr(drawn, kind)())
             for name, value in getattr(self, kind)():
                 value.copy_(new[name])
-
-
-def _leave_out_of_names(module: nn.Module, inside: str) -> None:
-    """Write a module's weights without the name of a child, and read them so: as timm has them."""
-
-    def shorten(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, metadata: object) -> None:
-        for name in [name for name in state if name.startswith(prefix + inside)]:
-            state[prefix + name.removeprefix(prefix + inside)] = state.pop(name)
-
-    def lengthen(module: nn.Module, state: dict[str, torch.Tensor], prefix: str, *_: object) -> None:
-        for name in [name for name in state if name.startswith(prefix)]:
-            state[prefix + inside + name.removeprefix(prefix)] = state.pop(name)
-
-    module._register_state_dict_hook(shorten)
-    module.register_load_state_dict_pre_hook(lengthen)
 
 
 def build(name: str, *, cifar_stem: bool) -> Backbone:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.tensor_files import named_below, read_tensors, write_tensors
+from backdrop.tensor_files import named_below, read_tensors, readable, write_tensors
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.backbones import Backbone
@@ -140,6 +141,24 @@ def linear_of(weight_LD: torch.Tensor, bias_L: torch.Tensor | None) -> nn.Linear
     return layer.eval()
 
 
+def name_of_backbone(run_or_weights: Path) -> tuple[str, bool]:
+    """Return which backbone a run's folder or a file of `save_backbone` holds, and its cifar_stem; "" = others' files.
+
+    Raises: UserError: a folder of no run, or a file that is damaged.
+    """
+    if run_or_weights.is_dir():
+        settings = run_folder.read_settings(run_or_weights)
+        return settings.backbone, settings.cifar_stem
+    if run_or_weights.suffix != ".safetensors":
+        return "", False
+    with readable(run_or_weights), safetensors.safe_open(run_or_weights, framework="pt", device="cpu") as file:
+        return _named(file.metadata() or {})
+
+
+def _named(metadata: dict[str, str]) -> tuple[str, bool]:
+    return metadata.get("backbone", ""), json.loads(metadata.get("cifar_stem", "false"))
+
+
 def load_backbone(run_or_weights: Path) -> Backbone:
     """Return a trained backbone in evaluation mode, on the CPU.
 
@@ -151,9 +170,9 @@ def load_backbone(run_or_weights: Path) -> Backbone:
         raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a .safetensors file")
     if path.is_file():
         tensors, metadata = read_tensors(path, _GO_ON)
-        if "backbone" not in metadata:
+        name, cifar_stem = _named(metadata)
+        if not name:
             raise UserError(f"{path} does not say which backbone it holds; give a run's {BACKBONE_FILE} or its folder")
-        name, cifar_stem = metadata["backbone"], json.loads(metadata["cifar_stem"])
         tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
     else:
         settings = run_folder.read_settings(path)

@@ -29,6 +29,7 @@ from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
+from backdrop.trainer.run.read_start_weights import start_weights
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.store_of_table import departures, departures_line
 from backdrop.trainer.run.trained_store import trained_store
@@ -41,7 +42,8 @@ class RunRequest:
     """What is asked for, as the command line has it.
 
     method: a file of trainer/methods. background: a file of pipeline/views/backgrounds. with_cast: add CAST.
-    recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings.
+    recipe: a file of trainer/recipes. overrides: name=value changes of the recipe's settings. start_weights: what the
+    backbone begins with, a file of weights or a run's folder; None = drawn.
     """
 
     method: str
@@ -49,6 +51,7 @@ class RunRequest:
     recipe: str
     with_cast: bool = False
     overrides: Sequence[str] = ()
+    start_weights: Path | None = None
 
     def resolved(self) -> RunSettings:
         """Return its settings, see `resolve_settings`."""
@@ -84,6 +87,7 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
         store_url=store if isinstance(store, str) else "",
         command=_command(request, source, out),
         store=trained_on,
+        start_weights=start_weights(request.start_weights, settings, Path(out)),
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
@@ -99,6 +103,7 @@ def _command(request: RunRequest, source: StoreSource, out: Path) -> str:
     words = ["pretrain", "--method", request.method, "--bg", request.background]
     words += [*(["--cast"] if request.with_cast else []), "--store", str(source.store), "--recipe", request.recipe]
     words += [f"--set={setting}" for setting in request.overrides]
+    words += ["--start-weights", str(request.start_weights)] if request.start_weights else []
     from_url = (("--cache", source.cache if isinstance(source.store, str) else None), ("--root", source.root))
     words += [word for name, given in from_url if given for word in (name, str(given))]
     words += [word for plugin in plugins() for word in ("--plugin", str(plugin.path))]

@@ -11,11 +11,12 @@ import io
 import json
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from backdrop.durable_files import PARTIAL, write_aside
 from backdrop.errors import UserError
@@ -27,6 +28,18 @@ from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings, differences, from_json, to_json
 
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartWeights:
+    """A backbone's values before the first step.
+
+    tensors: by the names of the run's own backbone. record: for run.json: file, sha256 of the values, what was
+    recognised, how many tensors of the file were left.
+    """
+
+    tensors: dict[str, Tensor]
+    record: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,8 @@ class Origin:
     command: str = ""
     # Which images and masks it is trained on; None = batches from memory.
     store: TrainedStore | None = None
+    # What the backbone begins with; None = random weights, or a run that goes on.
+    start_weights: StartWeights | None = None
 
 
 def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id: str, resume: bool) -> None:
@@ -183,7 +198,8 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
 def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "numpy", "numba")}
     return {
-        **asdict(origin),
+        **asdict(replace(origin, start_weights=None)),
+        "start_weights": origin.start_weights and origin.start_weights.record,
         "seed": settings.seed,
         "store_id": store_id,
         "commit": commit(),

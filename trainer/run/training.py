@@ -1,7 +1,7 @@
 """The training loop: batches to views to losses to steps, with checkpoints that lose nothing."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +83,20 @@ class Training:
         return self.steps_per_epoch * self.settings.epochs
 
 
-def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, ranks: Ranks | None = None) -> Training:
-    """Build a run's networks and optimiser at step 0; the weights follow from the seed alone.
+def start(
+    settings: RunSettings,
+    *,
+    steps_per_epoch: int,
+    device: torch.device,
+    ranks: Ranks | None = None,
+    backbone_weights: Mapping[str, Tensor] | None = None,
+) -> Training:
+    """Build a run's networks and optimiser at step 0; the weights follow from the seed, and from those given.
 
     Convolutions run in settings.precision; heads and losses stay in float32.
 
-    Args: ranks: this process among those of the training, None = it is alone.
+    Args: ranks: this process among those of the training, None = it is alone. backbone_weights: of the backbone, by its
+        names, None = drawn.
     """
     module, ranks = METHODS.load(settings.method), ranks or Ranks(device=str(device))
     dtype = _autocast_dtype(settings.precision, device)
@@ -97,12 +105,17 @@ def start(settings: RunSettings, *, steps_per_epoch: int, device: torch.device, 
         torch.random.default_generator.manual_seed(settings.seed)
         backbone = build_backbone(settings.backbone, cifar_stem=settings.cifar_stem)
         backbone.autocast_dtype = dtype
+        if backbone_weights:
+            backbone.load_state_dict(backbone_weights)  # before the method copies it
         method = module.Method(backbone, settings.algorithm, seed=settings.seed, cast=cast.in_use(settings.cast))
     if not isinstance(method, PretrainingMethod):
         raise UserError(
             f"the Method of {settings.method!r} is a {type(method).__name__}: derive it from PretrainingMethod, or "
             "from QueryKeyMethod where it compares a query with a key (backdrop.trainer.parts.pretraining_method)"
         )
+    if backbone_weights:
+        # What a method does to an untrained backbone (zeros in the last BatchNorms of blocks) is undone.
+        method.backbone.load_state_dict(backbone_weights)
     distributed.synchronise(method, settings, ranks)
     # Channels last is what convolutions are fastest with, on a CPU (1.4 times at 64 px) as on a GPU.
     method.to(device=device).to(memory_format=torch.channels_last)
@@ -196,7 +209,13 @@ def train(
         distributed.check_same(ranks, step, "the step of the latest checkpoint")
         if last is not None and step >= num_steps:
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
-        training = start(settings, steps_per_epoch=loader.num_batches, device=torch.device(ranks.device), ranks=ranks)
+        training = start(
+            settings,
+            steps_per_epoch=loader.num_batches,
+            device=torch.device(ranks.device),
+            ranks=ranks,
+            backbone_weights=origin.start_weights.tensors if origin.start_weights and last is None else None,
+        )
         if last is not None:
             training.step = checkpoint.load(
                 last,

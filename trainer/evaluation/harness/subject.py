@@ -85,7 +85,7 @@ def open_subject(run_or_weights: Path, device: torch.device, *, is_untrained: bo
     """Load a network.
 
     Args:
-        run_or_weights: folder of a run of pretrain, or a file of weights, see `_weights.load_network`. Where it has no
+        run_or_weights: folder of a run of pretrain, or a file of weights, see `weights.load_network`. Where it has no
             classifier of its own, that of `evaluate linear` is taken, if it was fitted on these very weights.
         device: where to score.
         is_untrained: whether its weights are drawn anew instead, by the run's seed; it has no classifier then but what
@@ -95,7 +95,7 @@ def open_subject(run_or_weights: Path, device: torch.device, *, is_untrained: bo
     path, is_run = Path(run_or_weights), Path(run_or_weights).is_dir()
     settings = run_folder.read_settings(path) if is_run else None
     seed = untrained_seed(path) if is_untrained else None
-    backbone, head = loaded(path, seed)
+    backbone, head = loaded(path, seed, says=True)
     own = checkpoint.load_classifier(path) if is_run and not is_untrained else None
     probe = probe_of(path, backbone, head, is_untrained=is_untrained)
     classifier = "" if head is None else classifier_of(settings)
@@ -127,9 +127,11 @@ def untrained_seed(run_or_weights: Path) -> int:
     return run_folder.read_settings(run_or_weights).seed if run_or_weights.is_dir() else 0
 
 
-def loaded(run_or_weights: Path, untrained_seed: int | None) -> tuple[Backbone, nn.Linear | None]:
+def loaded(
+    run_or_weights: Path, untrained_seed: int | None, *, says: bool = False
+) -> tuple[Backbone, nn.Linear | None]:
     """Return what `load_network` gives; with a seed, a backbone of its kind with weights drawn anew, and no head."""
-    backbone, head = load_network(run_or_weights)
+    backbone, head = load_network(run_or_weights, says=says)
     return (backbone, head) if untrained_seed is None else (untrained_like(backbone, untrained_seed).eval(), None)
 
 

@@ -1,7 +1,4 @@
-"""Weights from wherever they come: runs of ours, torchvision's names, and the release files of MoCo, SwAV and others.
-
-Only tensors are read: safetensors, or .pt and .pth files with `weights_only=True`, which runs no code.
-"""
+"""The network that is scored: a run's, or one of a release's file, and its classifier where it has one."""
 
 import json
 from pathlib import Path
@@ -11,10 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
+from backdrop.progress import note
+from backdrop.saliency.networks.weight_names import said_of
 from backdrop.tensor_files import read_published, readable
-from backdrop.trainer.backbones import BACKBONES, build_backbone
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint
+from backdrop.trainer.run.published_network import published_network
 
 NUM_CLASSES = 1000
 NUM_IN9_CLASSES = 9
@@ -22,11 +22,11 @@ NUM_IN9_CLASSES = 9
 IMAGENET = "imagenet"
 
 
-def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
+def load_network(run_or_weights: Path, *, says: bool = True) -> tuple[Backbone, nn.Linear | None]:
     """Load a backbone, and the classifier of 1,000 classes beside it where the file has one.
 
-    Args: run_or_weights: a run's folder, its backbone.safetensors or linear.safetensors, or a file of ResNet weights
-        under torchvision's names with or without a release file's prefixes.
+    Args: run_or_weights: a run's folder, its backbone.safetensors or linear.safetensors, or a file of a ResNet or a ViT
+        under the names of `saliency.networks.weight_names`. says: whether to say what was recognised in a file.
     Returns: backbone in evaluation mode, on the CPU, and head or None. A supervised run's head is its own, where it
         was trained on ImageNet's classes (`checkpoint.load_classifier` has any).
     Raises: UserError: no such file, a file that holds more than tensors, or names that fit no backbone.
@@ -47,7 +47,12 @@ def load_network(run_or_weights: Path) -> tuple[Backbone, nn.Linear | None]:
             return _probe_of_a_run(tensors, metadata, str(path))
     else:
         tensors, _ = read_published(path)
-    return network_of(tensors, str(path))
+    found = published_network(tensors, str(path))
+    head = _head(found.beside, found.backbone.num_features)
+    if says:
+        left = [name for name in found.not_taken if head is None or not name.endswith(("fc.weight", "fc.bias"))]
+        note(f"{path.name}: {said_of(found.recognised, left)}")
+    return found.backbone, head
 
 
 def _probe_of_a_run(
@@ -67,33 +72,6 @@ def _probe_of_a_run(
 
 def _of_imagenet(head: nn.Linear, dataset: str) -> nn.Linear | None:
     return head if dataset == IMAGENET and head.out_features in (NUM_CLASSES, NUM_IN9_CLASSES) else None
-
-
-def network_of(tensors: dict[str, Tensor], what: str) -> tuple[Backbone, nn.Linear | None]:
-    """Build the backbone whose weights these are: the family's that recognises their names.
-
-    Args: tensors: by name. what: whose, for messages.
-    Raises: UserError: no family's names, or tensors that do not fit them.
-    """
-    found = [each for file in map(BACKBONES.load, BACKBONES.names()) if (each := file.published(tensors, what))]
-    if len(found) != 1:
-        raise UserError(
-            f"{what} holds no weights of a ResNet, nor of another backbone: no name ends in conv1.weight (there are, "
-            f"e.g., {', '.join(sorted(tensors)[:3])}). Allowed: torchvision's names, also after a release's prefix"
-            if not found
-            else f"{what} could be any of {', '.join(each.name for each in found)}; give a run's folder"
-        )
-    with torch.random.fork_rng():
-        backbone = build_backbone(found[0].name, cifar_stem=found[0].cifar_stem)
-    own, wanted = found[0].tensors, set(backbone.state_dict())
-    layers = {name for name, _ in backbone.named_children()}
-    if foreign := sorted(name for name in set(own) - wanted if name.split(".")[0] in layers):
-        raise UserError(f"the weights in {what} are no {found[0].name}: it has no {foreign[0]}")
-    try:
-        backbone.load_state_dict({name: value for name, value in own.items() if name in wanted})
-    except RuntimeError as error:
-        raise UserError(f"the weights in {what} do not fit: {error}") from error
-    return backbone.eval(), _head(own, backbone.num_features)
 
 
 def _head(tensors: dict[str, Tensor], num_features: int) -> nn.Linear | None:
