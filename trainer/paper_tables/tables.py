@@ -133,20 +133,21 @@ def _cell(line: dict[str, str]) -> Cell:
     as_printed = ("paper", "table", "row", "setting", "task", "data", "metric", "value", "sem", "note")
     return Cell(
         **{name: line[name] for name in as_printed},
-        evaluation=_evaluation(line["paper"], scored),
+        # A network that was trained with a classifier is scored with its own.
+        evaluation=_evaluation(line["paper"], scored, fits_classifier=line["method"] != "supervised"),
         score=scored["score"],
         why_not=scored["note"],
     )
 
 
-def _evaluation(paper: str, scored: dict[str, str]) -> Evaluation | None:
+def _evaluation(paper: str, scored: dict[str, str], *, fits_classifier: bool) -> Evaluation | None:
     if not scored["evaluation"]:
         return None
     before = _evaluations()[paper, scored["after"], "imagenet", "top1", ""] if scored["after"] else None
     return Evaluation(
         task=scored["evaluation"],
         options=tuple(scored["options"].split()),
-        after=_evaluation(paper, before) if before else None,
+        after=_evaluation(paper, before, fits_classifier=True) if before and fits_classifier else None,
     )
 
 
