@@ -72,13 +72,17 @@ def specify(index: DatasetIndex, detector: str | Detector, out: Path, settings: 
 
 
 def default_threshold(index: DatasetIndex, detector: str | Detector) -> Threshold:
-    """Return where maps are cut unless a user says: where the detector says, on COCO where CAST does.
+    """Return where maps are cut unless a user says: where the detector says; DeepUSPS's on COCO where CAST does.
+
+    Of another detector CAST's threshold says nothing: on 128 images of COCO rbd's masks have an IoU of .346 with all
+    objects at its own, .288 at CAST's.
 
     Args: as `build_store`.
     """
-    if index.dataset == "coco":
-        return Threshold(value=0.5, source="CAST's release, whose data set coco is")
-    return use_detector(detector).threshold
+    opened = use_detector(detector)
+    if index.dataset == "coco" and opened.identity["name"] == "deepusps":
+        return Threshold(value=0.5, source="CAST's release, for DeepUSPS on coco")
+    return opened.threshold
 
 
 def threshold_source(index: DatasetIndex, detector: str | Detector, settings: BuildSettings) -> str:
