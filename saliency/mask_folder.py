@@ -25,10 +25,16 @@ def open_mask_folder(text: str) -> "MaskFolder":
     Args: text: a folder that is there under the whole name is that one.
     Raises: UserError: as `MaskFolder`, or two parts of a file are named.
     """
+    folder, words = folder_and_words(text)
+    return MaskFolder(folder, reading_of(words))
+
+
+def folder_and_words(text: str) -> tuple[Path, list[str]]:
+    """Split a folder's name from how it is read. Args: text: as `open_mask_folder` takes it; nothing need be there."""
     if Path(text).is_dir():
-        return MaskFolder(Path(text))
+        return Path(text), []
     folder, options = path_and_options(text, WORDS)
-    return MaskFolder(Path(folder), reading_of(list(options)))
+    return Path(folder), list(options)
 
 
 class MaskFolder(Detector):
@@ -95,7 +101,7 @@ class MaskFolder(Detector):
         Raises:
             MaskError: no map, or an unreadable one.
         """
-        path = self._path(key)
+        path = self.file_of(key)
         # No message holds the folder's path: it becomes part of a store, which is the same wherever its masks lay.
         name = path.relative_to(self.folder).as_posix()
         try:
@@ -108,13 +114,14 @@ class MaskFolder(Detector):
     def why_no_map(self, key: str) -> str:
         """Say that there is no file of a key, with the name of one that there is; "" where there is one."""
         try:
-            self._path(key)
+            self.file_of(key)
         except MaskError as error:
             there = next((path.name for path in self.folder.rglob("*") if path.is_file()), "")
             return f"{error}, which holds {there or 'no file'}"
         return ""
 
-    def _path(self, key: str) -> Path:
+    def file_of(self, key: str) -> Path:
+        """Find the file of a key's map. Args: key: of the image in its data set. Raises: MaskError: there is none."""
         pure = PurePosixPath(key)
         if pure.is_absolute() or ".." in pure.parts:
             raise MaskError(f"{key!r} is not a key: it must stay inside its folder")

@@ -131,11 +131,14 @@ class DeepUspsSettings:
     def array_names(self) -> tuple[str, ...]:
         """One name per method, of letters, digits and hyphens, for the arrays of the pseudo-label file.
 
-        Of a path only the last part: "masks:/data/token-cut" is "masks-token-cut".
+        Of a path only the last part, options kept: "masks:/data/token-cut:alpha" is "masks-token-cut-alpha".
         """
-        parts = [method.lower().rpartition(":") for method in self.methods]
-        names = [f"{kind}-{path.rstrip('/').rpartition('/')[2]}" for kind, _, path in parts]
-        return tuple(re.sub(r"[^a-z0-9]+", "-", name).strip("-") for name in names)
+        return tuple(_array_name(method.lower()) for method in self.methods)
+
+
+def _array_name(method: str) -> str:
+    without_folders = re.sub(r"[^:,]*/+(?=[^:,/])", "", method)
+    return re.sub(r"[^a-z0-9]+", "-", without_folders).strip("-")
 
 
 PRESETS = {

@@ -172,6 +172,15 @@ def test_a_preset_is_changed_by_name_and_given_more_sources() -> None:
     assert (settings.stage2_epochs, settings.crf.iterations, settings.scales) == (3, 2, (0.5, 1.0))
     assert settings.array_names == ("mc", "hs", "dsr", "rbd", "masks-maps")
     assert settings.first_thresholds[-1] is None
+    named = {
+        "masks:/some/Maps/": "masks-maps",
+        "masks:/some/Maps:alpha:inverted": "masks-maps-alpha-inverted",
+        "tokencut:weights/Vit.pth:tau=0.3": "tokencut-vit-pth-tau-0-3",
+        "found:a/vit.pth,b/head.pt:single": "found-vit-pth-head-pt-single",
+        "artifacts/detector:no-crf": "detector-no-crf",
+        "masks:maps": "masks-maps",
+    }
+    assert replace(settings, methods=tuple(named)).array_names == tuple(named.values())
     both = choose_settings("paper", ["methods=rbd", "first_thresholds=none"])
     assert (both.methods, both.first_thresholds) == (("rbd",), (None,))
     for override, match in (("stage2_epoch=3", "Did you mean stage2_epochs"), ("methods=rbd,mc", "first_thresholds")):

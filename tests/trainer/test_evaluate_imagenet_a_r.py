@@ -105,6 +105,24 @@ def test_masks_that_are_absent_or_of_another_size(scenes: Path) -> None:
         score(imagenet_a, scenes, scenes / "data", fill=256)
 
 
+def test_masks_are_read_as_a_detectors_folder_is(scenes: Path) -> None:
+    """Named otherwise, in alpha, and the other way round; and not taken for what they are not."""
+    for path in (scenes / "masks").rglob("*.png"):
+        alpha_HW = 255 - np.asarray(Image.open(path))
+        image = Image.fromarray(np.full((64, 64, 3), 90, np.uint8))
+        image.putalpha(Image.fromarray(alpha_HW))
+        folder = scenes / "cut-out" / path.parent.name
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{path.stem}_mask.png")
+    masks = str(scenes / "cut-out")
+    result = score(imagenet_a, scenes, scenes / "data", masks=f"{masks}:alpha:inverted")
+    assert result.metrics["only_fg_top1"] == 100.0
+    assert result.facts["only_fg"]["masks"] == "PNG masks above 0.9, alpha, inverted"
+    assert score(imagenet_a, scenes, scenes / "data", masks=f"{masks}:alpha").metrics["only_fg_top1"] < 100
+    with pytest.raises(UserError, match=r"Write :alpha behind"):
+        score(imagenet_a, scenes, scenes / "data", masks=masks)
+
+
 def test_what_stands_in_for_the_background(scenes: Path) -> None:
     # Grey 27 is class 0, which is none of the 200, and so is 225, class 999: neither answer is taken.
     for fill in (27, 225):

@@ -52,8 +52,8 @@ class Options:
     ] = ""
     masks: Annotated[
         str,
-        "A store or a folder of PNG masks of the images in --data, of which the variants are then made; empty"
-        " = --data holds the published variants",
+        "A store or a folder of masks of the images in --data, read as masks:DIR is, of which the variants are then "
+        "made; empty = --data holds the published variants",
     ] = ""
     mask_threshold: Annotated[
         float,
@@ -82,7 +82,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         group_C = np.arange(len(IN9_NAMES), dtype=np.int64)
     result.facts["projection"] = "the nine outputs" if options.nine_outputs else PROJECTION
     result.facts["table"] = f"sha256 {sha256(Path(options.table).read_bytes()).hex()}" if options.table else "ranges"
-    masks = open_masks(Path(options.masks), options.mask_threshold) if options.masks else None
+    masks = open_masks(options.masks, options.mask_threshold) if options.masks else None
     if masks is not None:
         transform = made_with(transform, masks, options.seed)
     result.facts["transform"] = transform.name

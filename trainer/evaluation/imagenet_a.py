@@ -35,7 +35,8 @@ class Options:
 
     masks: Annotated[
         str,
-        "For Only-FG: a store built from these images, or a folder <wnid>/<stem>.png of masks; empty = without Only-FG",
+        "For Only-FG: a store built from these images, or a folder <wnid>/<stem>.png of masks, read as masks:DIR is; "
+        "empty = without Only-FG",
     ] = ""
     mask_threshold: Annotated[
         float,
@@ -72,7 +73,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
 def _score_foregrounds(
     subject: Subject, images: Images, transform: Transform, options: Options, result: Result
 ) -> None:
-    masks = open_masks(Path(options.masks), options.mask_threshold)
+    masks = open_masks(options.masks, options.mask_threshold)
     rows = [row for row, key in enumerate(images.keys) if masks.has(key)]
     if len(rows) < len(images):
         result.problems.append(f"{len(images) - len(rows)} images have no mask: left out of Only-FG")

@@ -23,7 +23,7 @@ from backdrop.stores.drawn_sample.background_variants import NAMES, can_be_tiled
 from backdrop.trainer.evaluation.data.class_lists import in9_of_class
 from backdrop.trainer.evaluation.data.in9_from_masks import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.in9_from_masks import Variant, made_with, open_variants
-from backdrop.trainer.evaluation.data.masks import open_masks
+from backdrop.trainer.evaluation.data.masks import folder_of, open_masks
 from backdrop.trainer.evaluation.data.transforms import as_published
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems
 from backdrop.trainer.evaluation.harness.result import Result
@@ -45,7 +45,7 @@ KINDS = {"rotation": STRENGTHS, "shear": STRENGTHS, "shift": STRENGTHS, "flip": 
 class Options:
     """What may be chosen."""
 
-    masks: Annotated[str, "A store or a folder of PNG masks of the images; empty = DIR/masks"] = ""
+    masks: Annotated[str, "A store or a folder of masks of the images, read as masks:DIR is; empty = DIR/masks"] = ""
     mask_threshold: Annotated[
         float,
         within(0, 1),
@@ -76,7 +76,11 @@ class PerturbedVariant(Variant):
 
 def needed_beside(data: Path, options: Options) -> list[Path]:
     """Return what must be there besides the images."""
-    return [Path(options.masks) if options.masks else data / "masks"]
+    return [folder_of(_masks(data, options))]
+
+
+def _masks(data: Path, options: Options) -> str:
+    return options.masks or str(data / "masks")
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
@@ -85,8 +89,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     Raises: UserError: unknown variant, another layout, masks of no image, or no classifier.
     """
     check_settings(options)
-    (path,) = needed_beside(data, options)
-    masks = open_masks(path, options.mask_threshold)
+    masks = open_masks(_masks(data, options), options.mask_threshold)
     transform = made_with(as_published(subject.image_size_px), masks, options.seed)
     result = Result(facts={"bn_mode": subject.bn_mode, "transform": transform.name, "variant": options.variant})
     result.facts |= {"release": f"made from {masks.name}", "seed": options.seed, "projection": PROJECTION}

@@ -1,4 +1,4 @@
-"""Masks of a test set's foregrounds: a store of ours, or a folder of PNG files named as the images.
+"""Masks of a test set's foregrounds: a store of ours, or a folder of maps, read as `masks:DIR` is.
 
 Masks are uint8 in {0, 1}, 1 = foreground.
 """
@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from backdrop.errors import ImageError, UserError
+from backdrop.saliency.mask_folder import MaskFolder, folder_and_words, open_mask_folder
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status
-from backdrop.stores.images.image_codec import decode_grey, decode_rgb, sha256
+from backdrop.stores.images.image_codec import decode_rgb, sha256
 from backdrop.trainer.evaluation.data.images import Images
 
 # Why pixels made of an image and its mask may be missing.
@@ -25,51 +26,61 @@ class Masks:
     """Masks by the key of their image.
 
     name: recorded beside each score.
-    folder, threshold: of a tree of PNG files, foreground where the value / 255 is above; or
+    folder, threshold: of maps, foreground where the value / 255 is above; or
     store, row_of_key: of a store, whose masks are as they were built. One of folder and store is None.
     """
 
     name: str
-    folder: Path | None = None
+    folder: MaskFolder | None = None
     threshold: float = 0.5
     store: Store | None = None
     row_of_key: dict[str, int] = field(default_factory=dict)
 
     def has(self, key: str) -> bool:
         """Whether there is a mask for an image."""
-        return self._file(key).is_file() if self.store is None else key in self.row_of_key
+        return key in self.row_of_key if self.folder is None else not self.folder.why_no_map(key)
 
     def mask(self, key: str) -> np.ndarray:
         """The mask of an image, uint8 (H, W). Raises: ImageError, CorruptStore: it is damaged."""
-        if self.store is not None:
-            return self.store.mask(self.row_of_key[key])
-        grey_HW = decode_grey(self._file(key).read_bytes())
-        return (grey_HW > self.threshold * 255).astype(np.uint8)
+        if self.folder is not None:
+            grey_HW = self.folder.reading.map_of(self.folder.file_of(key).read_bytes())
+            return (grey_HW > self.threshold * 255).astype(np.uint8)
+        assert self.store is not None
+        return self.store.mask(self.row_of_key[key])
 
     def stamp(self, key: str) -> int:
-        """What, with the key and `name`, tells a mask from another: of a PNG file the first bytes of its digest."""
-        return 0 if self.folder is None else int.from_bytes(sha256(self._file(key).read_bytes())[:8], "big")
-
-    def _file(self, key: str) -> Path:
-        assert self.folder is not None
-        return self.folder / Path(key).with_suffix(".png")
+        """What, with the key and `name`, tells a mask from another: of a file the first bytes of its digest."""
+        if self.folder is None:
+            return 0
+        return int.from_bytes(sha256(self.folder.file_of(key).read_bytes())[:8], "big")
 
 
-def open_masks(path: Path, threshold: float) -> Masks:
-    """Open a store, or a folder of PNG masks.
+def open_masks(named: Path | str, threshold: float) -> Masks:
+    """Open a store, or a folder of maps.
 
-    Args: threshold: of the PNG files' values / 255; a store's masks were cut when it was built.
-    Raises: UserError: neither is there.
+    Args: named: behind a folder may stand how it is read, as in `DIR:alpha`. threshold: of the maps' values / 255; a
+        store's masks were cut when it was built.
+    Raises: UserError: neither is there, or the maps seem to be of another kind than is said.
     """
-    if (path / "zarr.json").is_file():
-        store = open_store(path)
+    if (Path(named) / "zarr.json").is_file():
+        store = open_store(Path(named))
         has_mask = [status for status in Status if status.has_mask]
         usable = np.flatnonzero(np.isin(store.status, has_mask))
         row_of_key = {store.key(int(row)): int(row) for row in usable}
         return Masks(name=f"store {store.store_id}", store=store, row_of_key=row_of_key)
-    if not path.is_dir():
-        raise UserError(f"there are no masks at {path}; give a store, or a folder of PNG files named as the images")
-    return Masks(name=f"PNG masks above {threshold}", folder=path, threshold=threshold)
+    if not folder_of(named).is_dir():
+        raise UserError(
+            f"there are no masks at {named}; give a store, or a folder of PNG files named as the images; behind it may "
+            "stand what masks:DIR takes, such as DIR:alpha"
+        )
+    folder = open_mask_folder(str(named))
+    read_as = f", {folder.reading.words}" if folder.reading.words else ""
+    return Masks(name=f"PNG masks above {threshold}{read_as}", folder=folder, threshold=threshold)
+
+
+def folder_of(named: Path | str) -> Path:
+    """Return the folder of masks, or the store, without how it is read. Args: named: as `open_masks` takes it."""
+    return folder_and_words(str(named))[0]
 
 
 @dataclass(frozen=True)
