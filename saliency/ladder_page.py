@@ -23,12 +23,6 @@ _SCORES = {
 }
 HEAD = ("detector", "needs", "published", *_SCORES, "IoU", "cut at", "images/s")
 _NUM_TEXT_COLUMNS = 3
-# By what a detector's name begins with.
-_NEEDS = {
-    "masks": "maps made elsewhere",
-    "tokencut": "a ViT with public self-supervised weights",
-    "found": "a ViT with public self-supervised weights",
-}
 _WORDS = {
     "F(.5), F(adaptive), F(adaptive, of means), max F": (
         "beta^2 = 0.3, at native size: maps cut at 0.5, F averaged over images; cut at twice the map's mean; the same, "
@@ -79,7 +73,7 @@ def _measured(cell: Cell, published: str) -> tuple[str, ...]:
     known = [each for each in LITERATURE if each.family == _family(cell.detector) and published in each.figures]
     return (
         cell.detector,
-        _needs(cell.detector),
+        cell.needs,
         "; ".join(_figures(each, published, with_name=len(known) > 1) for each in known),
         *(_number(cell.scores[key]) for key in _SCORES.values()),
         _number(cell.iou),
@@ -90,12 +84,6 @@ def _measured(cell: Cell, published: str) -> tuple[str, ...]:
 
 def _family(detector: str) -> str:
     return detector.partition(":")[0]
-
-
-def _needs(detector: str) -> str:
-    if detector in CLASSICAL_NAMES:
-        return "nothing"
-    return _NEEDS.get(_family(detector), "its training")
 
 
 def _number(value: float | None) -> str:
@@ -168,7 +156,7 @@ def render(cells: Sequence[Cell]) -> str:
         Section(anchor=f"set-{at}", heading=_title(name, of_set), body=_body(name, of_set))
         for at, (name, of_set) in enumerate(of_sets(cells).items())
     ]
-    protocols = "".join(f"<dt>{escape(name)}</dt><dd>{escape(words)}</dd>" for name, words in PROTOCOLS.items())
+    protocols = "".join(f"<dt>{escape(name)}</dt><dd>{escape(each.words)}</dd>" for name, each in PROTOCOLS.items())
     words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _WORDS.items())
     sections.append(
         Section(

@@ -24,6 +24,7 @@ from backdrop.saliency.detector import Detector
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.mask_folder import MaskFolder
 from backdrop.saliency.scoring.metrics import scored_images, summarise
+from backdrop.saliency.scoring.needs import needs_of
 from backdrop.saliency.scoring.threshold_calibration import THRESHOLDS_T, iou_by_threshold
 from backdrop.stores.datasets import open_index
 from backdrop.stores.format.provenance import canonical_json
@@ -36,11 +37,13 @@ CELL_VERSION = 2
 class Cell:
     """One detector on one set.
 
-    scores: of `summarise`. iou: mean IoU of the masks cut at the threshold; None where every true mask is empty.
-    images_per_s: one after the other in one process, with decoding and scoring. where: on what.
+    needs: in words, see `needs_of`. scores: of `summarise`. iou: mean IoU of the masks cut at the threshold; None where
+    every true mask is empty. images_per_s: one after the other in one process, with decoding and scoring. where: on
+    what.
     """
 
     detector: str
+    needs: str
     set_name: str
     num_images: int
     threshold: float
@@ -104,6 +107,7 @@ def _cell(name: str, detector: Detector, folder: Path, out: Path) -> Cell:
         iou = float(iou_by_threshold(scores)[np.abs(THRESHOLDS_T - detector.threshold.value).argmin()])
     cell = Cell(
         detector=name,
+        needs=needs_of(name),
         set_name=folder.name,
         num_images=len(index),
         threshold=detector.threshold.value,
@@ -120,7 +124,8 @@ def _cell(name: str, detector: Detector, folder: Path, out: Path) -> Cell:
 def _read(path: Path, name: str, set_name: str) -> Cell:
     """A cell, under the names that detector and set have now."""
     try:
-        return Cell(**{**json.loads(path.read_bytes()), "detector": name, "set_name": set_name})
+        now = {"detector": name, "needs": needs_of(name), "set_name": set_name}
+        return Cell(**{**json.loads(path.read_bytes()), **now})
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): remove it, and the same command measures it anew") from error
 

@@ -10,14 +10,19 @@ from click.testing import CliRunner
 from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.saliency import ladder_page
+from backdrop.saliency.deepusps2.deepusps import train
+from backdrop.saliency.deepusps2.settings import PRESETS
 from backdrop.saliency.inference import encode_png
 from backdrop.saliency.scoring import ladder, metrics
 from backdrop.saliency.scoring.ladder import Cell, measure_all, sets_with_masks
 from backdrop.saliency.scoring.literature import LITERATURE, PROTOCOLS, published_set
 from backdrop.saliency.scoring.metrics import evaluate_folder
+from backdrop.saliency.scoring.needs import needs_of
 from backdrop.saliency.scoring.threshold_calibration import calibrate
+from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_grey
 from tests.material.page_material import Checker
+from tests.material.published_vits import tiny_dino
 from tests.material.scored_detectors import draw_set
 
 
@@ -98,10 +103,59 @@ def test_the_command_writes_page_and_tables(data: Path, tmp_path: Path) -> None:
     assert len(cells) == 4
 
 
+def ladder_cells(*detectors: str) -> list[dict]:
+    """What the command measures, or has measured, on the set `mine`."""
+    words = ["saliency", "ladder", "--on", "data/mine", "--json", "--quiet"]
+    result = CliRunner().invoke(cli.main, [*words, *(word for name in detectors for word in ("--detector", name))])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["cells"]
+
+
+def test_detectors_on_weights_are_measured_kept_and_resumed(data: Path, tmp_path: Path) -> None:
+    weights = tiny_dino(tmp_path / "vit.pth")
+    names = [f"tokencut:{weights}", f"tokencut:{weights}:solver", f"masks:{data / 'mine' / 'maps'}"]
+    cells = ladder_cells(*names)
+    assert [cell["detector"] for cell in cells] == names
+    assert [cell["needs"] for cell in cells] == [
+        *["a ViT with public self-supervised weights"] * 2,
+        "maps made elsewhere",
+    ]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "artifacts" / "ladder" / "cells").iterdir()}
+    assert len(kept) == 3
+    assert ladder_cells(names[1], names[0]) == [cells[1], cells[0]], "in the order asked for"
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+@pytest.mark.slow
+def test_a_trained_detector_is_measured_at_its_own_threshold(data: Path, tmp_path: Path) -> None:
+    settings = replace(
+        PRESETS["tiny"], working_size_px=32, max_images=None, stage1_epochs=1, averaged_epochs=1, stage2_epochs=1
+    )
+    run = tmp_path / "artifacts" / "detector"
+    train(open_index("folder", root=data / "mine" / "images"), run, settings, validation=data / "mine")
+    (cell,) = ladder_cells(str(run))
+    assert cell["needs"] == "8 unlabelled images of folder; drn_d_tiny from random weights"
+    assert cell["threshold"] == json.loads((run / "sanity.json").read_bytes())["own"]["threshold"]
+    assert ladder_cells(f"{run}:crf", str(run))[1] == cell
+    assert [cell["detector"] for cell in ladder_cells()][-1] == "artifacts/detector", "taken without being named"
+
+
+def test_a_training_that_does_not_tell_is_a_training_all_the_same(tmp_path: Path) -> None:
+    assert needs_of(str(tmp_path)) == needs_of(f"{tmp_path}:no-crf") == needs_of(f"found:{tmp_path}:single")
+    assert needs_of(str(tmp_path)) == "its training"
+    (tmp_path / "settings.json").write_text('{"dataset": {"num_images": 1200, "name": "msra-b"}, "backbone": {}}')
+    assert needs_of(f"found:{tmp_path}") == (
+        "1,200 unlabelled images of msra-b; a ViT with public self-supervised weights"
+    )
+    assert needs_of("rbd") == "nothing"
+    assert needs_of("a-plug-ins") == needs_of("plug:in") == ""
+
+
 def made_up(detector: str, set_name: str = "duts-te") -> Cell:
     scores = dict.fromkeys((*metrics.COLUMNS.values(), *metrics.NATIVE_COLUMNS.values()), 0.25)
     return Cell(
         detector=detector,
+        needs="its training",
         set_name=set_name,
         num_images=9,
         threshold=0.2,
