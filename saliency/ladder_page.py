@@ -55,14 +55,14 @@ def write_ladder(detectors: Sequence[str], sets: Sequence[Path], out: Path) -> t
     return cells, page
 
 
-def rows_of(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def rows_of(cells: Sequence[Cell], *, mark: str = "") -> list[tuple[str, ...]]:
     """The rows of one set, as text: what was measured, then what others published and nobody measured here.
 
-    Args: cells: of one set.
+    Args: cells: of one set. mark: put around the names of detectors that were measured.
     Returns: one text per column of `HEAD`.
     """
     name = published_set(cells[0].set_name)
-    measured = [_measured(cell, name) for cell in cells]
+    measured = [(f"{mark}{cell.detector}{mark}", *_measured(cell, name)[1:]) for cell in cells]
     families = {_family(cell.detector) for cell in cells}
     others = [each for each in LITERATURE if name in each.figures and each.family not in families]
     blank = ("",) * (len(HEAD) - 4)
@@ -75,10 +75,10 @@ def _measured(cell: Cell, published: str) -> tuple[str, ...]:
         cell.detector,
         cell.needs,
         "; ".join(_figures(each, published, with_name=len(known) > 1) for each in known),
-        *(_number(cell.scores[key]) for key in _SCORES.values()),
+        *(_number(cell.scores.get(key)) for key in _SCORES.values()),
         _number(cell.iou),
         f"{cell.threshold:g}",
-        f"{cell.images_per_s:.1f}",
+        "-" if cell.images_per_s is None else f"{cell.images_per_s:.1f}",
     )
 
 
@@ -123,15 +123,15 @@ def markdown(cells: Sequence[Cell]) -> str:
     """The whole ladder in Markdown, a table per set. Args: cells: of `measure_all`."""
     parts = []
     for name, of_set in of_sets(cells).items():
-        head, *rows = _shown(of_set)
+        head, *rows = _shown(of_set, mark="`")
         table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
         parts.append(f"{_title(name, of_set)} ({_where(of_set)}):\n\n{table}\n")
     return "\n".join(parts)
 
 
-def _shown(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
+def _shown(cells: Sequence[Cell], *, mark: str = "") -> list[tuple[str, ...]]:
     """Head and rows of a set, without the column of published figures where there are none."""
-    lines = [HEAD, *rows_of(cells)]
+    lines = [HEAD, *rows_of(cells, mark=mark)]
     at = HEAD.index("published")
     return lines if any(line[at] for line in lines[1:]) else [(*line[:at], *line[at + 1 :]) for line in lines]
 

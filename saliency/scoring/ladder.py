@@ -38,8 +38,8 @@ class Cell:
     """One detector on one set.
 
     needs: in words, see `needs_of`. scores: of `summarise`. iou: mean IoU of the masks cut at the threshold; None where
-    every true mask is empty. images_per_s: one after the other in one process, with decoding and scoring. where: on
-    what.
+    every true mask is empty. images_per_s: one after the other in one process, with decoding and scoring; None = it was
+    not kept. where: on what.
     """
 
     detector: str
@@ -49,7 +49,7 @@ class Cell:
     threshold: float
     scores: dict[str, Any]
     iou: float | None
-    images_per_s: float
+    images_per_s: float | None
     where: str
 
 
@@ -101,7 +101,7 @@ def _cell(name: str, detector: Detector, folder: Path, out: Path) -> Cell:
         return _read(path, name, folder.name)
     began = time.perf_counter()
     scores = [scored.scores for scored in scored_images(index, masks, detector)]
-    seconds = time.perf_counter() - began
+    images_per_s = len(index) / (time.perf_counter() - began)
     iou = None
     if any(score.curve is not None for score in scores):
         iou = float(iou_by_threshold(scores)[np.abs(THRESHOLDS_T - detector.threshold.value).argmin()])
@@ -113,11 +113,11 @@ def _cell(name: str, detector: Detector, folder: Path, out: Path) -> Cell:
         threshold=detector.threshold.value,
         scores=summarise(scores),
         iou=iou,
-        images_per_s=len(index) / seconds,
+        images_per_s=images_per_s,
         where=_where(detector),
     )
     write_aside(path, (json.dumps(asdict(cell), indent=2) + "\n").encode())
-    note(f"ladder: {name} on {folder.name}: {cell.images_per_s:.1f} images/s, in {path}")
+    note(f"ladder: {name} on {folder.name}: {images_per_s:.1f} images/s, in {path}")
     return cell
 
 
