@@ -33,9 +33,8 @@ from backdrop.saliency.deepusps2.training import Training
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, VALIDATION_FILE
 from backdrop.saliency.detector import Threshold
 from backdrop.saliency.detectors import open_detector
-from backdrop.saliency.networks.drn import DrnSegmenter, backbone_of
-from backdrop.saliency.networks.published_weights import load_resnet50
-from backdrop.saliency.networks.resnet import RESNET50_S8
+from backdrop.saliency.networks.drn import PUBLISHED, DrnSegmenter, backbone_of
+from backdrop.saliency.networks.published_weights import load_published_backbone
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.saliency.scoring.sanity_check import measure
 from backdrop.saliency.trained_detector.drn_detector import (
@@ -51,6 +50,7 @@ from backdrop.tensor_files import read_tensors, weights_sha256
 
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 BACKBONE_FILE = "backbone.safetensors"
+CLASSIFIER = "fc."  # of a supervised run, beside its backbone
 
 
 def default_preset(*, has_weights: bool) -> str:
@@ -112,8 +112,8 @@ def train(
             warn(
                 f"warning: {settings.architecture} starts from random weights, at learning rates made to fine-tune "
                 "--backbone-weights: hours for a detector that has learnt little. --preset medium or small is made for "
-                "random weights; pretrain --recipe drn_d_105_byol_500 makes weights for drn_d_105, resnet50_s8 takes "
-                "published ones"
+                "random weights; pretrain --recipe drn_d_105_byol_500 makes weights for drn_d_105, resnet50_s8 and "
+                "vit_s16 take published ones"
             )
         claim(run, _run_identity(index, settings, seed, initial))
         with _complete_labels(run, index, settings, seed, num_workers or num_cores()) as file:
@@ -228,8 +228,8 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
     """Weights of a pretrained backbone; none for random ones.
 
     Args:
-        path: a run folder of `pretrain` with that backbone, a safetensors file of one, or, for a ResNet-50, what others
-            published.
+        path: a run folder of `pretrain` with that backbone, a safetensors file of one, or, for a ResNet-50 or a ViT,
+            what others published.
         architecture: a name of `saliency.networks.drn.ARCHITECTURES`, which the weights must fit.
 
     Raises:
@@ -242,9 +242,12 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
         path = path / BACKBONE_FILE
         if not path.is_file():
             raise UserError(f"{path.parent} holds no {BACKBONE_FILE}: give the folder of a finished `pretrain` run")
-    elif architecture == RESNET50_S8:
-        return _published(path)
+    elif architecture in PUBLISHED:
+        published, said = load_published_backbone(path, architecture)
+        note(f"{path.name}: {said}")
+        return published
     tensors, texts = read_tensors(path, "give backbone weights in one")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(CLASSIFIER)}
     trained = texts.get("backbone", "a network of another shape")
     with torch.device("meta"):
         expected = backbone_of(architecture).state_dict()
@@ -253,13 +256,6 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
             f"the weights in {path} are of {trained}, the detector's network is {architecture}: give others, or "
             f"--set architecture=NAME; pretrain makes some with --backbone {architecture}"
         )
-    return tensors
-
-
-def _published(path: Path) -> dict[str, Tensor]:
-    tensors, left_out = load_resnet50(path)
-    left = f"; {len(left_out)} other tensors left, such as {left_out[0]}" if left_out else ""
-    note(f"{path.name}: a ResNet-50{left}")
     return tensors
 
 

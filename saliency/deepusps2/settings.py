@@ -11,14 +11,14 @@ from typing import Annotated
 
 from backdrop.errors import UserError
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
-from backdrop.saliency.networks.drn import ARCHITECTURES, STRIDE_PX
-from backdrop.saliency.networks.resnet import RESNET50_S8
+from backdrop.saliency.networks.drn import ARCHITECTURES, PUBLISHED, STRIDE_PX
 from backdrop.settings import above, at_least, check_settings, from_below, one_of, within, written
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
-# Of a ResNet-50's head: 2048 features, rectified and not normalised, would start at logits of dozens with a DRN's 1.
-RESNET_HEAD_INIT_STD = 0.01
+# Of a head on a published network: the 2048 features of a ResNet-50, not normalised, or the 384 to 1280 of a ViT's last
+# norm would start at logits of dozens with a DRN's 1.
+PUBLISHED_HEAD_INIT_STD = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +209,7 @@ def is_papers(settings: DeepUspsSettings) -> bool:
 def fine_tunes(settings: DeepUspsSettings) -> bool:
     """Tell whether its network and rates are made to start from given weights."""
     has_papers_rates = settings.stage1_learning_rates == PRESETS["paper"].stage1_learning_rates
-    return is_papers(settings) or (settings.architecture == RESNET50_S8 and has_papers_rates)
+    return is_papers(settings) or (settings.architecture in PUBLISHED and has_papers_rates)
 
 
 def check(settings: DeepUspsSettings) -> None:
@@ -254,8 +254,8 @@ def choose_settings(preset: str, overrides: Sequence[str] = (), sources: Sequenc
     for override in overrides:
         settings = with_override(settings, *split_override(override))
     paths = {split_override(override)[0] for override in overrides}
-    if settings.architecture == RESNET50_S8 and "head_init_std" not in paths:
-        settings = replace(settings, head_init_std=min(settings.head_init_std, RESNET_HEAD_INIT_STD))
+    if settings.architecture in PUBLISHED and "head_init_std" not in paths:
+        settings = replace(settings, head_init_std=min(settings.head_init_std, PUBLISHED_HEAD_INIT_STD))
     if not set(sources) <= set(settings.methods):
         raise UserError(
             f"methods={written(settings.methods)} leaves out --source {', '.join(sources)}; name it there too"

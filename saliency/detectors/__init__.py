@@ -4,8 +4,11 @@
 |--------------|-----------------------------------------------------------------------------------------------|
 | `classical`  | the files of `saliency/classical`, by their names; no training                                |
 | `found`      | `found:WEIGHTS[,HEAD]`, `found:RUN`: FOUND on the features of a ViT with published weights       |
+| `lost`       | `lost:WEIGHTS`, on the features of a ViT with published self-supervised weights                 |
+| `maskcut`    | `maskcut:WEIGHTS`, likewise: several objects                                                    |
 | `masks`      | `masks:DIR`, 8-bit maps made elsewhere                                                        |
 | `run_folder` | the run folder of a finished `saliency train`; `RUN:crf`, `RUN:no-crf` say whether a CRF ends |
+| `selfmask`   | `selfmask:WEIGHTS,...`, a vote among several networks with published self-supervised weights   |
 | `tokencut`   | `tokencut:WEIGHTS`, on the features of a ViT with published self-supervised weights             |
 
 Members are imported for --help: NumPy, torch and their like are imported by `open` alone.

@@ -34,10 +34,18 @@ def number_of(options: dict[str, str], word: str, default: float) -> float:
         raise UserError(f"{word}={options[word]} is no number: write {word}={default:g}, say") from error
 
 
+def whole_number_of(options: dict[str, str], word: str, default: int) -> int:
+    """Return the whole number of an option. Raises: UserError: it is none."""
+    number = number_of(options, word, default)
+    if not number.is_integer():
+        raise UserError(f"{word}={options[word]} is no whole number: write {word}={default}, say")
+    return int(number)
+
+
 def file_of(text: str, allowed: Collection[str]) -> Path:
     """Return the file that a name means. Raises: UserError: there is none, perhaps because of a misspelt option."""
     path = Path(text)
     if not path.is_file():
         may_stand = ", ".join(f":{word}NUMBER" if word.endswith("=") else f":{word}" for word in allowed)
-        raise UserError(f"there is no file {path}: give published weights of a ViT; after them may stand {may_stand}")
+        raise UserError(f"there is no file {path}: give published weights; after them may stand {may_stand}")
     return path

@@ -8,6 +8,15 @@ from scipy.ndimage import binary_fill_holes
 MIN_IOU = 0.5
 
 
+# Corners that make a side the background; of a large object rarely more than two are seen (CutLER).
+NUM_CORNERS = 3
+
+
+def has_corners_of_background(mask_hw: np.ndarray) -> bool:
+    """Tell whether a side has so many of the four corners that it is the background. Args: mask_hw: bool."""
+    return int(mask_hw[[0, 0, -1, -1], [0, -1, 0, -1]].sum()) >= NUM_CORNERS
+
+
 def enlarged(grid_hw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Enlarge a map of patches bilinearly to an image's size: float32 (H, W).
 

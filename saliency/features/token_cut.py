@@ -11,11 +11,11 @@ from scipy.linalg import eigh
 from scipy.ndimage import label
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
+from backdrop.saliency.features.regions import has_corners_of_background
+
 TAU = 0.2
 # Weight of an edge between patches that are not alike: keeps the graph in one piece.
 EPSILON = 1e-5
-# Corners that make a side the background; of a large object rarely more than two are seen.
-NUM_CORNERS = 3
 # Patches with the same neighbours have the same value up to rounding: of equals the first is taken.
 TIE = 1e-9
 
@@ -58,9 +58,11 @@ def token_cut(
     """
     unit_ND = keys_ND / np.maximum(np.linalg.norm(keys_ND, axis=1, keepdims=True), np.finfo(keys_ND.dtype).tiny)
     is_alike_NN = unit_ND @ unit_ND.T > tau
-    np.fill_diagonal(is_alike_NN, val=True)
+    # A patch is like itself, one without a key (MaskCut takes keys away) not even that.
+    np.fill_diagonal(is_alike_NN, val=False)
     num = len(keys_ND)
-    num_edges = (int(is_alike_NN.sum()) - num) // 2
+    num_edges = int(is_alike_NN.sum()) // 2
+    np.fill_diagonal(is_alike_NN, val=keys_ND.any(axis=1))
     if num_edges in (0, num * (num - 1) // 2):
         return None
     weights_NN = np.where(is_alike_NN, 1.0, EPSILON)
@@ -68,7 +70,7 @@ def token_cut(
     eigenvalue, vector_N = _second_eigenvector(weights_NN, degree_N)
     seed = _first_largest(np.abs(vector_N))
     vector_N = vector_N * np.sign(vector_N[seed])
-    is_flipped = has_corner_rule and _num_corners((vector_N > vector_N.mean()).reshape(size)) >= NUM_CORNERS
+    is_flipped = has_corner_rule and has_corners_of_background((vector_N > vector_N.mean()).reshape(size))
     if is_flipped:
         vector_N = -vector_N
         seed = _first_largest(vector_N)
@@ -107,7 +109,3 @@ def _second_eigenvector(weights_NN: np.ndarray, degree_N: np.ndarray) -> tuple[f
 def _first_largest(values_N: np.ndarray) -> int:
     largest = values_N.max()
     return int(np.argmax(values_N >= largest - TIE * abs(largest)))
-
-
-def _num_corners(mask_hw: np.ndarray) -> int:
-    return int(mask_hw[[0, 0, -1, -1], [0, -1, 0, -1]].sum())

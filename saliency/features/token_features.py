@@ -5,7 +5,7 @@ Shapes: H W rows and columns of pixels, h w of patches, N = h * w, A heads, d wi
 
 import math
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch.nn import functional
 from backdrop.progress import note
 from backdrop.saliency.networks.drn import normalise_images
 from backdrop.saliency.networks.published_weights import PublishedVit, load_vit
+from backdrop.saliency.networks.weight_names import said_of
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 
 # Ours, as every image must be taken: larger ones are scaled down. 512 x 512 px at a patch of 8; a graph of 0.13 GB.
@@ -82,11 +83,8 @@ class FeatureBackbone:
 
         Args: images_HWC: uint8 RGB, any sizes; padded below and to the right to whole patches, with the mean colour.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for number, image_HWC in enumerate(images_HWC):
-            groups.setdefault(image_HWC.shape, []).append(number)
         found: dict[int, TokenFeatures] = {}
-        for numbers in groups.values():
+        for numbers in by_size(images_HWC):
             batch_BHWC = torch.from_numpy(np.stack([images_HWC[number] for number in numbers]))
             found |= zip(numbers, self._of_one_size(batch_BHWC), strict=True)
         return [found[number] for number in range(len(images_HWC))]
@@ -125,14 +123,22 @@ def open_backbone(path: Path, device: str | None) -> FeatureBackbone:
     Raises: UserError: they are of no ViT.
     """
     published = load_vit(path)
-    if multiprocessing.parent_process() is None:  # workers read the same file
-        left = (
-            f"; {len(published.left_out)} other tensors left, such as {published.left_out[0]}"
-            if published.left_out
-            else ""
-        )
-        note(f"{path.name}: {published.recognised}{left}")
+    say_once(path, published.recognised, published.left_out)
     return FeatureBackbone(published, device)
+
+
+def say_once(path: Path, recognised: str, not_taken: Sequence[str]) -> None:
+    """Say what was made of a file of weights; workers, which read the same file, do not."""
+    if multiprocessing.parent_process() is None:
+        note(f"{path.name}: {said_of(recognised, not_taken)}")
+
+
+def by_size(images_HWC: Sequence[np.ndarray]) -> Iterable[list[int]]:
+    """Return the numbers of images, those of one size together."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, image_HWC in enumerate(images_HWC):
+        groups.setdefault(image_HWC.shape, []).append(number)
+    return groups.values()
 
 
 def resized_to_patches(image_HWC: np.ndarray, patch_px: int) -> np.ndarray:

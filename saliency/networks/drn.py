@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backdrop.saliency.networks.resnet import RESNET50_S8, DilatedResNet50
+from backdrop.saliency.networks.vit import VITS, VitFeatureMap
 
 STRIDE_PX = 8
 
@@ -38,8 +39,9 @@ TABLES = {
     "drn_d_small": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 16, 32, 64, 96, 128, 128, 128), is_bottleneck=False),
     "drn_d_tiny": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 8, 16, 32, 48, 64, 64, 64), is_bottleneck=False),
 }
-# What a segmenter's backbone may be; all of them end at 1/8 of the image's size.
-ARCHITECTURES = (*TABLES, RESNET50_S8)
+# What a segmenter's backbone may be: ours, and those that were published, which end at 1/8 or at one patch.
+PUBLISHED = (RESNET50_S8, *VITS)
+ARCHITECTURES = (*TABLES, *PUBLISHED)
 
 
 def _conv_norm(
@@ -109,6 +111,8 @@ class Drn(nn.Module):
         architecture: a name of `TABLES`.
     """
 
+    stride_px = STRIDE_PX
+
     def __init__(self, architecture: str) -> None:
         super().__init__()
         table = TABLES[architecture]
@@ -139,9 +143,11 @@ class Drn(nn.Module):
         return self.stages(images_BCHW)
 
 
-def backbone_of(architecture: str) -> Drn | DilatedResNet50:
+def backbone_of(architecture: str) -> Drn | DilatedResNet50 | VitFeatureMap:
     """Return a segmenter's backbone with random weights. Args: architecture: a name of `ARCHITECTURES`."""
-    return DilatedResNet50() if architecture == RESNET50_S8 else Drn(architecture)
+    if architecture == RESNET50_S8:
+        return DilatedResNet50()
+    return VitFeatureMap(architecture) if architecture in VITS else Drn(architecture)
 
 
 def normalise_images(images_BHWC: Tensor, mean_RGB: tuple[float, ...], std_RGB: tuple[float, ...]) -> Tensor:
@@ -184,15 +190,16 @@ class DrnSegmenter(nn.Module):
         nn.init.normal_(self.head.weight, 0, head_init_std)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
-        kernel = bilinear_kernel(STRIDE_PX)
+        kernel = bilinear_kernel(self.backbone.stride_px)
         self.register_buffer("upsampling_CHW", kernel.expand(2, 1, *kernel.shape).contiguous(), persistent=False)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits (B, 2, H, W) of normalised images (B, 3, H, W); channel 0 is the foreground."""
         height, width = images_BCHW.shape[2:]
-        features_BCHW = self.backbone(pad_to_stride(images_BCHW))
+        stride_px = self.backbone.stride_px
+        features_BCHW = self.backbone(pad_to_stride(images_BCHW, stride_px))
         logits_BCHW = functional.conv_transpose2d(
-            self.head(features_BCHW), self.upsampling_CHW, stride=STRIDE_PX, padding=STRIDE_PX // 2, groups=2
+            self.head(features_BCHW), self.upsampling_CHW, stride=stride_px, padding=stride_px // 2, groups=2
         )
         return logits_BCHW[:, :, :height, :width]
 
@@ -201,14 +208,15 @@ class DrnSegmenter(nn.Module):
         return self(images_BCHW).softmax(dim=1)[:, 0]
 
 
-def pad_to_stride(images_BCHW: Tensor) -> Tensor:
-    """Pad below and to the right to multiples of 8 by reflection (by replication where an image is too small).
+def pad_to_stride(images_BCHW: Tensor, stride_px: int = STRIDE_PX) -> Tensor:
+    """Pad below and to the right to multiples of a stride by reflection (by replication where an image is too small).
 
     Args:
         images_BCHW: float (B, C, H, W).
+        stride_px: of the backbone.
     """
     height, width = images_BCHW.shape[2:]
-    below_px, right_px = -height % STRIDE_PX, -width % STRIDE_PX
+    below_px, right_px = -height % stride_px, -width % stride_px
     if below_px == right_px == 0:
         return images_BCHW
     mode = "reflect" if below_px < height and right_px < width else "replicate"

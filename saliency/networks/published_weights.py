@@ -12,18 +12,22 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import UserError
-from backdrop.saliency.networks.resnet import DilatedResNet50
-from backdrop.saliency.networks.vit import MLP_RATIO, PositionRule, VisionTransformer, VitShape
+from backdrop.saliency.networks.resnet import RESNET50_S8, DilatedResNet50
+from backdrop.saliency.networks.vit import MLP_RATIO, VITS, PositionRule, VisionTransformer, VitShape, name_of
 from backdrop.saliency.networks.weight_names import (
     FIRST_BLOCK,
     PATCHES,
     NamedWeights,
     resnet_weights,
+    said_of,
     some_of,
     vit_weights,
 )
+from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.tensor_files import read_published, weights_sha256
 
+# What SwAV divides colours by; the other releases as ImageNet's.
+SWAV_STD = (0.228, 0.224, 0.225)
 # Heads are 64 wide but those of MoCo-v3's ViT-S and of MAE's ViT-H.
 HEAD_WIDTH = 64
 MOCO_V3_SMALL_WIDTH, MOCO_V3_SMALL_HEADS = 384, 12
@@ -41,6 +45,22 @@ class PublishedVit:
     recognised: str
     left_out: tuple[str, ...]
     weights_sha256: str
+    std_RGB: tuple[float, float, float] = IMAGENET_STD
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedResNet50:
+    """A ResNet-50 of a file, made to end at 1/8 of the image's size, and what was made of the file.
+
+    network: in evaluation mode, on the CPU. recognised: for people. left_out: names in the file that were not taken.
+    std_RGB: what colours are divided by, after the mean.
+    """
+
+    network: DilatedResNet50
+    recognised: str
+    left_out: tuple[str, ...]
+    weights_sha256: str
+    std_RGB: tuple[float, float, float]
 
 
 def load_vit(path: Path) -> PublishedVit:
@@ -61,11 +81,42 @@ def load_vit(path: Path) -> PublishedVit:
     return vit_of(found, str(path))
 
 
-def load_resnet50(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def load_network(path: Path) -> PublishedVit | PublishedResNet50:
+    """Read a ViT or a ResNet-50, whichever a file holds.
+
+    Args: path: as `load_vit` takes it.
+    Raises: UserError: as the readers.
+    """
+    if path.is_file() and resnet_weights(read_published(path)[0]) is not None:
+        return load_resnet50(path)
+    return load_vit(path)
+
+
+def load_published_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], str]:
+    """Read the weights of a segmenter's backbone.
+
+    Args: path: as `load_vit` takes it. architecture: a name of `drn.PUBLISHED`.
+    Returns: by the backbone's names; what was recognised and what was left, for people.
+    Raises: UserError: as the readers; a ViT of another shape.
+    """
+    if architecture == RESNET50_S8:
+        resnet = load_resnet50(path)
+        said = said_of(resnet.recognised, resnet.left_out)
+        if resnet.std_RGB != IMAGENET_STD:
+            said += f". Its colours were divided by others: --set std_RGB={','.join(map(str, resnet.std_RGB))}"
+        return resnet.network.state_dict(), said
+    found = load_vit(path)
+    name = name_of(found.network.shape)
+    if name != architecture:
+        instead = f"give --set architecture={name}" if name else f"allowed are {', '.join(VITS)}"
+        raise UserError(f"{path} holds {found.recognised}, which is no {architecture}: {instead}")
+    return found.network.state_dict(), said_of(found.recognised, found.left_out)
+
+
+def load_resnet50(path: Path) -> PublishedResNet50:
     """Read a ResNet-50 of MoCo-v2 or v3, SwAV, DINO, Barlow Twins, VICReg, SimSiam, BYOL, solo-learn or lightly.
 
     Args: path: as `load_vit` takes it.
-    Returns: its 318 tensors under torchvision's names, without `fc`; names in the file that were not taken.
     Raises: UserError: there is no such file, it holds more than tensors, or no ResNet-50; what does not fit is named.
     """
     if not path.is_file():
@@ -79,7 +130,18 @@ def load_resnet50(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
             f"{path} holds no weights of a ResNet: no name ends in conv1.weight (there are, e.g., {some_of(tensors)}). "
             "Allowed: torchvision's names, also after a release's prefix"
         )
-    return _whole_resnet50(found.tensors, str(path)), found.not_taken
+    tensors = _whole_resnet50(found.tensors, str(path))
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move
+        network = DilatedResNet50()
+    network.load_state_dict(tensors)
+    is_swav = "prototypes.weight" in found.beside
+    return PublishedResNet50(
+        network=network.eval(),
+        recognised="a ResNet-50 of SwAV" if is_swav else "a ResNet-50",
+        left_out=found.not_taken,
+        weights_sha256=weights_sha256(tensors),
+        std_RGB=SWAV_STD if is_swav else IMAGENET_STD,
+    )
 
 
 def _whole_resnet50(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:

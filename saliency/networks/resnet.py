@@ -12,6 +12,7 @@ class DilatedResNet50(nn.Module):
     """Backbone: image -> features of 2048 channels at 1/8 of its size; weights are torchvision's random ones."""
 
     out_channels = 2048
+    stride_px = 8
 
     def __init__(self) -> None:
         import torchvision  # here: it takes as long to import as torch, and few need it

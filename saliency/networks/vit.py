@@ -148,6 +148,10 @@ class VisionTransformer(nn.Module):
             nn.init.trunc_normal_(value, std=INIT_STD)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Tokens (B, T, D) of normalised images, see `tokens`."""
+        return self.tokens(images_BCHW)
+
+    def tokens(self, images_BCHW: Tensor) -> Tensor:
         """Tokens (B, T, D) after the last norm of normalised images; CLS first, then registers, then patches by row."""
         tokens_BTD = self._embedded(images_BCHW)
         for block in self.blocks:
@@ -160,7 +164,7 @@ class VisionTransformer(nn.Module):
         Args: images_BCHW: float (B, 3, H, W), normalised, H and W multiples of the patch.
         """
         size = tuple(length // self.shape.patch_px for length in images_BCHW.shape[2:])
-        return self(images_BCHW)[:, 1 + self.shape.num_registers :].transpose(1, 2).unflatten(2, size)
+        return self.tokens(images_BCHW)[:, 1 + self.shape.num_registers :].transpose(1, 2).unflatten(2, size)
 
     def last_queries_keys(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of the last layer, each (B, A, T, D / A); what comes after them is not computed.
@@ -185,6 +189,22 @@ class VisionTransformer(nn.Module):
             return tokens_BTD
         registers_BRD = self.register_tokens.expand(num_images, -1, -1)  # they have no position
         return torch.cat([tokens_BTD[:, :1], registers_BRD, tokens_BTD[:, 1:]], dim=1)
+
+
+class VitFeatureMap(VisionTransformer):
+    """Backbone: image -> its patches' tokens as a map of `out_channels` at 1 / `stride_px` of its size; random weights.
+
+    Args: name: of VITS.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(VITS[name])
+        self.out_channels, self.stride_px = self.shape.width, self.shape.patch_px
+        self.draw_weights()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Features (B, out_channels, H / stride_px, W / stride_px) of normalised images (B, 3, H, W)."""
+        return self.forward_map(images_BCHW)
 
 
 def resized_positions(position_1TD: Tensor, size: tuple[int, int], rule: PositionRule) -> Tensor:

@@ -96,7 +96,7 @@ def name_served_by(member: str, folder: Path) -> str:
         return "rbd"
     if member == "run_folder":
         return str(tiny_run(folder / "run"))
-    if member in ("found", "tokencut"):
+    if member in ("found", "lost", "maskcut", "selfmask", "tokencut"):
         return f"{member}:{tiny_dino(folder / 'dino.pth')}"
     (folder / "maps").mkdir()
     (folder / "maps" / "a.png").write_bytes(encode_png(np.full((40, 60), 51, np.uint8)))

@@ -52,8 +52,11 @@ def test_it_equals_the_goldens(shared_data: Path, case: str, dtype: type) -> Non
     assert found.eigenvalue == pytest.approx(expected["eigenvalues"][1], abs=1e-12)
     np.testing.assert_allclose(found.degree_N, expected["degree"], rtol=1e-12)
     np.testing.assert_allclose(found.vector_N, expected["vector"], rtol=0, atol=1e-12)
+    assert found.vector_N.mean() == pytest.approx(expected["mean"], abs=1e-12)
     np.testing.assert_array_equal(found.partition_hw, expected["partition"])
     np.testing.assert_array_equal(found.component_hw, expected["component"])
+    (top, left, bottom, right), inside = expected["box_yxyx"], np.argwhere(found.component_hw)
+    assert [*inside.min(axis=0), *(inside.max(axis=0) + 1)] == [top, left, bottom, right]
     assert not found.is_flipped
 
 
