@@ -65,7 +65,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--backbone",
     default=None,
-    help="resnet18 to 152, vit_s16 and so on, alexnet, drn_d_22 to 105, timm:NAME. Default: the recipe's.",
+    help="resnet18 to 152, vit_s16 and so on, alexnet, drn_d_22 to 105, drn_d_small, timm:NAME. Default: the recipe's.",
 )
 @click.option(
     "--start-weights", type=path_type, default=None, help="What the backbone begins with: published weights, or a run."

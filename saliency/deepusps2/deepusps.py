@@ -51,6 +51,15 @@ from backdrop.tensor_files import read_tensors, weights_sha256
 TRAINING_VERSION = 2  # raised by every change that makes the same settings give other weights
 BACKBONE_FILE = "backbone.safetensors"
 CLASSIFIER = "fc."  # of a supervised run, beside its backbone
+# Left out of a run's identity where they are the papers', so that runs begun without them go on.
+_ADDED_SETTINGS = (
+    "label_softness",
+    "label_share",
+    "crf_share",
+    "mirrored_at_test",
+    "companions",
+    "companion_share",
+)
 
 
 def default_preset(*, has_weights: bool) -> str:
@@ -185,6 +194,9 @@ def _description(settings: DeepUspsSettings) -> DetectorDescription:
         std_RGB=settings.std_RGB,
         crf=settings.test_crf,
         crf_size_px=settings.crf_test_size_px or settings.working_size_px,
+        mirrors=settings.mirrored_at_test,
+        companions=settings.companions,
+        companion_share=settings.companion_share,
     )
 
 
@@ -273,9 +285,19 @@ def _run_identity(
         },
         "backbone_weights_sha256": weights_sha256(initial) if initial else None,
         "first_labels": [open_detector(method).identity for method in settings.methods],
-        "settings": asdict(settings),
+        "settings": _decisive(settings),
     }
     return json.loads(json.dumps(identity))  # tuples become lists, as they come back from the file
+
+
+def _decisive(settings: DeepUspsSettings) -> dict[str, Any]:
+    """All settings, but of those that there were not always only the ones that change something."""
+    papers = DeepUspsSettings()
+    return {
+        name: value
+        for name, value in asdict(settings).items()
+        if name not in _ADDED_SETTINGS or value != getattr(papers, name)
+    }
 
 
 def _subset(num_rows: int, settings: DeepUspsSettings, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The soft F-measure loss of DeepUSPS and the clamp that makes noisy targets forgiving.
+"""The soft F-measure loss of DeepUSPS and the clamp that makes noisy targets forgiving; ours, of soft labels.
 
 Shapes: B images, H rows, W columns. Predictions p and soft targets t are probabilities of foreground.
 Source: Nguyen et al., "DeepUSPS: Deep Robust Unsupervised Saliency Prediction With Self-Supervision", NeurIPS 2019,
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 EPSILON = 1e-5
 
@@ -75,3 +76,35 @@ def mean_f_loss(
         for target_BHW, threshold in zip(targets_MBHW, thresholds_M, strict=True)
     ]
     return torch.stack(losses).mean()
+
+
+def soft_label(target_BHW: Tensor, threshold: float, softness: float) -> Tensor:
+    """A label that is unsure near the threshold: logistic((t - threshold) / softness), float (B, H, W) in [0, 1].
+
+    Ours: a cut label is as sure of what is barely above the threshold as of what all detectors agree on.
+
+    Args:
+        target_BHW: float, [0, 1].
+        threshold: of the target.
+        softness: in units of the target, above 0.
+    """
+    return ((target_BHW - threshold) / softness).sigmoid()
+
+
+def soft_label_loss(prediction_BHW: Tensor, label_BHW: Tensor) -> Tensor:
+    """Cross-entropy, mean over pixels, and 1 - IoU, mean over images, with a soft label.
+
+    Two of the three losses of Qin et al., "BASNet", CVPR 2019, section 3.4.
+
+    Args:
+        prediction_BHW: float, [0, 1].
+        label_BHW: float, [0, 1].
+
+    Returns:
+        scalar.
+    """
+    shared_B = (prediction_BHW * label_BHW).sum(dim=(1, 2))
+    either_B = (prediction_BHW + label_BHW).sum(dim=(1, 2)) - shared_B
+    # One more pixel in both: an image without any foreground has an IoU, too.
+    iou_B = (shared_B + 1) / (either_B + 1)
+    return functional.binary_cross_entropy(prediction_BHW, label_BHW) + (1 - iou_B).mean()

@@ -31,6 +31,11 @@ class Phase:
     # images per step
 
     @property
+    def has_first_labels(self) -> bool:
+        """Whether its targets are those of the detectors, not refined ones."""
+        return self.stage == 1 and self.round == 1
+
+    @property
     def title(self) -> str:
         """For the progress bar and the log."""
         return f"stage 1 {self.method} round {self.round}" if self.stage == 1 else "stage 2"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 from backdrop.errors import UserError
+from backdrop.saliency.classical import NAMES
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings
 from backdrop.saliency.networks.drn import ARCHITECTURES, PUBLISHED, STRIDE_PX
 from backdrop.settings import above, at_least, check_settings, from_below, one_of, within, written
@@ -88,6 +89,23 @@ class DeepUspsSettings:
     refined_threshold: Annotated[
         float, within(0, 1), "Threshold of every pseudo-label but the classical maps (code)"
     ] = 0.5
+    label_softness: Annotated[
+        float | None,
+        above(0),
+        "First labels are logistic((t - threshold) / softness), refined ones are taken as they are, and the loss is "
+        "cross-entropy and 1 - IoU (ours); None = labels cut at the threshold, and the F-loss (code)",
+    ] = None
+    label_share: Annotated[
+        float | None,
+        within(0, 1),
+        "What the soft labels of a round weigh in the maps that enter its moving average, the rest being predictions; "
+        "with label_softness (ours). None = predictions alone (code)",
+    ] = None
+    crf_share: Annotated[
+        float | None,
+        within(0, 1),
+        "What the CRF's maps weigh in the moving average, the rest being what it was given (ours); None = all (code)",
+    ] = None
     learning_rate_power: Annotated[
         float,
         at_least(0),
@@ -119,6 +137,17 @@ class DeepUspsSettings:
         at_least(1),
         "Side of the square it then works at; None = the working size (code)",
     ] = None
+
+    mirrored_at_test: Annotated[
+        bool,
+        "Whether the finished detector's map is the mean with that of the mirrored image (ours)",
+    ] = False
+    companions: Annotated[
+        tuple[str, ...],
+        one_of(NAMES),
+        "Classical detectors whose maps are averaged with the finished network's, before its CRF (ours)",
+    ] = ()
+    companion_share: Annotated[float, within(0, 1), "What they weigh together, the rest being the network's"] = 0.0
 
     @property
     def test_crf(self) -> CrfSettings | None:
@@ -227,6 +256,12 @@ def check(settings: DeepUspsSettings) -> None:
         )
     if not settings.stage1_learning_rates:
         raise UserError("stage1_learning_rates is empty: give one per round of stage 1, at least one")
+    if settings.label_share is not None and settings.label_softness is None:
+        raise UserError(f"label_share={settings.label_share} is of soft labels: give label_softness, too")
+    if bool(settings.companions) != bool(settings.companion_share):
+        raise UserError(
+            f"companions={written(settings.companions)} and companion_share={settings.companion_share} need each other"
+        )
     if not settings.scales or min(settings.scales) * settings.working_size_px < STRIDE_PX:
         raise UserError(f"scales {settings.scales} must leave images of at least {STRIDE_PX} px")
 

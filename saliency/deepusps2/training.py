@@ -4,7 +4,7 @@ Shapes: B images of a batch, b of them on this rank, H rows, W columns (H = W = 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -20,7 +20,7 @@ from backdrop.errors import UserError
 from backdrop.progress import stage_bar
 from backdrop.ranks import Ranks
 from backdrop.saliency.deepusps2 import pseudo_labels, training_state
-from backdrop.saliency.deepusps2.losses import mean_f_loss
+from backdrop.saliency.deepusps2.losses import mean_f_loss, soft_label, soft_label_loss
 from backdrop.saliency.deepusps2.phases import Phase, decayed, phases
 from backdrop.saliency.deepusps2.random_streams import FLIPS, ORDER, SCALES, WEIGHTS, stream
 from backdrop.saliency.deepusps2.refinement import Refiner
@@ -140,7 +140,7 @@ class Training:
         is_flipped_N = self._flips(phase, epoch)
         is_averaged = epoch >= self._first_averaged(phase)
         crf = self.settings.crf if self.settings.crf_in_training else None
-        with Refiner(crf, num_cores()) as refiner:
+        with Refiner(crf, num_cores(), self.settings.crf_share) as refiner:
             for batch, scale in self._batches(phase, epoch):
                 images_BHWC, targets_MBHW = self._load(phase, batch)
                 mine = self.ranks.share(len(batch))
@@ -160,7 +160,8 @@ class Training:
                     # code: the train-mode prediction made before this batch's step, no pass of its own
                     foreground_BHW = self.ranks.to_first(foreground_bHW.detach(), len(batch))
                     if self.ranks.is_first:
-                        refiner.put(batch, images_BHWC, foreground_BHW)
+                        mixed_BHW = self._with_labels(phase, foreground_BHW, targets_MBHW)
+                        refiner.put(batch, images_BHWC, mixed_BHW)
                 self._average(epoch - self._first_averaged(phase), refiner.take())
                 bar.update(len(batch))
             self._average(epoch - self._first_averaged(phase), refiner.take(everything=True))
@@ -219,7 +220,30 @@ class Training:
             logits_bCHW = functional.interpolate(logits_bCHW, settings.working_size_px, mode="bilinear")
         foreground_bHW = _mirrored(logits_bCHW.softmax(dim=1)[:, 0], is_flipped_b)
         targets = (targets_MbHW.float() / 255).unbind()
-        return mean_f_loss(foreground_bHW, targets, phase.thresholds, phase.beta_squared), foreground_bHW
+        if settings.label_softness is None:
+            loss = mean_f_loss(foreground_bHW, targets, phase.thresholds, phase.beta_squared)
+        else:
+            labels = self._soft_labels(phase, targets)
+            loss = torch.stack([soft_label_loss(foreground_bHW, label_bHW) for label_bHW in labels]).mean()
+        return loss, foreground_bHW
+
+    def _soft_labels(self, phase: Phase, targets_MBHW: Sequence[Tensor]) -> list[Tensor]:
+        """First labels made soft at their thresholds; refined ones are probabilities, and stay as they are."""
+        softness = self.settings.label_softness
+        if softness is None or not phase.has_first_labels:
+            return list(targets_MBHW)
+        return [
+            soft_label(target_BHW, threshold, softness)
+            for target_BHW, threshold in zip(targets_MBHW, phase.thresholds, strict=True)
+        ]
+
+    def _with_labels(self, phase: Phase, foreground_BHW: Tensor, targets_MBHW: Tensor) -> Tensor:
+        """Predictions with their share of the labels they were trained on, before the CRF."""
+        share = self.settings.label_share
+        if share is None:
+            return foreground_BHW
+        (label_BHW,) = self._soft_labels(phase, (targets_MBHW.float() / 255).unbind())
+        return (1 - share) * foreground_BHW + share * label_BHW
 
     def _average(self, epoch: int, finished: Iterator[tuple[np.ndarray, np.ndarray]]) -> None:
         for batch, maps_BHW in finished:

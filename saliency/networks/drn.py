@@ -6,13 +6,14 @@ residual that remove the gridding of the dilation. Shapes: B images, C channels,
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from backdrop.saliency.networks.resnet import RESNET50_S8, DilatedResNet50
+from backdrop.saliency.networks.skip_decoder import SkipDecoder
 from backdrop.saliency.networks.vit import VITS, VitFeatureMap
 
 STRIDE_PX = 8
@@ -28,15 +29,19 @@ class DrnTable:
     # channels of stages 1 to 8; a bottleneck's output has four times its entry
     is_bottleneck: bool
     # 1x1-3x3-1x1 blocks of expansion 4, or blocks of two 3x3
+    decoder_channels: tuple[int, int, int] | None = None
+    # of the segmenter's `SkipDecoder`; None = the authors' head alone
 
 
+_SMALL = DrnTable(blocks=(1, 1, 1, 1), channels=(8, 16, 32, 64, 96, 128, 128, 128), is_bottleneck=False)
 TABLES = {
     "drn_d_22": DrnTable(blocks=(2, 2, 2, 2), is_bottleneck=False),
     "drn_d_38": DrnTable(blocks=(3, 4, 6, 3), is_bottleneck=False),
     "drn_d_54": DrnTable(blocks=(3, 4, 6, 3), is_bottleneck=True),
     "drn_d_105": DrnTable(blocks=(3, 4, 23, 3), is_bottleneck=True),
     # Ours: the same code, narrow and shallow enough to train on a CPU within an hour, within a minute.
-    "drn_d_small": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 16, 32, 64, 96, 128, 128, 128), is_bottleneck=False),
+    "drn_d_small": _SMALL,
+    "drn_d_small_skips": replace(_SMALL, decoder_channels=(48, 32, 16)),
     "drn_d_tiny": DrnTable(blocks=(1, 1, 1, 1), channels=(8, 8, 16, 32, 48, 64, 64, 64), is_bottleneck=False),
 }
 # What a segmenter's backbone may be: ours, and those that were published, which end at 1/8 or at one patch.
@@ -142,12 +147,26 @@ class Drn(nn.Module):
         """Features (B, out_channels, ceil(H / 8), ceil(W / 8)) of normalised images (B, 3, H, W)."""
         return self.stages(images_BCHW)
 
+    def at_sizes(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The features at 1/8 of the image's size, and those of the last stages at 1/4 and 1/2."""
+        half_BCHW = self.stages[:3](images_BCHW)
+        quarter_BCHW = self.stages[3](half_BCHW)
+        return self.stages[4:](quarter_BCHW), quarter_BCHW, half_BCHW
+
 
 def backbone_of(architecture: str) -> Drn | DilatedResNet50 | VitFeatureMap:
     """Return a segmenter's backbone with random weights. Args: architecture: a name of `ARCHITECTURES`."""
     if architecture == RESNET50_S8:
         return DilatedResNet50()
     return VitFeatureMap(architecture) if architecture in VITS else Drn(architecture)
+
+
+def _decoder_of(architecture: str) -> SkipDecoder | None:
+    table = TABLES.get(architecture)
+    if table is None or table.decoder_channels is None:
+        return None
+    c, expansion = table.channels, 4 if table.is_bottleneck else 1
+    return SkipDecoder((c[7], c[2] * expansion, c[1]), table.decoder_channels)
 
 
 def normalise_images(images_BHWC: Tensor, mean_RGB: tuple[float, ...], std_RGB: tuple[float, ...]) -> Tensor:
@@ -176,6 +195,8 @@ def bilinear_kernel(factor: int) -> Tensor:
 class DrnSegmenter(nn.Module):
     """The saliency network of DeepUSPS: backbone, 1x1 convolution to two channels, fixed bilinear upsampling.
 
+    Architectures with a decoder (ours) have it between backbone and convolution.
+
     Args:
         architecture: a name of `ARCHITECTURES`.
         head_init_std: standard deviation of the 1x1 convolution's initial weights; its bias starts at 0.
@@ -186,7 +207,8 @@ class DrnSegmenter(nn.Module):
     def __init__(self, architecture: str, head_init_std: float = 1.0) -> None:
         super().__init__()
         self.backbone = backbone_of(architecture)
-        self.head = nn.Conv2d(self.backbone.out_channels, 2, 1)
+        self.decoder = _decoder_of(architecture)
+        self.head = nn.Conv2d((self.decoder or self.backbone).out_channels, 2, 1)
         nn.init.normal_(self.head.weight, 0, head_init_std)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -197,7 +219,12 @@ class DrnSegmenter(nn.Module):
         """Logits (B, 2, H, W) of normalised images (B, 3, H, W); channel 0 is the foreground."""
         height, width = images_BCHW.shape[2:]
         stride_px = self.backbone.stride_px
-        features_BCHW = self.backbone(pad_to_stride(images_BCHW, stride_px))
+        padded_BCHW = pad_to_stride(images_BCHW, stride_px)
+        if self.decoder is not None:
+            assert isinstance(self.backbone, Drn)
+            logits_BCHW = self.head(self.decoder(*self.backbone.at_sizes(padded_BCHW)))
+            return functional.interpolate(logits_BCHW, padded_BCHW.shape[2:], mode="bilinear")[:, :, :height, :width]
+        features_BCHW = self.backbone(padded_BCHW)
         logits_BCHW = functional.conv_transpose2d(
             self.head(features_BCHW), self.upsampling_CHW, stride=stride_px, padding=stride_px // 2, groups=2
         )

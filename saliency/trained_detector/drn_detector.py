@@ -19,6 +19,7 @@ from torch.nn import functional
 from backdrop.devices import num_cores
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.saliency.classical_detector import ClassicalDetector
 from backdrop.saliency.crf.dense_crf import DEFAULTS, REFERENCE_SIDE_PX, CrfSettings, refine
 from backdrop.saliency.crf.dense_crf_torch import refine_batch
 from backdrop.saliency.detector import Detector, MaskError, Threshold
@@ -33,6 +34,8 @@ ALGORITHM_VERSION = 2  # raised by every change of the code below, or of drn.py,
 PAPERS_THRESHOLD = Threshold(value=0.9, source="Ryali et al. 2021, appendix A, for DeepUSPS2")
 # Images found at once: enough to fill a GPU at the papers' 432 x 432, few enough for 2 GiB of decoded photographs.
 BATCH_SIZE = 16
+# Maps of companions are made probabilities as first labels are: logistic((map - threshold) / softness).
+COMPANION_SOFTNESS = 0.08
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,23 @@ class DetectorDescription:
     # the dense CRF that sharpens the map; None = none
     crf_size_px: int
     # side of the square it works at
+    mirrors: bool = False
+    # the network's map is the mean with that of the mirrored image, mirrored back
+    companions: tuple[str, ...] = ()
+    # classical detectors whose maps are averaged in before the CRF
+    companion_share: float = 0.0
+    # what they weigh together, the rest being the network's map
+
+    def content(self) -> dict[str, Any]:
+        """What detector.json and a store's identity say, JSON-able.
+
+        What came to be described later is left out where it changes nothing: older detectors keep their identity.
+        """
+        content = json.loads(json.dumps(asdict(self)))
+        return {name: value for name, value in content.items() if name not in _ADDED or value}
+
+
+_ADDED = ("mirrors", "companions", "companion_share")
 
 
 class DrnDetector(Detector):
@@ -80,6 +100,7 @@ class DrnDetector(Detector):
         self._model, self._description, self._device = model.to(device).eval(), description, device
         self._weights_sha256 = weights_sha256(model.state_dict())
         self._threshold = threshold
+        self._companions = [ClassicalDetector(name) for name in description.companions]
 
     @property
     def threshold(self) -> Threshold:
@@ -89,7 +110,8 @@ class DrnDetector(Detector):
     @property
     def identity(self) -> dict[str, Any]:
         """What detector.json says, and the digest of the weights."""
-        return {**json.loads(json.dumps(asdict(self._description))), "weights_sha256": self._weights_sha256}
+        versions = {"companions": [each.identity for each in self._companions]} if self._companions else {}
+        return {**self._description.content(), **versions, "weights_sha256": self._weights_sha256}
 
     def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
         """Soft map float32 (H, W) in [0, 1] of one uint8 RGB image at its own size; `key` is not used."""
@@ -116,10 +138,14 @@ class DrnDetector(Detector):
             np.stack([resize_to_square(image, description.working_size_px) for image in images_HWC])
         )
         batch_BCHW = normalise_images(square_BHWC.to(self._device), description.mean_RGB, description.std_RGB)
-        is_gpu = batch_BCHW.is_cuda
-        with torch.autocast("cuda" if is_gpu else "cpu", torch.bfloat16, enabled=is_gpu):
-            logits_BCHW = self._model(batch_BCHW).float()
-        foreground_BHW = logits_BCHW.softmax(dim=1)[:, 0]
+        foreground_BHW = self._foreground(batch_BCHW)
+        if description.mirrors:
+            foreground_BHW = (foreground_BHW + self._foreground(batch_BCHW.flip(-1)).flip(-1)) / 2
+        side_px = description.working_size_px if description.crf is None else description.crf_size_px
+        if side_px != description.working_size_px:
+            foreground_BHW = functional.interpolate(foreground_BHW[:, None], (side_px, side_px), mode="bilinear")[:, 0]
+        if self._companions:
+            foreground_BHW = self._with_companions(images_HWC, foreground_BHW)
         if description.crf is not None:
             foreground_BHW = self._sharpened(images_HWC, foreground_BHW, description.crf)
         return [
@@ -127,11 +153,30 @@ class DrnDetector(Detector):
             for map_HW, image_HWC in zip(foreground_BHW.cpu().numpy(), images_HWC, strict=True)
         ]
 
+    def _foreground(self, batch_BCHW: Tensor) -> Tensor:
+        is_gpu = batch_BCHW.is_cuda
+        with torch.autocast("cuda" if is_gpu else "cpu", torch.bfloat16, enabled=is_gpu):
+            logits_BCHW = self._model(batch_BCHW).float()
+        return logits_BCHW.softmax(dim=1)[:, 0]
+
+    def _with_companions(self, images_HWC: Sequence[np.ndarray], foreground_BHW: Tensor) -> Tensor:
+        """The network's maps, and those of the companions, unsure near each one's threshold."""
+        share, side_px = self._description.companion_share, foreground_BHW.shape[-1]
+
+        def mean_map(image_HWC: np.ndarray) -> np.ndarray:
+            labels = [
+                1 / (1 + np.exp((each.threshold.value - each(image_HWC, "")) / COMPANION_SOFTNESS))
+                for each in self._companions
+            ]
+            mean_HW: np.ndarray = np.mean(labels, axis=0).astype(np.float32)
+            return cv2.resize(mean_HW, (side_px, side_px), interpolation=cv2.INTER_AREA)
+
+        with ThreadPoolExecutor(num_cores()) as pool:
+            companions_BHW = torch.from_numpy(np.stack(list(pool.map(mean_map, images_HWC)))).to(self._device)
+        return (1 - share) * foreground_BHW + share * companions_BHW
+
     def _sharpened(self, images_HWC: Sequence[np.ndarray], foreground_BHW: Tensor, crf: CrfSettings) -> Tensor:
-        side_px = self._description.crf_size_px
-        if foreground_BHW.shape[-1] != side_px:
-            foreground_BHW = functional.interpolate(foreground_BHW[:, None], (side_px, side_px), mode="bilinear")[:, 0]
-        square_HWC = [resize_to_square(image_HWC, side_px) for image_HWC in images_HWC]
+        square_HWC = [resize_to_square(image_HWC, self._description.crf_size_px) for image_HWC in images_HWC]
         if foreground_BHW.is_cuda:
             return refine_batch(torch.from_numpy(np.stack(square_HWC)).to(self._device), foreground_BHW, crf)
         with ThreadPoolExecutor(num_cores()) as pool:  # the CRF's kernels hold no lock of Python's
@@ -153,7 +198,7 @@ def save_detector(run: Path, model: DrnSegmenter, description: DetectorDescripti
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_aside(run / WEIGHTS_FILE, save(tensors))
-    content = {**asdict(description), "weights_sha256": weights_sha256(tensors)}
+    content = {**description.content(), "weights_sha256": weights_sha256(tensors)}
     write_aside(run / DETECTOR_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -1,4 +1,6 @@
-"""The F-loss of DeepUSPS and its clamp, pixel by pixel in float64."""
+"""The F-loss of DeepUSPS and its clamp, and the loss of soft labels, pixel by pixel in float64."""
+
+import math
 
 import numpy as np
 
@@ -31,3 +33,21 @@ def f_loss(prediction_BHW: np.ndarray, target_BHW: np.ndarray, threshold: float,
         f = (1 + beta_squared) * precision * recall / (beta_squared * precision + recall + EPSILON)
         losses.append(1 - f)
     return sum(losses) / len(losses)
+
+
+def soft_label(target: float, threshold: float, softness: float) -> float:
+    """One pixel."""
+    return 1 / (1 + math.exp(-(target - threshold) / softness))
+
+
+def soft_label_loss(prediction_BHW: np.ndarray, label_BHW: np.ndarray) -> float:
+    """Cross-entropy, mean over all pixels, and 1 - IoU, mean over images."""
+    entropies, losses = [], []
+    for prediction_HW, label_HW in zip(prediction_BHW, label_BHW, strict=True):
+        shared = either = 1.0
+        for p, label in zip(prediction_HW.ravel().tolist(), label_HW.ravel().tolist(), strict=True):
+            entropies.append(-label * math.log(p) - (1 - label) * math.log(1 - p))
+            shared += p * label
+            either += p + label - p * label
+        losses.append(1 - shared / either)
+    return sum(entropies) / len(entropies) + sum(losses) / len(losses)

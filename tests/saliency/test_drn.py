@@ -55,10 +55,11 @@ def test_features_are_an_eighth(architecture: str) -> None:
         assert features.shape[2:] == (54, 54)
 
 
+@pytest.mark.parametrize("architecture", ["drn_d_tiny", "drn_d_small_skips"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 13), (8, 8), (33, 40)], ids=str)
-def test_maps_have_the_size_of_the_image(size: tuple[int, int]) -> None:
+def test_maps_have_the_size_of_the_image(size: tuple[int, int], architecture: str) -> None:
     torch.manual_seed(0)
-    model = DrnSegmenter("drn_d_tiny").eval()
+    model = DrnSegmenter(architecture).eval()
     with torch.inference_mode():
         foreground = model.foreground(torch.randn(2, 3, *size))
     assert foreground.shape == (2, *size)
@@ -72,6 +73,32 @@ def test_channel_0_is_the_foreground() -> None:
     with torch.no_grad():
         model.head.bias.copy_(torch.tensor([20.0, -20.0]))
         assert model.foreground(torch.randn(1, 3, 32, 32))[0, 8:24, 8:24].min() > 0.99
+
+
+def test_a_decoder_joins_the_features_of_three_sizes() -> None:
+    torch.manual_seed(0)
+    model = DrnSegmenter("drn_d_small_skips").double().eval()
+    images = torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    features = images
+    by_stage = [features := stage(features) for stage in model.backbone.stages]
+    eighth, quarter, half = by_stage[-1], by_stage[3], by_stage[2]
+    assert torch.equal(eighth, model.backbone(images))
+
+    def enlarged(coarse: torch.Tensor) -> torch.Tensor:
+        return functional.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+
+    decoder = model.decoder
+    joined = decoder.top(torch.cat([eighth, eighth.mean((2, 3))[:, :, None, None].expand_as(eighth)], 1))
+    joined = decoder.at_quarter(torch.cat([enlarged(joined), quarter], 1))
+    joined = decoder.at_half(torch.cat([enlarged(joined), half], 1))
+    torch.testing.assert_close(model(images), enlarged(model.head(joined)), rtol=1e-12, atol=1e-12)
+
+
+def test_a_decoder_leaves_the_backbone_as_it_is_pretrained() -> None:
+    with torch.device("meta"):
+        plain, with_decoder = Drn("drn_d_small").state_dict(), DrnSegmenter("drn_d_small_skips").backbone.state_dict()
+    assert {name: t.shape for name, t in plain.items()} == {name: t.shape for name, t in with_decoder.items()}
+    assert DrnSegmenter("drn_d_small").decoder is None
 
 
 def test_head_has_1026_parameters_and_the_upsampling_none() -> None:

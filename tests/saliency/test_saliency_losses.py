@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.saliency.deepusps2.losses import asymmetric_clamp, f_loss, mean_f_loss
+from backdrop.saliency.deepusps2.losses import asymmetric_clamp, f_loss, mean_f_loss, soft_label, soft_label_loss
 from tests.reference import saliency_losses as reference
 
 
@@ -46,3 +46,27 @@ def test_several_targets_are_averaged() -> None:
     prediction, first, second = torch.rand(3, 2, 4, 4, generator=rng)
     expected = (f_loss(prediction, first, 0.3, 4.0) + f_loss(prediction, second, 0.5, 4.0)) / 2
     torch.testing.assert_close(mean_f_loss(prediction, [first, second], [0.3, 0.5], 4.0), expected)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.5]), st.sampled_from([0.05, 0.08, 1.0]))
+def test_the_loss_of_soft_labels_is_its_loop_form(seed: int, threshold: float, softness: float) -> None:
+    rng = np.random.default_rng(seed)
+    prediction_BHW = rng.integers(1, 100, (3, 4, 5)) / 100
+    target_BHW = rng.integers(0, 101, (3, 4, 5)) / 100
+    label_BHW = np.vectorize(reference.soft_label)(target_BHW, threshold, softness)
+    label = soft_label(torch.tensor(target_BHW), threshold, softness)
+    np.testing.assert_allclose(label.numpy(), label_BHW, rtol=1e-12)
+    expected = reference.soft_label_loss(prediction_BHW, label_BHW)
+    assert soft_label_loss(torch.tensor(prediction_BHW), label).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_near_the_threshold_a_soft_label_asks_for_less() -> None:
+    label = soft_label(torch.tensor([[[0.31, 0.9]]]), 0.3, 0.08)
+    prediction = torch.full((1, 1, 2), 0.5, requires_grad=True)
+    soft_label_loss(prediction, label).backward()
+    assert prediction.grad is not None
+    unsure, sure = prediction.grad.flatten().tolist()
+    assert sure < unsure
+    empty = torch.zeros(1, 4, 4)
+    assert soft_label_loss(empty, empty).item() == 0

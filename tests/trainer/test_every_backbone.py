@@ -39,7 +39,8 @@ def images(side_px: int = SIDE_PX) -> torch.Tensor:
 
 def test_every_family_is_tested_and_says_what_it_serves() -> None:
     assert {id(find(name)) for name in NAMES} == {id(BACKBONES.load(member)) for member in BACKBONES.built_in()}
-    assert {"resnet50", "drn_d_105", "timm:NAME"} <= set(backbone_names())
+    assert {"resnet50", "drn_d_105", "drn_d_small", "timm:NAME"} <= set(backbone_names())
+    assert "drn_d_small_skips" not in backbone_names()  # its backbone is drn_d_small
 
 
 @pytest.mark.parametrize("name", NAMES)

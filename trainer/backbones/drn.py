@@ -5,11 +5,12 @@ Weights carry the names of `Drn`, so they load into the saliency network (`salie
 
 import torch
 
-from backdrop.saliency.networks.drn import Drn
+from backdrop.saliency.networks.drn import TABLES, Drn
 from backdrop.trainer.backbones import Published
 from backdrop.trainer.parts.backbones import Backbone
 
-NAMES = ("drn_d_22", "drn_d_38", "drn_d_54", "drn_d_105")
+# A decoder is the segmenter's, not the backbone's.
+NAMES = tuple(name for name, table in TABLES.items() if table.decoder_channels is None)
 PREFIX = ""
 HAS_CIFAR_STEM = False
 CELL_PX = 8
