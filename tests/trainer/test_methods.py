@@ -1,6 +1,8 @@
 """One contract for every method with every background, and what is particular to each."""
 
 import copy
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.downstream_settings import check_schedule
 from backdrop.trainer.losses import saliency_attention
-from backdrop.trainer.methods import METHODS
+from backdrop.trainer.methods import METHODS, supervised
 from backdrop.trainer.optimisation.optimisers import set_lr
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum
@@ -634,6 +636,47 @@ def test_classifier_on_a_frozen_backbone_and_fine_tuning(tmp_path: Path) -> None
             assert torch.equal(at_start[name], value) != is_new, name
     assert runs["classifier"] == {"classifier.weight", "classifier.bias"}
     assert {"backbone.conv1.weight", "backbone.bn1.running_mean", "classifier.weight"} <= runs["all"]
+
+
+def test_every_category_in_an_image_is_its_label(tmp_path: Path) -> None:
+    """Equal shares, images without any none; rows of other images than the annotations' are refused."""
+    begun, (views, *_) = begin(tiny("supervised"))
+    ranks = views.label_B.tolist()
+    content = {
+        "categories": [{"id": 10 + rank, "name": f"c{rank}"} for rank in range(3)],
+        "images": [{"id": 100 + row, "file_name": f"{row:012d}.jpg"} for row in range(int(views.row_B.max()) + 1)],
+        "annotations": [
+            {"id": 2 * at + of, "image_id": 100 + row, "category_id": 10 + (ranks[at] + of) % 3, "iscrowd": of}
+            for at, row in enumerate(views.row_B.tolist())
+            for of in (0, 1)
+        ],
+    }
+    file = tmp_path / "instances.json"
+    file.write_text(json.dumps(content))
+    algorithm = replace(begun.settings.algorithm, labels="categories", annotations=str(file))
+    training, (views, *_) = begin(replace(begun.settings, algorithm=algorithm))
+    METHODS.load("supervised").check_labels(algorithm, views.label_B.numpy() * 0 - 1)
+    with torch.no_grad():
+        logit_BL = training.method.classifier(training.method.backbone(views.images[0]))
+    log_BL = logit_BL.double().log_softmax(dim=1).numpy()
+    expected = -np.mean([(row[rank] + row[(rank + 1) % 3]) / 2 for row, rank in zip(log_BL, ranks, strict=True)])
+    assert training.method.training_step(views)["loss"].item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(UserError, match=r"3 categories.*num_classes=80"):
+        METHODS.load("supervised").check_labels(replace(algorithm, num_classes=80), views.label_B.numpy())
+    shifted = tmp_path / "shifted.json"
+    shifted.write_text(json.dumps(content | {"annotations": content["annotations"][:2]}))
+    training, _ = begin(replace(begun.settings, algorithm=replace(algorithm, annotations=str(shifted))))
+    with pytest.raises(UserError, match="very images of its annotations"):
+        training.method.training_step(views)
+    with pytest.raises(UserError, match="not a COCO instances file"):
+        METHODS.load("supervised").check_labels(replace(algorithm, annotations=str(tmp_path / "no.json")), np.arange(3))
+
+
+def test_no_category_in_an_image_adds_no_loss() -> None:
+    logit_BL = torch.tensor([[0.0, 0.0], [3.0, 1.0]])
+    losses = supervised.categories_loss(logit_BL, torch.tensor([[True, False], [False, False]]))
+    assert losses["loss"].item() == pytest.approx(math.log(2) / 2)
+    assert losses["accuracy"].item() == 0.5
 
 
 def test_supervised_refuses_what_it_cannot_learn_from(tmp_path: Path) -> None:

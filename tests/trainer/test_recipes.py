@@ -243,6 +243,10 @@ NUMBERS: list[tuple[tuple[str, ...], str, Any, str]] = [
     (("supervised_finetune",), "epochs", 20, "A.4.2"),
     (("supervised_finetune",), "optimiser.lr", 0.0005, "A.4.2"),
     (("supervised_finetune",), "algorithm.trained", "all", "A.4.2"),
+    (("supervised_coco",), "algorithm.labels", "categories", "CAST, Table 1, row 3"),
+    (("supervised_coco",), "algorithm.num_classes", 80, "COCO 2017"),
+    (("supervised_coco",), "epochs", 200, "as cast_coco"),
+    (("supervised_coco",), "batch_size", 256, "as cast_coco"),
     (WANTS_A_RUN, "schedule.tenth_at_epochs", (), "A.4.1, A.4.2: cosine"),
 ]  # fmt: skip
 

@@ -33,6 +33,7 @@ RYALI_STORE = store("imagenet", 512, 0.9, "deepusps")
         ("cast_coco", "cast", "none", store("coco", 512, 0.5, "deepusps"), ["640 px, these 512"]),
         ("cast_coco", "cast", "none", store("sample", 512), ["is coco, this one is sample"]),
         # The baselines know no mask.
+        ("supervised_coco", "supervised", "none", store("coco", 640, 0.9, "rbd"), []),
         ("moco_coco", "moco", "none", store("coco", 640, 0.9, "rbd"), []),
         ("moco_v2_220", "moco", "none", store("imagenet", 512, 0.3, "rbd"), []),
         ("moco_v2_220", "moco", "swaps", RYALI_STORE, []),

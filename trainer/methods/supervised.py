@@ -6,17 +6,21 @@ Shapes: B batch, D features, L classes.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backdrop.data_folders import data_folder
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.settings import at_least, one_of
+from backdrop.stores.datasets.coco import categories_in_images
 from backdrop.trainer import cast
 from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Schedule
 from backdrop.trainer.parts import checkpoint_files
@@ -43,6 +47,7 @@ DOWNSTREAM = Downstream(
 )
 
 _TRAINED = ("all", "classifier")
+_LABELS = ("class", "categories")
 # Table 8; Table 7 compares 0.1 to 0.5.
 _BACKGROUNDS = dict.fromkeys(("rm", "random", "swaps"), BackgroundNumbers(probability=0.2))
 
@@ -52,6 +57,16 @@ class Settings:
     """What is classified and what is trained."""
 
     num_classes: Annotated[int, at_least(2), "L; the store's labels are 0 .. L - 1"] = 1000
+    labels: Annotated[
+        str,
+        one_of(_LABELS),
+        "class: the store's, one an image; categories: every category of COCO in the image, by annotations",
+    ] = "class"
+    annotations: Annotated[
+        str,
+        "COCO's instances file of the store's images, for labels=categories; \"\" = "
+        "coco/annotations/instances_train2017.json below BACKDROP_DATA",
+    ] = ""
     start_from: Annotated[
         str,
         'Folder of a finished supervised run to start from, "" = from random weights. Read again by --resume',
@@ -101,6 +116,9 @@ def check_labels(settings: Settings, label_N: np.ndarray) -> None:
 
     Args: label_N: int, class of each row, -1 = none.
     """
+    if settings.labels == "categories":
+        _check_categories(settings, len(label_N))
+        return
     if (label_N < 0).any():
         raise UserError(
             f"{int((label_N < 0).sum())} of the store's {len(label_N)} rows have no label, and method 'supervised' "
@@ -112,6 +130,36 @@ def check_labels(settings: Settings, label_N: np.ndarray) -> None:
             f"the store's labels go up to {int(label_N.max())}, and algorithm.num_classes={settings.num_classes}; "
             f"set algorithm.num_classes={int(label_N.max()) + 1} or more"
         )
+
+
+def _check_categories(settings: Settings, num_rows: int) -> None:
+    is_in_NL = _categories_in_images(settings.annotations)
+    if is_in_NL.shape[1] != settings.num_classes:
+        raise UserError(
+            f"the annotations have {is_in_NL.shape[1]} categories, and algorithm.num_classes={settings.num_classes}; "
+            f"set algorithm.num_classes={is_in_NL.shape[1]}"
+        )
+    if num_rows > len(is_in_NL):
+        raise UserError(_OTHER_IMAGES)
+
+
+_OTHER_IMAGES = (
+    "algorithm.labels=categories wants a store of the very images of its annotations, and these are others; build it "
+    "with build-store --dataset coco, and name the annotations of the same split: --set algorithm.annotations=FILE"
+)
+
+
+@cache
+def _categories_in_images(annotations: str) -> np.ndarray:
+    """Which categories are in each row's image, bool (N, L). Raises: UserError: there is no such file."""
+    folder = data_folder("coco")
+    if not annotations and folder is None:
+        raise UserError(
+            "algorithm.labels=categories reads COCO's annotations: give --set algorithm.annotations=FILE, "
+            "instances_train2017.json, or set BACKDROP_DATA to the folder that holds coco/"
+        )
+    path = Path(annotations) if annotations else Path(folder or "") / "annotations" / "instances_train2017.json"
+    return categories_in_images(path)[0]
 
 
 check_parts = whole_batch_only
@@ -139,6 +187,8 @@ class Method(PretrainingMethod):
         super().__init__()
         assert cast is None, "refused where settings are checked"
         self.settings = settings
+        # Read at the first step: what is scored or exported needs no labels.
+        self._is_in_NL: Tensor | None = None
         self.backbone = backbone
         self.classifier = nn.Linear(backbone.num_features, settings.num_classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
@@ -166,11 +216,40 @@ class Method(PretrainingMethod):
     def training_step(self, views: Views) -> dict[str, Tensor]:
         """Return the cross-entropy of one batch and the share of rows classified correctly."""
         logit_BL = self.classifier(self.backbone(views.images[0]))
+        if self.settings.labels == "categories":
+            return categories_loss(logit_BL, self._is_in_image(views))
         accuracy = (logit_BL.detach().argmax(dim=1) == views.label_B).float().mean()
         return {"loss": functional.cross_entropy(logit_BL, views.label_B), "accuracy": accuracy}
 
+    def _is_in_image(self, views: Views) -> Tensor:
+        """Which categories are in the images of a batch, bool (B, L). Raises: UserError: rows are other images."""
+        if self._is_in_NL is None:
+            is_in_NL = torch.from_numpy(_categories_in_images(self.settings.annotations)).to(views.row_B.device)
+            # The store's own class is the category of the largest instance: rows that are shifted do not have it.
+            is_out_B = views.row_B >= len(is_in_NL)
+            is_in_BL = is_in_NL[views.row_B.clamp(max=len(is_in_NL) - 1)]
+            has_class_B = is_in_BL.gather(1, views.label_B.clamp(min=0)[:, None])[:, 0] | (views.label_B < 0)
+            if bool((is_out_B | ~has_class_B).any()):
+                raise UserError(_OTHER_IMAGES)
+            self._is_in_NL = is_in_NL
+        return self._is_in_NL[views.row_B]
+
     def after_step(self, step: int, num_steps: int) -> None:
         """Nothing follows. Args: step: the step just done. num_steps: of the whole run."""
+
+
+def categories_loss(logit_BL: Tensor, is_in_BL: Tensor) -> dict[str, Tensor]:
+    """Return the cross-entropy with each image's categories in equal shares, and how often the best is one of them.
+
+    Softmax over categories and targets 1 / K, as Mahajan et al. 2018 ("Exploring the limits of weakly supervised
+    pretraining", section 2.2) train on several labels an image; images without any count as 0.
+
+    Args: logit_BL: float. is_in_BL: bool, K categories of each image.
+    """
+    share_BL = is_in_BL / is_in_BL.sum(dim=1, keepdim=True).clamp(min=1)
+    loss = -(share_BL * logit_BL.log_softmax(dim=1)).sum(dim=1).mean()
+    accuracy = is_in_BL.gather(1, logit_BL.detach().argmax(dim=1, keepdim=True)).float().mean()
+    return {"loss": loss, "accuracy": accuracy}
 
 
 def _zero_last_gammas(backbone: Backbone) -> None:

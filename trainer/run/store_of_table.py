@@ -26,7 +26,7 @@ class TableStore:
 # By paper.
 STORES = {"ryali": TableStore(dataset="imagenet", threshold=0.9), "cast": TableStore(dataset="coco", threshold=0.5)}
 _OF_NO_TABLE = ("smoke",)
-_OF_CAST = ("cast_coco", "cast_coco_mlp", "moco_coco")
+_OF_CAST = ("cast_coco", "cast_coco_mlp", "moco_coco", "supervised_coco")
 
 
 def departures(recipe: str, settings: RunSettings, store: TrainedStore) -> list[str]:
