@@ -14,6 +14,7 @@ from backdrop.pipeline.views import random_streams as streams
 from backdrop.pipeline.views import view_plan
 from backdrop.pipeline.views.view_plan import (
     BACKGROUND_VIEWS,
+    CENTRE_CROP_SHARE,
     CROP_FALLBACKS,
     CROP_PROPOSALS,
     MAX_CROP_TRIES,
@@ -234,6 +235,13 @@ def center_box(height: int, width: int, aspect_low: float, aspect_high: float) -
 
 
 @kernel
+def centre_square(height: int, width: int) -> Box:
+    """The central square of CENTRE_CROP_SHARE of the short side."""
+    side = max(math.floor(CENTRE_CROP_SHARE * min(height, width) + 0.5), 1)
+    return Box((height - side) // 2, (width - side) // 2, side, side)
+
+
+@kernel
 def sampled_box(stream: Stream, attempt: int, foreground: Foreground, spec: np.void, proposal: int) -> Box:
     """One crop as torchvision draws it: proposed again until it fits, ten times at most; then the centre."""
     box = propose(stream, streams.CROP + DRAWS_PER_TRY * attempt, foreground, spec, proposal)
@@ -305,6 +313,9 @@ def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: in
     Returns: (box, tries, is_fallback, foreground pixels inside).
     """
     words, total = foreground.words, foreground.count
+    if spec["is_centre_crop"]:
+        box = centre_square(foreground.height, foreground.width)
+        return box, 1, False, count_box(words, box.top, box.left, box.height, box.width)
     is_bound = total > 0 and spec["min_foreground"] > 0.0
     wanted = _wanted_fraction(foreground, spec, proposal) if is_bound else 0.0
     pair_total = count_box(words, pair.top, pair.left, pair.height, pair.width) if is_bound else 0

@@ -69,6 +69,7 @@ VIEW_SPEC_DTYPE = np.dtype(
         ("blur_sigma_high", np.float64),
         ("solarise_probability", np.float64),
         ("is_global", np.int64),
+        ("is_centre_crop", np.int64),
     ]
 )
 
@@ -86,7 +87,7 @@ def view_specs(plan: ViewPlan) -> np.ndarray:
         check_settings(view, f"views.{number}")
         check_jitter(f"views.{number}", view)
         spec = specs[number]
-        for name in ("size_px", "min_foreground", "is_global"):
+        for name in ("size_px", "min_foreground", "is_global", "is_centre_crop"):
             spec[name] = getattr(view, name)
         for name in ("flip", "jitter", "greyscale", "blur", "solarise"):
             spec[f"{name}_probability"] = getattr(view, f"{name}_probability")

@@ -21,6 +21,8 @@ NEGATIVE_DRAWS = ("independent", "coupled")
 BACKGROUND_ORDERS = ("after", "before")
 GREYSCALE_ORDERS = ("after", "before")
 MAX_CROP_TRIES = 10
+# Of the image's short side: CenterCrop 224 of an image whose short side is resized to 256.
+CENTRE_CROP_SHARE = 224 / 256
 # More negatives than this have no number of their own in the random streams.
 MAX_NEGATIVES = 64
 
@@ -45,6 +47,11 @@ class View:
         within(0, 1),
         "Share of the image's foreground that the crop must hold (Ryali A.1 FG_min, CAST phi); 0 = no constraint",
     ] = 0.0
+    is_centre_crop: Annotated[
+        bool,
+        "The central square of 7/8 of the short side (Ryali Table A10: short side 256, CenterCrop 224) in place of a "
+        "random crop; nothing is drawn then that scale, aspect_ratio or min_foreground could ask anything of",
+    ] = False
     flip_probability: Annotated[float, within(0, 1), "Probability of a horizontal flip"] = 0.5
     jitter: Annotated[
         tuple[float, float, float, float],

@@ -16,12 +16,14 @@ _DEFAULTS = {
     "p_pos": 0.0, "p_neg": 0.0, "FG_min": 0.0, "applies_to": "global", "order": "after", "negatives": 1.0,
     "matches": "query", "negative": "independent", "mlp": "2048/128", "crop boundary s": 0.14, "warm-up": 0.0,
     "mask rotation": 0.0, "mask shear": 0.0, "mask translation": 0.0, "mask flip probability": 0.0, "mask": "saliency",
+    "crop": "random",
     "phi": 0.0, "lambda": 0.0, "head": "linear", "region": "query",
 }  # fmt: skip
 _WORDS = {
     "query only": ("applies_to", "query"), "key only": ("applies_to", "key"), "order=before": ("order", "before"),
     "negative matches key": ("matches", "key"), "negative coupled": ("negative", "coupled"),
-    "bounding-box mask": ("mask", "box"), "mlp head": ("head", "mlp"), "intersection": ("region", "intersection"),
+    "bounding-box mask": ("mask", "box"),
+    "centre crop": ("crop", "centre"), "mlp head": ("head", "mlp"), "intersection": ("region", "intersection"),
 }  # fmt: skip
 # Of scoring, of what follows a training, or said by the method's recipe.
 _NOT_OF_TRAINING = ("linear ", "fine-tuned ", "w/", "retrain", "finetune", "backbone=")
@@ -36,16 +38,15 @@ def all_lines() -> list[dict[str, str]]:
 
 
 def rows(paper: str, table: str) -> list[dict[str, str]]:
-    """Return the lines of a table whose row is trained, and can be: no published ones and no centre crops."""
+    """Return the lines of a table whose row is trained, and can be: no published ones."""
     return [
         row
         for row in all_lines()
         if (row["paper"], row["table"]) == (paper, table)
         and row["background"]
         and row["method"] not in ("", "none")
-        and not (paper == "cast" and row["method"] == "supervised")
+        and not (paper == "cast" and row["method"] == "supervised" and row["pretrain_data"] != "coco")
         and "published" not in row["setting"]
-        and "centre crop" not in row["setting"]
     ]
 
 
@@ -77,11 +78,11 @@ def of_run(paper: str, settings: RunSettings) -> dict[str, Any]:
     if paper == "cast":
         is_on = cast.in_use(settings.cast) is not None
         return {
-            "method": "cast" if is_on else "moco",
+            "method": "cast" if is_on else settings.method.replace("cast", "moco"),
             "background": settings.background.name,
             "phi": max(view.min_foreground for view in settings.views),
             "lambda": settings.cast.weight if settings.cast else 0.0,
-            "head": settings.algorithm.head,
+            "head": getattr(settings.algorithm, "head", "linear"),
             "region": settings.cast.region if settings.cast else "query",
         }
     background, mask = settings.background, settings.background.mask
@@ -108,4 +109,5 @@ def of_run(paper: str, settings: RunSettings) -> dict[str, Any]:
         "mask translation": mask.max_shift_fraction,
         "mask flip probability": mask.flip_probability,
         "mask": "box" if mask.is_box else "saliency",
+        "crop": "centre" if settings.views[0].is_centre_crop else "random",
     }

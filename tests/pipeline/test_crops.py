@@ -107,6 +107,22 @@ def test_every_box_lies_in_the_image_and_keeps_its_promise(
         assert share >= min_foreground - 1e-12
 
 
+@pytest.mark.parametrize(
+    ("size", "box"),
+    [((256, 256), (16, 16, 224, 224)), ((256, 341), (16, 58, 224, 224)), ((500, 375), (86, 23, 328, 328))],
+)
+def test_a_centre_crop_is_that_of_the_evaluations_whatever_is_drawn(size: tuple[int, int], box: tuple) -> None:
+    """Short side 256, then CenterCrop 224: in the image's own pixels, to the nearest."""
+    mask_HW = np.zeros(size, np.uint8)
+    mask_HW[:3, :3] = 1  # outside: nothing could be asked of a crop that is not drawn
+    plan = ViewPlan(views=(View(is_centre_crop=True, min_foreground=0.5), View()))
+    for row in range(3):
+        records = crops.draw_views(plan, foreground(mask_HW), NO_DONORS, seed=0, epoch=0, row=row)
+        assert tuple(int(records[0][name]) for name in ("top", "left", "height", "width")) == box
+        assert (records[0]["tries"], records[0]["is_fallback"]) == (1, 0)
+        assert records[0]["foreground_fraction"] == 0.0
+
+
 def test_without_foreground_the_constraint_is_void() -> None:
     empty = foreground(np.zeros((60, 80), np.uint8))
     free, bound = (ViewPlan(views=(View(min_foreground=least),)) for least in (0.0, 0.9))
