@@ -25,6 +25,7 @@ SALIENCY = {
     "calibrate": "backdrop.saliency.commands:saliency_calibrate",
     "report": "backdrop.saliency.commands:saliency_report",
     "ladder": "backdrop.saliency.commands:saliency_ladder",
+    "table1": "backdrop.saliency.commands:saliency_table1",
 }
 STORE = {
     "info": "backdrop.stores.commands:store_info",

@@ -186,3 +186,41 @@ def saliency_ladder(sets: tuple[Path, ...], detectors: tuple[str, ...], out: Pat
         cells, page = write_ladder(detectors, sets, out)
     note(f"page: {page}; as Markdown: {page.with_suffix('.md')}")
     print_result({"page": str(page), "cells": [asdict(cell) for cell in cells]}, text(cells))
+
+
+@click.command("table1", cls=Command)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Trainings averaged: 0, 1, ...")
+@click.option("--preset", default="paper", show_default=True, help="Of each training, as saliency train has them.")
+@settings_options("Change one setting of the preset.")
+@click.option("--backbone-weights", type=path_type, default=None, help="As saliency train: the paper's has some.")
+@click.option(
+    "--out", type=path_type, default=ARTIFACTS / "table1", show_default=True, help="Folder of detectors and scores."
+)
+def saliency_table1(
+    seeds: int,
+    preset: str,
+    overrides: tuple[str, ...],
+    config: Path | None,
+    show_settings: bool,
+    save_settings: Path | None,
+    backbone_weights: Path | None,
+    out: Path,
+) -> None:
+    """Train DeepUSPS2 of several seeds; average their scores on MSRA-B, ECSSD, DUT-OMRON; the same command resumes."""
+    from backdrop.saliency.scoring.table_1 import table, table_1, test_sets
+    from backdrop.saliency.training_presets import choose_training
+    from backdrop.stores.datasets import open_index
+
+    given = given_settings(config=config, overrides=overrides)
+    settings, train = choose_training(preset, [one.override for one in given])
+    if showed_or_saved(settings, given, f"preset {preset}", show_settings=show_settings, save_settings=save_settings):
+        return
+    sets, index = test_sets(), open_index("msra-b", root=None)
+
+    def trained(seed: int) -> Path:
+        train(index, out / f"seed-{seed}", settings, seed=seed, backbone_weights=backbone_weights)
+        return out / f"seed-{seed}"
+
+    with disk_errors(out):
+        result = table_1(sets, out, range(seeds), trained)
+    print_result(result, table(result))

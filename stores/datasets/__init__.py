@@ -6,7 +6,7 @@
 | `coco`     | `{train,val}2017/*.jpg`, `annotations/instances_{split}2017.json` | category of the largest instance |
 | `sample`   | `{train,val}/<class>/*.jpg`; drawn by the command that takes it   | rank of the class folder         |
 | `folder`   | any tree of images                                                | rank of the path's first folder  |
-| `msra-b`   | as `folder`                                                       |                                  |
+| `msra-b`   | as `folder`, without masks x.png beside x.jpg; with split lists   |                                  |
 | `list`     | any tree; `list:FILE` names its images                            | as the list says                 |
 """
 

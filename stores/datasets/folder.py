@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from backdrop.stores.indexes.dataset_index import Listing, images_below
+from backdrop.stores.indexes.dataset_index import FoundImage, Listing, images_below
 
 LAYOUT = "any tree of .jpg, .jpeg, .png or .webp images"
 SOURCE = "your own images"
@@ -23,7 +23,11 @@ def listing(root: Path, split: str, argument: str) -> Listing:
 
 def tree(folder: Path) -> Listing:
     """List the images of a tree, its first folders as classes. Args: folder: the tree's, which is there."""
-    found = tuple(images_below(folder))
+    return with_classes(tuple(images_below(folder)))
+
+
+def with_classes(found: tuple[FoundImage, ...]) -> Listing:
+    """Return images with the first folders of their keys as classes, where every one has such a folder."""
     has_classes = all("/" in key for key, _ in found)
     class_names = tuple(sorted({key.partition("/")[0] for key, _ in found})) if has_classes else ()
     rank = {name: number for number, name in enumerate(class_names)}

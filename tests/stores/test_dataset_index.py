@@ -184,3 +184,29 @@ def test_an_image_that_is_gone_is_not_one_that_cannot_be_read(tmp_path: Path) ->
     (tmp_path / "n").touch()
     with pytest.raises(UserError, match=r"is gone \(Not a directory\)"):
         index.read(0)
+
+
+def test_a_true_mask_beside_its_image_is_no_image_of_msra_b(tmp_path: Path) -> None:
+    """As the set is published; a .png alone is an image."""
+    for name in ("a.jpg", "a.png", "b.jpg", "b.png", "c.png", "Parameters/train_names.txt"):
+        put(tmp_path, f"msra-b/{name}")
+    (tmp_path / "msra-b" / "Parameters" / "train_names.txt").unlink()
+    root = tmp_path / "msra-b"
+    assert open_index("msra-b", root=root).keys == ("a.jpg", "b.jpg", "c.png")
+    assert open_index("msra-b", root=root, split="test").keys == ("a.jpg", "b.jpg", "c.png")
+
+
+def test_the_split_lists_of_msra_b_say_which_images(tmp_path: Path) -> None:
+    for name in ("1_a.jpg", "1_a.png", "1_b.jpg", "1_c.jpg"):
+        put(tmp_path, f"msra-b/{name}")
+    root = tmp_path / "msra-b"
+    (root / "train_names.txt").write_text("1_a.jpg\n1_c\n")
+    (root / "Parameters").mkdir()
+    (root / "Parameters" / "test_names.txt").write_text("1_b.png\n")
+    assert open_index("msra-b", root=root).keys == ("1_a.jpg", "1_c.jpg")
+    assert open_index("msra-b", root=root, split="test").keys == ("1_b.jpg",)
+    with pytest.raises(UserError, match=r"lists of the splits train, test, and none of 'val'"):
+        open_index("msra-b", root=root, split="val")
+    (root / "val_names.txt").write_text("1_z.jpg\n")
+    with pytest.raises(UserError, match=r"names 1 images that are not there, e\.g\. 1_z\.jpg"):
+        open_index("msra-b", root=root, split="val")

@@ -34,7 +34,7 @@ def differing(line: dict[str, str], training: Training) -> dict[str, tuple[objec
         stated["epochs"] = float(_FULL[line["method"]])
     if line["method"] == "supervised" and line["paper"] == "ryali":
         stated["FG_min"] = found["FG_min"]  # not stated
-    if line["method"] == "supervised" and line["background"] == "none":
+    if line["paper"] == "ryali" and line["method"] == "supervised" and line["background"] == "none":
         stated["p_pos"] = found["p_pos"]
     if line["background"] == "none":
         stated["p_pos"] = stated["p_neg"] = 0.0
