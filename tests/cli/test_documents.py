@@ -130,7 +130,7 @@ def test_every_command_for_a_table_can_be_given(page: Path) -> None:
         elif given.get("task", "all") != "all":
             chosen_options(EVALUATIONS.load(given["task"]), given["overrides"])
         elif "preset" in given:
-            choose_training(given["preset"], given["overrides"], given["sources"])
+            choose_training(given["preset"], given["overrides"], given.get("sources", ()))
 
 
 def command_of(line: str) -> tuple[click.Command, list[str]]:
