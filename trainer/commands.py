@@ -212,6 +212,7 @@ def loader_bench_command(
 @click.option("--strict", is_flag=True, help="Fail where anything about the data is odd.")
 @click.option("--only", multiple=True, metavar="TASK", help="all: this evaluation; may be repeated.")
 @click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
+@click.option("--masks", default="", metavar="NAME", help="all: whose masks those of the run's folder are, e.g. u2net.")
 @click.option("--plan", "is_plan", is_flag=True, help="all: say what would be computed, and compute nothing.")
 def evaluate_command(
     task: str,
@@ -226,6 +227,7 @@ def evaluate_command(
     strict: bool,
     only: tuple[str, ...],
     skip: tuple[str, ...],
+    masks: str,
     is_plan: bool,
 ) -> None:
     """Score a backbone with one evaluation; or, with all, with those of a paper whose data lie in BACKDROP_DATA.
@@ -237,8 +239,8 @@ def evaluate_command(
     changes = given_settings(config=config, overrides=overrides)
     overrides, is_untrained = tuple(change.override for change in changes), subject == "untrained"
     if task != "all":
-        if only or skip or is_plan:
-            raise UserError("--only, --skip and --plan are for evaluate all.")
+        if only or skip or masks or is_plan:
+            raise UserError("--only, --skip, --masks and --plan are for evaluate all.")
         from backdrop.trainer.evaluation.harness.evaluate import chosen_options, evaluate_run
 
         options = chosen_options(EVALUATIONS.load(task), overrides)
@@ -257,7 +259,7 @@ def evaluate_command(
         raise UserError("evaluate all looks in BACKDROP_DATA, where every data set has its folder: give no --data")
     from backdrop.trainer.evaluation.harness.evaluate_all import Choice, evaluate_all, plan, plan_table, table
 
-    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict, is_untrained=is_untrained)
+    choice = Choice(only=only, skip=skip, overrides=overrides, strict=strict, is_untrained=is_untrained, masks=masks)
     if is_plan:
         steps = plan(run_or_weights, recipe, choice)
         print_result([asdict(step) for step in steps], plan_table(steps))

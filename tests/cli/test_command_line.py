@@ -19,7 +19,7 @@ from backdrop.pipeline.build.tiled_background import FILLS
 from backdrop.pipeline.export_store import BETON
 from backdrop.stores.command_options import dataset_type
 from backdrop.stores.exports import MASK_FORMATS
-from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES
+from backdrop.trainer.evaluation.harness.paper_cells import RECIPES
 from tests.material.command_tree import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,76 +18,128 @@ from backdrop.trainer.evaluation import EVALUATIONS, cifar10, grounding
 from backdrop.trainer.evaluation.harness import evaluate_all as _all
 from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options
 from backdrop.trainer.evaluation.harness.evaluate_all import Choice
-from backdrop.trainer.evaluation.harness.paper_numbers import paper_numbers, tasks_of
+from backdrop.trainer.evaluation.harness.paper_cells import Printed, Scored, options_of, printed, tasks_of
+from backdrop.trainer.evaluation.harness.subject import FITTED
+from backdrop.trainer.paper_tables.matching import TrainedRun, compared
+from backdrop.trainer.paper_tables.tables import table
+from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.loop import resolve_settings
+from backdrop.trainer.settings import to_json
 from tests.material import small_scenes
+from tests.material.paper_runs import run_of
+
+
+def scored(run: TrainedRun | None, paper: str, task: str, **summary: Any) -> Scored:
+    """A score with the defaults of the paper's evaluation, of a classifier that `linear` fitted."""
+    options = as_kept(asdict(chosen_options(EVALUATIONS.load(task), options_of(paper, task))))
+    made = {"options": options, "facts": {}, "problems": [], "classifier": FITTED} | summary
+    found = {} if run is None else compared(paper, run)
+    return Scored(run=run, compared=found, folder=Path("run"), is_untrained=False, task=task, summary=made)
+
+
+def run_by(recipe: str, method: str, background: str, *overrides: str) -> TrainedRun:
+    """A run of a recipe on the store of its paper."""
+    settings = resolve_settings(recipe, method, background, method == "cast", overrides)
+    paper, number, name = ("cast", "1", "MoCo-COCO + CAST") if "coco" in recipe else ("ryali", "2", "MoCo-v2 + BG_RM")
+    row = next(row for row in table(paper, number).rows if row.name == name)
+    assert row.training is not None
+    return run_of(row.training, settings)
 
 
 @pytest.mark.parametrize(
-    ("method", "background", "recipe", "table", "metric", "value"),
+    ("method", "background", "recipe", "tables", "metric", "value"),
     [
-        ("moco", "none", "moco_v2_220", "2", ("linear", "top1"), 67.7),
-        ("moco", "swaps", "moco_v2_220", "10", ("imagenet-9", "mixed_next"), 82.2),
-        ("moco", "rm", "moco_v2_800", "2", ("real", "real_top1"), 78.9),
-        ("byol", "random", "byol_300", "11", ("imagenet-9", "bg_gap"), 4.6),
-        ("byol", "rm", "byol_1000", "17", ("cifar100", "top1"), 66.5),
-        ("swav", "random", "swav_800", "20", ("shape-bias", "shape_bias"), 19.4),
-        ("swav", "none", "swav_100", "A22", ("imagenet-a", "only_fg_top1"), 2.7),
+        ("moco", "none", "moco_v2_220", ["2", "3", "4", "5"], ("linear", "top1"), "67.7"),
+        ("byol", "rm", "byol_1000", ["17"], ("cifar100", "top1"), "66.5"),
+        ("moco", "swaps", "moco_v2_800", ["19"], ("voc-detection", "ap"), "57.5"),
     ],
 )
-def test_a_run_finds_its_column_of_ryali(
-    method: str, background: str, recipe: str, table: str, metric: tuple[str, str], value: float
+def test_a_run_finds_its_row_of_ryali(
+    method: str, background: str, recipe: str, tables: list[str], metric: tuple[str, str], value: str
 ) -> None:
-    settings = resolve_settings(recipe, method, background, False, [])
-    assert paper_numbers("ryali", settings)[metric] == (table, value)
+    found = printed("ryali", scored(run_by(recipe, method, background), "ryali", metric[0]), metric[1])
+    assert [cell.table for cell in found.cells][: len(tables)] == tables
+    assert {cell.value for cell in found.cells} == {value}
+    assert found.differs == ""
 
 
 @pytest.mark.parametrize(
     ("overrides", "value"),
-    [([], 74.0), (["cast.weight=0"], 71.1), (["cast.weight=0", "views.min_foreground=0"], 67.5)],
+    [([], "74.0"), (["cast.weight=0"], "71.1"), (["cast.weight=0", "views.min_foreground=0"], "67.5")],
 )
-def test_a_run_finds_its_column_of_cast(overrides: list[str], value: float) -> None:
+def test_a_run_finds_its_row_of_cast(overrides: list[str], value: str) -> None:
     """Rows 6, 5 and 4 of Table 1, by the commands that trainer/recipes/CAST.md gives for them."""
-    settings = resolve_settings("cast_coco", "cast", "none", True, overrides)
-    assert paper_numbers("cast", settings)["voc07-svm", "voc07_map"] == ("1", value)
-    without = replace(settings, cast=None)  # of MoCo, which knows no such weight
-    assert paper_numbers("cast", without)["voc07-svm", "voc07_map"] == ("1", min(value, 71.1))
+    run = run_by("cast_coco", "cast", "none", *overrides)
+    assert printed("cast", scored(run, "cast", "voc07-svm"), "voc07_map").cells[0].value == value
 
 
-def test_a_run_of_another_kind_has_no_number_beside_it() -> None:
-    assert paper_numbers("ryali", None) == {}
-    assert paper_numbers("cast", resolve_settings("moco_v2_220", "moco", "rm", False, [])) == {}
-    assert paper_numbers("ryali", resolve_settings("cast_coco", "cast", "none", True, [])) == {}
-
-
-@pytest.mark.parametrize("change", [{"epochs": -1}, {"backbone": "resnet18"}, {"cifar_stem": True}])
 @pytest.mark.parametrize(
-    ("paper", "recipe", "method"),
+    ("paper", "run", "words"),
     [
-        ("ryali", "moco_v2_220", "moco"),
-        ("ryali", "byol_300", "byol"),
-        ("ryali", "swav_100", "swav"),
-        ("cast", "cast_coco", "cast"),
+        ("cast", ("moco_v2_200", "moco", "none"), "trained on imagenet, the row's is coco"),
+        ("ryali", ("moco_v2_220", "moco", "rm", "background.probability=0.25"), "background.probability is 0.25"),
+        ("ryali", ("moco_v2_220", "moco", "none", "epochs=219"), "epochs is 219, the row's 220"),
+        ("ryali", ("moco_v2_220", "moco", "none", "backbone=resnet18"), "backbone is resnet18, the row's resnet50"),
+        ("ryali", ("smoke", "moco", "rm"), "more (nearest: Table"),
+        ("cast", ("cast_coco", "cast", "none", "cast.variant=released"), "cast.variant is released"),
     ],
 )
-def test_a_shorter_run_or_another_network_has_no_number_beside_it(
-    paper: str, recipe: str, method: str, change: dict[str, Any]
-) -> None:
-    settings = resolve_settings(recipe, method, "none", method == "cast", [])
-    assert paper_numbers(paper, settings)
-    changed = change | ({"epochs": settings.epochs + change["epochs"]} if "epochs" in change else {})
-    assert paper_numbers(paper, replace(settings, **changed)) == {}
+def test_beside_a_run_of_another_kind_stands_what_differs(paper: str, run: tuple[str, ...], words: str) -> None:
+    found = printed(paper, scored(run_by(*run), paper, "linear"), "top1")
+    assert found.cells == ()
+    assert words in found.differs
 
 
-def test_the_smoke_recipe_and_cast_without_its_crops_are_of_no_table() -> None:
-    assert paper_numbers("ryali", resolve_settings("smoke", "moco", "rm", False, [])) == {}
-    assert paper_numbers("cast", resolve_settings("smoke", "cast", "none", True, [])) == {}
-    assert paper_numbers("cast", resolve_settings("cast_coco", "cast", "none", True, ["views.min_foreground=0"])) == {}
+def test_another_protocol_or_odd_data_have_no_number_beside_them() -> None:
+    run = run_by("moco_v2_800", "moco", "none")
+
+    def differs(task: str, metric: str, **summary: Any) -> str:
+        found = printed("ryali", scored(run, "ryali", task, **summary), metric)
+        assert found.cells == ()
+        return found.differs
+
+    options = as_kept(asdict(cifar10.Options()))
+    assert differs("cifar10", "top1", options=options | {"epochs": 3}) == "cifar10.epochs is 3, the paper's 100"
+    assert differs("cifar10", "top1", problems=["few images", "more"]) == "the data are odd: few images and 1 more"
+    assert "trained with its own" in differs("real", "real_top1", classifier="trained with its own")
+    assert "how its classifier was fitted is not known" in differs("real", "real_top1")
+    assert printed("ryali", scored(run, "ryali", "cifar10", options=options | {"seed": 3}), "top1").cells
+    assert printed("ryali", scored(None, "ryali", "cifar10"), "top1").differs.startswith("a file of weights")
+    assert printed("ryali", scored(run, "ryali", "cifar10"), "best_top1") == Printed()
+
+
+def test_the_classifier_of_the_papers_protocol_is_what_is_scored(tmp_path: Path) -> None:
+    run = run_by("moco_v2_800", "moco", "none")
+    options = as_kept(asdict(chosen_options(EVALUATIONS.load("linear"), ())))
+    here = replace(scored(run, "ryali", "real"), folder=tmp_path)
+    for changes, words in (({}, ""), ({"epochs": 2}, "linear.epochs is 2, the paper's None")):
+        (tmp_path / "linear.json").write_text(json.dumps({"options": options | changes, "facts": {}}))
+        assert printed("ryali", here, "real_top1").differs == words
+
+
+def test_batch_norm_as_the_method_has_it_is_a12s_row() -> None:
+    """Table 2's number of BYOL is A12's with adaptation; without, A12 has another one."""
+    run = run_by("byol_1000", "byol", "none")
+    linear = as_kept(asdict(chosen_options(EVALUATIONS.load("linear"), ())))
+    adapted = printed("ryali", scored(run, "ryali", "linear", facts={"bn_mode": "adapt"}), "top1")
+    assert {"2", "A12"} <= {cell.table for cell in adapted.cells}
+    frozen = scored(run, "ryali", "linear", options=linear | {"bn_mode": "eval"}, facts={"bn_mode": "eval"})
+    assert [cell.table for cell in printed("ryali", frozen, "top1").cells] == ["A12"]
+
+
+def test_random_weights_are_a_row_of_cast() -> None:
+    run = run_by("cast_coco", "cast", "none")
+    untrained = replace(scored(run, "cast", "voc-detection"), is_untrained=True)
+    assert printed("cast", untrained, "ap").cells[0].row == "Random Init"
+    assert printed("cast", replace(untrained, run=run_by("smoke", "cast", "none")), "ap").differs
+    assert printed("cast", replace(scored(run, "cast", "grounding"), is_untrained=True), "mean_iou").cells == ()
 
 
 @pytest.mark.parametrize("recipe", ["ryali", "cast"])
 def test_every_evaluation_of_the_tables_exists(recipe: str) -> None:
-    assert set(tasks_of(recipe)) <= set(evaluation.NAMES)
+    assert set(tasks_of(recipe)) | set(tasks_of(recipe, "supervised")) <= set(evaluation.NAMES)
+    assert "classification" not in tasks_of(recipe)
+    assert ("classification" in tasks_of(recipe, "supervised")) == (recipe == "ryali")
 
 
 @pytest.fixture
@@ -108,6 +160,12 @@ def weights(tmp_path: Path) -> Path:
     with torch.random.fork_rng():
         save_file(build_backbone("resnet18").state_dict(), path)
     return path
+
+
+def settings_in(run: Path) -> None:
+    """A run's folder with no more than its settings."""
+    run.mkdir()
+    run_folder.write_json(run / "settings.json", to_json(resolve_settings("smoke", "moco", "none", False, [])))
 
 
 def answering(done: list[str]) -> Callable[..., dict]:
@@ -178,7 +236,7 @@ def test_kept_scores_are_those_of_the_same_weights_data_and_options(
     data: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    run.mkdir()
+    settings_in(run)
     digests = ["weights"]
     monkeypatch.setattr(_all, "_digests", lambda run, choice: set(digests))
     kept = {
@@ -208,7 +266,7 @@ def test_kept_scores_are_those_of_the_same_weights_data_and_options(
 def test_a_grounding_by_other_masks_is_not_kept(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that was built anew in the same place."""
     run, store = tmp_path / "run", small_scenes.build(tmp_path / "scenes")[0]
-    run.mkdir()
+    settings_in(run)
     monkeypatch.setattr(_all, "_digests", lambda run, choice: {"weights"})
     options = replace(grounding.Options(), store=str(store))
 
@@ -233,6 +291,6 @@ def test_weights_are_read_anew_only_after_something_was_computed(
     """`linear` leaves a classifier that the evaluations after it score; a kept score changes nothing."""
     num_read = []
     monkeypatch.setattr(_all, "_digests", lambda run, choice: num_read.append(1) or {"weights"})
-    monkeypatch.setattr(_all, "_kept_scores", lambda *_: {"top1": 1.0})
+    monkeypatch.setattr(_all, "_kept_summary", lambda *_: {"scores": {"top1": 1.0}})
     _all.evaluate_all(weights, "ryali", Choice())
     assert len(num_read) == 2  # for the plan, and once more

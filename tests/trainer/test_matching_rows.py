@@ -8,36 +8,13 @@ import pytest
 
 from backdrop.settings import leaves
 from backdrop.trainer.paper_tables.counting_settings import NOT_COUNTING, counting
-from backdrop.trainer.paper_tables.matching import NUM_IMAGES, TrainedRun, differences, nearest, read_run, rows_of
+from backdrop.trainer.paper_tables.matching import TrainedRun, compared, differences, nearest, read_run, rows_of
 from backdrop.trainer.paper_tables.records import Training
 from backdrop.trainer.paper_tables.tables import papers, table, tables, trainings
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.loop import resolve_settings
-from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings, apply_overrides
-
-_SIDE_PX = {"imagenet": 512, "coco": 640}
-
-
-def store_of(training: Training) -> TrainedStore:
-    """The store that a row states: masks of U2Net come from a folder."""
-    return TrainedStore(
-        dataset=training.data,
-        num_rows=NUM_IMAGES[training.data],
-        max_side_px=_SIDE_PX[training.data],
-        detector={"u2net": "masks", "": "rbd"}.get(training.masks, "deepusps"),
-        threshold=training.threshold,
-    )
-
-
-def run_of(training: Training, settings: RunSettings | None = None) -> TrainedRun:
-    """A finished run with exactly a row's settings, or others, on the row's store."""
-    return TrainedRun(
-        settings=settings or training.resolved(),
-        store=store_of(training),
-        masks=training.masks if training.masks == "u2net" else "",
-        start_from=run_of(training.start_from) if training.start_from else None,
-    )
+from tests.material.paper_runs import run_of, store_of
 
 
 def all_trainings() -> list[tuple[str, Training]]:
@@ -181,6 +158,7 @@ def test_masks_of_a_folder_are_those_that_someone_says() -> None:
     assert "masks of deepusps2, the row's are u2net's" in differences(replace(run, masks="deepusps2"), training)[0]
     assert differences(replace(run, store=None), training) != []
     assert differences(replace(run, is_finished=False), training) == ["it has not come to its end"]
+    assert differences(replace(run, start_weights="dino.pth"), training) == ["it starts from the weights of dino.pth"]
 
 
 def test_a_baseline_does_not_ask_for_masks() -> None:
@@ -235,9 +213,10 @@ def test_the_nearest_row_is_the_one_with_the_least_that_differs() -> None:
     training = table("ryali", "4").rows[3].training
     assert training is not None
     settings = apply_overrides(training.resolved(), ["background.probability=0.15"])
-    found = nearest(run_of(training, settings), list(trainings([table("ryali", "4")])))
-    assert found == (training, ["background.probability is 0.15, the row's 0.1"])
-    assert nearest(run_of(training), []) is None
+    found = compared("ryali", run_of(training, settings))
+    assert nearest(found, trainings([table("ryali", "4")])) == training
+    assert found[training] == ["background.probability is 0.15, the row's 0.1"]
+    assert nearest(found, []) is None
 
 
 def test_a_runs_folder_says_what_it_is(tmp_path: Path) -> None:

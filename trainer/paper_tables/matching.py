@@ -4,7 +4,7 @@ A row is a run's where all that decides its network is the row's: every counting
 whose masks and where they are cut, and the network that it started from. Nothing is told by a recipe's name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ class TrainedRun:
 
     settings: all of them. store: that it was trained on, None where the folder does not say. masks: whose masks those
     of a folder are, as the user says ("" = not said), in the words of numbers.csv. is_finished: whether it came to its
-    end. start_from: the run it started from, None = random weights.
+    end. start_from: the run it started from; start_weights: name of the file of weights; neither = random weights.
     """
 
     settings: RunSettings
@@ -40,6 +40,7 @@ class TrainedRun:
     masks: str = ""
     is_finished: bool = True
     start_from: "TrainedRun | None" = None
+    start_weights: str = ""
 
     @cached_property
     def counting(self) -> dict[str, Any]:
@@ -61,17 +62,20 @@ def read_run(folder: Path, *, masks: str = "") -> TrainedRun:
         masks=masks,
         is_finished=(folder / checkpoint.BACKBONE_FILE).is_file(),
         start_from=read_run(Path(start), masks=masks) if start else None,
+        start_weights=(run_folder.read_run(folder).get("start_weights") or {}).get("file", ""),
     )
 
 
 def differences(run: TrainedRun, training: Training) -> list[str]:
-    """Return in what a run is not one of a row's, a few words each, settings first; [] where it is."""
-    found = [
+    """Return in what a run is not one of a row's, a few words each, the images first; [] where it is."""
+    found = list(_of_store(run, training))
+    found += [
         f"{path} is {_shown(ours)}, the row's {_shown(papers)}" for path, ours, papers in _of_settings(run, training)
     ]
-    found += _of_store(run, training)
     if not run.is_finished:
         found.append("it has not come to its end")
+    if run.start_weights:
+        found.append(f"it starts from the weights of {run.start_weights}")
     if training.start_from is None or run.start_from is None:
         if training.start_from is not run.start_from:
             found.append("it starts from another run" if run.start_from else "it starts from random weights")
@@ -90,10 +94,14 @@ def rows_of(paper: str, run: TrainedRun) -> list[tuple[Table, Row]]:
     return [place for where in found for place in where]
 
 
-def nearest(run: TrainedRun, trainings: list[Training]) -> tuple[Training, list[str]] | None:
-    """Return the training that differs from a run in the least, and in what; None where there are none."""
-    found = [(training, differences(run, training)) for training in trainings]
-    return min(found, key=lambda each: len(each[1])) if found else None
+def compared(paper: str, run: TrainedRun) -> dict[Training, list[str]]:
+    """Return every training of a paper with what a run differs from it in, see `differences`."""
+    return {training: differences(run, training) for training in _places(paper)}
+
+
+def nearest(found: Mapping[Training, list[str]], trainings: Iterable[Training]) -> Training | None:
+    """Return the training that differs in the least; None where there are none. Args: found: of `compared`."""
+    return min(trainings, key=lambda training: len(found[training]), default=None)
 
 
 @cache

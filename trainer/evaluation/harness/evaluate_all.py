@@ -10,9 +10,10 @@ from backdrop.errors import UserError
 from backdrop.progress import note, warn
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
 from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run, kept_at
-from backdrop.trainer.evaluation.harness.paper_numbers import RECIPES, options_of, paper_numbers, tasks_of
+from backdrop.trainer.evaluation.harness.paper_cells import RECIPES, Printed, Scored, options_of, printed, tasks_of
 from backdrop.trainer.evaluation.harness.subject import loaded, probe_of, untrained_seed, weights_digest
 from backdrop.trainer.evaluation.harness.weights import load_network
+from backdrop.trainer.paper_tables.matching import compared, read_run
 from backdrop.trainer.run import run_folder
 
 # What a plan says of a task.
@@ -24,7 +25,8 @@ class Choice:
     """What the user asked for.
 
     only: these evaluations; () = all of the recipe's. skip: not these. overrides: TASK.NAME=VALUE changes of options.
-    strict, is_untrained: see `evaluate_run`.
+    strict, is_untrained: see `evaluate_run`. masks: whose masks those of a folder are that the run was trained with,
+    u2net for one; "" = not said, and no paper's number of masks stands beside it.
     """
 
     only: Sequence[str] = ()
@@ -32,6 +34,7 @@ class Choice:
     overrides: Sequence[str] = ()
     strict: bool = False
     is_untrained: bool = False
+    masks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     """
     if recipe not in RECIPES:
         raise UserError(f"no paper {recipe!r}; there are {', '.join(RECIPES)}")
-    tasks = _chosen(tasks_of(recipe), choice)
+    tasks = _chosen(tasks_of(recipe, _method(run_or_weights)), choice)
     overrides_of = _overrides(recipe, choice.overrides, tasks)
     digests = _digests(run_or_weights, choice)
     steps = []
@@ -65,7 +68,7 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
             folder = data_folder(module, None)
             _check_needed_beside(module, folder, options)
             step = Step(task=task, state=TO_DO, overrides=overrides_of[task], why=str(folder))
-            is_kept = _kept_scores(step, run_or_weights, choice, digests) is not None
+            is_kept = _kept_summary(step, run_or_weights, choice, digests) is not None
         except UserError as error:
             steps.append(Step(task=task, state=MISSING, overrides=(), why=str(error)))
             continue
@@ -94,22 +97,22 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
     something was odd about the data.
 
     Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables.
-    Returns: recipe, rows (task, metric, value, table, paper, difference), missing ({task: where to get the data}),
-        failed ({task: message}).
+    Returns: recipe, rows (task, metric, value, tables, paper, difference, differs), missing ({task: where to get the
+        data}), failed ({task: message}).
     Raises: UserError: see `plan`.
     """
     steps = plan(run_or_weights, recipe, choice)
     note(plan_table(steps))
-    settings = run_folder.read_settings(run_or_weights) if run_or_weights.is_dir() else None
-    paper = {} if choice.is_untrained else paper_numbers(recipe, settings)
+    run = read_run(run_or_weights, masks=choice.masks) if run_or_weights.is_dir() else None
+    beside = {} if run is None else compared(recipe, run)
     rows: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
     digests: set[str] | None = None
     for number, step in enumerate(to_do := [step for step in steps if step.state != MISSING], start=1):
         # Every evaluation may change what the next one scores: `linear` leaves a classifier.
         digests = _digests(run_or_weights, choice) if digests is None else digests
-        scores = _kept_scores(step, run_or_weights, choice, digests)
-        if scores is None:
+        summary = _kept_summary(step, run_or_weights, choice, digests)
+        if summary is None:
             note(f"[{number}/{len(to_do)}] {step.task} ...")
             digests = None
             try:
@@ -121,21 +124,34 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
                 warn(f"[{number}/{len(to_do)}] {step.task} failed: {error}")
                 failed[step.task] = str(error)
                 continue
-            scores = summary["scores"]
-        rows[step.task] = [_row(step.task, name, value, paper.get((step.task, name))) for name, value in scores.items()]
-    in_order = [row for task in tasks_of(recipe) for row in rows.get(task, [])]
+        scored = Scored(
+            run=run,
+            compared=beside,
+            folder=run_or_weights,
+            is_untrained=choice.is_untrained,
+            task=step.task,
+            summary=summary,
+        )
+        rows[step.task] = [
+            _row(step.task, name, value, printed(recipe, scored, name)) for name, value in summary["scores"].items()
+        ]
+    in_order = [row for task in tasks_of(recipe, _method(run_or_weights)) for row in rows.get(task, [])]
     missing = {step.task: step.why for step in steps if step.state == MISSING}
     return {"recipe": recipe, "rows": in_order, "missing": missing, "failed": failed}
 
 
 def table(summary: dict[str, Any]) -> str:
     """Return the comparison as lines of text: the paper's number, ours, the difference; then what is missing."""
-    lines = [f"{'table':6} {'evaluation':18} {'metric':22} {'paper':>7} {'ours':>7} {'diff':>7}"]
+    lines = [f"{'table':10} {'evaluation':18} {'metric':22} {'paper':>7} {'ours':>7} {'diff':>7}"]
     for row in summary["rows"]:
         paper, difference = (f"{row[name]:.2f}" if row[name] is not None else "" for name in ("paper", "difference"))
-        lines.append(
-            f"{row['table'] or '':6} {row['task']:18} {row['metric']:22} {paper:>7} {row['value']:7.2f} {difference:>7}"
-        )
+        where = ", ".join(row["tables"][:2]) + (" ..." if len(row["tables"]) > 2 else "")
+        lines.append(f"{where:10} {row['task']:18} {row['metric']:22} {paper:>7} {row['value']:7.2f} {difference:>7}")
+    tasks_of_reason: dict[str, dict[str, None]] = {}
+    for row in summary["rows"]:
+        if row["differs"]:
+            tasks_of_reason.setdefault(row["differs"], {})[row["task"]] = None
+    lines += [f"no number of the paper beside {', '.join(tasks)}: {why}" for why, tasks in tasks_of_reason.items()]
     lines += [f"not run: {task}: {why}" for task, why in summary["missing"].items()]
     lines += [f"failed: {task}: {why}" for task, why in summary["failed"].items()]
     return "\n".join(lines)
@@ -173,8 +189,8 @@ def _first_line(module: EvaluationFile[Any]) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def _kept_scores(step: Step, run_or_weights: Path, choice: Choice, digests: set[str]) -> dict[str, float] | None:
-    """Scores of these very weights, data and options, where the run's folder has them.
+def _kept_summary(step: Step, run_or_weights: Path, choice: Choice, digests: set[str]) -> dict[str, Any] | None:
+    """Summary of these very weights, data and options, where the run's folder has them.
 
     Where something was odd about the data, they may be mended since: then all is asked once more. That is cheap, for
     answers, features and fine-tuned networks are kept under the images that they are of.
@@ -192,7 +208,7 @@ def _kept_scores(step: Step, run_or_weights: Path, choice: Choice, digests: set[
         and not summary["problems"]
         and as_kept(dict(module.facts_of_data(folder, options))).items() <= summary["facts"].items()
     )
-    return dict(summary["scores"]) if is_same else None
+    return dict(summary) if is_same else None
 
 
 def _digests(run_or_weights: Path, choice: Choice) -> set[str]:
@@ -203,9 +219,16 @@ def _digests(run_or_weights: Path, choice: Choice) -> set[str]:
     return {weights_digest(*network) for network in networks}
 
 
-def _row(task: str, metric: str, value: float, paper: tuple[str, float] | None) -> dict[str, Any]:
-    table_name, number = paper or (None, None)
-    difference = None if number is None else round(value - number, 4)
+def _row(task: str, metric: str, value: float, beside: Printed) -> dict[str, Any]:
+    """Of several tables the first one's number; others that print another one say it behind their own."""
+    first = float(beside.cells[0].value) if beside.cells else None
+    tables = [cell.table if float(cell.value) == first else f"{cell.table} ({cell.value})" for cell in beside.cells]
     return {
-        "task": task, "metric": metric, "value": value, "table": table_name, "paper": number, "difference": difference,
+        "task": task, "metric": metric, "value": value, "tables": list(dict.fromkeys(tables)), "paper": first,
+        "difference": None if first is None else round(value - first, 4), "differs": beside.differs,
     }  # fmt: skip
+
+
+def _method(run_or_weights: Path) -> str:
+    """Of the run; "" for a file of weights."""
+    return run_folder.read_settings(run_or_weights).method if run_or_weights.is_dir() else ""
