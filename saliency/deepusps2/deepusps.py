@@ -33,7 +33,7 @@ from backdrop.saliency.deepusps2.training import Training
 from backdrop.saliency.deepusps2.training_log import LOG_FILE, VALIDATION_FILE
 from backdrop.saliency.detector import Threshold
 from backdrop.saliency.detectors import open_detector
-from backdrop.saliency.networks.drn import PUBLISHED, DrnSegmenter, backbone_of
+from backdrop.saliency.networks.drn import PUBLISHED, DrnSegmenter, backbone_of, pretrained_as
 from backdrop.saliency.networks.published_weights import load_published_backbone
 from backdrop.saliency.scoring.metrics import evaluate_folder
 from backdrop.saliency.scoring.sanity_check import measure
@@ -266,7 +266,7 @@ def initial_weights(path: Path | str | None, architecture: str) -> dict[str, Ten
     if {name: tensor.shape for name, tensor in tensors.items()} != {name: t.shape for name, t in expected.items()}:
         raise UserError(
             f"the weights in {path} are of {trained}, the detector's network is {architecture}: give others, or "
-            f"--set architecture=NAME; pretrain makes some with --backbone {architecture}"
+            f"--set architecture=NAME; pretrain makes some with --backbone {pretrained_as(architecture)}"
         )
     return tensors
 

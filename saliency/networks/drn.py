@@ -161,6 +161,14 @@ def backbone_of(architecture: str) -> Drn | DilatedResNet50 | VitFeatureMap:
     return VitFeatureMap(architecture) if architecture in VITS else Drn(architecture)
 
 
+def pretrained_as(architecture: str) -> str:
+    """The name under which `pretrain` knows a segmenter's backbone. Args: architecture: a name of `ARCHITECTURES`."""
+    if architecture not in TABLES:
+        return architecture
+    plain = replace(TABLES[architecture], decoder_channels=None)
+    return next(name for name, table in TABLES.items() if table == plain)
+
+
 def _decoder_of(architecture: str) -> SkipDecoder | None:
     table = TABLES.get(architecture)
     if table is None or table.decoder_channels is None:

@@ -170,7 +170,7 @@ def test_wrong_settings_are_refused() -> None:
 def test_a_preset_is_changed_by_name_and_given_more_sources() -> None:
     settings = choose_settings("small", ["stage2_epochs=3", "crf.iterations=2", "scales=0.5,1"], ["masks:/some/Maps"])
     assert (settings.stage2_epochs, settings.crf.iterations, settings.scales) == (3, 2, (0.5, 1.0))
-    assert settings.array_names == ("mc", "hs", "dsr", "rbd", "masks-maps")
+    assert settings.array_names == ("mean", "masks-maps")
     assert settings.first_thresholds[-1] is None
     named = {
         "masks:/some/Maps/": "masks-maps",

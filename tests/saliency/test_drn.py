@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from backdrop.saliency.networks.drn import Drn, DrnSegmenter, bilinear_kernel, pad_to_stride
+from backdrop.saliency.networks.drn import Drn, DrnSegmenter, bilinear_kernel, pad_to_stride, pretrained_as
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -99,6 +99,8 @@ def test_a_decoder_leaves_the_backbone_as_it_is_pretrained() -> None:
         plain, with_decoder = Drn("drn_d_small").state_dict(), DrnSegmenter("drn_d_small_skips").backbone.state_dict()
     assert {name: t.shape for name, t in plain.items()} == {name: t.shape for name, t in with_decoder.items()}
     assert DrnSegmenter("drn_d_small").decoder is None
+    names = ("drn_d_small_skips", "drn_d_small", "drn_d_105", "resnet50_s8")
+    assert [pretrained_as(name) for name in names] == ["drn_d_small", "drn_d_small", "drn_d_105", "resnet50_s8"]
 
 
 def test_head_has_1026_parameters_and_the_upsampling_none() -> None:
