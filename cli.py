@@ -48,6 +48,7 @@ OTHERS = {
     "evaluate": "backdrop.trainer.commands:evaluate_command",
     "export-detectron2": "backdrop.trainer.commands:export_detectron2_command",
     "report": "backdrop.trainer.commands:report_command",
+    "reproduce": "backdrop.trainer.commands:reproduce_command",
 }
 
 

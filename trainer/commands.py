@@ -1,4 +1,4 @@
-"""The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report."""
+"""The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report, reproduce."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,6 +10,7 @@ import click
 
 from backdrop.command_line import Command, print_result
 from backdrop.command_options import Decorator, MemberOf, overrides_option, path_type, root_option
+from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
@@ -18,6 +19,7 @@ from backdrop.settings.given import given_settings
 from backdrop.settings_options import config_option, settings_options, showed_or_saved
 from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
 from backdrop.stores.datasets import built_default_store
+from backdrop.stores.engines import ENGINES
 from backdrop.trainer.choices import choices
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.methods import METHODS
@@ -294,3 +296,55 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
     with disk_errors(out or runs[0]):
         page = write_report(runs, out)
     print_result({"page": str(page)}, f"page: {page}")
+
+
+@click.command("reproduce", cls=Command)
+@click.argument("paper", required=False, metavar="[ryali|cast]")
+@click.option("--table", "tables", multiple=True, metavar="NUMBER", help="4, A6, F4, SC.2; may be repeated.")
+@click.option("--rows", multiple=True, metavar="NAME", help="Rows whose name has this in it; may be repeated.")
+@click.option("--scale", default="paper", show_default=True, help="paper, small (a night on two cores) or demo.")
+@click.option("--seeds", type=click.IntRange(min=1), default=None, help="Runs of each row. Default: the row's.")
+@overrides_option("Of every training, after the row's own: no row of the paper, unless it is for speed.")
+@click.option("--out", type=path_type, default=ARTIFACTS / "tables", show_default=True, help="The result's folder.")
+@click.option("--stores", type=path_type, default=ARTIFACTS, show_default=True, help="Has DATA-train-MASKS.zarr.")
+@click.option("--workers", type=click.IntRange(min=1), default=None, help="Default: one per GPU, else one per core.")
+@click.option("--engine", type=MemberOf(ENGINES), default="local", show_default=True, help="What runs them.")
+@click.option("--plan", "is_plan", is_flag=True, help="Only say what would be done, its cost, and what is missing.")
+@click.option("--report", type=path_type, default=None, metavar="DIR", help="Compute nothing: write DIR's pages anew.")
+def reproduce_command(
+    paper: str | None,
+    tables: tuple[str, ...],
+    rows: tuple[str, ...],
+    scale: str,
+    seeds: int | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    stores: Path,
+    workers: int | None,
+    engine: str,
+    is_plan: bool,
+    report: Path | None,
+) -> None:
+    """Fill in a paper's tables: train what is missing, score it, compare; the same command goes on.
+
+    A row is what trainer/paper_tables says of it; rows of one training share it, and runs go side by side. The paper's
+    number stands beside ours where all settings are the row's.
+    """
+    from backdrop.trainer.reproduction import reproduce as reproduction
+    from backdrop.trainer.reproduction.execution import Workers
+    from backdrop.trainer.reproduction.jobs import Wanted
+    from backdrop.trainer.reproduction.plan import plan_text
+
+    if report is not None:
+        result = reproduction.report(report)
+        print_result({"page": str(result.page)}, f"page: {result.page}")
+        return
+    if paper is None:
+        raise UserError("say whose tables: reproduce ryali or reproduce cast; or --report DIR")
+    wanted = Wanted(paper=paper, tables=tables, rows=rows, scale=scale, seeds=seeds, settings=overrides)
+    if is_plan:
+        planned = reproduction.planned(wanted, out, stores)
+        print_result(asdict(planned), plan_text(planned))
+        return
+    result = reproduction.reproduce(wanted, out, stores, Workers(engine=engine, number=workers))
+    print_result({"page": str(result.page), "failed": result.failed}, f"{result.markdown}\npage: {result.page}")

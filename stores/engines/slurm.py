@@ -134,7 +134,7 @@ class _Build:
         executor = submitit.SlurmExecutor(self.folder / "jobs")
         cores = os.environ.get("SBATCH_CPUS_PER_TASK")
         executor.update_parameters(
-            job_name="build-store",
+            job_name="backdrop",
             time=None,  # the partition's own, where SBATCH_TIMELIMIT says nothing
             wckey=None,
             use_srun=False,  # a step of its own would get one core where sbatch was told of more

@@ -59,6 +59,7 @@ class Options:
     ] = (200,)
     temperature: Annotated[float, above(0), "T of the votes exp(s / T)"] = TEMPERATURE
     dtype: Annotated[str, one_of(FORMATS), "Format of the features that are kept"] = "float16"
+    scores_untrained: Annotated[bool, "Whether an untrained network of the same kind is scored beside it"] = True
 
 
 CORRUPT_IMAGE = "corrupt_image/"  # a metric that names an image that could not be decoded
@@ -66,10 +67,11 @@ MAX_NAMED_CORRUPT = 20
 
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
-    """Score a network and, beside it, an untrained one of the same kind; see `score_sets`."""
+    """Score a network and, unless asked not to, an untrained one of the same kind beside it; see `score_sets`."""
     check_settings(options)
     trained, sets = pretrained_backbone(subject), open_sets(data)
-    found, untrained = (
+    networks = (trained, untrained_like(trained)) if options.scores_untrained else (trained,)
+    found, *untrained = (
         score_sets(
             backbone,
             sets,
@@ -78,12 +80,12 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
             device=subject.device,
             folder=subject.folder,
         )
-        for backbone in (trained, untrained_like(trained))
+        for backbone in networks
     )
     names = [metric.removeprefix(CORRUPT_IMAGE) for metric, _ in found if metric.startswith(CORRUPT_IMAGE)]
     result = Result(
         metrics=_without_names(found),
-        untrained=_without_names(untrained),
+        untrained=_without_names(untrained[0]) if untrained else {},
         facts={
             "image_size": subject.image_size_px,
             "transform": standard(subject.image_size_px).name,

@@ -66,7 +66,7 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
         options = chosen_options(module, overrides_of[task])  # unknown ones fail here, before hours of work
         try:
             folder = data_folder(module, None)
-            _check_needed_beside(module, folder, options)
+            check_needed_beside(module, folder, options)
             step = Step(task=task, state=TO_DO, overrides=overrides_of[task], why=str(folder))
             is_kept = _kept_summary(step, run_or_weights, choice, digests) is not None
         except UserError as error:
@@ -76,8 +76,11 @@ def plan(run_or_weights: Path, recipe: str, choice: Choice) -> list[Step]:
     return steps
 
 
-def _check_needed_beside(module: EvaluationFile[Any], folder: Path, options: Any) -> None:
-    """Raise UserError where a file is not there that an evaluation needs besides its images."""
+def check_needed_beside(module: EvaluationFile[Any], folder: Path, options: Any) -> None:
+    """Look for the files that an evaluation needs besides its images.
+
+    Args: module: of trainer/evaluation. folder: its data. options: its options. Raises: UserError: one is not there.
+    """
     for path in module.needed_beside(folder, options):
         if not path.exists():
             raise UserError(f"there is no {path}. Expected: {module.LAYOUT}. From: {module.SOURCE}")
