@@ -33,8 +33,8 @@ class Filled:
 
     @property
     def verdict(self) -> str:
-        """Whether both directions agree, "" where one is missing."""
-        if self.baseline is None or not self.paper_direction:
+        """Whether both directions agree, "" where one is missing, or ours is of a single seed: that tells nothing."""
+        if self.baseline is None or not self.paper_direction or self.baseline.sample.interval is None:
             return ""
         return comparison.verdict(self.baseline.direction, self.paper_direction)
 

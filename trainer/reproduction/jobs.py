@@ -179,5 +179,10 @@ def _with_before(evaluation: Evaluation) -> list[Evaluation]:
 
 
 def _in_order(evaluations: dict[Evaluation, None]) -> tuple[Evaluation, ...]:
-    """What needs a classifier right after the one that leaves it."""
-    return tuple(sorted(evaluations, key=lambda one: ([evaluation_name(each) for each in _with_before(one)][0], len(_with_before(one)))))
+    """What scores a classifier comes right after the evaluation that leaves it."""
+
+    def place(evaluation: Evaluation) -> tuple[str, int]:
+        chain = _with_before(evaluation)
+        return evaluation_name(chain[0]), len(chain)
+
+    return tuple(sorted(evaluations, key=place))

@@ -43,11 +43,11 @@ def read(out: Path) -> tuple[Wanted, ...]:
 
 
 def _read(out: Path) -> tuple[Wanted, ...]:
-    lists = ("tables", "rows", "settings")
-    return tuple(
-        Wanted(**{name: tuple(value) if name in lists else value for name, value in one.items()})
-        for one in json.loads((out / WANTED).read_text())
-    )
+    found = []
+    for one in json.loads((out / WANTED).read_text()):
+        lists = {name: tuple(one.pop(name)) for name in ("tables", "rows", "settings")}
+        found.append(Wanted(**one, **lists))
+    return tuple(found)
 
 
 def write(out: Path) -> tuple[FilledTable, ...]:
@@ -56,7 +56,7 @@ def write(out: Path) -> tuple[FilledTable, ...]:
     Args: out: the result's folder. Returns: the tables. Raises: UserError: it is no such folder.
     """
     every = read(out)
-    tables = tuple(dict.fromkeys(table for wanted in every for table in fill(wanted, out)))
+    tables = tuple(table for wanted in every for table in fill(wanted, out))
     write_aside(out / CSV, as_csv(tables))
     write_aside(out / MARKDOWN, markdown(tables))
     write_aside(out / PAGE, page.render(tables, out, [command(wanted, out) for wanted in every]))

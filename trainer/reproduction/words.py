@@ -92,7 +92,6 @@ def beside(filled: Filled) -> list[str]:
         )
         p = "" if filled.baseline.p is None else f", p = {filled.baseline.p:.2g}"
         lines.append(f"over the baseline {signed(sample.mean, metric)}{spread}{p}")
-    if filled.verdict:
-        assert filled.baseline is not None
+    if filled.verdict and filled.baseline is not None:
         lines.append(f"paper {filled.paper_direction}, ours {filled.baseline.direction}: {filled.verdict}")
     return lines
