@@ -37,7 +37,7 @@ def test_rows_of_one_training_are_one_run() -> None:
 
 
 def test_a_classifier_comes_before_what_scores_it() -> None:
-    (job,) = jobs.jobs(Wanted(paper="ryali", tables=("13",), rows=("MoCo-v2 (repro.)",)))[:1]
+    (job,) = jobs.jobs(Wanted(paper="ryali", tables=("13",), rows=("Med. moco none",)))
     assert [one.task for one in job.evaluations] == ["linear", "objectnet"]
 
 
@@ -61,7 +61,7 @@ def test_cast_at_small_scale_has_a_true_baseline() -> None:
         (("rylai",), "Did you mean ryali?"),
         (("ryali", "--table", "A66"), "Did you mean A6?"),
         (("ryali", "--table", "4", "--scale", "smal"), "Did you mean small?"),
-        (("ryali", "--table", "4", "--rows", "(e) BG_Swap5"), "Did you mean (e) BG_Swaps?"),
+        (("ryali", "--table", "4", "--rows", "(e) BG_Swap5 moco"), "Did you mean (e) BG_Swaps moco swaps?"),
         ((), "reproduce ryali or reproduce cast"),
         (("--report", "nowhere"), "nowhere holds no result of reproduce"),
     ],

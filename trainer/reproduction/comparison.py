@@ -51,7 +51,7 @@ class Difference:
 
     @property
     def direction(self) -> str:
-        """UP or DOWN where the interval leaves out 0, else TIE; of a single seed the sign alone, which tells nothing."""
+        """UP or DOWN where the interval leaves out 0, else TIE; of a single seed the sign, which tells nothing."""
         interval = self.sample.interval
         if interval is None:
             return sign(self.sample.mean)

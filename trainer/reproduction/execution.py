@@ -113,6 +113,7 @@ def run_job(spec: Spec, part: int, rows_done: Callable[[int], None]) -> dict[str
     file = _failures_file(spec.out, job.name)
     file.unlink(missing_ok=True)
     if failed:
+        file.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_json(file, failed)
     return {"run": job.name, "failed": failed}
 

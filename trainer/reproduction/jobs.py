@@ -19,7 +19,7 @@ NAME_DIGITS = 12
 class Wanted:
     """What was asked for.
 
-    paper: ryali or cast. tables: numbers as printed; () = all. rows: parts of row names; () = all. scale: a name of
+    paper: ryali or cast. tables: numbers as printed; () = all. rows: parts of `full_name`s; () = all. scale: a name of
     `scale_names`. seeds: runs of each row; None = as many as the row has. settings: name=value changes of every
     training, after the row's own.
     """
@@ -97,11 +97,16 @@ def parts(wanted: Wanted) -> tuple[Part, ...]:
 
 
 def _is_named(row: Row, names: Sequence[str]) -> bool:
-    return any(name.lower() in row.name.lower() for name in names)
+    return any(name.lower() in full_name(row).lower() for name in names)
+
+
+def full_name(row: Row) -> str:
+    """Return a row's name with its method and background: where columns are networks, rows are called Med. and Full."""
+    return " ".join(filter(None, (row.name, row.method, row.background)))
 
 
 def _check_rows(names: Sequence[str], chosen: Sequence[Table]) -> None:
-    there = list(dict.fromkeys(row.name for one in chosen for row in one.rows))
+    there = list(dict.fromkeys(full_name(row) for one in chosen for row in one.rows))
     for name in names:
         if not any(name.lower() in row.lower() for row in there):
             raise UserError(

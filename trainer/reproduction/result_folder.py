@@ -43,11 +43,10 @@ def read(out: Path) -> tuple[Wanted, ...]:
 
 
 def _read(out: Path) -> tuple[Wanted, ...]:
-    found = []
-    for one in json.loads((out / WANTED).read_text()):
-        lists = {name: tuple(one.pop(name)) for name in ("tables", "rows", "settings")}
-        found.append(Wanted(**one, **lists))
-    return tuple(found)
+    return tuple(
+        Wanted(**{name: tuple(value) if isinstance(value, list) else value for name, value in one.items()})
+        for one in json.loads((out / WANTED).read_text())
+    )
 
 
 def write(out: Path) -> tuple[FilledTable, ...]:

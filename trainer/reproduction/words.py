@@ -29,11 +29,8 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
         more = []
         if names.count(row.name) > 1:
             alike = [each for each in rows if each.name == row.name]
-            for name, text in (
-                ("epochs", f"{row.epochs} epochs"),
-                ("masks", row.masks),
-                ("background", row.background),
-            ):
+            for name in ("method", "background", "epochs", "masks"):
+                text = f"{row.epochs} epochs" if name == "epochs" else getattr(row, name)
                 if len({getattr(each, name) for each in alike}) > 1 and getattr(row, name):
                     more.append(text)
             if len({each.stated for each in alike}) > 1 and row.stated:
