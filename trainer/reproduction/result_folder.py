@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
@@ -43,10 +44,10 @@ def read(out: Path) -> tuple[Wanted, ...]:
 
 
 def _read(out: Path) -> tuple[Wanted, ...]:
-    return tuple(
-        Wanted(**{name: tuple(value) if isinstance(value, list) else value for name, value in one.items()})
-        for one in json.loads((out / WANTED).read_text())
-    )
+    every: list[dict[str, Any]] = json.loads((out / WANTED).read_text())
+    for one in every:
+        one |= {name: tuple(value) for name, value in one.items() if isinstance(value, list)}
+    return tuple(Wanted(**one) for one in every)
 
 
 def write(out: Path) -> tuple[FilledTable, ...]:
