@@ -307,7 +307,9 @@ def report_command(runs: tuple[Path, ...], out: Path | None) -> None:
 @overrides_option("Of every training, after the row's own: no row of the paper, unless it is for speed.")
 @click.option("--out", type=path_type, default=ARTIFACTS / "tables", show_default=True, help="The result's folder.")
 @click.option("--stores", type=path_type, default=ARTIFACTS, show_default=True, help="Has DATA-train-MASKS.zarr.")
-@click.option("--workers", type=click.IntRange(min=0), default=None, help="Default: one per GPU, else per core; 0: here.")
+@click.option(
+    "--workers", type=click.IntRange(min=0), default=None, help="Default: one per GPU or core. 0: none but this."
+)
 @click.option("--engine", type=MemberOf(ENGINES), default="local", show_default=True, help="What runs them.")
 @click.option("--plan", "is_plan", is_flag=True, help="Only say what would be done, its cost, and what is missing.")
 @click.option("--report", type=path_type, default=None, metavar="DIR", help="Compute nothing: write DIR's pages anew.")
