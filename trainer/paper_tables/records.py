@@ -1,8 +1,10 @@
 """What a table of a paper is made of: rows, the trainings behind them, the evaluations that give their cells."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from backdrop.stores.format.provenance import identity_digest
@@ -66,13 +68,13 @@ class Training:
             "data": self.data,
             "masks": self.masks,
             "threshold": self.threshold,
-            "settings": self.counting(),
+            "settings": dict(self.counting()),
             "start_from": self.start_from.identity() if self.start_from else None,
         }
 
-    def counting(self) -> dict[str, Any]:
+    def counting(self) -> Mapping[str, Any]:
         """Return the settings that decide its network, by path (`counting_settings.py`)."""
-        return dict(_counting(self))
+        return _counting(self)
 
     def digest(self) -> str:
         """Return SHA-256 (hex) of `identity`: of the resolved settings, not of the texts that gave them."""
@@ -80,8 +82,8 @@ class Training:
 
 
 @cache
-def _counting(training: Training) -> dict[str, Any]:
-    return counting(training.resolved())
+def _counting(training: Training) -> Mapping[str, Any]:
+    return MappingProxyType(counting(training.resolved()))
 
 
 @dataclass(frozen=True, kw_only=True)
