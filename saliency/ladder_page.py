@@ -16,7 +16,7 @@ from backdrop.stores.pages.document import Section
 
 NOT_MEASURED = "not measured here"
 # Of every protocol that something is published in, MAE and F. Not IoU at a fixed 0.5: a detector is not used there.
-_FEATURES = ("max F (TokenCut)", "max F (SelfMask, FOUND)", "F (A2S)", "MAE (A2S)")
+_FEATURES = ("max F (TokenCut)", "max F (SelfMask, FOUND)", "F (A2S)")
 _SCORES = {
     **{name: key for name, key in COLUMNS.items() if name != "IoU"},
     **{name: NATIVE_COLUMNS[name] for name in _FEATURES},
@@ -28,7 +28,7 @@ _WORDS = {
         "beta^2 = 0.3, at native size: maps cut at 0.5, F averaged over images; cut at twice the map's mean; the same, "
         "F of mean precision and recall; the best F of mean precision and recall over 256 cuts"
     ),
-    "max F (TokenCut), max F (SelfMask, FOUND), F (A2S), MAE (A2S)": (
+    "max F (TokenCut), max F (SelfMask, FOUND), F (A2S)": (
         "as those papers measure, see Published: to be held against their figures and no others"
     ),
     "IoU": "of the masks that the detector's own threshold (cut at) gives with the true ones, mean over images",
@@ -123,15 +123,15 @@ def markdown(cells: Sequence[Cell]) -> str:
     """The whole ladder in Markdown, a table per set. Args: cells: of `measure_all`."""
     parts = []
     for name, of_set in of_sets(cells).items():
-        head, *rows = _shown(of_set, mark="`")
+        head, *rows = _shown(of_set)
         table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *rows))
         parts.append(f"{_title(name, of_set)} ({_where(of_set)}):\n\n{table}\n")
     return "\n".join(parts)
 
 
-def _shown(cells: Sequence[Cell], *, mark: str = "") -> list[tuple[str, ...]]:
+def _shown(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     """Head and rows of a set, without the column of published figures where there are none."""
-    lines = [HEAD, *rows_of(cells, mark=mark)]
+    lines = [HEAD, *rows_of(cells, mark="`")]
     at = HEAD.index("published")
     return lines if any(line[at] for line in lines[1:]) else [(*line[:at], *line[at + 1 :]) for line in lines]
 
@@ -174,11 +174,20 @@ def render(cells: Sequence[Cell]) -> str:
 
 
 def _body(name: str, cells: Sequence[Cell]) -> str:
-    head, *rows = [[escape(value) for value in line] for line in _shown(cells)]
+    """Numbers in one table, words in another: side by side neither a phone nor a desk has room for both."""
+    rows = [[escape(value) for value in line] for line in rows_of(cells)]
     whole = published_set(name)
-    num_text_columns = _NUM_TEXT_COLUMNS - (len(HEAD) - len(head))
-    note = f"Images/s: {_where(cells)}.{f' Published: on all of {whole}.' if whole else ''}"
+    numbers = [[row[0], *row[_NUM_TEXT_COLUMNS:]] for row in rows[: len(cells)]]
+    words = [row[:_NUM_TEXT_COLUMNS] for row in rows]
+    heading, head = "What each needs", list(HEAD[:_NUM_TEXT_COLUMNS])
+    if whole:
+        heading = f"What each needs, and what was published on all of {whole}"
+        head.append("measured here")
+        words = [[*row, "above" if at < len(cells) else NOT_MEASURED] for at, row in enumerate(words)]
+    else:
+        head, words = head[:-1], [row[:-1] for row in words]
     return (
-        document.table(head, rows, label=f"detectors on {name}", num_text_columns=num_text_columns)
-        + f'<p class="note">{escape(note)}</p>'
+        document.table([HEAD[0], *HEAD[_NUM_TEXT_COLUMNS:]], numbers, label=f"detectors on {name}")
+        + f'<p class="note">Images/s: {escape(_where(cells))}.</p><h3>{escape(heading)}</h3>'
+        + document.table(head, words, label=f"needs of detectors on {name}", num_text_columns=len(head))
     )

@@ -193,6 +193,19 @@ def test_every_protocol_has_a_column() -> None:
         assert row[head.index(name)] == f"{scores[key]:.3f}", name
 
 
+def test_the_page_has_numbers_and_words_of_each_set_apart() -> None:
+    page = ladder_page.render([made_up("rbd"), made_up("mine", set_name="mine")])
+    numbers, words = page.split("What each needs, and what was published on all of DUTS-TE")
+    words, mine = words.split("mine, 9 images")[0], words.split("mine, 9 images")[1]
+    assert "LOST" not in numbers
+    assert "its training" not in numbers
+    not_here = sum("DUTS-TE" in each.figures for each in LITERATURE if each.family != "rbd")
+    assert words.count("<tr>") == 2 + not_here
+    assert words.count("<td>not measured here</td>") == not_here
+    assert words.count("<td>above</td>") == 1
+    assert "measured here" not in mine.partition('id="words"')[0]
+
+
 def test_what_ran_where_is_told() -> None:
     cells = [made_up("rbd"), made_up("mc")]
     assert "measured on here)" in ladder_page.markdown(cells)
