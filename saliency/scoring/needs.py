@@ -9,10 +9,12 @@ from backdrop.saliency.trained_detector.run_layout import run_and_ending
 
 NOTHING = "nothing"
 PUBLIC_VIT = "a ViT with public self-supervised weights"
+PUBLIC_SEVERAL = "two ResNet-50 and a ViT with public self-supervised weights"
 FOUND_HEAD = f"{PUBLIC_VIT}; a head trained in minutes"
 _MADE_ELSEWHERE = "maps made elsewhere"
 _TRAINING = "its training"
 _MASKS = "masks"
+_SEVERAL = "selfmask"
 
 
 def needs_of(detector: str) -> str:
@@ -31,7 +33,9 @@ def needs_of(detector: str) -> str:
         if run.is_dir():
             return _training(run)
     weights = Path(str(named).partition(",")[0])
-    return PUBLIC_VIT if colon and weights.is_file() else ""
+    if not colon or not weights.is_file():
+        return ""
+    return PUBLIC_SEVERAL if family == _SEVERAL else PUBLIC_VIT
 
 
 def _training(run: Path) -> str:

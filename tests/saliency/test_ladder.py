@@ -21,6 +21,7 @@ from backdrop.saliency.scoring.needs import needs_of
 from backdrop.saliency.scoring.threshold_calibration import calibrate
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_grey
+from tests.ladder import tables
 from tests.material.page_material import Checker
 from tests.material.published_vits import tiny_dino
 from tests.material.scored_detectors import draw_set
@@ -204,6 +205,18 @@ def test_the_page_has_numbers_and_words_of_each_set_apart() -> None:
     assert words.count("<td>not measured here</td>") == not_here
     assert words.count("<td>above</td>") == 1
     assert "measured here" not in mine.partition('id="words"')[0]
+
+
+def test_measured_cells_are_kept_for_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "KEPT", tmp_path / "kept.json")
+    (tmp_path / "kept.json").write_text("[]")
+    tables.keep([made_up("rbd"), made_up("runs/1")], {"runs/1": "saliency train"})
+    tables.keep([replace(made_up("runs/2"), iou=0.5)], {"runs/2": "saliency train"})
+    assert [(cell.detector, cell.iou) for cell in tables.kept_cells()] == [("rbd", None), ("saliency train", 0.5)]
+    text = f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter"
+    assert tables.between_marks(text, "new") == f"before\n{tables.BEGIN}\n\nnew\n\n{tables.END}\nafter"
+    with pytest.raises(AssertionError, match="is gone"):
+        tables.between_marks("old", "new")
 
 
 def test_what_ran_where_is_told() -> None:

@@ -1,0 +1,1 @@
+"""The ladder's tables in the documents: what was measured is kept, tables are made from it."""
