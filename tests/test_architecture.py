@@ -102,7 +102,17 @@ def test_no_file_is_a_drawer_for_odds_and_ends() -> None:
 
 
 # What a test file may import of tests/: what several need, slow restatements, and the programs that are its subject.
-SHARED_BY_TESTS = ("bench", "golden", "golden_stores", "material", "reference", "room_graph", "check_members", "study")
+SHARED_BY_TESTS = (
+    "bench",
+    "ladder",
+    "golden",
+    "golden_stores",
+    "material",
+    "reference",
+    "room_graph",
+    "check_members",
+    "study",
+)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=module_name)
