@@ -56,6 +56,7 @@ _ADDED_SETTINGS = (
     "label_softness",
     "label_share",
     "crf_share",
+    "crf_test_weight",
     "mirrored_at_test",
     "companions",
     "companion_share",
@@ -195,7 +196,7 @@ def _description(settings: DeepUspsSettings) -> DetectorDescription:
         crf=settings.test_crf,
         crf_size_px=settings.crf_test_size_px or settings.working_size_px,
         mirrors=settings.mirrored_at_test,
-        companions=settings.companions,
+        companions=settings.companions or (),
         companion_share=settings.companion_share,
     )
 

@@ -138,15 +138,20 @@ class DeepUspsSettings:
         "Side of the square it then works at; None = the working size (code)",
     ] = None
 
+    crf_test_weight: Annotated[
+        float,
+        above(0),
+        "What its kernels then weigh, in shares of what they weigh in training (ours: in the code they are the same)",
+    ] = 1.0
     mirrored_at_test: Annotated[
         bool,
         "Whether the finished detector's map is the mean with that of the mirrored image (ours)",
     ] = False
     companions: Annotated[
-        tuple[str, ...],
+        tuple[str, ...] | None,
         one_of(NAMES),
-        "Classical detectors whose maps are averaged with the finished network's, before its CRF (ours)",
-    ] = ()
+        "Classical detectors whose maps are averaged with the finished network's, before its CRF (ours); None = none",
+    ] = None
     companion_share: Annotated[float, within(0, 1), "What they weigh together, the rest being the network's"] = 0.0
 
     @property
@@ -154,7 +159,12 @@ class DeepUspsSettings:
         """The CRF of the finished detector: the kernels grow with the size it works at."""
         if not self.crf_at_test:
             return None
-        return self.crf.at_scale((self.crf_test_size_px or self.working_size_px) / self.working_size_px)
+        crf = self.crf.at_scale((self.crf_test_size_px or self.working_size_px) / self.working_size_px)
+        return replace(
+            crf,
+            spatial_weight=crf.spatial_weight * self.crf_test_weight,
+            bilateral_weight=crf.bilateral_weight * self.crf_test_weight,
+        )
 
     @property
     def array_names(self) -> tuple[str, ...]:
@@ -195,6 +205,7 @@ PRESETS = {
         flip=True,
         crf=DEFAULTS.at_scale(128 / REFERENCE_SIDE_PX),
         crf_test_size_px=432,
+        crf_test_weight=0.5,
         mirrored_at_test=True,
         companions=("mc", "hs", "rbd"),
         companion_share=0.4,

@@ -15,7 +15,7 @@ from backdrop.saliency.crf.dense_crf import DEFAULTS, refine
 from backdrop.saliency.deepusps2 import pseudo_labels
 from backdrop.saliency.deepusps2.deepusps import train
 from backdrop.saliency.deepusps2.refinement import Refiner
-from backdrop.saliency.deepusps2.settings import PRESETS, DeepUspsSettings, check
+from backdrop.saliency.deepusps2.settings import PRESETS, DeepUspsSettings, check, choose_settings
 from backdrop.saliency.networks.drn import DrnSegmenter
 from backdrop.saliency.trained_detector.drn_detector import (
     DetectorDescription,
@@ -73,6 +73,14 @@ def test_the_crf_has_its_share() -> None:
     np.testing.assert_allclose(maps_BHW[0], 0.25 * refine(image_HWC, map_HW, DEFAULTS) + 0.75 * map_HW, atol=1e-6)
 
 
+def test_the_crf_of_a_finished_detector_may_weigh_less() -> None:
+    settings = replace(PRESETS["tiny"], crf_at_test=True, crf_test_size_px=256, crf_test_weight=0.5)
+    crf = settings.test_crf
+    assert crf is not None
+    assert crf == replace(DEFAULTS.at_scale(2), spatial_weight=1.5, bilateral_weight=5.0)
+    assert settings.crf == DEFAULTS
+
+
 def test_the_mirrored_image_counts_as_much() -> None:
     plain, both = detector(PLAIN), detector(replace(PLAIN, mirrors=True))
     image_HWC = np.ascontiguousarray(cv2.resize(image(), (32, 32)))
@@ -126,5 +134,8 @@ def test_shares_need_what_they_are_of() -> None:
     ):
         with pytest.raises(UserError, match=match):
             check(DeepUspsSettings(**wrong))  # type: ignore[arg-type]
+    alone = choose_settings("small", ["companions=none", "companion_share=0"])
+    assert alone.companions is None
+    assert PRESETS["paper"].crf_test_weight == 1
     ours = ("label_softness", "label_share", "crf_share", "companions", "mirrored_at_test")
     assert not any(getattr(PRESETS["paper"], name) for name in ours)
