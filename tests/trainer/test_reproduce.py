@@ -1,11 +1,13 @@
 """Tables from one command: what is planned, that runs are shared and resumed, and what the result says."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +16,16 @@ from click.testing import CliRunner
 from backdrop.cli import main
 from backdrop.errors import UserError
 from backdrop.stores.drawn_sample.sample_dataset import SampleSettings, draw_if_absent
+from backdrop.trainer.evaluation import EVALUATIONS
+from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options
 from backdrop.trainer.paper_tables.scales import at_scale, scale
 from backdrop.trainer.paper_tables.tables import table
-from backdrop.trainer.reproduction import comparison, contents, jobs, result_folder
+from backdrop.trainer.reproduction import comparison, contents, execution, jobs, result_folder
 from backdrop.trainer.reproduction.comparison import Sample
 from backdrop.trainer.reproduction.jobs import Wanted
 from backdrop.trainer.reproduction.reproduce import report
+from backdrop.trainer.run import run_folder
+from tests.material.paper_runs import run_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,6 +182,46 @@ def test_a_changed_setting_is_named_instead_of_the_papers_number(tmp_path: Path)
     assert not any(one.paper for row in filled.rows for one in row.cells)
     (filled,) = contents.fill(Wanted(paper="ryali", tables=("4",), settings=("is_compiled=true",)), tmp_path)
     assert [one.paper for row in filled.rows for one in row.cells] == ["67.7", "68.3", "68.2", "69.1", "69.7"]
+
+
+def test_a_run_on_another_store_or_odd_data_is_no_row_of_the_paper(tmp_path: Path) -> None:
+    """What differs is read of the run as it is, and not of what was asked for."""
+    (training,) = {row.training for row in table("ryali", "4").rows if row.name == "(d) BG_Random"}
+    assert training is not None
+    wanted = Wanted(paper="ryali", tables=("4",), rows=("(d)",))
+    folder = execution.run_folder_of(tmp_path, jobs.run_name(training, 0))
+    run = run_of(training)
+    assert run.store is not None
+    origin = run_folder.Origin(recipe="moco_v2_220", store=replace(run.store, num_rows=9_469))
+    run_folder.open_folder(folder, training.resolved(), origin=origin, store_id="s", resume=False)
+    (folder / "backbone.safetensors").touch()
+    (folder / execution.SCORES).mkdir()
+    (folder / execution.SCORES / "trained.json").write_text("{}")
+    (folder / execution.SCORES / "linear.json").write_text(
+        json.dumps({"scores": {"top1": 60.0}, "problems": ["val images: 3 where the official data set has 50000"]})
+    )
+    (filled,) = contents.fill(wanted, tmp_path)
+    assert [line.partition(":")[0] for line in filled.rows[0].differs] == [
+        "it was trained on 9,469 images, imagenet has 1,281,167", "linear"
+    ]  # fmt: skip
+    assert filled.rows[0].cells[0].paper == ""
+
+
+def test_a_classifier_of_another_fit_is_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table A12 leaves one with BatchNorm frozen; what is scored afterwards is of Table 2's."""
+    scored = []
+    monkeypatch.setattr(execution, "evaluate_run", lambda task, *_, overrides, **__: scored.append((task, overrides)))
+    monkeypatch.setattr(execution, "missing_data", lambda evaluation: "")
+    (real,) = {
+        cell.evaluation for row in table("ryali", "2").rows for cell in row.cells if cell.score == "real_top1"
+    } - {cell.evaluation for cell in table("ryali", "2").rows[0].cells}
+    assert real is not None
+    for bn_mode, tasks in (("", ["real"]), ("eval", ["linear", "real"])):
+        scored.clear()
+        options = as_kept(asdict(chosen_options(EVALUATIONS.load("linear"), (f"bn_mode={bn_mode}",))))
+        (tmp_path / "linear.json").write_text(json.dumps({"options": options, "facts": {}}))
+        execution._score(tmp_path, real, tmp_path / "real.json")
+        assert [task for task, _ in scored] == tasks
 
 
 def test_a_folder_that_is_no_result_is_refused(tmp_path: Path) -> None:

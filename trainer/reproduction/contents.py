@@ -8,7 +8,7 @@ from backdrop.trainer.paper_tables.records import Cell, Row, Training
 from backdrop.trainer.paper_tables.scales import PAPER, evaluation_at
 from backdrop.trainer.reproduction import comparison
 from backdrop.trainer.reproduction.comparison import Difference, Sample
-from backdrop.trainer.reproduction.execution import failures_of, is_trained, scores_file, scores_of, store_departures
+from backdrop.trainer.reproduction.execution import failures_of, is_trained, run_differences, scores_file, scores_of
 from backdrop.trainer.reproduction.jobs import Part, Wanted, evaluation_name, parts, run_name, seeds_of, training_of
 
 _MAX_NAMED = 6
@@ -133,14 +133,17 @@ def _sample(row: Row, cell: Cell, part: Part, wanted: Wanted, out: Path) -> tupl
 
 
 def _differs(row: Row, training: Training, part: Part, runs: Sequence[str], out: Path) -> Iterator[str]:
-    """In what runs are not a row of the paper: settings by name, then the store."""
+    """In what runs are not a row of the paper; of a row without runs, in what they would not be."""
     assert row.training is not None
     if part.scale.name != PAPER:
         yield f"scale {part.scale.name}"
         return
     ours, papers = training.counting(), row.training.counting()
     changed = [name for name in sorted(ours.keys() | papers.keys()) if ours.get(name) != papers.get(name)]
-    yield from (f"{name} is {ours.get(name)}, the row's {papers.get(name)}" for name in changed[:_MAX_NAMED])
-    if len(changed) > _MAX_NAMED:
-        yield f"{len(changed) - _MAX_NAMED} more settings"
-    yield from dict.fromkeys(line for name in runs for line in store_departures(out, name, row.training.recipe))
+    lines = [f"{name} is {ours.get(name)}, the row's {papers.get(name)}" for name in changed]
+    for name in runs:
+        lines += run_differences(out, name, row.training, training.masks)
+    found = list(dict.fromkeys(lines))
+    yield from found[:_MAX_NAMED]
+    if len(found) > _MAX_NAMED:
+        yield f"{len(found) - _MAX_NAMED} more"

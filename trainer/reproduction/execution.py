@@ -18,14 +18,15 @@ from backdrop.stores.engines import ENGINES
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.evaluation.harness.evaluate import chosen_options, data_folder, evaluate_run
 from backdrop.trainer.evaluation.harness.evaluate_all import check_needed_beside
-from backdrop.trainer.paper_tables.records import Evaluation
+from backdrop.trainer.evaluation.harness.paper_cells import fit_differences
+from backdrop.trainer.paper_tables.matching import differences, read_run
+from backdrop.trainer.paper_tables.records import Evaluation, Training
 from backdrop.trainer.report.page import write_report
 from backdrop.trainer.reproduction import stores
 from backdrop.trainer.reproduction.jobs import Job, evaluation_name, run_name, stages
 from backdrop.trainer.reproduction.stores import Missing, Stores
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.loop import pretrain
-from backdrop.trainer.run.store_of_table import departures
 
 # Below a run's folder: scores, one file an evaluation.
 SCORES = "reproduction"
@@ -156,14 +157,17 @@ def _train(spec: Spec, job: Job, folder: Path) -> None:
     run_folder.write_json(folder / SCORES / _TRAINED, {"training": job.training.identity()})
 
 
-def store_departures(out: Path, name: str, recipe: str) -> list[str]:
-    """Return in what the store of a finished run is not that of its table, see `store_of_table`.
+def run_differences(out: Path, name: str, training: Training, masks: str) -> list[str]:
+    """Return in what a finished run is not one of a paper's row: settings, images, masks, and what its scores are of.
 
-    Args: name: of `jobs.run_name`. recipe: of the row.
+    Args: name: of `jobs.run_name`. training: of the row. masks: whose the store's are, which its name says.
     """
     folder = run_folder_of(out, name)
-    store = run_folder.read_store(folder)
-    return [] if store is None else departures(recipe, run_folder.read_settings(folder), store)
+    found = differences(read_run(folder, masks=masks), training)
+    for file in sorted((folder / SCORES).glob("*.json")):
+        problems = json.loads(file.read_text()).get("problems", [])
+        found += [f"{file.stem}: the data are odd: {problem}" for problem in problems]
+    return found
 
 
 def is_trained(out: Path, name: str) -> bool:
@@ -186,6 +190,10 @@ def missing_data(evaluation: Evaluation) -> str:
 def _score(folder: Path, evaluation: Evaluation, file: Path) -> None:
     if why := missing_data(evaluation):
         raise UserError(why)
+    fit = evaluation.after
+    # Another table's fit may have taken its place since: Table A12 has two for each network.
+    if fit is not None and fit_differences(folder, fit):
+        evaluate_run(fit.task, folder, _data(fit), overrides=fit.options)
     evaluate_run(evaluation.task, folder, _data(evaluation), overrides=evaluation.options, json_path=file)
 
 

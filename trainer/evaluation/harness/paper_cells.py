@@ -142,11 +142,18 @@ def _of_classifier(wanted: Evaluation, scored: Scored) -> Iterator[str]:
     if scored.summary["classifier"] != FITTED:
         yield f"the classifier is {scored.summary['classifier'] or 'not known'}, the row's was fitted afterwards"
         return
-    kept = kept_at(scored.folder, wanted.task, is_untrained=False)
+    yield from fit_differences(scored.folder, wanted)
+
+
+def fit_differences(run: Path, wanted: Evaluation) -> list[str]:
+    """Return how the classifier that a run has now was fitted otherwise than by an evaluation; [] where it was by it.
+
+    Args: run: its folder. wanted: the evaluation that leaves the classifier of a paper's protocol.
+    """
+    kept = kept_at(run, wanted.task, is_untrained=False)
     if not kept.is_file():
-        yield f"how its classifier was fitted is not known: there is no {kept.name}"
-        return
-    yield from _of_options(wanted, json.loads(kept.read_text()))
+        return [f"how its classifier was fitted is not known: there is no {kept.name}"]
+    return list(_of_options(wanted, json.loads(kept.read_text())))
 
 
 def _at(options: Any, path: str) -> Any:
