@@ -34,7 +34,6 @@ class Scale:
     epochs: Mapping[int, int] = field(default_factory=dict)
     settings: tuple[str, ...] = ()
     settings_of: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    settings_of_data: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     idle: tuple[str, ...] = ()
     evaluations: Mapping[str, Replacement] = field(default_factory=dict)
     departures: tuple[str, ...] = ()
@@ -50,7 +49,6 @@ def scales() -> dict[str, Scale]:
         deeper = {
             "epochs": {int(paper): here for paper, here in read.get("epochs", {}).items()},
             "settings_of": {method: tuple(given) for method, given in read.get("settings_of", {}).items()},
-            "settings_of_data": {data: tuple(given) for data, given in read.get("settings_of_data", {}).items()},
             "evaluations": {one["task"]: _replacement(one) for one in read.get("evaluations", [])},
         }
         found[name] = Scale(name=name, **read | lists | deeper)
@@ -77,7 +75,7 @@ def at_scale(training: Training, scale: Scale) -> Training:
     # A network that goes on from another one has the length, rate and batch of its own recipe.
     is_own_recipe = training.start_from is not None or not scale.recipe
     added = [*scale.settings, *scale.settings_of.get(training.method, ())]
-    added += scale.settings_of_data.get(training.data, ())
+    added += scale.settings_of.get(f"{training.method} on {training.data}", ())
     added += [f"epochs={length}"] if length is not None else []
     return replace(
         training,

@@ -11,8 +11,8 @@ NUM_IMAGES = {"imagenet": 1_281_167, "coco": 118_287}
 V100 = {"moco": 168.0, "cast": 134.4, "swav": 91.0, "byol": 120.0, "supervised": 500.0, "rotnet": 450.0}
 CORE = {"moco": 225.0, "cast": 115.0, "swav": 75.0, "byol": 134.0, "supervised": 400.0, "rotnet": 225.0}
 _CORE_PX = {"cast": 48}
-# Starting a process, compiling kernels, scoring and the page of a small run.
-_CORE_OVERHEAD_S = 25.0
+# Of a small run: opening the loader, scoring, the page.
+_CORE_OVERHEAD_S = 12.0
 _PARAMETERS = {"resnet18": 11.2e6, "resnet50": 23.5e6, "alexnet": 57e6}
 # Weights, their momentum and a second network, of 4 bytes each.
 _COPIES, _BYTES = 3, 4
