@@ -1,7 +1,13 @@
 """Runs of rows of the papers' tables, as their folders would say them; nothing is trained."""
 
+from pathlib import Path
+
+import torch
+
+from backdrop.tensor_files import write_tensors
 from backdrop.trainer.paper_tables.matching import NUM_IMAGES, TrainedRun
 from backdrop.trainer.paper_tables.records import Training
+from backdrop.trainer.run.checkpoint import BACKBONE_FILE
 from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings
 
@@ -27,3 +33,8 @@ def run_of(training: Training, settings: RunSettings | None = None) -> TrainedRu
         masks=training.masks if training.masks == "u2net" else "",
         start_from=run_of(training.start_from) if training.start_from else None,
     )
+
+
+def finish(folder: Path, epochs: int) -> None:
+    """Leave what a run leaves that came to its end; its weights are none."""
+    write_tensors(folder / BACKBONE_FILE, {"none": torch.zeros(1)}, {"epochs": str(epochs)})

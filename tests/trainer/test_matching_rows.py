@@ -14,7 +14,7 @@ from backdrop.trainer.paper_tables.tables import papers, table, tables, training
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.loop import resolve_settings
 from backdrop.trainer.settings import RunSettings, apply_overrides
-from tests.material.paper_runs import run_of, store_of
+from tests.material.paper_runs import finish, run_of, store_of
 
 
 def all_trainings() -> list[tuple[str, Training]]:
@@ -225,5 +225,8 @@ def test_a_runs_folder_says_what_it_is(tmp_path: Path) -> None:
     origin = run_folder.Origin(recipe="moco_v2_220", store=store_of(training))
     run_folder.open_folder(tmp_path / "run", training.resolved(), origin=origin, store_id="s", resume=False)
     assert "it has not come to its end" in differences(read_run(tmp_path / "run", masks="u2net"), training)
-    (tmp_path / "run" / "backbone.safetensors").touch()
+    finish(tmp_path / "run", 220)
     assert differences(read_run(tmp_path / "run", masks="u2net"), training) == []
+    # Of a shorter run that was made longer and goes on.
+    finish(tmp_path / "run", 200)
+    assert differences(read_run(tmp_path / "run", masks="u2net"), training) == ["it has not come to its end"]

@@ -60,7 +60,7 @@ def read_run(folder: Path, *, masks: str = "") -> TrainedRun:
         settings=settings,
         store=run_folder.read_store(folder),
         masks=masks,
-        is_finished=(folder / checkpoint.BACKBONE_FILE).is_file(),
+        is_finished=checkpoint.is_finished(folder, settings.epochs),
         start_from=read_run(Path(start), masks=masks) if start else None,
         start_weights=(run_folder.read_run(folder).get("start_weights") or {}).get("file", ""),
     )

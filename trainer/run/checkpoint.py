@@ -104,19 +104,40 @@ class OwnClassifier:
 
 
 def save_backbone(
-    folder: Path, backbone: Backbone, *, name: str, cifar_stem: bool, own: OwnClassifier | None = None
+    folder: Path,
+    backbone: Backbone,
+    *,
+    name: str,
+    cifar_stem: bool,
+    own: OwnClassifier | None = None,
+    epochs: int | None = None,
 ) -> Path:
     """Write the trained backbone alone, for `load_backbone` and, under torchvision's names, for anyone else.
 
-    Args: own: a classifier trained with it, which is `fc` there.
+    Args: own: a classifier trained with it, which is `fc` there. epochs: of the run that came to its end.
     """
     path = folder / BACKBONE_FILE
     tensors, metadata = dict(backbone.state_dict()), {"backbone": name, "cifar_stem": json.dumps(cifar_stem)}
     if own is not None:
         tensors |= {f"{CLASSIFIER}{key}": value for key, value in own.layer.state_dict().items()}
         metadata["classes"] = own.dataset
+    if epochs is not None:
+        metadata["epochs"] = str(epochs)
     write_tensors(path, tensors, metadata)
     return path
+
+
+def is_finished(run: Path, epochs: int) -> bool:
+    """Return whether a run came to its end: it left a backbone, of so many epochs and not of a shorter run before.
+
+    Args: epochs: of the run's settings, which may have grown since. Raises: UserError: the backbone is damaged.
+    """
+    path = run / BACKBONE_FILE
+    if not path.is_file():
+        return False
+    with readable(path), safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return metadata.get("epochs", str(epochs)) == str(epochs)
 
 
 def load_classifier(run: Path) -> OwnClassifier | None:

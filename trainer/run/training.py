@@ -249,7 +249,9 @@ def _finished(
 
 def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> None:
     own = checkpoint.load_classifier(out)
-    checkpoint.save_backbone(out, backbone, name=settings.backbone, cifar_stem=settings.cifar_stem, own=own)
+    checkpoint.save_backbone(
+        out, backbone, name=settings.backbone, cifar_stem=settings.cifar_stem, own=own, epochs=settings.epochs
+    )
 
 
 @contextmanager
