@@ -9,7 +9,7 @@ from tests import check_members
 
 _RIGHT = """
 from torch import Tensor
-NEEDS_DONOR, HAS_NEGATIVE, PROBABILITY = False, False, 0.5
+NEEDS_DONOR, HAS_NEGATIVE, MOVES_FOREGROUND, PROBABILITY = False, False, False, 0.5
 def replacement(donor_BCHW: Tensor | None, level_BCHW: Tensor) -> Tensor | None:
     return level_BCHW
 """

@@ -14,7 +14,8 @@ from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.trainer.evaluation import EVALUATIONS
 
 _GREY = (
-    'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR = False\nHAS_NEGATIVE = False\nPROBABILITY = 0.5\nLEVEL = 0.25\n'
+    'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR = False\nHAS_NEGATIVE = MOVES_FOREGROUND = False\nPROBABILITY = 0.5\n'
+    "LEVEL = 0.25\n"
     "def replacement(donor_BCHW, level_BCHW):\n    return level_BCHW\n"
 )
 _TASK = """
@@ -35,13 +36,13 @@ def _file(folder: Path, name: str, text: str) -> Path:
 
 
 def test_the_projects_own_members_are_named_after_their_files() -> None:
-    assert BACKGROUNDS.names() == ("none", "random", "rm", "swaps")
+    assert BACKGROUNDS.names() == ("none", "random", "recombine", "rm", "swaps")
     assert "imagenet-9" in EVALUATIONS.names()
     assert not [name for name in EVALUATIONS.names() if "_" in name]
 
 
 def test_an_unknown_name_names_the_nearest_and_all() -> None:
-    with pytest.raises(UserError, match=r"unknown background 'swap'\. Did you mean swaps\? Allowed: none, random, rm"):
+    with pytest.raises(UserError, match=r"unknown background 'swap'\. Did you mean swaps\? Allowed: none, random, rec"):
         BACKGROUNDS.load("swap")
 
 

@@ -89,6 +89,11 @@ def rising_above(lowest: float, highest: float = math.inf) -> Range:
     return Range(lowest=lowest, highest=highest, excludes_lowest=True, is_rising=True)
 
 
+def rising_from(lowest: float, highest: float = math.inf) -> Range:
+    """Return what a tuple may hold whose numbers never fall, each in [lowest, highest]."""
+    return Range(lowest=lowest, highest=highest, is_rising=True)
+
+
 def one_of(names: Collection[Any]) -> Choices:
     """Return the choice between some texts or numbers; in a tuple each is one of them."""
     return Choices(tuple(names))

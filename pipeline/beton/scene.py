@@ -41,6 +41,7 @@ SCENE_DTYPE = np.dtype(
         ("background_height", "<u2"),  # px; 0 where the row lends no background
         ("background_width", "<u2"),
         ("status", "<u4"),  # backdrop.stores.format.schema.Status
+        ("foreground_pixels", "<u4"),  # of the mask; 0 where there are none, and in files of before this was kept
     ],
     align=True,
 )
@@ -179,6 +180,11 @@ def resize_mask(packed: np.ndarray, size: tuple[int, int], new_size: tuple[int, 
     return pack_rows(np.ascontiguousarray(unpack_rows(packed, size[1])[rows][:, columns]))
 
 
+def num_foreground_pixels(packed: np.ndarray, width: int) -> int:
+    """Count the foreground of a mask. Args: packed: uint8 (H, ceil(W / 8)), 1 = foreground. width: W in pixels."""
+    return int(unpack_rows(packed, width).sum(dtype=np.int64)) if packed.size else 0
+
+
 def encode_runs(packed: np.ndarray, width: int) -> np.ndarray:
     """Return a mask as runs of foreground in the bits of its row-padded words.
 
@@ -244,6 +250,7 @@ class SceneField(Field):
         destination[0] = 0
         for name in ("row", "label", "status", "height", "width", "background_height", "background_width"):
             destination[name] = getattr(scene, name)
+        destination["foreground_pixels"] = num_foreground_pixels(scene.mask_packed, scene.width)
         for name, data in scene_blobs(scene).items():
             if not data:
                 continue

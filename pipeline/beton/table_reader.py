@@ -89,6 +89,7 @@ def _check_records(beton: Path, records: np.ndarray) -> None:
         (~np.isin(records["status"], list(Status)), "has an unknown status"),
         (has_mask(records) != (records["image_bytes"] > 0), "has an image where its status says none, or none"),
         (has_mask(records) & ((height == 0) | (width == 0)), "has a mask without pixels"),
+        (records["foreground_pixels"] > height.astype(np.int64) * width, "has more foreground than pixels"),
         (np.maximum(height, width) > MAX_SIDE_PX, f"has a side of more than {MAX_SIDE_PX} px"),
         (lends != ((background[0] > 0) & (background[1] > 0)), "has a background without pixels"),
         (np.maximum(*background) > MAX_SIDE_PX, f"has a background with a side of more than {MAX_SIDE_PX} px"),

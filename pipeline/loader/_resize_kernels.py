@@ -41,6 +41,7 @@ def fill_taps(start, length, num_source, out_side, is_flipped, first, weight) ->
     """
     scale = length / out_side
     support = max(scale, 1.0)
+    most = min(int(2.0 * support) + 2, weight.shape[1])
     taps = 0
     for i in range(out_side):
         centre = start + scale * (i + 0.5)
@@ -52,7 +53,8 @@ def fill_taps(start, length, num_source, out_side, is_flipped, first, weight) ->
             total += max(0.0, 1.0 - abs((low + k - centre + 0.5) / support))
         first[at] = low
         taps = max(taps, high - low)
-        weight[at] = 0.0
+        weight[at, :most] = 0.0
+        total = total if total > 0.0 else 1.0  # of an output beyond the source, which nobody takes
         for k in range(high - low):
             weight[at, k] = max(0.0, 1.0 - abs((low + k - centre + 0.5) / support)) / total
     return taps
@@ -210,12 +212,27 @@ class Cut(NamedTuple):
     is_flipped: bool
 
 
+@kernel
+def covered(start: int, length: int, num_source: int, side: int) -> tuple[int, int]:
+    """Return the output pixels whose centre lies in the image, half-open; of a box inside it 0 .. side.
+
+    start, length: of the box along one axis, which may reach beyond the image's num_source pixels.
+    """
+    first, end = 0, side
+    while first < end and start + ((2 * first + 1) * length) // (2 * side) < 0:
+        first += 1
+    while first < end and start + ((2 * end - 1) * length) // (2 * side) >= num_source:
+        end -= 1
+    return first, end
+
+
 @kernel(error_model="numpy")
 def crop_pixels(image, cut, out, taps_y, taps_x, rows, lines):
-    """Cut a box out of an image, resize it to a square and flip it.
+    """Cut a box out of an image, resize it to a square and flip it; what lies beyond the image is black.
 
-    image: uint8 (H, 3 W), decoded `cut.shrink` times smaller than the box's pixels. cut: `Cut`, inside it. out: uint8
-    (S, 3 S).
+    A pixel lies there whose centre does; the others are made of what the image has of their surroundings.
+
+    image: uint8 (H, 3 W), decoded `cut.shrink` times smaller than the box's pixels. cut: `Cut`. out: uint8 (S, 3 S).
     Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); rows: float32
     (2, >= 3 (width + taps) + 4); lines: uint8 (2, >= 3 S + 4).
     """
@@ -223,26 +240,37 @@ def crop_pixels(image, cut, out, taps_y, taps_x, rows, lines):
     side = out.shape[0]
     first_y, weight_y = taps_y
     first_x, weight_x = taps_x
+    first_row, end_row = covered(box[0], box[2], shrink * image.shape[0], side)
+    first_column, end_column = covered(box[1], box[3], shrink * image.shape[1] // CHANNELS, side)
+    if is_flipped:
+        first_column, end_column = side - end_column, side - first_column
+    if end_row - first_row < side or end_column - first_column < side:
+        out[:] = np.uint8(0)
+        lines[:] = np.uint8(0)
+        if first_row >= end_row or first_column >= end_column:
+            return
     # The pixels that the box touches; of a shrunk image it may begin and end within one.
-    top, left = box[0] // shrink, box[1] // shrink
-    height = (box[0] + box[2] + shrink - 1) // shrink - top
-    width = (box[1] + box[3] + shrink - 1) // shrink - left
+    top, left = max(box[0] // shrink, 0), max(box[1] // shrink, 0)
+    height = min((box[0] + box[2] + shrink - 1) // shrink, image.shape[0]) - top
+    width = min((box[1] + box[3] + shrink - 1) // shrink, image.shape[1] // CHANNELS) - left
     start_y, start_x = box[0] / shrink - top, box[1] / shrink - left
     num_y = fill_taps(start_y, box[2] / shrink, height, side, False, first_y[:side], weight_y[:side])
     num_x = fill_taps(start_x, box[3] / shrink, width, side, is_flipped, first_x[:side], weight_x[:side])
     flat_x, stride_x = weight_x.reshape(-1), weight_x.shape[1]
     rows[:, CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
     both_rows, both_lines = (rows[0], rows[1]), (lines[0], lines[1])
-    for y in range(0, side, 2):
-        num_rows = min(2, side - y)  # of an odd last one the partner is what the rows before left
+    for y in range(first_row, end_row, 2):
+        num_rows = min(2, end_row - y)  # of an odd last one the partner is what the rows before left
         for k in range(num_rows):
             start = top + first_y[y + k]
             num = min(num_y, height - first_y[y + k])
             sources = image[start : start + num, CHANNELS * left : CHANNELS * (left + width)]
             _weighted_rows(sources, weight_y[y + k], rows[k, : CHANNELS * width])
-        for x in range(side):
+        for x in range(first_column, end_column):
             at = CHANNELS * first_x[x]
             weighted_pixels(both_rows, at, flat_x, x * stride_x, num_x, both_lines, CHANNELS * x)
+        for k in range(2):  # the last pixel wrote one byte too many
+            lines[k, CHANNELS * end_column] = np.uint8(0)
         for k in range(num_rows):
             _copy(lines[k], out[y + k])
 
@@ -288,7 +316,7 @@ def _first_change(words: np.ndarray, column: int, end: int) -> int:
 def _crop_line(words, left, width, is_flipped, side, line) -> None:
     """Resize a stretch of one mask row by nearest centre: each run of set bits becomes a run."""
     line[:] = np.uint8(0)
-    column, end = left, left + width
+    column, end = max(left, 0), min(left + width, 64 * words.size)
     while column < end:
         change = _first_change(words, column, end)
         if (words[column >> 6] >> np.uint64(63 - (column & 63))) & np.uint64(1):
@@ -303,14 +331,16 @@ def _crop_line(words, left, width, is_flipped, side, line) -> None:
 def crop_mask(words, top, left, height, width, is_flipped, out):
     """Cut a box out of a mask, resize it to a square by nearest centre and flip it, from bits to bits.
 
-    Output pixel i takes source pixel floor((i + 1/2) * box side / S).
+    What lies beyond the mask is background. Output pixel i takes source pixel floor((i + 1/2) * box side / S).
     words: uint64 (H, ceil(W / 64)), leftmost pixel highest. out: uint8 (S, ceil(S / 8)), leftmost pixel highest.
     """
     side = out.shape[0]
     previous = -1
     for y in range(side):
         source = top + ((2 * y + 1) * height) // (2 * side)
-        if source == previous:
+        if source < 0 or source >= words.shape[0]:
+            out[y] = np.uint8(0)
+        elif source == previous:
             out[y] = out[y - 1]
         else:
             _crop_line(words[source], left, width, is_flipped, side, out[y])

@@ -28,7 +28,7 @@ from backdrop.pipeline.loader._stage_clock import (
     start_clock,
 )
 from backdrop.pipeline.views import crop_kernels as _crop_kernels
-from backdrop.pipeline.views import random_streams, view_plan
+from backdrop.pipeline.views import placement_kernels, random_streams, view_plan
 from backdrop.pipeline.views.crop_kernels import BBOX, CENTROID, draw_row, measure
 
 # What can be wrong with a row; 0 = nothing. The donor codes speak of the background of the row's donor.
@@ -81,10 +81,14 @@ class Slot(NamedTuple):
     donor_width: int
 
 
-def make_scratch(height: int, width: int, sides: np.ndarray) -> Scratch:
-    """Allocate for images up to height x width pixels and views of the given sides; free its decoder at the end."""
+def make_scratch(height: int, width: int, sides: np.ndarray, reaches_out: bool = False) -> Scratch:
+    """Allocate for images up to height x width pixels and views of the given sides; free its decoder at the end.
+
+    reaches_out: whether boxes may reach beyond the image: then a pixel may draw on all rows or columns there are.
+    """
     longest, side = max(height, width), int(sides.max())
     taps = max(max_taps(longest, int(each)) for each in sides)
+    taps = max(taps, longest) if reaches_out else taps
     return Scratch(
         decoder=open_decoder(),
         pixels=np.empty(CHANNELS * height * width, np.uint8),
@@ -360,4 +364,6 @@ def fill_rows(first, last, batch, draws, scratch):
     return OK, np.int64(-1), last
 
 
-follow_sources(__name__, blob_kernels, _resize_kernels, _stage_clock, _crop_kernels, random_streams, view_plan)
+follow_sources(
+    __name__, blob_kernels, _resize_kernels, _stage_clock, _crop_kernels, placement_kernels, random_streams, view_plan
+)

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.reader import BetonSettings
-from backdrop.pipeline.beton.scene import scene_of_row
+from backdrop.pipeline.beton.scene import num_foreground_pixels, resize_mask, scene_of_row, shrunk_size
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views import crops
@@ -58,8 +58,9 @@ class ReferenceLoader:
             trainable.astype(np.int64) if options.rows is None else subset(options.rows, trainable, store.num_rows)
         )
         needs_donor, _ = crops.background_needs(plan)
-        self._donors = _donors(store, trainable) if needs_donor else crops.donors(*np.zeros((3, 0), np.int64))
         crops.view_specs(plan), crops.epoch_code(plan, 0)  # refuse a plan that cannot be carried out now
+        nobody = crops.donors(*np.zeros((3, 0), np.int64))
+        self._donors = _donors(store, trainable, plan, self._settings) if needs_donor else nobody
         if not self.num_batches:
             raise UserError(too_few_rows(len(self._rows), self._share, self.batch_size))
 
@@ -142,14 +143,25 @@ class ReferenceLoader:
 
 
 def crop_image(image_CHW: torch.Tensor, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:
-    """Cut, resize (bilinear with antialias) and flip.
+    """Cut, resize (bilinear with antialias) and flip; where the box reaches beyond the image, black.
 
     Args: image_CHW: uint8 RGB. box: (top, left, height, width). size_px: side of the result.
     Returns: uint8 (size_px, size_px, 3).
     """
     crop = functional.resized_crop(image_CHW.float(), *box, [size_px, size_px], antialias=True)
+    crop = _without_the_beyond(crop, image_CHW.shape[1:], box, size_px)
     crop = crop.flip(-1) if is_flipped else crop
     return (crop + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _without_the_beyond(crop: torch.Tensor, size: tuple[int, ...], box: tuple[int, ...], size_px: int) -> torch.Tensor:
+    """Take out of a resized crop, float (3, S, S), the zeros that stood for what lies beyond the image."""
+    top, left, height, width = box
+    if top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1]:
+        return crop
+    share = functional.resized_crop(torch.ones(1, *size), *box, [size_px, size_px], antialias=True)
+    is_inside = torch.from_numpy(crop_mask(np.ones(size, np.uint8), box, size_px, False)) != 0
+    return torch.where(is_inside, crop / share, 0.0)
 
 
 def crop_shrunk_image(jpeg: bytes, box: tuple[int, ...], shrink: int, size_px: int, is_flipped: bool) -> np.ndarray:
@@ -160,16 +172,30 @@ def crop_shrunk_image(jpeg: bytes, box: tuple[int, ...], shrink: int, size_px: i
     top, left, height, width = (side / shrink for side in box)
     touched = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))
     place = (left - touched[0], top - touched[1], left - touched[0] + width, top - touched[1] + height)
-    crop = small.crop(touched).resize((size_px, size_px), Image.Resampling.BILINEAR, box=place)
-    return np.ascontiguousarray(np.array(crop)[:, ::-1] if is_flipped else np.array(crop))
+
+    def resized(plane: Image.Image) -> np.ndarray:
+        return np.array(plane.crop(touched).resize((size_px, size_px), Image.Resampling.BILINEAR, box=place))
+
+    crop = resized(small)
+    if min(touched[:2]) < 0 or touched[2] > small.width or touched[3] > small.height:
+        share = resized(Image.fromarray(np.ones((small.height, small.width), np.float32)))[..., None]
+        exact = np.stack([resized(plane.convert("F")) for plane in small.split()], axis=-1)
+        whole = np.ones((shrink * small.height, shrink * small.width), np.uint8)
+        is_inside = crop_mask(whole, box, size_px, False)[..., None] != 0
+        crop = np.where(is_inside, exact / np.where(is_inside, share, 1.0) + 0.5, 0.0).astype(np.uint8)
+    return np.ascontiguousarray(crop[:, ::-1] if is_flipped else crop)
 
 
 def crop_mask(mask_HW: np.ndarray, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:
-    """Cut, resize to the pixel under each centre, and flip; mask_HW uint8 {0, 1}, returns uint8 (size_px, size_px)."""
+    """Cut, resize to the pixel under each centre, and flip; mask_HW uint8 {0, 1}, returns uint8 (size_px, size_px).
+
+    What lies beyond the mask is background.
+    """
     top, left, height, width = box
     centres = 2 * np.arange(size_px) + 1
     rows, columns = top + centres * height // (2 * size_px), left + centres * width // (2 * size_px)
-    crop = mask_HW[np.ix_(rows, columns)]
+    is_row, is_column = ((at >= 0) & (at < side) for at, side in zip((rows, columns), mask_HW.shape, strict=True))
+    crop = mask_HW[np.ix_(rows * is_row, columns * is_column)] * (is_row[:, None] & is_column)
     return np.ascontiguousarray(crop[:, ::-1] if is_flipped else crop)
 
 
@@ -178,13 +204,25 @@ def _decode(jpeg: bytes) -> torch.Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _donors(store: Store, trainable: np.ndarray) -> crops.Donors:
-    rows, sizes = [], []
-    for row in trainable:
-        jpeg = store.background_jpeg(int(row))
+def _donors(store: Store, trainable: np.ndarray, plan: ViewPlan, settings: BetonSettings) -> crops.Donors:
+    """The rows that lend backgrounds to a plan."""
+    rows, sizes, fractions = [], [], []
+    for row in trainable.tolist():
+        jpeg = store.background_jpeg(row)
         header = jpeg_header(jpeg) if jpeg else None
         if header is not None:
             rows.append(row)
             sizes.append((header.height, header.width))
-    height, width = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
-    return crops.donors(np.array(rows, dtype=np.int64), height, width)
+            fractions.append(_foreground_fraction(store, row, settings) if crops.moves_foreground(plan) else 0.0)
+    row_N, fraction_N = np.array(rows, dtype=np.int64), np.array(fractions)
+    height_N, width_N = np.array(sizes, dtype=np.int64).reshape(-1, 2).T
+    lends = crops.lends_to(plan, fraction_N)
+    return crops.donors(row_N[lends], height_N[lends], width_N[lends], fraction_N[lends])
+
+
+def _foreground_fraction(store: Store, row: int, settings: BetonSettings) -> float:
+    """Share of a row's image that its foreground covers, in the mask that training sees."""
+    full_size = int(store.height[row]), int(store.width[row])
+    size = shrunk_size(full_size, settings.max_side_px)
+    packed = resize_mask(store.mask_packed(row), full_size, size)
+    return num_foreground_pixels(packed, size[1]) / (size[0] * size[1])

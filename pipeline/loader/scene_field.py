@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backdrop.devices import num_cores
-from backdrop.errors import CorruptStore
+from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
 from backdrop.pipeline.beton.scene_kernels import close_decoder
@@ -25,6 +25,7 @@ from backdrop.pipeline.loader.trace import ROWS, Trace
 from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
+from backdrop.stores.format.schema import Status
 
 __all__ = ["Layout", "SceneDecoder", "SceneField", "crop_layout", "whole_layout"]
 
@@ -119,6 +120,22 @@ def _largest(records: np.ndarray, prefix: str) -> tuple[int, int]:
     return int(records[prefix + "height"].max(initial=1)), int(records[prefix + "width"].max(initial=1))
 
 
+def _donors(plan: ViewPlan, records: np.ndarray) -> crops.Donors:
+    """The rows of a file that lend backgrounds to a plan. Raises: UserError: it does not say how large their objects
+    were, and the plan has to know.
+    """
+    lends = records[records["background_bytes"] > 0]
+    if crops.moves_foreground(plan) and ((lends["status"] == Status.OK) & (lends["foreground_pixels"] == 0)).any():
+        raise UserError(
+            f"background {plan.background.name} has to know how large foregrounds are, which this .beton was exported "
+            "too early to say; export it again: python cli.py store export STORE.zarr --format beton"
+        )
+    fraction = lends["foreground_pixels"] / (lends["height"].astype(np.int64) * lends["width"])
+    chosen = crops.lends_to(plan, fraction)
+    height, width = (lends[f"background_{side}"][chosen] for side in ("height", "width"))
+    return crops.donors(lends["row"][chosen], height, width, fraction[chosen])
+
+
 class SceneDecoder(Operation):
     """All views of a batch from the records of its rows; first and only operation of FFCV's pipeline."""
 
@@ -146,14 +163,14 @@ class SceneDecoder(Operation):
         self.layout = whole_layout(plan, place, donor_place) if options.geometry == "device" else crop_layout(plan)
         self.specs = crops.view_specs(plan)
         self.records, self.key_of, self.seed = records, key_of, options.seed
-        lends = np.flatnonzero(records["background_bytes"])
-        self.donors = crops.donors(lends, *(records[f"background_{side}"][lends] for side in ("height", "width")))
+        self.donors = _donors(plan, records)
         self.trace, self.num_threads = trace, num_threads
         self._may_shrink, self._replacements = options.shrink_on_decoding, replacements
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="backdrop-loader")
         self._scratch: queue.SimpleQueue[Scratch] = queue.SimpleQueue()
         height, width = (max(sides) for sides in zip(place, donor_place, strict=True))
-        all_scratch = [make_scratch(height, width, self.specs["size_px"]) for _ in range(num_threads)]
+        reaches_out = crops.moves_foreground(plan)
+        all_scratch = [make_scratch(height, width, self.specs["size_px"], reaches_out) for _ in range(num_threads)]
         for scratch in all_scratch:
             self._scratch.put(scratch)
         self._clocks = [scratch.clock for scratch in all_scratch]

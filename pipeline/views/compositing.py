@@ -1,14 +1,16 @@
 """Put other backgrounds behind foregrounds, and build BG_Swaps' extra negatives.
 
 Masks are 1 on foreground, 0 on background. Foreground pixels are selected, never computed with, so they stay as they
-were bit for bit.
+were bit for bit; but for those of soft edges, which only backgrounds that move foregrounds have.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from backdrop.pipeline.views.photometric import on_rows
+from backdrop.pipeline.views.photometric import gaussian_blur, on_rows
 
 
 def unpack_mask(mask_BHP: Tensor, width: int) -> Tensor:
@@ -29,7 +31,37 @@ def unpack_mask_anywhere(mask_BHP: Tensor, width: int) -> Tensor:
     return bits_BHP8.flatten(start_dim=2)[:, None, :, :width].bool()
 
 
-def composite(image_BCHW: Tensor, mask_B1HW: Tensor, replacement: Tensor, is_drawn_B: np.ndarray) -> Tensor:
+def opacity(mask_B1HW: Tensor, sigma_B: Tensor, taps: int) -> Tensor:
+    """Make the edges of foregrounds soft, inside them: max(0, 2 b - 1) of the blurred mask b (ForNet's code).
+
+    Args: mask_B1HW: bool, True = foreground. sigma_B: float (B,), in pixels, 0 = hard. taps: odd, of the blur.
+    Returns: float32 (B, 1, H, W) in [0, 1], 0 outside the masks.
+    """
+    blurred_B1HW = gaussian_blur(mask_B1HW.float(), torch.where(sigma_B > 0, sigma_B, 1.0), taps)
+    soft_B1HW = (2.0 * blurred_B1HW - 1.0).clamp(0.0, 1.0)
+    is_soft_B1HW = mask_B1HW & (sigma_B > 0)[:, None, None, None]
+    return torch.where(is_soft_B1HW, soft_B1HW, mask_B1HW.float())
+
+
+def blend(image_BCHW: Tensor, opacity_B1HW: Tensor, replacement: Tensor) -> Tensor:
+    """Lay images over replacements: a b where a foreground is opaque, a and c mixed along soft edges.
+
+    Args: image_BCHW: float or uint8. opacity_B1HW: float in [0, 1]. replacement: broadcastable to it, of its type.
+    Returns: the type of image_BCHW; where the opacity is 1 or 0 bit for bit the image or the replacement.
+    """
+    mixed_BCHW = opacity_B1HW * image_BCHW + (1.0 - opacity_B1HW) * replacement
+    if image_BCHW.dtype == torch.uint8:
+        mixed_BCHW = (mixed_BCHW + 0.5).to(torch.uint8)
+    return torch.where(opacity_B1HW == 1, image_BCHW, torch.where(opacity_B1HW == 0, replacement, mixed_BCHW))
+
+
+def composite(
+    image_BCHW: Tensor,
+    mask_B1HW: Tensor,
+    replacement: Tensor,
+    is_drawn_B: np.ndarray,
+    soften: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Replace the background of the drawn rows, in place.
 
     Args:
@@ -37,11 +69,15 @@ def composite(image_BCHW: Tensor, mask_B1HW: Tensor, replacement: Tensor, is_dra
         mask_B1HW: bool (B, 1, H, W), True = foreground.
         replacement: broadcastable to the drawn rows' (D, 3, H, W), in their order: what stands behind the foreground.
         is_drawn_B: bool (B,) on the host; D of them are True.
-    Returns: image_BCHW; foregrounds and rows not drawn are untouched.
+        soften: makes opacities of the drawn rows' masks, see `opacity`; None = hard edges.
+    Returns: image_BCHW; foregrounds but for soft edges, and rows not drawn, are untouched.
     """
     rows = torch.from_numpy(np.flatnonzero(is_drawn_B)).to(image_BCHW.device, non_blocking=True)
     drawn_D1HW = mask_B1HW.index_select(0, rows)
-    return on_rows(image_BCHW, is_drawn_B, lambda rows_DCHW: torch.where(drawn_D1HW, rows_DCHW, replacement))
+    if soften is None:
+        return on_rows(image_BCHW, is_drawn_B, lambda rows_DCHW: torch.where(drawn_D1HW, rows_DCHW, replacement))
+    opacity_D1HW = soften(drawn_D1HW)
+    return on_rows(image_BCHW, is_drawn_B, lambda rows_DCHW: blend(rows_DCHW, opacity_D1HW, replacement))
 
 
 def negative_sources(negative_source_B: np.ndarray, num_negatives: int = 1) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backdrop.kernels import follow_sources, kernel
+from backdrop.pipeline.views import placement_kernels as placement
 from backdrop.pipeline.views import random_streams as streams
 from backdrop.pipeline.views import view_plan
 from backdrop.pipeline.views.view_plan import (
@@ -75,6 +76,17 @@ class Donors(NamedTuple):
     row: np.ndarray  # int64 (N,)
     height: np.ndarray  # int64 (N,)
     width: np.ndarray  # int64 (N,)
+    fraction: np.ndarray  # float64 (N,), share of the image that its foreground covers
+
+
+class Canvas(NamedTuple):
+    """Where boxes are drawn: on the image itself, or on another background with the image's foreground on it."""
+
+    is_moved: bool
+    own: Box  # of the foreground in the image
+    placed: Box  # of the foreground on the background
+    image_height: int
+    image_width: int
 
 
 class PlanCode(NamedTuple):
@@ -96,6 +108,13 @@ class PlanCode(NamedTuple):
     mask_shear_degrees: float
     mask_shift_fraction: float
     mask_flip_probability: float
+    moves_foreground: bool
+    object_size: int
+    object_size_jitter: float
+    keeps_place: bool
+    object_bates: int
+    edge_sigma_low: float
+    edge_sigma_high: float
 
 
 @kernel
@@ -297,36 +316,73 @@ def intersection(a: Box, b: Box) -> Box:
 
 
 @kernel
-def _wanted_fraction(foreground: Foreground, spec: np.void, proposal: int) -> float:
+def _wanted_fraction(foreground: Foreground, spec: np.void, proposal: int, canvas: Canvas) -> float:
     """The constraint; as CAST was released it is relaxed where no crop of the smallest area could meet it."""
     if proposal != CENTROID:
         return spec["min_foreground"]
-    smallest = spec["scale_low"] * foreground.height * foreground.width / foreground.count
+    covered = float(foreground.count)
+    if canvas.is_moved:
+        covered *= canvas.placed.height * canvas.placed.width / (canvas.own.height * canvas.own.width)
+    smallest = spec["scale_low"] * foreground.height * foreground.width / covered
     return min(spec["min_foreground"], smallest)
 
 
 @kernel
+def box_in_image(canvas: Canvas, box: Box) -> Box:
+    """What a box of the canvas shows of the image, to the pixel; it may reach beyond the image."""
+    if not canvas.is_moved:
+        return box
+    own, placed = canvas.own, canvas.placed
+    top = placement.place_in_image(box.top, placed.top, placed.height, own.top, own.height)
+    left = placement.place_in_image(box.left, placed.left, placed.width, own.left, own.width)
+    bottom = placement.place_in_image(box.top + box.height, placed.top, placed.height, own.top, own.height)
+    right = placement.place_in_image(box.left + box.width, placed.left, placed.width, own.left, own.width)
+    return Box(top, left, max(bottom - top, 1), max(right - left, 1))
+
+
+@kernel
+def _count_inside(words: np.ndarray, box: Box, canvas: Canvas) -> int:
+    """Foreground pixels inside a box that may reach beyond the image."""
+    inner = intersection(box, Box(0, 0, canvas.image_height, canvas.image_width))
+    return count_box(words, inner.top, inner.left, inner.height, inner.width)
+
+
+@kernel
 def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: int, fallback: int, pair: Box):
-    """Draw one constrained box.
+    """Draw one constrained box of an image.
 
     pair: box of the first view for the second constraint, height 0 for none.
     Returns: (box, tries, is_fallback, foreground pixels inside).
+    """
+    nowhere = Box(0, 0, 0, 0)
+    canvas = Canvas(False, nowhere, nowhere, foreground.height, foreground.width)
+    return draw_box_on(canvas, stream, foreground, spec, proposal, fallback, pair)
+
+
+@kernel
+def draw_box_on(
+    canvas: Canvas, stream: Stream, foreground: Foreground, spec: np.void, proposal: int, fallback: int, pair: Box
+):
+    """Draw one constrained box of a canvas.
+
+    foreground: its words are the image's, its size is the canvas's, its box and centroid are on the canvas and its
+    count what can be seen there. pair: as of `draw_box`, in the image. Returns: likewise, the box on the canvas.
     """
     words, total = foreground.words, foreground.count
     if spec["is_centre_crop"]:
         box = centre_square(foreground.height, foreground.width)
         return box, 1, False, count_box(words, box.top, box.left, box.height, box.width)
     is_bound = total > 0 and spec["min_foreground"] > 0.0
-    wanted = _wanted_fraction(foreground, spec, proposal) if is_bound else 0.0
-    pair_total = count_box(words, pair.top, pair.left, pair.height, pair.width) if is_bound else 0
+    wanted = _wanted_fraction(foreground, spec, proposal, canvas) if is_bound else 0.0
+    pair_total = _count_inside(words, pair, canvas) if is_bound else 0
     best, best_count = Box(0, 0, 0, 0), -1
     for attempt in range(MAX_CROP_TRIES):
         box = sampled_box(stream, attempt, foreground, spec, proposal)
-        count = count_box(words, box.top, box.left, box.height, box.width)
+        shown = box_in_image(canvas, box)
+        count = _count_inside(words, shown, canvas)
         is_met = not is_bound or count >= wanted * total
         if is_met and pair_total > 0:
-            both = intersection(box, pair)
-            is_met = count_box(words, both.top, both.left, both.height, both.width) >= wanted * pair_total
+            is_met = _count_inside(words, intersection(shown, pair), canvas) >= wanted * pair_total
         if is_met:
             return box, attempt + 1, False, count
         if count > best_count:
@@ -337,7 +393,7 @@ def draw_box(stream: Stream, foreground: Foreground, spec: np.void, proposal: in
         box = grown_box(stream, streams.CROP + DRAWS_PER_TRY * MAX_CROP_TRIES, foreground, spec)
     else:
         box = center_box(foreground.height, foreground.width, spec["aspect_low"], spec["aspect_high"])
-    return box, MAX_CROP_TRIES, True, count_box(words, box.top, box.left, box.height, box.width)
+    return box, MAX_CROP_TRIES, True, _count_inside(words, box_in_image(canvas, box), canvas)
 
 
 @kernel
@@ -421,15 +477,116 @@ def stretched_box(record: np.void, height: int, width: int, foreground: Foregrou
 
 
 @kernel
-def draw_donor(
-    record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, foreground: Foreground
-) -> bool:
+def _bates(stream: Stream, draw: int, num: int) -> float:
+    """The mean of |num| uniform numbers, 1/2 of none; below 0 turned round, so that the ends come before the middle."""
+    if num == 0:
+        return 0.5
+    total = 0.0
+    for k in range(abs(num)):
+        total += _uniform(stream, draw + k)
+    z = total / abs(num)
+    return z + 0.5 - math.floor(z + 0.5) if num < 0 else z
+
+
+@kernel
+def _placed_object(
+    stream: Stream, foreground: Foreground, plan: PlanCode, donors_fraction: float, height: int, width: int
+) -> Box:
+    """Draw the box that a foreground, its box known, gets on a background of some size."""
+    own = foreground.box
+    share = foreground.count / (foreground.height * foreground.width)
+    u = _uniform(stream, streams.OBJECT_AREA)
+    fraction = placement.wanted_fraction(share, donors_fraction, plan.object_size, plan.object_size_jitter, u)
+    box_area = fraction * height * width * own.height * own.width / foreground.count
+    new_height = placement.placed_length(box_area, own.height, own.width)
+    new_width = placement.placed_length(box_area, own.width, own.height)
+    if plan.keeps_place:
+        top = placement.kept_start(own.top, own.height, foreground.height, new_height, height)
+        left = placement.kept_start(own.left, own.width, foreground.width, new_width, width)
+    else:
+        top = placement.placed_start(_bates(stream, streams.OBJECT_ROW, plan.object_bates), new_height, height)
+        left = placement.placed_start(_bates(stream, streams.OBJECT_COLUMN, plan.object_bates), new_width, width)
+    return Box(top, left, new_height, new_width)
+
+
+@kernel
+def _on_canvas(foreground: Foreground, canvas: Canvas, height: int, width: int) -> Foreground:
+    """A foreground as it lies on another background, for the crop sampler."""
+    own, placed = canvas.own, canvas.placed
+    whole = Box(0, 0, height, width)
+    visible = _count_inside(foreground.words, box_in_image(canvas, whole), canvas)
+    centre_y = placed.top + (foreground.centre_y + 0.5 - own.top) * placed.height / own.height - 0.5
+    centre_x = placed.left + (foreground.centre_x + 0.5 - own.left) * placed.width / own.width - 0.5
+    centre_y, centre_x = min(max(centre_y, 0.0), height - 1.0), min(max(centre_x, 0.0), width - 1.0)
+    return Foreground(foreground.words, height, width, visible, intersection(placed, whole), centre_y, centre_x)
+
+
+class Seen(NamedTuple):
+    """What a view is drawn from: the image's foreground, and the box of the view it is paired with, height 0 = none."""
+
+    foreground: Foreground
+    pair: Box
+
+
+@kernel
+def draw_recombined_box(
+    record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, chosen: int, seen: Seen
+) -> Box:
+    """Put the foreground on a donor's background and draw the view's box there; returns it, in the background.
+
+    The box of the view that was drawn before, in the image, gives way to what this one shows of the image.
+    """
+    foreground, height, width = seen.foreground, donors.height[chosen], donors.width[chosen]
+    if foreground.box.height == 0:  # most rows do not need it
+        foreground = measure(foreground.words, foreground.height, foreground.width, True)
+    common = _pair_stream(stream, plan, SAME)
+    placed = _placed_object(common, foreground, plan, donors.fraction[chosen], height, width)
+    canvas = Canvas(True, foreground.box, placed, foreground.height, foreground.width)
+    on_canvas = _on_canvas(foreground, canvas, height, width)
+    box, tries, is_fallback, count = draw_box_on(
+        canvas, stream, on_canvas, spec, plan.proposal, plan.fallback, seen.pair
+    )
+    shown = box_in_image(canvas, box)
+    _record_box(record, shown, tries, is_fallback, count / foreground.count)
+    share = _between(common, streams.OBJECT_EDGE, plan.edge_sigma_low, plan.edge_sigma_high)
+    sigma_px = share * max(height, width) * spec["size_px"] / math.sqrt(box.height * box.width)
+    record["edge_sigma_px"] = _edge_sigma_px(sigma_px, shown, spec, plan)
+    return box
+
+
+@kernel
+def _edge_sigma_px(sigma_px: float, shown: Box, spec: np.void, plan: PlanCode) -> float:
+    """Make a soft edge as soft at least as the mask is coarse in the view: an enlarged one has stairs for an edge."""
+    pixel_px = spec["size_px"] / math.sqrt(shown.height * shown.width)  # side in the view of a pixel of the mask
+    if pixel_px > 1.0:
+        sigma_px = max(sigma_px, 0.5 * pixel_px)
+    return min(sigma_px, placement.largest_edge_sigma_px(plan.edge_sigma_high, spec["size_px"], spec["scale_low"]))
+
+
+@kernel
+def _record_box(record: np.void, box: Box, tries: int, is_fallback: bool, fraction: float) -> None:
+    """Write down what of an image a view shows. fraction: of the image's foreground."""
+    record["top"] = box.top
+    record["left"] = box.left
+    record["height"] = box.height
+    record["width"] = box.width
+    record["tries"] = tries
+    record["is_fallback"] = is_fallback
+    record["foreground_fraction"] = fraction
+
+
+@kernel
+def draw_donor(record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, seen: Seen) -> bool:
     """Draw another row with a background, and a box and flip of it; False where there is none."""
     chosen = choose_donor(_pair_stream(stream, plan, SAME), donors)
     if chosen < 0:
         return False
+    foreground = seen.foreground
     height, width = donors.height[chosen], donors.width[chosen]
-    if plan.is_before:
+    if plan.moves_foreground:
+        box = draw_recombined_box(record, stream, spec, plan, donors, chosen, seen)
+        record["donor_is_flipped"] = record["is_flipped"]
+    elif plan.is_before:
         box = stretched_box(record, height, width, foreground)
         record["donor_is_flipped"] = record["is_flipped"]
     else:
@@ -483,16 +640,16 @@ def clear_background(record: np.void) -> None:
     record["mask_shift_rows"] = 0.0
     record["mask_shift_columns"] = 0.0
     record["mask_is_flipped"] = 0
+    record["edge_sigma_px"] = 0.0
 
 
 @kernel
-def draw_background(
-    record: np.void, stream: Stream, foreground: Foreground, spec: np.void, plan: PlanCode, donors: Donors
-) -> None:
+def draw_background(record: np.void, stream: Stream, spec: np.void, plan: PlanCode, donors: Donors, seen: Seen) -> None:
     """Draw whether and with what the background is replaced; only where there is both foreground and background."""
     clear_background(record)
     if not plan.has_background:
         return
+    foreground = seen.foreground
     is_divided = 0 < foreground.count < foreground.height * foreground.width
     if is_divided:
         draw_perturbation(record, stream, plan)
@@ -506,7 +663,7 @@ def draw_background(
     if not _is_drawn(_pair_stream(stream, plan, COUPLED), streams.BACKGROUND, plan.background_probability):
         return
     record["background_grey"] = _between(_pair_stream(stream, plan, SAME), streams.BACKGROUND_GREY, 0.0, 1.0)
-    has_background = not plan.needs_donor or draw_donor(record, stream, spec, plan, donors, foreground)
+    has_background = not plan.needs_donor or draw_donor(record, stream, spec, plan, donors, seen)
     record["has_background"] = has_background
     if has_negative and plan.is_negative_coupled:
         record["is_negative_matched"] = has_background
@@ -531,17 +688,11 @@ def draw_view(
     """Draw everything about one view into its record; returns its box."""
     box, tries, is_fallback, count = draw_box(stream, foreground, spec, plan.proposal, plan.fallback, pair)
     record["padding"][:] = 0
-    record["top"] = box.top
-    record["left"] = box.left
-    record["height"] = box.height
-    record["width"] = box.width
-    record["tries"] = tries
-    record["is_fallback"] = is_fallback
-    record["foreground_fraction"] = count / foreground.count if foreground.count > 0 else 1.0
+    _record_box(record, box, tries, is_fallback, count / foreground.count if foreground.count > 0 else 1.0)
     record["is_flipped"] = _is_drawn(stream, streams.FLIP, spec["flip_probability"])
     draw_photometrics(record, stream, spec)
-    draw_background(record, stream, foreground, spec, plan, donors)
-    return box
+    draw_background(record, stream, spec, plan, donors, Seen(foreground, pair))
+    return Box(np.int64(record["top"]), np.int64(record["left"]), np.int64(record["height"]), np.int64(record["width"]))
 
 
 class Draws(NamedTuple):
@@ -568,4 +719,4 @@ def draw_row(record_V: np.ndarray, row: int, foreground: Foreground, draws: Draw
             first = box
 
 
-follow_sources(__name__, streams, view_plan)
+follow_sources(__name__, placement, streams, view_plan)

@@ -8,6 +8,8 @@ is a box grown around the object: "centroid", "bbox"; its second constraint is `
 min_foreground = 0 the boxes have the distribution of torchvision's RandomResizedCrop.
 """
 
+import math
+
 import numpy as np
 
 from backdrop.errors import UserError
@@ -19,6 +21,7 @@ from backdrop.pipeline.views.view_plan import (
     CROP_FALLBACKS,
     CROP_PROPOSALS,
     NEGATIVE_MATCHES,
+    OBJECT_SIZES,
     PAIR_DRAWS,
     VIEW_DTYPE,
     Background,
@@ -41,7 +44,9 @@ __all__ = [
     "epoch_code",
     "foreground",
     "gets_background",
+    "lends_to",
     "mask_words",
+    "moves_foreground",
     "takes_donor",
     "view_specs",
 ]
@@ -112,6 +117,11 @@ def background_needs(plan: ViewPlan) -> tuple[bool, bool]:
     return module.NEEDS_DONOR, module.HAS_NEGATIVE
 
 
+def moves_foreground(plan: ViewPlan) -> bool:
+    """Return whether the plan's background puts foregrounds at other places; UserError when there is no such one."""
+    return BACKGROUNDS.load(plan.background.name).MOVES_FOREGROUND
+
+
 def gets_background(plan: ViewPlan, view: int) -> bool:
     """Return whether a view of the plan is one whose background may be replaced."""
     is_chosen = {"query": view == 0, "key": view == 1, "all": True}
@@ -139,7 +149,8 @@ def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
     """Return what the plan says of all views in one epoch, as numbers.
 
     The probabilities of the background augmentation rise linearly from 0 at epoch 0 to their value at
-    `warmup_epochs` (Ryali C.7), by whole epochs: a view's parameters must not depend on the batch it is in.
+    `warmup_epochs` (Ryali C.7), and fall to 0 at `fade_epochs` (ForNet), by whole epochs: a view's parameters must not
+    depend on the batch it is in.
 
     Raises: UserError where the plan names something that does not exist or a number outside its range.
     """
@@ -147,7 +158,7 @@ def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
     background, mask = plan.background, plan.background.mask
     check_background(background)
     needs_donor, has_negative = background_needs(plan)
-    strength = min(1.0, epoch / background.warmup_epochs) if background.warmup_epochs > 0 else 1.0
+    strength = _strength(background, epoch)
     return PlanCode(
         proposal=CROP_PROPOSALS.index(plan.crop_proposal),
         fallback=CROP_FALLBACKS.index(plan.crop_fallback),
@@ -165,7 +176,23 @@ def epoch_code(plan: ViewPlan, epoch: int) -> PlanCode:
         mask_shear_degrees=float(mask.max_shear_degrees),
         mask_shift_fraction=float(mask.max_shift_fraction),
         mask_flip_probability=float(mask.flip_probability),
+        moves_foreground=bool(moves_foreground(plan)),
+        object_size=OBJECT_SIZES.index(background.object.size),
+        object_size_jitter=float(background.object.size_jitter),
+        keeps_place=background.object.place == "keep",
+        object_bates=int(background.object.bates),
+        edge_sigma_low=float(background.object.edge_sigma[0]),
+        edge_sigma_high=float(background.object.edge_sigma[1]),
     )
+
+
+def _strength(background: Background, epoch: int) -> float:
+    """Share of their value that the probabilities have in an epoch."""
+    strength = min(1.0, epoch / background.warmup_epochs) if background.warmup_epochs > 0 else 1.0
+    if background.fade_epochs > 0:
+        gone = min(1.0, epoch / background.fade_epochs)
+        strength *= 1.0 - gone if background.fade == "linear" else math.cos(0.5 * math.pi * gone)
+    return strength
 
 
 def mask_words(packed: np.ndarray, width: int) -> np.ndarray:
@@ -194,14 +221,29 @@ def foreground(packed: np.ndarray, width: int, *, is_located: bool = True) -> Fo
     return kernels.measure(words, packed.shape[0], width, is_located)
 
 
-def donors(row: np.ndarray, height: np.ndarray, width: np.ndarray) -> Donors:
+def donors(row: np.ndarray, height: np.ndarray, width: np.ndarray, fraction: np.ndarray | None = None) -> Donors:
     """Return the rows that lend backgrounds, checked.
 
-    Args: row: (N,) sorted row numbers. height, width: (N,) sizes of their backgrounds in pixels.
+    Args: row: (N,) sorted row numbers. height, width: (N,) sizes of their backgrounds in pixels. fraction: (N,), share
+        of each image that its foreground covers; None = 0, for plans that move no foreground.
     """
     assert row.shape == height.shape == width.shape
     assert (np.diff(row) > 0).all(), "donor rows must be sorted and unique"
-    return Donors(*(np.ascontiguousarray(values, dtype=np.int64) for values in (row, height, width)))
+    fraction = np.zeros(len(row)) if fraction is None else np.ascontiguousarray(fraction, dtype=np.float64)
+    assert fraction.shape == row.shape
+    row, height, width = (np.ascontiguousarray(values, dtype=np.int64) for values in (row, height, width))
+    return Donors(row, height, width, fraction)
+
+
+def lends_to(plan: ViewPlan, fraction: np.ndarray) -> np.ndarray:
+    """Return which rows lend their background to a plan, of those that have one.
+
+    Args: fraction: float (N,), share of each image that its foreground covers. Returns: bool (N,).
+    """
+    limit = plan.background.object.max_donor_foreground
+    if not moves_foreground(plan) or limit == 1.0:
+        return np.ones(len(fraction), dtype=bool)
+    return fraction < limit
 
 
 def draw_box(

@@ -21,6 +21,7 @@ _OTHERS = (
     "has_background",
     "background_grey",
     "is_negative_matched",
+    "edge_sigma_px",
 )
 # Per place in the order of the jitter: factor, is contrast, is saturation, turns of the hue, is hue.
 _NUM_JITTER = 5 * 4
@@ -158,7 +159,11 @@ def _replace(
         level_B3 = (grey_B111 - mean) / std
     replacement = work.replacement(donor_BCHW, level_B3)
     assert replacement is not None
-    return torch.where(mask_B1HW | ~_is(packed_BK, "has_background"), image_BCHW, replacement)
+    is_kept_B111 = ~_is(packed_BK, "has_background")
+    if not work.edge_taps:
+        return torch.where(mask_B1HW | is_kept_B111, image_BCHW, replacement)
+    opacity_B1HW = compositing.opacity(mask_B1HW, _column(packed_BK, "edge_sigma_px"), work.edge_taps)
+    return torch.where(is_kept_B111, image_BCHW, compositing.blend(image_BCHW, opacity_B1HW, replacement))
 
 
 def _negatives(

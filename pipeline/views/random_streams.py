@@ -39,6 +39,10 @@ MASK_SHIFT_COLUMNS = 1_084
 MASK_FLIP = 1_085
 CROP_AGAIN = 1_200
 DONOR_CROP = 1_100  # as CROP, of the donor's background
+OBJECT_AREA = 1_700  # how large and where the foreground is put on another background
+OBJECT_EDGE = 1_701
+OBJECT_ROW = 1_720  # + k: the uniform numbers whose mean is its place
+OBJECT_COLUMN = 1_740
 
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
 NO_VIEW = 4_294_967_295

@@ -4,6 +4,9 @@ Which rows need an operation is known on the host, so that a GPU is never waited
 `dense_form.py` does the same with shapes that never change.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,7 +50,9 @@ def _background_last(
         mean, std = mean_std(work, device)
         replacement = work.replacement(donor_DCHW, (grey_D111 - mean) / std)
         assert replacement is not None
-        image_BCHW = compositing.composite(image_BCHW, mask_B1HW, replacement, is_drawn_B)
+        image_BCHW = compositing.composite(
+            image_BCHW, mask_B1HW, replacement, is_drawn_B, _softening(record_D, work, device)
+        )
     if not work.num_negatives:
         return image_BCHW, None
     is_matched_B, source_N = _matches(record_B, work)
@@ -76,7 +81,9 @@ def _background_first(
         level_D = _to(to_level(record_B["background_grey"][is_drawn_B]), device)
         replacement = work.replacement(donor_DCHW, level_D[:, None, None, None].expand(-1, 3, -1, -1))
         assert replacement is not None
-        composite_BCHW = compositing.composite(plain_BCHW.clone(), mask_B1HW, replacement, is_drawn_B)
+        composite_BCHW = compositing.composite(
+            plain_BCHW.clone(), mask_B1HW, replacement, is_drawn_B, _softening(record_B[is_drawn_B], work, device)
+        )
     image_BCHW = _augment(composite_BCHW.permute(0, 2, 3, 1), record_B, work, device)
     if not work.num_negatives:
         return image_BCHW, None
@@ -112,6 +119,13 @@ def _perturbed(mask_B1HW: Tensor, record_B: np.ndarray, work: ViewWork) -> Tenso
         return mask_perturbation.perturb(rows_D1HW, parameters_DN, is_box=work.is_box)
 
     return mask_B1HW.index_copy(0, used, perturb(mask_B1HW.index_select(0, used)))
+
+
+def _softening(record_D: np.ndarray, work: ViewWork, device: torch.device) -> Callable[[Tensor], Tensor] | None:
+    """What makes the edges of the drawn rows' masks soft, None where they are hard."""
+    if not work.edge_taps:
+        return None
+    return partial(compositing.opacity, sigma_B=_to(record_D["edge_sigma_px"], device), taps=work.edge_taps)
 
 
 def _donors(batch: ViewBatch, is_drawn_B: np.ndarray, device: torch.device) -> Tensor:

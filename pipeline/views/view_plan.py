@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from backdrop.settings import at_least, one_of, rising_above, within
+from backdrop.settings import above_within, at_least, one_of, rising_above, rising_from, within
 
 CROP_PROPOSALS = ("uniform", "centroid")
 CROP_FALLBACKS = ("center", "bbox", "best")
@@ -20,6 +20,11 @@ NEGATIVE_MATCHES = ("query", "key")
 NEGATIVE_DRAWS = ("independent", "coupled")
 BACKGROUND_ORDERS = ("after", "before")
 GREYSCALE_ORDERS = ("after", "before")
+OBJECT_SIZES = ("range", "mean", "max", "min", "keep")
+OBJECT_PLACES = ("bates", "keep")
+FADES = ("cosine", "linear")
+# More uniform numbers than this have no draw number of their own in the random streams.
+MAX_BATES = 16
 MAX_CROP_TRIES = 10
 # Of the image's short side: CenterCrop 224 of an image whose short side is resized to 256.
 CENTRE_CROP_SHARE = 224 / 256
@@ -107,6 +112,49 @@ class MaskPerturbation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ObjectPlacement:
+    """How a foreground is put on another row's background; for backgrounds that move it alone (`recombine`).
+
+    Numbers and defaults are those of ForNet (Nauen et al. 2025, "ForAug", and its released code).
+    """
+
+    size: Annotated[
+        str,
+        one_of(OBJECT_SIZES),
+        'Share of the background that the foreground covers: drawn from the "range" between its own share of its image '
+        "and the share that the donor's object had, or their mean, max or min, or its own (keep)",
+    ] = "range"
+    size_jitter: Annotated[
+        float,
+        within(0, 0.95),
+        "The lower end of that share is made so much smaller and the upper so much larger",
+    ] = 0.3
+    place: Annotated[
+        str,
+        one_of(OBJECT_PLACES),
+        '"bates": drawn, the object wholly inside; "keep": where it stood in its own image, moved inside',
+    ] = "bates"
+    bates: Annotated[
+        int,
+        within(-MAX_BATES, MAX_BATES),
+        "n: its place along each axis is the mean of n uniform numbers: 1 anywhere, more nearer to the middle, 0 the "
+        "middle, below 0 nearer to the border",
+    ] = 1
+    edge_sigma: Annotated[
+        tuple[float, float],
+        rising_from(0, 0.1),
+        "Soft edge inside the mask: range of its sigma as a share of the background's longer side; 0,0 = hard. "
+        "ForNet's: 0.4 to 4 px, of photographs of some 500 px",
+    ] = (0.0008, 0.008)
+    max_donor_foreground: Annotated[
+        float,
+        above_within(0, 1),
+        "Rows of which the foreground covers so much, or more, lend no background: next to nothing of it is theirs; "
+        "1 = all lend",
+    ] = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
 class Background:
     """Background augmentation (Ryali et al. 2021, section 2.2, appendices A.1 and C).
 
@@ -125,6 +173,17 @@ class Background:
         at_least(0),
         "Linear warm-up of both probabilities from 0, in epochs (C.7: 5 or 10 for SwAV)",
     ] = 0.0
+    fade_epochs: Annotated[
+        float,
+        at_least(0),
+        "Epochs after which the probabilities have fallen to 0, so that a run ends on images as they are (ForNet: the "
+        "epochs of the run); 0 = they stay",
+    ] = 0.0
+    fade: Annotated[
+        str,
+        one_of(FADES),
+        'How they fall: "cosine" cos(pi e / 2E) (ForNet) or "linear" 1 - e / E',
+    ] = "cosine"
     applies_to: Annotated[
         str,
         one_of(BACKGROUND_VIEWS),
@@ -158,6 +217,7 @@ class Background:
         '"after" all other augmentations (2.2) or "before" them (C.5): then crop and photometrics see the composite',
     ] = "after"
     mask: Annotated[MaskPerturbation, "Perturbed masks (appendix B)"] = MaskPerturbation()
+    object: Annotated[ObjectPlacement, "Where and how large foregrounds are put (ForNet)"] = ObjectPlacement()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +242,8 @@ class ViewPlan:
     ] = False
 
 
-# Everything drawn for one view of one row. Boxes are (top, left, height, width) in pixels of the stored image.
+# Everything drawn for one view of one row. Boxes are (top, left, height, width) in pixels of the stored image; that of
+# a view whose foreground is moved may reach beyond the image: it is what the view would show were the image that large.
 VIEW_DTYPE = np.dtype(
     [
         ("top", np.int32),
@@ -219,6 +280,7 @@ VIEW_DTYPE = np.dtype(
         ("mask_column_shear_degrees", np.float32),  # rows += tan * columns right of the middle
         ("mask_shift_rows", np.float32),  # down, as a share of the foreground's height in the view
         ("mask_shift_columns", np.float32),  # right, as a share of its width
+        ("edge_sigma_px", np.float32),  # soft edge of the foreground, in pixels of the view; 0 = hard
     ],
     align=True,
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from backdrop.pipeline.views import crops, mask_perturbation
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.photometric import blur_kernel_size_px
+from backdrop.pipeline.views.placement_kernels import largest_edge_sigma_px
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 
 
@@ -35,6 +36,8 @@ class ViewWork:
     # Whether masks are perturbed, and whether boxes are taken for them.
     has_perturbation: bool
     is_box: bool
+    # Taps of the blur that makes the edges of foregrounds soft; 0 = they are hard.
+    edge_taps: int
 
 
 def view_works(
@@ -59,9 +62,17 @@ def view_works(
             num_negatives=background.num_negatives if number == matched else 0,
             has_perturbation=background.name != "none" and mask_perturbation.is_wanted(background.mask),
             is_box=background.mask.is_box,
+            edge_taps=_edge_taps(plan, view),
         )
         for number, view in enumerate(plan.views)
     )
+
+
+def _edge_taps(plan: ViewPlan, view: View) -> int:
+    share = plan.background.object.edge_sigma[1]
+    if share == 0.0 or not crops.moves_foreground(plan):
+        return 0
+    return blur_kernel_size_px(largest_edge_sigma_px(share, view.size_px, view.scale[0]), view.size_px)
 
 
 @lru_cache

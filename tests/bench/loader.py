@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numba
@@ -50,6 +51,7 @@ def measure(folder: Path) -> dict[str, dict]:
             beton, PLANS["multicrop"], "BG_Random p 0.2"
         )
         results["loader.extras_cost"] = extras_cost(beton)
+        results["loader.recombine_vs_random"] = recombined(beton)
         results["loader.first_batch_s"] = first_batch(beton)
     return results
 
@@ -128,6 +130,14 @@ def extras_cost(beton: Path) -> dict:
     extras = sum(seconds[stage] for stage in ("boxes", "masks", "donors"))
     without = sum(seconds.values()) - extras
     return row(extras / without, "share", what="2 views: boxes, masks and donors over all other stages; one core")
+
+
+def recombined(beton: Path) -> dict:
+    """Foregrounds put on other backgrounds beside other backgrounds put behind them, as often."""
+    plan = PLANS["two_view"]
+    moved = replace(plan, background=replace(BACKGROUND, name="recombine"))
+    ours, peer = (images_per_s(our_epoch(beton, each, None, 1), repetitions=5) for each in (moved, plan))
+    return row(ours, "images/s", peer=peer, ratio=ours / peer, what="2 views, p 0.2; peer: BG_Random, p 0.2; one core")
 
 
 def first_batch(beton: Path) -> dict:

@@ -184,6 +184,7 @@ def test_a_plug_in_file_is_known_to_its_command_alone(tmp_path: Path) -> None:
     plugin = tmp_path / "colour.py"
     plugin.write_text(
         'BACKDROP_SET = "backgrounds"\nNEEDS_DONOR, HAS_NEGATIVE, PROBABILITY = True, False, 0.2\n'
+        "MOVES_FOREGROUND = False\n"
         "def replacement(donor_BCHW, level_BCHW):\n    return donor_BCHW\n"
     )
     words = ["pretrain", "--method", "moco", "--bg", "colour", "--store", str(tmp_path / "none.zarr"), "--out", "run"]

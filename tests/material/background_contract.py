@@ -27,6 +27,8 @@ def declares_what_it_needs(background: ModuleType) -> None:
     """Its two flags and its probability are there."""
     assert isinstance(background.NEEDS_DONOR, bool)
     assert isinstance(background.HAS_NEGATIVE, bool)
+    assert isinstance(background.MOVES_FOREGROUND, bool)
+    assert background.NEEDS_DONOR or not background.MOVES_FOREGROUND
     assert 0 <= background.PROBABILITY <= 1
     assert (background.PROBABILITY == 0) == background.__name__.endswith(".none")
 

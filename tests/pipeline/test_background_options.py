@@ -1,6 +1,7 @@
 """What is drawn for each option of the background augmentations, and what comes of it."""
 
 import hashlib
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from backdrop.pipeline.views import crop_kernels as kernels
 from backdrop.pipeline.views.batch import Batch, ViewBatch
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, Background, MaskPerturbation, View, ViewPlan
+from tests.reference import recombination as reference
 
 SOME_DONORS = crops.donors(np.array([1, 4, 5, 9]), np.array([100, 200, 256, 40]), np.array([256, 100, 256, 256]))
 NUM_ROWS = 400
@@ -245,8 +247,12 @@ def test_before_the_others_the_composite_goes_through_the_photometrics(name: str
     for row, record in enumerate(query.record_B):
         grey = np.full_like(plain_BHWC[row], round(float(record["background_grey"]) * 255))
         other = grey if query.donor_BHWC is None else query.donor_BHWC[row].numpy()
-        keep = unpacked(query)[row] | (not record["has_background"])
-        composites.append(np.where(keep, plain_BHWC[row], other))
+        opacity_HW1 = (unpacked(query)[row] | (not record["has_background"])).astype(float)
+        if record["edge_sigma_px"] > 0:
+            reach = math.ceil(3 * 0.008 * SIZE / math.sqrt(view.scale[0]))
+            opacity_HW1 = reference.opacity(unpacked(query)[row][..., 0], record["edge_sigma_px"], reach)[..., None]
+        mixed = opacity_HW1 * plain_BHWC[row] + (1 - opacity_HW1) * other
+        composites.append(np.floor(mixed + 0.5).astype(np.uint8))
         torch.testing.assert_close(made.images[0][row], augmented(composites[-1], record), atol=1e-5, rtol=0)
     assert [torch.equal(each.image_BHWC, image) for each, (image, _) in zip(batch.views, before, strict=True)] == [1, 1]
     if name != "swaps":

@@ -238,7 +238,7 @@ def test_probabilities_warm_up_linearly_by_epoch() -> None:
     [
         ({"crop_proposal": "gauss"}, "uniform, centroid"),
         ({"crop_fallback": "last"}, "center, bbox, best"),
-        ({"background": Background(name="blur")}, "none, random, rm, swaps"),
+        ({"background": Background(name="blur")}, "none, random, recombine, rm, swaps"),
         ({"background": Background(name="rm", probability=1.5)}, r"in \[0, 1\]"),
         ({"views": (View(scale=(0.5, 0.2)),)}, "rising numbers above 0"),
         ({"views": (View(min_foreground=1.5),)}, "min_foreground"),

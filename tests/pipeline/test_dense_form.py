@@ -51,6 +51,7 @@ def record_of(rng: np.random.Generator, has_background: bool) -> np.ndarray:
     record_B["background_grey"], record_B["negative_source"] = rng.random(B), rng.random(B)
     record_B["mask_rotation_degrees"] = rng.uniform(-20, 20, B)
     record_B["mask_shift_rows"] = rng.uniform(-0.2, 0.2, B)
+    record_B["edge_sigma_px"] = np.where(rng.random(B) < 0.7, rng.uniform(0.0, 0.4, B), 0)
     return record_B
 
 

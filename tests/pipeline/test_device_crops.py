@@ -45,6 +45,9 @@ OTHER_OPTIONS = replace(
 )  # fmt: skip
 
 
+RECOMBINED = replace(PLAN, background=Background(name="recombine", probability=0.8, applies_to="all"))
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
     path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
@@ -74,10 +77,13 @@ def test_both_geometries_give_the_same_views(beton: Path) -> None:
     assert_same(host, device)
 
 
-def test_all_loaders_carry_out_the_options_of_backgrounds(beton: Path, built: tuple[Store, DatasetIndex]) -> None:
+@pytest.mark.parametrize("plan", [OTHER_OPTIONS, RECOMBINED], ids=lambda each: each.background.name)
+def test_all_loaders_carry_out_the_options_of_backgrounds(
+    beton: Path, built: tuple[Store, DatasetIndex], plan: ViewPlan
+) -> None:
     settings = BetonSettings(max_side_px=200)
-    reference = ReferenceLoader(*built, OTHER_OPTIONS, LoaderOptions(batch_size=4, seed=3), settings=settings)
-    host, device = batches(beton, "host", OTHER_OPTIONS), batches(beton, "device", OTHER_OPTIONS)
+    reference = ReferenceLoader(*built, plan, LoaderOptions(batch_size=4, seed=3), settings=settings)
+    host, device = batches(beton, "host", plan), batches(beton, "device", plan)
     assert all(view.donor_BHWC is not None for view in host[0].views)
     assert any(batch.views[2].record_B["has_background"].any() for batch in host)
     assert_same(host, device)

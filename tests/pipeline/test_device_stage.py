@@ -136,5 +136,5 @@ def test_own_mean_and_std() -> None:
 
 
 def test_an_unknown_background_is_named() -> None:
-    with pytest.raises(UserError, match=r"'blue'.*none, random, rm, swaps"):
+    with pytest.raises(UserError, match=r"'blue'.*none, random, recombine, rm, swaps"):
         DeviceStage(plan("blue"), device="cpu")

@@ -73,6 +73,14 @@ def test_runs_of_a_mask_by_hand() -> None:
     assert scene.encode_runs(np.packbits(mask_HW, axis=1), 70).tolist() == [3, 5, 69, 70, 128, 130]
 
 
+def test_records_say_how_large_foregrounds_are(beton: Path) -> None:
+    records, file_bytes = read_records(beton), np.memmap(beton, np.uint8, mode="r")
+    assert records["foreground_pixels"].max() > 0
+    for record in records:
+        runs = np.frombuffer(read_blob(file_bytes, record, "mask"), np.uint32).astype(np.int64)
+        assert record["foreground_pixels"] == (runs[1::2] - runs[::2]).sum()
+
+
 @pytest.mark.parametrize("runs", [[0, 200], [5, 5], [9, 4], [0, 4, 3, 6], [1]])
 def test_runs_that_are_no_mask_are_refused(runs: list[int]) -> None:
     with pytest.raises(CorruptStore):

@@ -29,7 +29,7 @@ from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
-from tests.material.broken_betons import damaged
+from tests.material.broken_betons import copy_of, damaged, seal, set_fields
 
 MAX_SIDE_PX = 200
 PLAN = ViewPlan(
@@ -229,21 +229,33 @@ def test_settings_out_of_range_are_refused(beton: Path, options: dict, words: st
         Loader(beton, PLAN, LoaderOptions(seed=0, **options))
 
 
+def test_recombine_wants_a_file_that_says_how_large_foregrounds_are(beton: Path, tmp_path: Path) -> None:
+    """Records of before they were counted have zeros there; every other background reads such a file."""
+    plan = replace(PLAN, background=replace(PLAN.background, name="recombine"))
+    options = LoaderOptions(batch_size=2, seed=0)
+    before = copy_of(beton, tmp_path)
+    for row in range(small_scenes.NUM_IMAGES):
+        set_fields(before, row, foreground_pixels=0)
+    seal(before)
+    Loader(before, PLAN, options).close()
+    Loader(beton, plan, options).close()
+    with pytest.raises(UserError, match=r"recombine has to know how large.*export it again: python cli.py store"):
+        Loader(before, plan, options)
+
+
 def test_a_half_written_file_is_refused(beton: Path, tmp_path: Path) -> None:
     shutil.copy(beton, tmp_path / "x.beton")
     with pytest.raises(UserError, match="export did not finish"):
         Loader(tmp_path / "x.beton", PLAN, LoaderOptions(batch_size=2, seed=0))
 
 
-@pytest.mark.parametrize("size_px", [12, 30])
+@pytest.mark.parametrize(("size_px", "name"), [(12, "random"), (30, "random"), (12, "recombine")])
 def test_shrinking_on_decoding_equals_the_reference_loader(
-    beton: Path, built: tuple[Store, DatasetIndex], size_px: int
+    beton: Path, built: tuple[Store, DatasetIndex], size_px: int, name: str
 ) -> None:
     """Views so small that most images are decoded 2 or 4 times smaller; Pillow shrinks as the standard says, too."""
     view = View(size_px=size_px, scale=(0.3, 1.0), min_foreground=0.2)
-    plan = ViewPlan(
-        views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name="random")
-    )
+    plan = ViewPlan(views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name=name))
     options = {"batch_size": 4, "seed": 3, "drop_last": False, "shrink_on_decoding": True}
     reference = ReferenceLoader(*built, plan, LoaderOptions(**options), settings=BetonSettings(max_side_px=MAX_SIDE_PX))
     with Loader(beton, plan, LoaderOptions(**options, num_threads=2)) as loader:

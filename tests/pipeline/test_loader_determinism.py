@@ -32,6 +32,11 @@ PLANS = {
         views=(GLOBAL, GLOBAL, LOCAL, LOCAL), background=Background(name="random", probability=0.7, warmup_epochs=5)
     ),
     "swaps": ViewPlan(views=(GLOBAL, LOCAL), background=Background(name="swaps", probability=0.6)),
+    "recombine": ViewPlan(
+        views=(GLOBAL, GLOBAL, LOCAL),
+        pair_constraint=True,
+        background=Background(name="recombine", probability=0.7, applies_to="all"),
+    ),
 }
 
 

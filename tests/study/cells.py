@@ -92,7 +92,7 @@ def _cast(data: str, *, min_foreground: float, has_attention_loss: bool) -> Cell
 def _methods(data: str) -> list[Cell]:
     """Every method with every background; and on larger views MoCo, MoCo with CAST's crops, and CAST."""
     return [
-        *_with_backgrounds(data, "moco", ("none", "rm", "random", "swaps")),
+        *_with_backgrounds(data, "moco", ("none", "rm", "random", "swaps", "recombine")),
         _cast(data, min_foreground=0.0, has_attention_loss=False),
         _cast(data, min_foreground=PHI, has_attention_loss=False),
         _cast(data, min_foreground=PHI, has_attention_loss=True),

@@ -51,7 +51,7 @@ def refused(tmp_path: Path, store: Path | str, command: str, **more: object) -> 
     [
         # unknown names: what is allowed, and the nearest
         ("simclr none", "Allowed: byol, cast, moco"),
-        ("moco blur", "unknown background 'blur'. Allowed: none, random, rm, swaps"),
+        ("moco blur", "unknown background 'blur'. Allowed: none, random, recombine, rm, swaps"),
         ("moco none --recipe=moco_v3", "unknown recipe 'moco_v3'. Did you mean moco_v2_800? Allowed: byol_1000"),
         ("moco none --recipe=byol_300", "recipe 'byol_300' is for method 'byol', not 'moco'"),
         ("moco none optimizer.lr=1", "Did you mean optimiser.lr?"),

@@ -4,6 +4,7 @@ from html import escape
 
 import numpy as np
 
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE
 from backdrop.stores.pages import document, pictures
 from backdrop.trainer.report.examples import Example, ViewPicture, box, boxed
@@ -43,6 +44,7 @@ PARAMETERS = {
     "mask_column_shear_degrees": "mask perturbed: shear along columns, degrees",
     "mask_shift_rows": "mask perturbed: shift down, share of the foreground's height",
     "mask_shift_columns": "mask perturbed: shift right, share of the foreground's width",
+    "edge_sigma_px": "soft edge of a moved foreground: sigma, px of the view, 0 = hard",
 }
 
 
@@ -174,7 +176,8 @@ def _view_facts(view: ViewPicture, background: str) -> list[str]:
     elif tries > 1:
         facts.append(f"{tries} tries")
     if record["has_background"] and view.donor is not None:
-        facts.append(f"background of <code>{escape(view.donor.key)}</code>")
+        moved = ", the foreground moved on it" if BACKGROUNDS.load(background).MOVES_FOREGROUND else ""
+        facts.append(f"background of <code>{escape(view.donor.key)}</code>{moved}")
     elif record["has_background"] and background == "rm":
         facts.append(f"background grey {float(record['background_grey']):.2f}")
     drawn = [
@@ -184,4 +187,6 @@ def _view_facts(view: ViewPicture, background: str) -> list[str]:
     ]
     if record["blur_sigma_px"] > 0:
         drawn.append(f"blur {float(record['blur_sigma_px']):.1f} px")
+    if record["edge_sigma_px"] > 0:
+        drawn.append(f"edge soft by {float(record['edge_sigma_px']):.1f} px")
     return facts + ([", ".join(drawn)] if drawn else [])

@@ -16,6 +16,7 @@ from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.beton.table_reader import has_mask
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.views import crops
+from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.ranks import Ranks
 from backdrop.stores.format.reader import Store
 from backdrop.stores.pages import document
@@ -139,7 +140,13 @@ def _reading(settings: RunSettings) -> str:
          " proposals its box took and what was changed. Training makes views of one image agree."),
     ]  # fmt: skip
     name = settings.background.name
-    if name in ("random", "swaps"):
+    if BACKGROUNDS.load(name).MOVES_FOREGROUND:
+        kinds.append(
+            ("donor", "the row on whose tiled background the foreground was put, at another size and place; the box is "
+             "the part that the view shows. Such a view's box in the image is what it would show were the image that "
+             "large: it may lie half outside.")
+        )  # fmt: skip
+    elif BACKGROUNDS.load(name).NEEDS_DONOR:
         kinds.append(
             ("donor", "the row whose tiled background was put behind the foreground; the box is the part used.")
         )

@@ -1,4 +1,4 @@
-"""Background augmentations (Ryali et al. 2021, section 2.2); a file's name is its name on the command line."""
+"""Background augmentations (Ryali et al. 2021, section 2.2; ForNet); a file's name is its name on the command line."""
 
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +21,12 @@ class BackgroundFile(Protocol):
     @property
     def HAS_NEGATIVE(self) -> bool:
         """Whether every query gets extra negatives, which is for methods with negatives alone (BG_Swaps)."""
+
+    @property
+    def MOVES_FOREGROUND(self) -> bool:
+        """Whether the foreground is put elsewhere, at another size, on the donor's background (`ObjectPlacement`);
+        only with NEEDS_DONOR.
+        """
 
     @property
     def PROBABILITY(self) -> float:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 NEEDS_DONOR = True
 HAS_NEGATIVE = False
+MOVES_FOREGROUND = False
 PROBABILITY = 0.2
 
 

@@ -4,6 +4,7 @@ from torch import Tensor
 
 NEEDS_DONOR = False
 HAS_NEGATIVE = False
+MOVES_FOREGROUND = False
 PROBABILITY = 0.2
 
 

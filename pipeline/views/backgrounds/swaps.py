@@ -7,6 +7,7 @@ from torch import Tensor
 
 NEEDS_DONOR = True
 HAS_NEGATIVE = True
+MOVES_FOREGROUND = False
 PROBABILITY = 0.2
 
 

@@ -1,7 +1,7 @@
 """The mean colour of another image's background, in place of the own background."""
 
 BACKDROP_SET = "backgrounds"
-NEEDS_DONOR, HAS_NEGATIVE, PROBABILITY = True, False, 0.3
+NEEDS_DONOR, HAS_NEGATIVE, MOVES_FOREGROUND, PROBABILITY = True, False, False, 0.3
 
 
 def replacement(donor_BCHW, level_BCHW):
