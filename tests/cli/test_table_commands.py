@@ -21,6 +21,8 @@ _WHOLE = {"ryali": ("3", "4", "SC.2", "SC.3", "SC.4", "SC.5"), "cast": ("1", "2a
 NOT_A_ROW = {
     # Its lines on the page are about parts of a table's row, or about what the table does not number.
     ("ryali", "F4", "pretrain --method swav --bg random --recipe swav_100_wide --set background.warmup_epochs=10"),
+    # The paper scores a published network there.
+    ("ryali", "20", "pretrain --method swav --recipe swav_400_two_crops"),
 }
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from backdrop.errors import UserError
 from backdrop.ranks import Ranks
-from backdrop.trainer.recipes import supervised_90
+from backdrop.trainer.recipes import byol_300_node, supervised_90
 from backdrop.trainer.run.distributed import _group_size, share_of
 from backdrop.trainer.settings import apply_overrides
 from tests.material.distributed_launch import launch
@@ -183,6 +183,14 @@ def test_parts_too_small_to_shuffle_keys_in_are_refused(
     else:
         with pytest.raises(UserError, match=f"parts of {share // num_parts} images .*shuffle_bn_group={group}"):
             share_of(settings, num_processes)
+
+
+@pytest.mark.parametrize(("num_processes", "expected"), [(1, 1), (4, 4), (8, 8), (16, 16)])
+def test_a_pass_of_one_machine_is_normalised_as_a_group_of_the_paper(num_processes: int, expected: int) -> None:
+    """512 images at a time, over however many processes: not over a process's 512 of a step, taken in parts."""
+    settings = byol_300_node.settings("byol", "none", False)
+    assert share_of(settings, num_processes) == 4096 // num_processes
+    assert _group_size(settings, num_processes) == expected
 
 
 def test_a_head_whose_batch_norm_sees_a_part_is_refused() -> None:

@@ -608,6 +608,17 @@ def test_rotnet_on_alexnet_with_the_released_head() -> None:
     assert [type(layer).__name__ for layer in method.backbone.features[:3]] == ["Conv2d", "BatchNorm2d", "ReLU"]
 
 
+def test_swav_learns_of_its_global_views_alone() -> None:
+    """Without multi-crop: a swap of two."""
+    settings = tiny("swav")
+    training, (views, *_) = begin(replace(settings, views=settings.views[:2]))
+    losses = training.method.training_step(views)
+    assert torch.isfinite(losses["loss"])
+    losses["loss"].backward()
+    with pytest.raises(UserError, match="5 views were given; swav takes 8, or its 2 global ones alone"):
+        check(replace(settings, views=settings.views[:5]))
+
+
 def test_supervised_loss() -> None:
     training, views = begin(tiny("supervised"))
     logits = []

@@ -151,7 +151,25 @@ def test_parts_of_a_batch_give_one_step_and_all_keys() -> None:
     assert 0.7 < gradient.norm() / whole_gradient.norm() < 1.4
 
 
-@pytest.mark.parametrize("method", ["byol", "swav"])
+def test_parts_of_byol_are_passes_whose_gradients_are_averaged() -> None:
+    """Grill et al., section 5: N passes, each normalised by itself, before the networks move."""
+    settings = apply_overrides(tiny("byol"), ["accumulation_steps=2"])
+    check(settings)
+    training, loader = begin(settings)
+    views = DeviceStage(settings.plan, device=CPU)(next(loader.epoch(0)))
+    alone, _ = begin(settings)
+    gradients = []
+    for part in parts_of(views, 2):
+        alone.method.zero_grad()
+        alone.method.training_step(part)["loss"].backward()
+        gradients.append(alone.method.predictor[0].weight.grad.clone())
+    take_step(training, views)
+    torch.testing.assert_close(training.method.predictor[0].weight.grad, (gradients[0] + gradients[1]) / 2)
+    with pytest.raises(UserError, match="makes parts of 1 image"):
+        check(apply_overrides(tiny("byol"), ["accumulation_steps=8"]))
+
+
+@pytest.mark.parametrize("method", ["swav", "supervised"])
 def test_parts_are_refused_where_the_batch_belongs_together(method: str) -> None:
     with pytest.raises(UserError, match="accumulation_steps is above 1: a step of this method"):
         check(apply_overrides(tiny(method), ["accumulation_steps=2"]))

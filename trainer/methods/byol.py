@@ -20,7 +20,7 @@ from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
-from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
+from backdrop.trainer.parts.method_defaults import any_labels
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.running_statistics import still_running_statistics
@@ -91,7 +91,19 @@ def check(settings: Settings, batch_size: int) -> None:
 
 
 check_labels = any_labels
-check_parts = whole_batch_only
+
+
+def check_parts(settings: Settings, part_size: int, num_processes: int) -> None:
+    """Raise UserError unless a step may be taken in parts of so many images a process.
+
+    As Grill et al. make small batches of large ones (section 5, "Batch size": gradients averaged over N steps before
+    the online network moves, the target after it): a part is normalised by itself, over the processes of its group.
+    """
+    if part_size * num_processes < 2:
+        raise UserError(
+            f"accumulation_steps makes parts of {part_size} image, and BYOL normalises over a part; set "
+            "accumulation_steps so that parts have 2 images or more (Grill et al.: 256)"
+        )
 
 
 def expected_curve(settings: Settings) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 from backdrop.errors import UserError
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.crops import check_background, check_jitter
+from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.settings import check_settings
 from backdrop.trainer import backbones, cast
 from backdrop.trainer.methods import METHODS, MethodFile
@@ -22,16 +23,19 @@ def check(settings: RunSettings) -> None:
     if settings.shrink_on_decoding and settings.geometry == "device":
         raise UserError("shrink_on_decoding=True goes with geometry=host: with geometry=device images are sent whole")
     schedules.check(settings.schedule, settings.epochs)
-    _check_views(settings, len(module.view_plan().views))
+    _check_views(settings, module.view_plan())
     _check_background(settings, module)
     _check_cast(settings, module)
     module.check(settings.algorithm, settings.batch_size)
     _check_accumulation(settings, module)
 
 
-def _check_views(settings: RunSettings, num_views: int) -> None:
-    if len(settings.views) != num_views:
-        raise UserError(f"{len(settings.views)} views were given; {settings.method} takes {num_views}")
+def _check_views(settings: RunSettings, plan: ViewPlan) -> None:
+    """All views of the method, or its global ones alone (SwAV without multi-crop)."""
+    num_views, num_global = len(plan.views), sum(view.is_global for view in plan.views)
+    if len(settings.views) not in (num_views, num_global):
+        or_global = f", or its {num_global} global ones alone" if num_global < num_views else ""
+        raise UserError(f"{len(settings.views)} views were given; {settings.method} takes {num_views}{or_global}")
     for index, view in enumerate(settings.views):
         check_jitter(f"views.{index}", view)
 

@@ -90,13 +90,14 @@ def synchronise(method: nn.Module, settings: RunSettings, ranks: Ranks) -> None:
 
 def _group_size(settings: RunSettings, num_processes: int) -> int:
     """Processes that normalise together."""
-    share = settings.batch_size // num_processes
+    # What is normalised at once: of a step in parts, a part.
+    share = settings.batch_size // num_processes // settings.accumulation_steps
     size = max(1, settings.sync_bn_group // share) if settings.sync_bn_group else num_processes
     size = min(size, num_processes)
     if (settings.sync_bn_group > share and settings.sync_bn_group % share) or num_processes % size:
         raise UserError(
             f"sync_bn_group={settings.sync_bn_group}: {num_processes} processes with {share} images each cannot form "
-            f"equal groups of that many; set a multiple of {share} that divides {settings.batch_size}, or 0 for all"
+            f"equal groups of that many; set a multiple of {share} that divides {share * num_processes}, or 0 for all"
         )
     return size
 
