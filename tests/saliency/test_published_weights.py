@@ -168,6 +168,11 @@ REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
     "no square of positions": (lambda own: own | {"pos_embed": own["pos_embed"][:, :-1]}, "pos_embed is"),
     "DINOv3": (lambda own: own | {"rope_embed.periods": own["norm.bias"]}, "DINOv3"),
     "a giant's layers": (lambda own: own | {"blocks.0.mlp.w12.weight": own["norm.bias"]}, "gated"),
+    "a giant's layers in timm's names": (
+        lambda own: own | {"blocks.0.mlp.fc1.weight": own["blocks.0.mlp.fc1.weight"][:200].clone()},
+        "gated",
+    ),
+    "DINOv3 in timm's names": (lambda own: own | {"blocks.0.gamma_1": own["norm.bias"].clone()}, "DINOv3"),
     "code": (lambda own: {"args": Path("x"), **own}, "holds other things than tensors"),
     "a tensor": (lambda own: own["norm.bias"], "no dictionary of tensors"),
 }

@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from safetensors.torch import save_file
 
+from backdrop import cli
 from backdrop.errors import UserError
 from backdrop.ranks import Ranks
 from backdrop.trainer.backbones import build_backbone
@@ -163,3 +165,30 @@ def test_networks_that_no_name_tells_apart_are_read_by_the_runs_backbone(tmp_pat
     torch.save(own, tmp_path / "convnext.pth")
     with pytest.raises(UserError, match=r"no weights of a timm:test_convnext, .*: stem\.0\.weight is \(3"):
         start_weights(tmp_path / "convnext.pth", settings, tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_the_command_begins_with_a_vit_and_says_so_in_its_run(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = dino_tensors(width=192)
+    torch.save({"teacher": {f"backbone.{name}": value for name, value in own.items()}}, tmp_path / "dino.pth")
+    tiny_run = ["views.size_px=32", "epochs=1", "batch_size=4", "optimiser.lr=0", "algorithm.queue_size=8"]
+    tiny_run += ["algorithm.shuffle_bn_group=0"]
+    command = ["pretrain", "--method", "moco", "--bg", "none", "--store", str(scenes), "--recipe", "smoke"]
+    command += [
+        "--backbone",
+        "vit_ti16",
+        *(f"--set={change}" for change in [*tiny_run, "algorithm.shuffle_bn_group=0"]),
+    ]
+    command += ["--out", str(tmp_path / "run"), "--start-weights"]
+    cli.main([*command, str(tmp_path / "dino.pth")], standalone_mode=False)
+    assert "dino.pth: vit_ti16 (DINO: width 192, 3 heads, 12 blocks, patch 16)" in capsys.readouterr().err
+    record = run_folder.read_run(tmp_path / "run")
+    assert record["start_weights"]["file"] == str(tmp_path / "dino.pth")
+    assert f"--start-weights {tmp_path / 'dino.pth'}" in record["command"]
+    trained = checkpoint.load_backbone(tmp_path / "run").state_dict()
+    assert trained.keys() == own.keys()
+    assert all(torch.allclose(value, own[name], atol=1e-6) for name, value in trained.items()), "at a rate of 0"
+    with pytest.raises(click.ClickException, match=r"began with .*dino\.pth"):
+        cli.main([*command, str(tmp_path / "other.pth"), "--resume"], standalone_mode=False)
