@@ -210,18 +210,18 @@ PRESETS = {
         companions=("mc", "hs", "rbd"),
         companion_share=0.4,
     ),
-    # small at the size of a GPU: a network as wide as the papers' at four times the pixels, twice as long. Rates were
-    # tried at 64 px only, on 128 photographs: 4e-3 lowers the loss no further in as many epochs, and jumps.
+    # The papers' four detectors at the size of a GPU: a network as wide as theirs at four times small's pixels. Rates
+    # were tried on a CPU at 64 px only, see saliency/DETECTORS.md: 4e-3 was best in 78 steps and jumped in more.
     "medium": DeepUspsSettings(
         architecture="drn_d_22",
         working_size_px=256,
         head_init_std=0.01,
         stage1_epochs=10,
-        stage1_learning_rates=(1e-3,),
+        stage1_learning_rates=(2e-3,),
         stage1_batch_size=16,
         averaged_epochs=5,
         stage2_epochs=60,
-        stage2_learning_rate=1e-3,
+        stage2_learning_rate=2e-3,
         stage2_batch_size=16,
         flip=True,
         crf=DEFAULTS.at_scale(256 / REFERENCE_SIDE_PX),
