@@ -336,6 +336,14 @@ def _sync_and_hash(path: Path) -> tuple[str, int]:
         return digest, file.tell()
 
 
+def _masks_of(store: Store) -> dict[str, Any]:
+    """Whose masks these are and where they were cut, for those who have the .beton alone; {} of a store without."""
+    if "mask" not in store.identity:
+        return {}
+    # An identity has its fractions as text.
+    return {"detector": store.identity["detector"]["name"], "threshold": float(store.identity["mask"]["threshold"])}
+
+
 def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str, num_bytes: int) -> None:
     content = {
         "format": FORMAT,
@@ -348,6 +356,7 @@ def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str
         "dataset": store.dataset,
         "split": store.split,
         "settings": asdict(settings),
+        "masks": _masks_of(store),
     }
     # Last and of all the others: a sidecar that was changed is noticed.
     content["digest"] = identity_digest(content)

@@ -80,6 +80,18 @@ def test_foregrounds_alone(scenes: Path) -> None:
     assert result.facts["only_fg"] == {"masks": "PNG masks above 0.9", "fill": 0, "images": 4}
 
 
+def test_masks_beside_the_images_are_found(scenes: Path) -> None:
+    (scenes / "masks").rename(scenes / "data-masks")
+    found = score(imagenet_a, scenes, scenes / "data")
+    assert found.metrics["only_fg_top1"] == 100.0
+    assert imagenet_a.facts_of_data(scenes / "data", imagenet_a.Options()) == {"has_only_fg": True}
+    assert "only_fg_top1" not in score(imagenet_a, scenes, scenes / "data", masks="none").metrics
+    (scenes / "data-masks").rename(scenes / "masks")
+    without = score(imagenet_a, scenes, scenes / "data")
+    assert "only_fg_top1" not in without.metrics
+    assert "data-masks" in without.facts["only_fg"]
+
+
 def test_masks_are_cut_at_nine_tenths(scenes: Path) -> None:
     # 229 / 255 is below 0.9, 230 above: of the first image nothing is left.
     save_mask(scenes / "masks" / WNIDS[11] / "a.png", top=44, value=229)

@@ -1,5 +1,6 @@
 """Grounding: Grad-CAM against finite differences, IoU by hand, the whole evaluation on a tiny run and its store."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -152,3 +153,16 @@ def test_a_run_is_scored_on_a_store(method: str, scenes: tuple[Path, Path], tmp_
     assert len(plot.findall(".//{*}polyline")) == 4  # two densities, two samples in the legend
     assert summary["facts"]["store_id"]
     assert "5000" in summary["problems"][-1]
+
+
+def test_densities_of_other_runs_are_drawn_over_it(tmp_path: Path) -> None:
+    """Figure 7: of runs that were scored, by their names."""
+    shares = [0.0] * 19 + [1.0]
+    (tmp_path / "moco").mkdir()
+    (tmp_path / "moco" / "grounding.json").write_text(json.dumps({"facts": {"density": {"this run": shares}}}))
+    found = grounding.densities_of([str(tmp_path / "moco")])
+    assert found["moco"].tolist() == shares
+    with pytest.raises(UserError, match="not scored yet"):
+        grounding.densities_of([str(tmp_path / "cast")])
+    with pytest.raises(UserError, match="two runs are called 'moco'"):
+        grounding.densities_of([str(tmp_path / "moco")] * 2)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from backdrop.pipeline.beton.beton_of_store import StoreSource
+from backdrop.pipeline.beton.reader import read_sidecar
+from backdrop.trainer.report import views_page
 from backdrop.trainer.run import loop, run_folder
 from backdrop.trainer.run.loop import RunRequest, pretrain, resolve_settings
 from backdrop.trainer.run.store_of_table import departures
@@ -65,15 +67,34 @@ def test_it_is_said_before_the_run_starts(
     assert "recipe moco_coco on this store is no row of its paper's tables" in capsys.readouterr().err
 
 
+def test_it_is_said_of_a_beton_alone_and_of_the_views_page(
+    beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Enough(Exception):
+        """It is said before anything is drawn."""
+
+    def stop(*_: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr(views_page, "Scenes", stop)
+    overrides = ["batch_size=8", "algorithm.queue_size=8", "algorithm.shuffle_bn_group=4", "views.size_px=32"]
+    request = RunRequest(method="moco", background="swaps", recipe="moco_v2_220", overrides=overrides)
+    with pytest.raises(Enough):
+        views_page.write_views_page(tmp_path / "views.html", request, StoreSource(store=beton), epoch=0)
+    assert "its masks are cut at 0.9, these at 0.5" in capsys.readouterr().err
+
+
 def test_a_run_keeps_what_it_was_trained_on(beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data set, number of images, their size, whose masks and where they are cut; a .beton alone does not say whose."""
+    """Data set, number of images, their size, whose masks and where they are cut, also of a .beton alone."""
     origins = []
     monkeypatch.setattr(loop, "train", lambda *_, origin, **__: origins.append(origin))
     request = RunRequest(method="moco", background="none", recipe="smoke", overrides=["batch_size=8"])
     for source in (beton, beton.with_suffix(".zarr")):
         pretrain(request, StoreSource(store=source), out=tmp_path / "run")
     alone, whole = (origin.store for origin in origins)
-    assert alone == TrainedStore(dataset="folder", num_rows=8, max_side_px=512)
+    assert alone == whole
+    older = {name: value for name, value in read_sidecar(beton).items() if name != "masks"}
+    assert trained_store(older, None) == TrainedStore(dataset="folder", num_rows=8, max_side_px=512)
     assert whole == TrainedStore(dataset="folder", num_rows=8, max_side_px=512, detector="masks", threshold=0.5)
     run_folder.open_folder(
         tmp_path / "run",

@@ -17,7 +17,8 @@ of the maps of the sample's images were zero with `algorithm.head=bn_mlp` (IoU .
 (.24, trained on photographs for 300 steps, cast.weight 3 instead of 1); foreground everywhere has .22 there.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,10 @@ class Options:
     ] = 0.5
     min_foreground: Annotated[float, within(0, 1), "Phi of the crops"] = cast.MIN_FOREGROUND
     seed: Annotated[int, SEEDS, "Decides the crops"] = 0
+    beside: Annotated[
+        tuple[str, ...],
+        "Folders of other runs that were scored, whose densities are drawn over this one's, as in Fig. 7",
+    ] = ()
 
 
 def needed_beside(data: Path, options: Options) -> list[Path]:
@@ -97,6 +102,7 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     The density, the share of images in each of 20 bins, is drawn as grounding.svg in the run's folder.
     """
     check_settings(options)
+    densities_of(options.beside)  # what is missing is told before hours of work
     if subject.run is None:
         raise UserError("grounding needs the key network too: give --run FOLDER, not --weights")
     store = _mask_store(options.store)
@@ -125,10 +131,27 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     result.untrained["mean_iou"] = float(found.iou_of[UNTRAINED].mean())
     share_of = {name: _shares(iou_N) for name, iou_N in found.iou_of.items()}
     result.facts["density"] = {name: share_B.round(4).tolist() for name, share_B in share_of.items()}
+    share_of |= densities_of(options.beside)
     with disk_errors(subject.run):
         subject.probe_folder.mkdir(parents=True, exist_ok=True)
         write_aside(subject.probe_folder / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
     return result
+
+
+def densities_of(runs: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return the densities over IoU of runs that were scored, float64 (20,), by the folders' names.
+
+    Raises: UserError: a folder has no such score, or two have one name.
+    """
+    found: dict[str, np.ndarray] = {}
+    for run in map(Path, runs):
+        file = run / "grounding.json"
+        if not file.is_file():
+            raise UserError(f"beside={run}: it was not scored yet; do so first: evaluate grounding --run {run}")
+        if run.name in found or run.name in (OURS, UNTRAINED):
+            raise UserError(f"beside: two runs are called {run.name!r}; give runs whose folders have other names")
+        found[run.name] = np.array(json.loads(file.read_text())["facts"]["density"][OURS], dtype=np.float64)
+    return found
 
 
 def _mask_store(path: str) -> Store:

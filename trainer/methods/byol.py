@@ -20,7 +20,7 @@ from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
-from backdrop.trainer.parts.method_defaults import any_labels
+from backdrop.trainer.parts.method_defaults import any_labels, check_several
 from backdrop.trainer.parts.momentum_encoder import cosine_momentum, frozen_copy, update_momentum
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.running_statistics import still_running_statistics
@@ -86,8 +86,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
-    if batch_size < 2:
-        raise UserError(f"batch_size={batch_size}: BYOL normalises over the batch; give 2 or more")
+    check_several(batch_size, "BYOL")
 
 
 check_labels = any_labels

@@ -25,7 +25,7 @@ from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head, linear_head, mlp_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
-from backdrop.trainer.parts.method_defaults import any_labels
+from backdrop.trainer.parts.method_defaults import any_labels, check_several
 from backdrop.trainer.parts.momentum_encoder import frozen_copy, update_momentum
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.running_statistics import still_running_statistics
@@ -110,6 +110,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
+    check_several(batch_size, "MoCo")
     check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
     check_groups(settings.shuffle_bn_group, batch_size, "algorithm.shuffle_bn_group")
 

@@ -26,7 +26,7 @@ from backdrop.trainer.downstream_settings import Downstream, LinearProtocol, Sch
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers_of
-from backdrop.trainer.parts.method_defaults import whole_batch_only
+from backdrop.trainer.parts.method_defaults import check_several, whole_batch_only
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, PretrainingMethod
 from backdrop.trainer.parts.start_weights import load_parts
 
@@ -99,6 +99,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
+    check_several(batch_size, "supervised")
     if settings.trained == "classifier" and not settings.start_from:
         raise UserError(
             "algorithm.trained=classifier trains on a frozen backbone and needs one: give "

@@ -25,7 +25,7 @@ from backdrop.trainer.parts.background_numbers import BackgroundNumbers, numbers
 from backdrop.trainer.parts.embedding_spread import embedding_spread
 from backdrop.trainer.parts.heads import batch_norm_head
 from backdrop.trainer.parts.key_queue import KeyQueue, check_queue
-from backdrop.trainer.parts.method_defaults import any_labels, whole_batch_only
+from backdrop.trainer.parts.method_defaults import any_labels, check_several, whole_batch_only
 from backdrop.trainer.parts.pretraining_method import ParameterGroup, QueryKeyMethod
 from backdrop.trainer.parts.running_statistics import still_running_statistics
 from backdrop.trainer.parts.sinkhorn import assign_codes
@@ -115,6 +115,7 @@ def view_plan(background: str = "none") -> ViewPlan:
 
 def check(settings: Settings, batch_size: int) -> None:
     """Raise UserError when the settings do not fit together or with the batch size."""
+    check_several(batch_size, "SwAV")
     if settings.queue_size:
         check_queue(settings.queue_size, batch_size, "algorithm.queue_size")
 

@@ -16,3 +16,14 @@ def whole_batch_only(settings: object, part_size: int, num_processes: int) -> No
         "its BatchNorms or codes are computed over; set accumulation_steps=1 with a smaller batch_size, or start more "
         "processes with torchrun"
     )
+
+
+def check_several(batch_size: int, method: str) -> None:
+    """Raise UserError where a step has one image of a process: BatchNorm has nothing to normalise over.
+
+    Args: batch_size: images a step of one process. method: whose, for the message.
+    """
+    if batch_size < 2:
+        raise UserError(
+            f"batch_size={batch_size}: {method} normalises over the images of a step, on each process; give 2 or more"
+        )

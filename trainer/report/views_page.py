@@ -26,7 +26,7 @@ from backdrop.trainer.methods import METHODS
 from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
-from backdrop.trainer.run.loop import RunRequest, opened_loader
+from backdrop.trainer.run.loop import RunRequest, opened_loader, say_departures, store_met
 from backdrop.trainer.settings import RunSettings, by_path
 
 NUM_ROWS = 32
@@ -42,6 +42,7 @@ def write_views_page(page: Path, request: RunRequest, source: StoreSource, *, ep
     if epoch >= settings.epochs:
         raise UserError(f"--views-epoch is {epoch}; the run has {settings.epochs} epochs, 0 to {settings.epochs - 1}")
     beton = beton_of(source)
+    say_departures(request.recipe, settings, store_met(source.store, beton))
     store_id = read_sidecar(beton)["store_id"]
     scenes = Scenes(beton, _store_of(beton, store_id, source.store))
     names = view_names(METHODS.load(request.method).HAS_NEGATIVES)

@@ -32,7 +32,7 @@ from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from backdrop.trainer.run.read_start_weights import start_weights
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.store_of_table import departures, departures_line
-from backdrop.trainer.run.trained_store import trained_store
+from backdrop.trainer.run.trained_store import TrainedStore, trained_store
 from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides
 
@@ -78,8 +78,7 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
         source = replace(source, cache=cache_folder(source.cache))
     settings = request.resolved()
     beton = beton_of(source)
-    is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
-    trained_on = trained_store(read_sidecar(beton), open_store(store).identity if is_at_hand else None)
+    trained_on = store_met(store, beton)
     origin = Origin(
         recipe=request.recipe,
         dataset=read_sidecar(beton)["dataset"],
@@ -91,11 +90,23 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
-        if ranks.is_first and (found := departures(request.recipe, settings, trained_on)):
-            warn(departures_line(request.recipe, found))
+        if ranks.is_first:
+            say_departures(request.recipe, settings, trained_on)
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             probe = _online_probe(settings, loader, beton)
             return train(settings, loader, Path(out), origin=origin, resume=resume, ranks=ranks, probe=probe)
+
+
+def store_met(store: Path | str, beton: Path) -> TrainedStore:
+    """Return what is kept of a store. Args: store: as named by the user. beton: of `beton_of`."""
+    is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
+    return trained_store(read_sidecar(beton), open_store(store).identity if is_at_hand else None)
+
+
+def say_departures(recipe: str, settings: RunSettings, store: TrainedStore) -> None:
+    """Warn where a store is not that of the recipe's table. Args: store: of `store_met`."""
+    if found := departures(recipe, settings, store):
+        warn(departures_line(recipe, found))
 
 
 def _command(request: RunRequest, source: StoreSource, out: Path) -> str:

@@ -10,8 +10,8 @@ class TrainedStore:
     """A store as a run met it.
 
     dataset: its name in stores/datasets. num_rows: images of it. max_side_px: longest side of an image as it is read.
-    detector: whose masks, as a store's identity names it. threshold: of their saliency. Both None where only the .beton
-    was at hand, which does not say.
+    detector: whose masks, as a store's identity names it. threshold: of their saliency. Both None where only a .beton
+    was at hand that does not say.
     """
 
     dataset: str
@@ -26,7 +26,10 @@ def trained_store(sidecar: Mapping[str, Any], identity: Mapping[str, Any] | None
 
     Args: sidecar: of the .beton that is read. identity: of its store, None where only the .beton is at hand.
     """
+    said = sidecar.get("masks")  # of files from before it was said: nothing
     known: dict[str, Any] = {}
+    if isinstance(said, Mapping) and said.keys() >= {"detector", "threshold"}:
+        known = {"detector": str(said["detector"]), "threshold": float(said["threshold"])}
     if identity is not None and "mask" in identity:
         # An identity has its fractions as text.
         known = {"detector": identity["detector"]["name"], "threshold": float(identity["mask"]["threshold"])}
