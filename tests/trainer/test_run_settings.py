@@ -32,7 +32,7 @@ def test_every_recipe_gives_possible_settings_or_says_why_not(recipe: str, backg
     is_own = f"pretrain --method {method} " in (import_module(f"backdrop.trainer.recipes.{recipe}").__doc__ or "")
     has_negatives = background != "swaps" or METHODS.load(method).HAS_NEGATIVES
     wants_a_run = recipe in ("supervised_finetune", "supervised_retrain")
-    wants_no_mask = recipe == "moco_coco" and background != "none"
+    wants_no_mask = recipe in ("moco_coco", "supervised_coco") and background != "none"
     if has_negatives and (is_own or recipe == "smoke") and not wants_a_run and not wants_no_mask:
         settings = resolve_settings(recipe, method, background, False, [])
         assert from_json(json.loads(json.dumps(to_json(settings)))) == settings
