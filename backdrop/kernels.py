@@ -73,6 +73,9 @@ def _enable_cache(dispatcher: Any) -> None:
     def load_overload(signature: Any, context: Any) -> Any:
         try:
             return load(signature, context)
+        except (AttributeError, ImportError):  # its index names types of another version of ours
+            cache.flush()
+            return None
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:  # a file of another user, or cut off
             _tell(f"{cache.cache_path} cannot be read ({error})")
             return None

@@ -238,6 +238,10 @@ def store_view(
 @click.option(
     "--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512, coco 640."
 )
+@click.option(
+    "--pixels", type=click.Choice(["jpeg", "yuv420"]), default=None,
+    help="beton: yuv420 keeps planes, which need no decoding, for machines with memory for them; default jpeg.",
+)  # fmt: skip
 @cache_option
 def store_export(
     store: Path | str,
@@ -245,10 +249,11 @@ def store_export(
     root: Path | None,
     out: Path | None,
     max_side_px: int | None,
+    pixels: str | None,
     cache: Path | None,
 ) -> None:
     """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
     from backdrop.pipeline.export_store import export_store
 
-    written = export_store(store, format_name, out=out, root=root, max_side_px=max_side_px, cache=cache)
+    written = export_store(store, format_name, out=out, root=root, max_side_px=max_side_px, pixels=pixels, cache=cache)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")

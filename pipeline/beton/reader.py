@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
+from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION
 from backdrop.pipeline.beton.scene import checksum
 from backdrop.pipeline.beton.table_reader import (
     MAX_SIDE_PX,
@@ -17,12 +17,15 @@ from backdrop.pipeline.beton.table_reader import (
     records_of,
     table_checksum,
 )
-from backdrop.settings import within
+from backdrop.settings import one_of, within
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.stores.format.reader import Store
 
 # A sidecar has a few hundred bytes; whatever is larger is not read.
 MAX_SIDECAR_BYTES = 1 << 20
+# How images are kept.
+PIXELS = ("jpeg", "yuv420")
+READABLE = ((FORMAT, FORMAT_VERSION), (FORMAT, PLANES_VERSION))
 SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}
 
 
@@ -40,6 +43,12 @@ class BetonSettings:
         within(1, 95),
         "JPEG quality of images that are encoded again; above 95 files grow and pixels get no better",
     ] = 90
+    pixels: Annotated[
+        str,
+        one_of(PIXELS),
+        "jpeg, or yuv420 = planes (4:2:0) that need no decoding, 1.5 bytes a pixel, of images and backgrounds alike: "
+        "for machines whose memory holds them; the views are those of the JPEGs",
+    ] = "jpeg"
 
 
 def side_px_of(dataset: str) -> int:
@@ -70,8 +79,8 @@ def read_sidecar(beton: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
     kind = sidecar["format"], sidecar["format_version"]
-    if kind != (FORMAT, FORMAT_VERSION):
-        raise UserError(f"{beton} has format {kind}, this version reads {(FORMAT, FORMAT_VERSION)}; export it again")
+    if kind not in READABLE:
+        raise UserError(f"{beton} has format {kind}, this version reads {READABLE}; export it again")
     if beton.stat().st_size != sidecar["num_bytes"]:
         raise UserError(
             f"{beton} has {beton.stat().st_size} bytes, its sidecar says {sidecar['num_bytes']}; export it again"
@@ -84,7 +93,7 @@ def _parsed_sidecar(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_SIDECAR_BYTES:
         raise ValueError(f"it has more than {MAX_SIDECAR_BYTES} bytes")
     sidecar = json.loads(path.read_text())
-    if (sidecar["format"], sidecar["format_version"]) == (FORMAT, FORMAT_VERSION):
+    if (sidecar["format"], sidecar["format_version"]) in READABLE:
         rest = {name: value for name, value in sidecar.items() if name != "digest"}
         if identity_digest(rest) != sidecar["digest"]:
             raise ValueError("it was changed after it was written")
@@ -102,7 +111,8 @@ def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
         sidecar = read_sidecar(out)
     except UserError:
         return False  # half written or damaged: replaced
-    if sidecar["store_id"] == store.store_id and sidecar["settings"] == asdict(settings):
+    # Files of before `pixels` was a setting hold JPEGs.
+    if sidecar["store_id"] == store.store_id and {"pixels": "jpeg", **sidecar["settings"]} == asdict(settings):
         return True
     raise UserError(
         f"{out} holds another store or other settings (store {sidecar['store_id'][:12]}, {sidecar['settings']}); "

@@ -1,6 +1,7 @@
 """A scene: all that training needs of one row of a store, as one record of a .beton file.
 
-The image is a JPEG, its mask a list of runs on the same pixel grid, the background a small JPEG. Each blob carries its
+The image is a JPEG, its mask a list of runs on the same pixel grid, the background a small JPEG; or image and
+background are planes that need no decoding (`plane_kernels`). Each blob carries its
 size and its XXH64 checksum in the record, so that a reader needs no table of allocations and notices every changed
 byte.
 """
@@ -14,6 +15,13 @@ import numpy as np
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton import scene_kernels as kernels
 from backdrop.pipeline.beton.ffcv_names import ARG_TYPE, Field
+from backdrop.pipeline.beton.plane_kernels import (
+    close_decode_memory,
+    decode_planes,
+    make_decode_memory,
+    store_planes,
+    stored_bytes,
+)
 from backdrop.pipeline.views.crops import mask_words
 from backdrop.stores.format.mask_codec import pack_rows, unpack_rows
 from backdrop.stores.format.reader import Store
@@ -51,8 +59,9 @@ SCENE_DTYPE = np.dtype(
 class Scene:
     """One row's record before it is written.
 
-    image_jpeg: height x width pixels, upright. mask_packed: uint8 (height, ceil(width / 8)), 1 = foreground.
-    background_jpeg: b"" where the row lends none. A row without a mask has neither pixels nor background.
+    image_blob: a JPEG of height x width pixels, upright, or their planes as they are stored.
+    mask_packed: uint8 (height, ceil(width / 8)), 1 = foreground.
+    background_blob: likewise; b"" where the row lends none. A row without a mask has neither pixels nor background.
     """
 
     row: int
@@ -61,21 +70,23 @@ class Scene:
     status: int
     height: int
     width: int
-    image_jpeg: bytes
+    image_blob: bytes
     mask_packed: np.ndarray
-    background_jpeg: bytes
+    background_blob: bytes
     background_height: int
     background_width: int
 
 
-def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: int, jpeg_quality: int) -> Scene:
+def scene_of_row(
+    store: Store, index: DatasetIndex, row: int, *, max_side_px: int, jpeg_quality: int, pixels: str = "jpeg"
+) -> Scene:
     """Gather one row from its store and its image file.
 
     The file's bytes are kept where the loader can decode them as they are (baseline, upright, grey or three components,
     sides within the limit); otherwise the image is decoded, shrunk to the limit and encoded again.
 
     Args: store, index: the row's mask and its image. row: which. max_side_px: longest side kept.
-        jpeg_quality: of images that are encoded again.
+        jpeg_quality: of images that are encoded again. pixels: one of `reader.PIXELS`.
     Raises: UserError where the image file is not the one the store was built from. CorruptStore where the store's
         mask or background does not fit the image.
     """
@@ -84,8 +95,8 @@ def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: in
     if not status.has_mask:
         nothing = np.zeros((0, 0), dtype=np.uint8)
         return Scene(
-            row=row, key=key, label=label, status=status, height=0, width=0, image_jpeg=b"", mask_packed=nothing,
-            background_jpeg=b"", background_height=0, background_width=0,
+            row=row, key=key, label=label, status=status, height=0, width=0, image_blob=b"", mask_packed=nothing,
+            background_blob=b"", background_height=0, background_width=0,
         )  # fmt: skip
     data = index.read(row)
     if sha256(data) != bytes(store.source_sha256(row)):
@@ -101,6 +112,7 @@ def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: in
     background_size = _checked_size(background_jpeg) if background_jpeg else (0, 0)
     if background_size is None:
         raise CorruptStore(f"row {row}, {key}: the store's background cannot be decoded; run `verify` on {store.path}")
+    is_planes = pixels == "yuv420"
     return Scene(
         row=row,
         key=key,
@@ -108,9 +120,9 @@ def scene_of_row(store: Store, index: DatasetIndex, row: int, *, max_side_px: in
         status=status,
         height=size[0],
         width=size[1],
-        image_jpeg=image_jpeg,
+        image_blob=planes_blob(image_jpeg, size) if is_planes else image_jpeg,
         mask_packed=resize_mask(store.mask_packed(row), full_size, size),
-        background_jpeg=background_jpeg,
+        background_blob=planes_blob(background_jpeg, background_size) if is_planes else background_jpeg,
         background_height=background_size[0],
         background_width=background_size[1],
     )
@@ -136,6 +148,25 @@ def training_jpeg(
     if size != full_size:
         image_HWC = cv2.resize(image_HWC, size[::-1], interpolation=cv2.INTER_AREA)
     return encode_jpeg(image_HWC, quality), size
+
+
+def planes_blob(jpeg: bytes, size: tuple[int, int]) -> bytes:
+    """Return the planes of a JPEG of (height, width) as a .beton stores them; b"" of none.
+
+    Raises: CorruptStore where it cannot be decoded.
+    """
+    if not jpeg:
+        return b""
+    memory = make_decode_memory(*size)
+    try:
+        status, planes = decode_planes(memory, np.frombuffer(jpeg, np.uint8), *size)
+        if status != 0:
+            raise CorruptStore(f"a JPEG of {size[0]} x {size[1]} pixels cannot be decoded; run `verify` on the store")
+        out = np.empty(stored_bytes(*size), np.uint8)
+        store_planes(planes, out)
+    finally:
+        close_decode_memory(memory)
+    return out.tobytes()
 
 
 def _is_plain_jpeg(data: bytes) -> bool:
@@ -217,9 +248,9 @@ def checksum(data: bytes) -> int:
 def scene_blobs(scene: Scene) -> dict[str, bytes]:
     """Return the bytes of each of BLOBS as they stand in the file; b"" where the row has none."""
     return {
-        "image": scene.image_jpeg,
+        "image": scene.image_blob,
         "mask": encode_runs(scene.mask_packed, scene.width).tobytes() if scene.height else b"",
-        "background": scene.background_jpeg,
+        "background": scene.background_blob,
         "key": scene.key.encode("utf-8", "surrogateescape"),
     }
 

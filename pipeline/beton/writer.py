@@ -31,7 +31,7 @@ from backdrop.disk_errors import check_open_files, disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.ffcv_names import DatasetWriter, MemoryAllocator
-from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION
+from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION
 from backdrop.pipeline.beton.reader import BetonSettings, is_written, read_blob, side_px_of, sidecar_path
 from backdrop.pipeline.beton.scene import (
     BLOBS,
@@ -43,14 +43,16 @@ from backdrop.pipeline.beton.scene import (
     scene_of_row,
 )
 from backdrop.pipeline.beton.table_reader import (
+    MAX_SIDE_PX,
     open_reader,
     records_of,
     table_checksum,
 )
-from backdrop.progress import stage_bar
+from backdrop.progress import note, stage_bar
 from backdrop.settings import check_settings
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import Status
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
 MIN_PAGE_BYTES = 8 << 20
@@ -67,7 +69,7 @@ def export_beton(
     out: Path | None = None,
     *,
     max_side_px: int | None = None,
-    jpeg_quality: int = BetonSettings.jpeg_quality,
+    settings: BetonSettings | None = None,
     num_threads: int = 0,
     timeout_s: float = 300.0,
 ) -> Path:
@@ -76,14 +78,15 @@ def export_beton(
     The bytes are the same for any number of threads: FFCV's writer gets one worker, whose rows are prepared ahead.
 
     Args: store: a finished store. index: the images it was built from. out: the .beton file; None = beside the store.
-        max_side_px, jpeg_quality: see `BetonSettings`; None = that of the data set, `side_px_of`. num_threads: rows
-        prepared at once, 0 = one per core.
+        max_side_px: longest side of an image; None = that of the data set, `side_px_of`. settings: instead of that.
+        num_threads: rows prepared at once, 0 = one per core.
         timeout_s: longest wait for a single row before the writer counts as hung.
     Returns: out.
     Raises: UserError where the index or an image is not what the store was built from, or a setting is out of range.
     """
-    max_side_px = side_px_of(store.dataset) if max_side_px is None else max_side_px
-    settings = BetonSettings(max_side_px=max_side_px, jpeg_quality=jpeg_quality)
+    if settings is None:
+        side_px = side_px_of(store.dataset) if max_side_px is None else max_side_px
+        settings = BetonSettings(max_side_px=side_px)
     check_settings(settings)
     out = store.path.with_suffix(".beton") if out is None else Path(out)
     if store.identity.get("index_sha256") != index.digest:
@@ -94,6 +97,8 @@ def export_beton(
     if is_written(out, store, settings):
         return out
     store.prefetch(*STORE_ARRAYS)
+    if settings.pixels == "yuv420":
+        note(f"{out.name} will have about {planes_bytes(store, settings.max_side_px) / 1e9:,.2f} GB: planes, not JPEGs")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         sidecar_path(out).unlink(missing_ok=True)
@@ -111,6 +116,19 @@ def export_beton(
             partial.unlink(missing_ok=True)
         _write_sidecar(out, store, settings, digest, num_bytes)
     return out
+
+
+def planes_bytes(store: Store, max_side_px: int) -> int:
+    """Return about how many bytes images and backgrounds of a store take as planes; backgrounds: at most."""
+    has_mask = np.isin(store.status, [status for status in Status if status.has_mask])
+    height, width = (np.asarray(side)[has_mask].astype(np.float64) for side in (store.height, store.width))
+    longest = np.maximum(np.maximum(height, width), 1)
+    shrinks = (np.minimum(1, side_px / longest) for side_px in (max_side_px, _background_side_px(store)))
+    return int(sum((1.5 * height * width * shrink**2).sum() for shrink in shrinks))
+
+
+def _background_side_px(store: Store) -> int:
+    return int(store.identity.get("background", {}).get("max_side_px", MAX_SIDE_PX))
 
 
 # --- the writing process -------------------------------------------------------------------------------------------
@@ -199,7 +217,9 @@ def _write_all(store: Store, index: DatasetIndex, path: Path, settings: BetonSet
     ffcv.writer.tqdm = _no_bar  # the parent shows progress, in rows
     ffcv.writer.MemoryAllocator = functools.partial(_Pages, reply)
     threading.Thread(target=_watch_worker, args=(reply,), daemon=True).start()
-    writer = _Writer(str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings), num_workers=1)
+    writer = _Writer(
+        str(path), {FIELD_NAME: SceneField()}, page_size=page_bytes(settings, _background_side_px(store)), num_workers=1
+    )
     writer.reply = reply
     writer.from_indexed_dataset(_Scenes(store, index, settings, threads, reply), chunksize=CHUNK_ROWS)
     tell(reply, ("done", None))
@@ -221,13 +241,14 @@ def _watch_worker(reply: Connection) -> None:
         time.sleep(POLL_S)
 
 
-def page_bytes(settings: BetonSettings) -> int:
+def page_bytes(settings: BetonSettings, background_side_px: int = 0) -> int:
     """Return FFCV's page size: a power of two that holds the largest possible scene.
 
     Image: at most 2 MiB verbatim or 3 bytes per pixel encoded again; mask: at most half a run, 4 bytes, per pixel;
-    background and key: less than 1 MiB.
+    background and key: less than 1 MiB. Planes: two bytes for each pixel, of a background too.
     """
     largest = 7 * settings.max_side_px**2 + (4 << 20)
+    largest += 2 * background_side_px**2 if settings.pixels == "yuv420" else 0
     return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
 
 
@@ -347,7 +368,7 @@ def _masks_of(store: Store) -> dict[str, Any]:
 def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str, num_bytes: int) -> None:
     content = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": PLANES_VERSION if settings.pixels == "yuv420" else FORMAT_VERSION,
         "sha256": digest,
         "num_bytes": num_bytes,
         "num_rows": store.num_rows,

@@ -1,9 +1,11 @@
-"""Cut a box out of decoded pixels or a packed mask, resize it and flip it, in one pass per two output rows.
+"""Cut a box out of an image's planes or a packed mask, resize it and flip it; of planes, make RGB of the result.
 
-Pixels: triangle filter with antialias, the weights of torchvision's bilinear resize (antialias=True): the support grows
-with the scale, edges are those of the box, weights sum to 1. The vertical pass comes first, because it runs along whole
-rows and leaves only as many rows as the output has; both passes are IEEE float32 without contraction, so every
-machine gives the same bytes. Masks: the pixel under the centre of each output pixel.
+Pixels stay as they are stored: luma and colour differences are each cut and resized at their own resolution (colour
+centred between the luma that it belongs to, as JFIF says), and only the pixels of the view become RGB. Each plane:
+triangle filter with antialias, the weights of torchvision's bilinear resize (antialias=True): the support grows with
+the scale, edges are those of the box, weights sum to 1. The vertical pass comes first, because it runs along whole
+rows and leaves only as many rows as the output has; LANES filtered rows then go through the horizontal one side by
+side. Masks: the pixel under the centre of each output pixel.
 """
 
 import math
@@ -14,12 +16,61 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from backdrop.kernels import kernel
+from backdrop.kernels import follow_sources, kernel
+from backdrop.pipeline.beton import plane_kernels
+from backdrop.pipeline.loader import _vector_kernels
+from backdrop.pipeline.loader._vector_kernels import (
+    BLOCK,
+    BYTES,
+    LANES,
+    LEVELS,
+    MIDDLE,
+    Lines,
+    Taps,
+    colours,
+    transpose_bytes,
+    transpose_levels,
+    weighted_columns,
+    weighted_lanes,
+)
 
 CHANNELS = 3
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
-# The horizontal pass reads and writes whole vectors of four: one element past the last pixel of a row.
-VECTOR = 4
+# Weights sum to this.
+_ONE = 65535.0
+
+
+class Cut(NamedTuple):
+    """What is cut out of an image: a box (top, left, height, width) of its pixels, of which `shrink` became one."""
+
+    box: tuple[int, int, int, int]
+    shrink: int
+    is_flipped: bool
+
+
+# The four filters of a crop: rows and columns of luma, rows and columns of colour.
+NUM_FILTERS = 4
+
+
+class Table(NamedTuple):
+    """One filter, S outputs."""
+
+    first: np.ndarray  # int64 (S,), source index of an output's first tap
+    weight: np.ndarray  # uint16 (taps, S), 65535 = 1
+    sums: np.ndarray  # float64 (3 + taps, S), on the way to the weights
+
+
+class ResizeMemory(NamedTuple):
+    """What resizing writes on its way, for one thread; few arrays, because each one costs time when it is compiled."""
+
+    first: np.ndarray  # int64 (NUM_FILTERS, S), source index of an output's first tap
+    weight: np.ndarray  # uint16 (NUM_FILTERS, taps, S), 65535 = 1
+    sums: np.ndarray  # float64 (3 + taps, S), on the way to the weights
+    rows: np.ndarray  # uint16 (LANES, ...), filtered rows
+    columns: np.ndarray  # uint16 flat, the same by columns
+    planes: np.ndarray  # uint16 (3, S * LANES), LANES rows of each plane resized, by columns
+    pixels: np.ndarray  # uint8 flat, these as RGB, by columns
+    lines: np.ndarray  # uint8 (LANES, ...), these by rows
 
 
 @kernel
@@ -28,36 +79,215 @@ def max_taps(longest_box_side: int, out_side: int) -> int:
     return math.ceil(max(longest_box_side / out_side, 1.0)) * 2 + 1
 
 
-@kernel
-def fill_taps(start, length, num_source, out_side, is_flipped, first, weight) -> int:
-    """Tabulate the triangle filter: output i is the sum over k < taps of weight[i, k] * source[first[i] + k].
+def make_resize_memory(longest_side: int, sides: np.ndarray, reaches_out: bool = False) -> ResizeMemory:
+    """Allocate for images of up to longest_side pixels and views of the given sides.
+
+    reaches_out: whether boxes may reach beyond the image: then a pixel may draw on all rows or columns there are.
+    """
+    side = int(sides.max())
+    taps = max(max_taps(longest_side, int(each)) for each in sides)
+    taps = max(taps, longest_side) if reaches_out else taps
+    # Outputs at the right edge have taps without weight past the end of a row, which is read there.
+    row_length = longest_side + taps + BLOCK
+    line_length = CHANNELS * side + BYTES
+    return ResizeMemory(
+        first=np.zeros((NUM_FILTERS, side), np.int64),
+        weight=np.zeros((NUM_FILTERS, taps, side), np.uint16),
+        sums=np.zeros((3 + taps, side)),
+        rows=np.zeros((LANES, row_length), np.uint16),
+        columns=np.zeros(LANES * row_length, np.uint16),
+        planes=np.zeros((CHANNELS, side * LANES), np.uint16),
+        pixels=np.zeros(LANES * line_length, np.uint8),
+        lines=np.zeros((LANES, line_length), np.uint8),
+    )
+
+
+@kernel(error_model="numpy")
+def fill_taps(start, length, num_source, side, is_flipped, table) -> int:
+    """Tabulate the triangle filter: output i is the sum over k < taps of weight[k, i] * source[first[i] + k].
 
     All outputs get the same number of taps, short ones with weights of zero (their source index may then lie a few
     pixels past the end), so that the loop over them is well predicted. Flipped, output i takes what output
-    out_side - 1 - i would.
+    side - 1 - i would. What rounding a weight leaves goes to the next one, so that they sum to 65535 exactly.
 
     start, length: float, the stretch that is resized, in pixels of the source. num_source: pixels of the source.
-    first: int64 (out_side,). weight: float32 (out_side, >= max_taps). Returns: taps.
+    table: `Table` with room for `side` outputs or more. Returns: taps.
     """
-    scale = length / out_side
+    first, weight, sums = table
+    place, last, total, summed = sums[0], sums[1], sums[2], sums[3:]
+    scale = length / side
     support = max(scale, 1.0)
-    most = min(int(2.0 * support) + 2, weight.shape[1])
-    taps = 0
-    for i in range(out_side):
-        centre = start + scale * (i + 0.5)
-        low = max(int(centre - support + 0.5), 0)
-        high = min(int(centre + support + 0.5), num_source)
-        at = out_side - 1 - i if is_flipped else i
-        total = 0.0
-        for k in range(high - low):
-            total += max(0.0, 1.0 - abs((low + k - centre + 0.5) / support))
-        first[at] = low
+    inverse = 1.0 / support
+    taps = 1
+    for at in range(side):
+        centre = start + scale * ((side - 1 - at if is_flipped else at) + 0.5)
+        low = min(max(np.int32(centre - support + 0.5), np.int32(0)), np.int32(num_source - 1))
+        high = min(np.int32(centre + support + 0.5), np.int32(num_source))
+        first[at], place[at], last[at], total[at] = low, (low - centre + 0.5) * inverse, high - low - 0.5, 0.0
         taps = max(taps, high - low)
-        weight[at, :most] = 0.0
-        total = total if total > 0.0 else 1.0  # of an output beyond the source, which nobody takes
-        for k in range(high - low):
-            weight[at, k] = max(0.0, 1.0 - abs((low + k - centre + 0.5) / support)) / total
+    for k in range(taps):
+        for at in range(side):
+            share = 1.0 - abs(place[at] + k * inverse)
+            if share < 0.0 or k > last[at]:
+                share = 0.0
+            total[at] += share
+            summed[k, at] = total[at]
+    for at in range(side):
+        # 0 of an output beyond the source, which nobody takes
+        total[at] = _ONE / total[at] if total[at] > 0.0 else 0.0
+    before = last
+    for at in range(side):
+        before[at] = 0.0
+    for k in range(taps):
+        for at in range(side):
+            up_to = np.float64(np.int32(summed[k, at] * total[at] + 0.5))
+            weight[k, at] = np.uint16(np.int32(up_to - before[at]))
+            before[at] = up_to
     return taps
+
+
+@kernel(error_model="numpy")
+def _stretch(start, length, shrink, sub, num_source):
+    """A side of a box in pixels of a plane of num_source; one stands for `sub` of the image, which was shrunk before.
+
+    Colour of which one pixel stands for several reaches over into their neighbours, a pixel past the box.
+    Returns: (first pixel touched, their number, where the box begins in them, its length).
+    """
+    factor, margin = shrink * sub, min(sub - 1, 1)
+    # Of a box that lies beyond the image altogether the nearest pixel, which nobody takes.
+    first = min(max(start // factor - margin, 0), num_source - 1)
+    last = max(min((start + length + factor - 1) // factor + margin, num_source), first + 1)
+    return first, last - first, start / factor - first, length / factor
+
+
+@kernel(error_model="numpy")
+def _copy(source: np.ndarray, out: np.ndarray) -> None:
+    """out[:] = source, which numba would do element by element through views."""
+    for j in range(out.size):
+        out[j] = source[j]
+
+
+class _Part(NamedTuple):
+    """The pixels of one plane that a box touches, and the filters over them."""
+
+    start: int  # of the first in the data
+    stride: int
+    height: int
+    width: int
+    number_y: int  # of the filter over rows; that over columns is the next one
+    num_y: int  # taps
+    num_x: int
+
+
+@kernel
+def _part(planes, number, cut, side, memory):
+    """The part of a plane, 0 = luma, that a cut is made of; fills the filters."""
+    box, shrink, is_flipped = cut
+    sub_y, sub_x = (planes.sub_y, planes.sub_x) if number > 0 else (1, 1)
+    height, width = (planes.height + sub_y - 1) // sub_y, (planes.width + sub_x - 1) // sub_x
+    top, num_rows, start_y, length_y = _stretch(box[0], box[2], shrink, sub_y, height)
+    left, num_columns, start_x, length_x = _stretch(box[1], box[3], shrink, sub_x, width)
+    at = 2 * number
+    rows = Table(memory.first[at], memory.weight[at], memory.sums)
+    columns = Table(memory.first[at + 1], memory.weight[at + 1], memory.sums)
+    num_y = fill_taps(start_y, length_y, num_rows, side, False, rows)
+    num_x = fill_taps(start_x, length_x, num_columns, side, is_flipped, columns)
+    stride = planes.strides[number]
+    start = planes.starts[number] + top * stride + left
+    return _Part(start, stride, num_rows, num_columns, at, num_y, num_x)
+
+
+@kernel(error_model="numpy")
+def _filter_strip(data, start, part, first_row, side, memory, out):
+    """Resize LANES rows of a plane that begins at `start`; out: uint16 (side * LANES,), by columns.
+
+    Rows past the last are that one again.
+    """
+    rows, length = memory.rows.reshape(-1), memory.rows.shape[1]
+    first_y, first_x = memory.first[part.number_y], memory.first[part.number_y + 1]
+    weight_y, weight_x = memory.weight[part.number_y].reshape(-1), memory.weight[part.number_y + 1].reshape(-1)
+    size = memory.weight.shape[2]
+    for k in range(LANES):
+        y = min(first_row + k, side - 1)
+        num = min(part.num_y, part.height - first_y[y])
+        source = start + first_y[y] * part.stride
+        taps = Taps(weight_y, y, size, num)
+        for x in range(0, part.width, BLOCK):
+            weighted_columns(Lines(data, source + x, part.stride), taps, rows, k * length + x)
+    for x in range(0, part.width, LEVELS):
+        transpose_levels(rows, x, length, memory.columns, LANES * x)
+    for x in range(side):
+        weighted_lanes(memory.columns, LANES * first_x[x], Taps(weight_x, x, size, part.num_x), out, LANES * x)
+
+
+@kernel(error_model="numpy")
+def _colour_strip(side, memory):
+    """Turn LANES rows of resized planes into RGB, row by row in memory.lines."""
+    luma, blue, red = memory.planes[0], memory.planes[1], memory.planes[2]
+    lines, length = memory.lines.reshape(-1), memory.lines.shape[1]
+    for x in range(side):
+        colours(luma, blue, red, LANES * x, memory.pixels, CHANNELS * LANES * x)
+    for x in range(0, CHANNELS * side, BYTES):
+        transpose_bytes(memory.pixels, LANES * x, lines, x, length)
+
+
+@kernel
+def covered(start: int, length: int, num_source: int, side: int) -> tuple[int, int]:
+    """Return the output pixels whose centre lies in the image, half-open; of a box inside it 0 .. side.
+
+    start, length: of the box along one axis, which may reach beyond the image's num_source pixels.
+    """
+    first, end = 0, side
+    while first < end and start + ((2 * first + 1) * length) // (2 * side) < 0:
+        first += 1
+    while first < end and start + ((2 * end - 1) * length) // (2 * side) >= num_source:
+        end -= 1
+    return first, end
+
+
+@kernel(error_model="numpy")
+def _blacken_beyond(planes, cut, out):
+    """Make black what lies beyond the image, i.e. pixels whose centres do."""
+    box, shrink, is_flipped = cut
+    side = out.shape[0]
+    first_row, end_row = covered(box[0], box[2], shrink * planes.height, side)
+    first_column, end_column = covered(box[1], box[3], shrink * planes.width, side)
+    if is_flipped:
+        first_column, end_column = side - end_column, side - first_column
+    if end_row - first_row == side and end_column - first_column == side:
+        return
+    for y in range(side):
+        if first_row <= y < end_row and first_column < end_column:
+            out[y, : CHANNELS * first_column] = np.uint8(0)
+            out[y, CHANNELS * end_column :] = np.uint8(0)
+        else:
+            out[y] = np.uint8(0)
+
+
+@kernel(error_model="numpy")
+def crop_planes(planes, cut, out, memory):
+    """Cut a box out of an image, resize it to a square, flip it, make RGB of it; what lies beyond the image is black.
+
+    A pixel lies there whose centre does; the others are made of what the image has of their surroundings.
+    planes: `Planes` of the image, decoded `cut.shrink` times smaller than the box's pixels. cut: `Cut`.
+    out: uint8 (S, 3 S). memory: `ResizeMemory`.
+    """
+    side = out.shape[0]
+    luma = _part(planes, 0, cut, side, memory)
+    colour = _part(planes, 1, cut, side, memory)
+    to_red = planes.starts[2] - planes.starts[1]
+    blue_out, red_out = memory.planes[1], memory.planes[2]
+    if not planes.has_colour:
+        blue_out[:], red_out[:] = np.uint16(MIDDLE), np.uint16(MIDDLE)
+    for first_row in range(0, side, LANES):
+        _filter_strip(planes.data, luma.start, luma, first_row, side, memory, memory.planes[0])
+        if planes.has_colour:
+            _filter_strip(planes.data, colour.start, colour, first_row, side, memory, blue_out)
+            _filter_strip(planes.data, colour.start + to_red, colour, first_row, side, memory, red_out)
+        _colour_strip(side, memory)
+        for k in range(min(LANES, side - first_row)):
+            _copy(memory.lines[k], out[first_row + k])
+    _blacken_beyond(planes, cut, out)
 
 
 def leading_zeros(word: np.uint64) -> int:
@@ -79,200 +309,6 @@ def _leading_zeros(typing_context, word):
         return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), generate
-
-
-def weighted_pixels(rows, at, weight, offset, num, lines, out_at):
-    """Write the same pixel of two output rows: sums of weight[offset + k] * row[at + 3 k : at + 3 k + 3], rounded.
-
-    rows: two, float32, an element longer than their pixels. weight: float32. lines: two, uint8, written at out_at; a
-    fourth byte is overwritten too. Two rows together halve the loads of weights and fill a register of eight.
-    This is the plain form; compiled code gets the same sums from the overload below.
-    """
-    for row, line in zip(rows, lines, strict=True):
-        sums = np.zeros(VECTOR, np.float32)
-        for k in range(num):
-            sums += weight[offset + k] * row[at + CHANNELS * k : at + CHANNELS * k + VECTOR]
-        line[out_at : out_at + VECTOR] = (sums + np.float32(0.5)).astype(np.uint8)
-
-
-@overload(weighted_pixels, inline="always")
-def _overload_weighted_pixels(rows, at, weight, offset, num, lines, out_at):
-    def implementation(rows, at, weight, offset, num, lines, out_at):
-        _weighted_pixels(rows, at, weight, offset, num, lines, out_at)
-
-    return implementation
-
-
-def _shuffled(builder, a, b, lanes):
-    """Lanes of two vectors, numbered through both, as a new one."""
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes)))
-
-
-def _pointer(context, builder, kind, value, index):
-    """Address of an element of an array of a numba type."""
-    return builder.gep(context.make_array(kind)(context, builder, value).data, [index])
-
-
-def _pointers(context, builder, kind, pair, index):
-    """Address of the same element of each of two arrays."""
-    return [_pointer(context, builder, kind.dtype, builder.extract_value(pair, k), index) for k in (0, 1)]
-
-
-@intrinsic
-def _weighted_pixels(typing_context, rows, at, weight, offset, num, lines, out_at):
-    """`weighted_pixels` as LLVM vector code: the compiler's own vectoriser does not find the three-lane pattern."""
-    int64 = types.int64
-    signature = types.void(rows, int64, weight, int64, int64, lines, int64)
-    four, eight = (ir.VectorType(ir.FloatType(), lanes) for lanes in (VECTOR, 2 * VECTOR))
-
-    def loaded(builder, start):
-        return builder.load(builder.bitcast(start, four.as_pointer()), align=4)
-
-    def generate(context, builder, signature, arguments):
-        source_rows, at, weights, offset, num, target_lines, out_at = arguments
-        tap = _pointer(context, builder, weight, weights, offset)
-        sources = _pointers(context, builder, rows, source_rows, at)
-        before = builder.block
-        loop, after = builder.append_basic_block("taps"), builder.append_basic_block("done")
-        builder.branch(loop)  # there is always at least one tap
-        builder.position_at_end(loop)
-        k, sums = builder.phi(ir.IntType(64)), builder.phi(eight)
-        k.add_incoming(ir.Constant(ir.IntType(64), 0), before)
-        sums.add_incoming(ir.Constant(eight, [0.0] * 8), before)
-        step = builder.mul(k, ir.Constant(ir.IntType(64), CHANNELS))
-        values = _shuffled(builder, *(loaded(builder, builder.gep(source, [step])) for source in sources), range(8))
-        single = builder.insert_element(
-            ir.Constant(eight, ir.Undefined), builder.load(builder.gep(tap, [k])), ir.Constant(ir.IntType(32), 0)
-        )
-        factor = _shuffled(builder, single, ir.Constant(eight, ir.Undefined), [0] * 8)
-        total = builder.fadd(sums, builder.fmul(factor, values))
-        following = builder.add(k, ir.Constant(ir.IntType(64), 1))
-        k.add_incoming(following, loop)
-        sums.add_incoming(total, loop)
-        builder.cbranch(builder.icmp_signed("<", following, num), loop, after)
-        builder.position_at_end(after)
-        rounded = builder.fadd(total, ir.Constant(eight, [0.5] * 8))
-        levels = builder.trunc(
-            builder.fptosi(rounded, ir.VectorType(ir.IntType(32), 8)), ir.VectorType(ir.IntType(8), 8)
-        )
-        targets = _pointers(context, builder, lines, target_lines, out_at)
-        for target, lanes in zip(targets, (range(4), range(4, 8)), strict=True):
-            half = _shuffled(builder, levels, levels, lanes)
-            builder.store(half, builder.bitcast(target, half.type.as_pointer()), align=1)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@kernel(error_model="numpy")
-def _start_sum(row_a: np.ndarray, row_b: np.ndarray, weight_a: float, weight_b: float, total: np.ndarray) -> None:
-    for j in range(total.size):
-        total[j] = weight_a * np.float32(row_a[j]) + weight_b * np.float32(row_b[j])
-
-
-@kernel(error_model="numpy")
-def _add_to_sum(row: np.ndarray, weight: float, total: np.ndarray) -> None:
-    for j in range(total.size):
-        total[j] += weight * np.float32(row[j])
-
-
-@kernel(error_model="numpy")
-def _add_two_to_sum(row_a: np.ndarray, row_b: np.ndarray, weight_a: float, weight_b: float, total: np.ndarray) -> None:
-    for j in range(total.size):
-        total[j] += weight_a * np.float32(row_a[j]) + weight_b * np.float32(row_b[j])
-
-
-@kernel(error_model="numpy")
-def _copy(source: np.ndarray, out: np.ndarray) -> None:
-    """out[:] = source[: out.size], which numba would do element by element through views."""
-    for j in range(out.size):
-        out[j] = source[j]
-
-
-@kernel(error_model="numpy")
-def _weighted_rows(rows: np.ndarray, weight: np.ndarray, total: np.ndarray) -> None:
-    """total[j] = sum over k of weight[k] * rows[k, j]; rows: uint8 (taps, n), total: float32 (n,)."""
-    taps = rows.shape[0]
-    if taps == 1:
-        total[:] = np.float32(0.0)
-        _add_to_sum(rows[0], weight[0], total)
-        return
-    _start_sum(rows[0], rows[1], weight[0], weight[1], total)
-    for k in range(2, taps - 1, 2):
-        _add_two_to_sum(rows[k], rows[k + 1], weight[k], weight[k + 1], total)
-    if taps % 2:
-        _add_to_sum(rows[taps - 1], weight[taps - 1], total)
-
-
-class Cut(NamedTuple):
-    """What is cut out of an image: a box (top, left, height, width) of its pixels, of which `shrink` became one."""
-
-    box: tuple[int, int, int, int]
-    shrink: int
-    is_flipped: bool
-
-
-@kernel
-def covered(start: int, length: int, num_source: int, side: int) -> tuple[int, int]:
-    """Return the output pixels whose centre lies in the image, half-open; of a box inside it 0 .. side.
-
-    start, length: of the box along one axis, which may reach beyond the image's num_source pixels.
-    """
-    first, end = 0, side
-    while first < end and start + ((2 * first + 1) * length) // (2 * side) < 0:
-        first += 1
-    while first < end and start + ((2 * end - 1) * length) // (2 * side) >= num_source:
-        end -= 1
-    return first, end
-
-
-@kernel(error_model="numpy")
-def crop_pixels(image, cut, out, taps_y, taps_x, rows, lines):
-    """Cut a box out of an image, resize it to a square and flip it; what lies beyond the image is black.
-
-    A pixel lies there whose centre does; the others are made of what the image has of their surroundings.
-
-    image: uint8 (H, 3 W), decoded `cut.shrink` times smaller than the box's pixels. cut: `Cut`. out: uint8 (S, 3 S).
-    Scratch: taps_y, taps_x: (first int64 (>= S,), weight float32 (>= S, taps)); rows: float32
-    (2, >= 3 (width + taps) + 4); lines: uint8 (2, >= 3 S + 4).
-    """
-    box, shrink, is_flipped = cut
-    side = out.shape[0]
-    first_y, weight_y = taps_y
-    first_x, weight_x = taps_x
-    first_row, end_row = covered(box[0], box[2], shrink * image.shape[0], side)
-    first_column, end_column = covered(box[1], box[3], shrink * image.shape[1] // CHANNELS, side)
-    if is_flipped:
-        first_column, end_column = side - end_column, side - first_column
-    if end_row - first_row < side or end_column - first_column < side:
-        out[:] = np.uint8(0)
-        lines[:] = np.uint8(0)
-        if first_row >= end_row or first_column >= end_column:
-            return
-    # The pixels that the box touches; of a shrunk image it may begin and end within one.
-    top, left = max(box[0] // shrink, 0), max(box[1] // shrink, 0)
-    height = min((box[0] + box[2] + shrink - 1) // shrink, image.shape[0]) - top
-    width = min((box[1] + box[3] + shrink - 1) // shrink, image.shape[1] // CHANNELS) - left
-    start_y, start_x = box[0] / shrink - top, box[1] / shrink - left
-    num_y = fill_taps(start_y, box[2] / shrink, height, side, False, first_y[:side], weight_y[:side])
-    num_x = fill_taps(start_x, box[3] / shrink, width, side, is_flipped, first_x[:side], weight_x[:side])
-    flat_x, stride_x = weight_x.reshape(-1), weight_x.shape[1]
-    rows[:, CHANNELS * width : CHANNELS * (width + num_x) + VECTOR] = np.float32(0.0)
-    both_rows, both_lines = (rows[0], rows[1]), (lines[0], lines[1])
-    for y in range(first_row, end_row, 2):
-        num_rows = min(2, end_row - y)  # of an odd last one the partner is what the rows before left
-        for k in range(num_rows):
-            start = top + first_y[y + k]
-            num = min(num_y, height - first_y[y + k])
-            sources = image[start : start + num, CHANNELS * left : CHANNELS * (left + width)]
-            _weighted_rows(sources, weight_y[y + k], rows[k, : CHANNELS * width])
-        for x in range(first_column, end_column):
-            at = CHANNELS * first_x[x]
-            weighted_pixels(both_rows, at, flat_x, x * stride_x, num_x, both_lines, CHANNELS * x)
-        for k in range(2):  # the last pixel wrote one byte too many
-            lines[k, CHANNELS * end_column] = np.uint8(0)
-        for k in range(num_rows):
-            _copy(lines[k], out[y + k])
 
 
 @kernel
@@ -345,3 +381,6 @@ def crop_mask(words, top, left, height, width, is_flipped, out):
         else:
             _crop_line(words[source], left, width, is_flipped, side, out[y])
         previous = source
+
+
+follow_sources(__name__, _vector_kernels, plane_kernels)

@@ -5,17 +5,27 @@ from typing import NamedTuple
 import numpy as np
 
 from backdrop.kernels import follow_sources, kernel
+from backdrop.pipeline.beton import plane_kernels
 from backdrop.pipeline.beton import scene_kernels as blob_kernels
-from backdrop.pipeline.beton.scene_kernels import (
-    checksum,
-    decode_jpeg,
-    expand_runs,
-    is_within,
-    jpeg_size,
-    open_decoder,
+from backdrop.pipeline.beton.plane_kernels import (
+    DecodeMemory,
+    decode_planes,
+    has_size,
+    is_stored,
+    make_decode_memory,
+    stored_planes,
+    to_420,
 )
-from backdrop.pipeline.loader import _resize_kernels, _stage_clock
-from backdrop.pipeline.loader._resize_kernels import CHANNELS, VECTOR, Cut, crop_mask, crop_pixels, max_taps
+from backdrop.pipeline.beton.scene_kernels import checksum, expand_runs, is_within
+from backdrop.pipeline.loader import _resize_kernels, _stage_clock, _vector_kernels
+from backdrop.pipeline.loader._resize_kernels import (
+    CHANNELS,
+    Cut,
+    ResizeMemory,
+    crop_mask,
+    crop_planes,
+    make_resize_memory,
+)
 from backdrop.pipeline.loader._stage_clock import (
     BOXES,
     CHECKS,
@@ -48,15 +58,9 @@ PROBLEMS = {
 class Scratch(NamedTuple):
     """Memory of one thread, bounded by the largest image of the file."""
 
-    decoder: int  # of JPEGs
-    pixels: np.ndarray  # uint8 flat, decoded image or background
+    decoding: DecodeMemory
+    resizing: ResizeMemory
     words: np.ndarray  # uint64 flat, mask
-    first_y: np.ndarray  # int64 (S,), filter tables
-    weight_y: np.ndarray  # float32 (S, taps)
-    first_x: np.ndarray
-    weight_x: np.ndarray
-    rows: np.ndarray  # float32 (2, ...), two filtered rows
-    lines: np.ndarray  # uint8 (2, ...), two output rows
     clock: np.ndarray  # see `_stage_clock`
 
 
@@ -82,23 +86,14 @@ class Slot(NamedTuple):
 
 
 def make_scratch(height: int, width: int, sides: np.ndarray, reaches_out: bool = False) -> Scratch:
-    """Allocate for images up to height x width pixels and views of the given sides; free its decoder at the end.
+    """Allocate for images up to height x width pixels and views of the given sides; free its `decoding` at the end.
 
     reaches_out: whether boxes may reach beyond the image: then a pixel may draw on all rows or columns there are.
     """
-    longest, side = max(height, width), int(sides.max())
-    taps = max(max_taps(longest, int(each)) for each in sides)
-    taps = max(taps, longest) if reaches_out else taps
     return Scratch(
-        decoder=open_decoder(),
-        pixels=np.empty(CHANNELS * height * width, np.uint8),
+        decoding=make_decode_memory(height, width),
+        resizing=make_resize_memory(max(height, width), sides, reaches_out),
         words=np.empty(height * ((width + 63) // 64), np.uint64),
-        first_y=np.empty(side, np.int64),
-        weight_y=np.empty((side, taps), np.float32),
-        first_x=np.empty(side, np.int64),
-        weight_x=np.empty((side, taps), np.float32),
-        rows=np.zeros((2, CHANNELS * (longest + taps) + VECTOR), np.float32),
-        lines=np.empty((2, CHANNELS * side + VECTOR), np.uint8),
         clock=make_clock(),
     )
 
@@ -144,23 +139,11 @@ def _donor_box(record):
 
 
 @kernel
-def _crop(size, cut, slot, start, side, position, scratch):
-    """Cut out of the decoded pixels into row `position` of the section that starts at `start` bytes per row.
-
-    size: height and width of the image before it was shrunk.
-    """
+def _crop(planes, cut, slot, start, side, position, scratch):
+    """Cut out of planes into row `position` of the section that starts at `start` bytes per row."""
     num_bytes = CHANNELS * side * side
     begin = slot.batch_size * start + position * num_bytes
-    rows, columns = _shrunk(size[0], cut.shrink), _shrunk(size[1], cut.shrink)
-    crop_pixels(
-        scratch.pixels[: CHANNELS * rows * columns].reshape(rows, CHANNELS * columns),
-        cut,
-        slot.flat[begin : begin + num_bytes].reshape(side, CHANNELS * side),
-        (scratch.first_y, scratch.weight_y),
-        (scratch.first_x, scratch.weight_x),
-        scratch.rows,
-        scratch.lines,
-    )
+    crop_planes(planes, cut, slot.flat[begin : begin + num_bytes].reshape(side, CHANNELS * side), scratch.resizing)
 
 
 @kernel
@@ -186,7 +169,7 @@ def _read_row(scene, file_bytes, record_V, draws, scratch):
         return IMAGE_CHANGED
     if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
         return MASK_CHANGED
-    if jpeg_size(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"])) != (height, width):
+    if not has_size(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"]), height, width):
         return IMAGE_BROKEN
     end_stage(scratch.clock, CHECKS)
     words = _words(scene, scratch)
@@ -210,10 +193,15 @@ def _words(scene, scratch):
 
 
 @kernel
-def _decode(scratch, data, height, width, shrink):
-    """Decode into the thread's memory, `shrink` times smaller; returns 0 or -1."""
-    rows, columns = _shrunk(height, shrink), _shrunk(width, shrink)
-    return decode_jpeg(scratch.decoder, data, rows, columns, scratch.pixels, CHANNELS * columns)
+def _planes(scratch, data, height, width, shrink):
+    """The planes of an image: those that are stored, or a JPEG's, decoded into the thread's memory.
+
+    Returns: (0, how many times smaller they are, planes), or -1 at first. Stored ones have the size that they have.
+    """
+    if is_stored(data, height, width):
+        return 0, 1, stored_planes(data, height, width)
+    status, planes = decode_planes(scratch.decoding, data, _shrunk(height, shrink), _shrunk(width, shrink))
+    return status, shrink, planes
 
 
 @kernel
@@ -224,15 +212,15 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     shrink = 8 if slot.may_shrink else 1
     for view in range(record_V.size):
         shrink = min(shrink, _shrink_for(_box(record_V[view]), slot.side[view]))
-    if _decode(scratch, image, height, width, shrink) != 0:
+    status, shrink, planes = _planes(scratch, image, height, width, shrink)
+    if status != 0:
         return IMAGE_BROKEN
     end_stage(scratch.clock, DECODE)
     for view in range(record_V.size):
         record = record_V[view]
         is_flipped = record["is_flipped"] != 0
         begin, side = slot.image[view], slot.side[view]
-        cut = Cut(_box(record), shrink, is_flipped)
-        _crop((height, width), cut, slot, begin, side, position, scratch)
+        _crop(planes, Cut(_box(record), shrink, is_flipped), slot, begin, side, position, scratch)
         end_stage(scratch.clock, RESIZE)
         _crop_mask(_words(scene, scratch), record, slot, view, position)
         end_stage(scratch.clock, MASKS)
@@ -240,7 +228,7 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
 
 
 @kernel
-def _donor_jpeg(scene, file_bytes):
+def _donor_blob(scene, file_bytes):
     """The background that a scene lends, checked: (problem or OK, its bytes)."""
     start, size = scene["background_ptr"], scene["background_bytes"]
     if not _is_inside(file_bytes, start, size):
@@ -248,7 +236,7 @@ def _donor_jpeg(scene, file_bytes):
     background = _blob(file_bytes, start, size)
     if checksum(background) != scene["background_checksum"]:
         return DONOR_CHANGED, background
-    is_its_size = jpeg_size(background) == (np.int64(scene["background_height"]), np.int64(scene["background_width"]))
+    is_its_size = has_size(background, np.int64(scene["background_height"]), np.int64(scene["background_width"]))
     return OK if is_its_size else DONOR_BROKEN, background
 
 
@@ -256,16 +244,17 @@ def _donor_jpeg(scene, file_bytes):
 def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor and cut it; returns a problem or OK."""
     scene = scenes[record["donor_row"]]
-    problem, background = _donor_jpeg(scene, file_bytes)
+    problem, background = _donor_blob(scene, file_bytes)
     if problem != OK:
         return problem
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
     box, side = _donor_box(record), slot.side[view]
     shrink = _shrink_for(box, side) if slot.may_shrink else 1
-    if _decode(scratch, background, height, width, shrink) != 0:
+    status, shrink, planes = _planes(scratch, background, height, width, shrink)
+    if status != 0:
         return DONOR_BROKEN
     is_flipped = record["donor_is_flipped"] != 0
-    _crop((height, width), Cut(box, shrink, is_flipped), slot, slot.donor[view], side, position, scratch)
+    _crop(planes, Cut(box, shrink, is_flipped), slot, slot.donor[view], side, position, scratch)
     return OK
 
 
@@ -279,15 +268,32 @@ def pack_words(words, out):
 
 
 @kernel
+def _hand_over(planes, slot, start, position, height, width):
+    """Write planes, 4:2:0, at the top left of their places: luma's section, then that of both colour differences.
+
+    start: of the first section in bytes per row. height, width: of the place in pixels.
+    """
+    begin = slot.batch_size * start + position * height * width
+    luma = slot.flat[begin : begin + height * width].reshape(height, width)
+    for y in range(planes.height):
+        at = planes.starts[0] + y * planes.strides[0]
+        luma[y, : planes.width] = planes.data[at : at + planes.width]
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    begin = slot.batch_size * (start + height * width) + position * 2 * rows * columns
+    for number in (1, 2):
+        to_420(planes, number, slot.flat[begin : begin + rows * columns].reshape(rows, columns))
+        begin += rows * columns
+
+
+@kernel
 def _fill_whole(position, scene, file_bytes, slot, scratch):
     """Decode a row's image and unfold its mask at the top left of their place in the batch; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
-    size = CHANNELS * slot.height * slot.width
-    begin = slot.batch_size * slot.image[0] + position * size
-    pixels = slot.flat[begin : begin + size]
-    if decode_jpeg(scratch.decoder, image, height, width, pixels, CHANNELS * slot.width) != 0:
+    status, _, planes = _planes(scratch, image, height, width, 1)
+    if status != 0:
         return IMAGE_BROKEN
+    _hand_over(planes, slot, slot.image[0], position, slot.height, slot.width)
     end_stage(scratch.clock, DECODE)
     begin = slot.batch_size * slot.mask[0] + position * slot.height * slot.mask_row_bytes
     mask = slot.flat[begin : begin + slot.height * slot.mask_row_bytes].reshape(slot.height, slot.mask_row_bytes)
@@ -300,15 +306,15 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
 def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch):
     """Decode the background of a view's donor at the top left of its place in the batch; returns a problem or OK."""
     scene = scenes[record["donor_row"]]
-    problem, background = _donor_jpeg(scene, file_bytes)
+    problem, background = _donor_blob(scene, file_bytes)
     if problem != OK:
         return problem
-    size = CHANNELS * slot.donor_height * slot.donor_width
-    begin = slot.batch_size * slot.donor[view] + position * size
-    pixels = slot.flat[begin : begin + size]
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    is_decoded = decode_jpeg(scratch.decoder, background, height, width, pixels, CHANNELS * slot.donor_width) == 0
-    return OK if is_decoded else DONOR_BROKEN
+    status, _, planes = _planes(scratch, background, height, width, 1)
+    if status != 0:
+        return DONOR_BROKEN
+    _hand_over(planes, slot, slot.donor[view], position, slot.donor_height, slot.donor_width)
+    return OK
 
 
 @kernel
@@ -365,5 +371,7 @@ def fill_rows(first, last, batch, draws, scratch):
 
 
 follow_sources(
-    __name__, blob_kernels, _resize_kernels, _stage_clock, _crop_kernels, placement_kernels, random_streams, view_plan
+    __name__,
+    *(blob_kernels, plane_kernels, _resize_kernels, _vector_kernels, _stage_clock),
+    *(_crop_kernels, placement_kernels, random_streams, view_plan),
 )

@@ -35,7 +35,7 @@ from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_ba
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.scene_field import Layout, SceneDecoder
 from backdrop.pipeline.loader.trace import BATCH, WAIT_FOR_BATCH, WAIT_FOR_SLOT, Trace
-from backdrop.pipeline.views.batch import Batch, ViewBatch, WholeBatch
+from backdrop.pipeline.views.batch import Batch, PlaneBatch, ViewBatch, WholeBatch
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.settings import check_settings
 
@@ -163,11 +163,10 @@ class Loader:
         """Cut a flat buffer into tensors, without a copy."""
         flat, record_BV = flat_BN.reshape(-1), self._decoder.records_of(flat_BN.reshape(-1), len(rows))
         make = _batch_of_views if self._decoder.layout.place is None else _batch_of_whole_images
-        size_B2 = np.stack([self._records[rows][side] for side in ("height", "width")], axis=1).astype(np.int64)
         row_B = torch.from_numpy(rows.astype(np.int64))
         label_B = torch.from_numpy(self._records["label"][rows].astype(np.int64))
         origin |= {"row_B": row_B, "label_B": label_B}
-        return make(self._decoder.layout, torch.from_numpy(flat), record_BV, size_B2, origin)
+        return make(self._decoder.layout, torch.from_numpy(flat), record_BV, self._records, origin)
 
 
 def _check(options: LoaderOptions) -> None:
@@ -183,7 +182,7 @@ def _section(flat: torch.Tensor, start: int, *shape: int) -> torch.Tensor:
 
 
 def _batch_of_views(
-    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, size_B2: np.ndarray, origin: dict[str, Any]
+    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, scenes: np.ndarray, origin: dict[str, Any]
 ) -> Batch:
     num, views = len(record_BV), []
     for view, side in enumerate(layout.side):
@@ -200,19 +199,32 @@ def _batch_of_views(
 
 
 def _batch_of_whole_images(
-    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, size_B2: np.ndarray, origin: dict[str, Any]
+    layout: Layout, flat: torch.Tensor, record_BV: np.ndarray, scenes: np.ndarray, origin: dict[str, Any]
 ) -> WholeBatch:
     assert layout.place is not None
     assert layout.donor_place is not None
-    num, donor_place = len(record_BV), layout.donor_place
+    num, rows = len(record_BV), origin["row_B"].numpy()
+    donors: list[PlaneBatch | None] = []
+    for view, at in enumerate(layout.donor):
+        sizes_B2 = _sizes(scenes[record_BV["donor_row"][:, view]], "background_")
+        donors.append(None if at < 0 else _plane_batch(flat, at, layout.donor_place, sizes_B2))
     return WholeBatch(
-        image_BHWC=_section(flat, layout.image[0], num, *layout.place, 3),
+        image=_plane_batch(flat, layout.image[0], layout.place, _sizes(scenes[rows], "")),
         mask_BHP=_section(flat, layout.mask[0], num, layout.place[0], layout.mask_row_bytes),
-        donors_BHWC=tuple(None if at < 0 else _section(flat, at, num, *donor_place, 3) for at in layout.donor),
-        size_B2=size_B2,
+        donors=tuple(donors),
         records=tuple(record_BV[:, view] for view in range(record_BV.shape[1])),
         **origin,
     )
+
+
+def _sizes(scenes_B: np.ndarray, prefix: str) -> np.ndarray:
+    return np.stack([scenes_B[prefix + side] for side in ("height", "width")], axis=1).astype(np.int64)
+
+
+def _plane_batch(flat: torch.Tensor, start: int, place: tuple[int, int], size_B2: np.ndarray) -> PlaneBatch:
+    num, (height, width) = len(size_B2), place
+    colour = _section(flat, start + height * width, num, 2, -(-height // 2), -(-width // 2))
+    return PlaneBatch(luma_BHW=_section(flat, start, num, height, width), colour_B2HW=colour, size_B2=size_B2)
 
 
 # --- FFCV's classes with our changes ---------------------------------------------------------------------------------

@@ -216,13 +216,13 @@ def _copy(tensors: list[torch.Tensor], device: torch.device) -> None:
 def _moved_tensors(batch: Batch | WholeBatch) -> list[torch.Tensor]:
     """The tensors whose bytes go to the device: images, masks, and the donors that were drawn."""
     if isinstance(batch, WholeBatch):
-        moved, donors = [batch.image_BHWC, batch.mask_BHP], batch.donors_BHWC
+        moved = [batch.image.luma_BHW, batch.image.colour_B2HW, batch.mask_BHP]
+        donors = [[] if each is None else [each.luma_BHW, each.colour_B2HW] for each in batch.donors]
     else:
         moved = [tensor for view in batch.views for tensor in (view.image_BHWC, view.mask_BHP)]
-        donors = tuple(view.donor_BHWC for view in batch.views)
-    for donor_BHWC, record_B in zip(donors, batch.records, strict=True):
-        if donor_BHWC is not None:
-            moved.append(donor_BHWC[torch.from_numpy(record_B["has_background"] != 0)])
+        donors = [[] if view.donor_BHWC is None else [view.donor_BHWC] for view in batch.views]
+    for tensors, record_B in zip(donors, batch.records, strict=True):
+        moved += [tensor[torch.from_numpy(record_B["has_background"] != 0)] for tensor in tensors]
     return moved
 
 

@@ -39,5 +39,5 @@ class LoaderOptions:
     shrink_on_decoding: Annotated[
         bool,
         "Decode an image 2, 4 or 8 times smaller where every view of it keeps as many pixels as it has; faster for "
-        "small views of large images, pixels differ a little",
+        "small views of large images; pixels differ a little, colour is as coarse as 4:2:0 makes it at the view's size",
     ] = False

@@ -1,19 +1,18 @@
-"""The same batches as `loader.Loader`, made slowly with Pillow, torchvision and numpy straight from a store.
+"""The same batches as `loader.Loader`, made slowly with numpy in float64 straight from a store.
 
-Boxes, flips, donors and parameters are equal, masks too; pixels differ by what two JPEG decoders and two ways of
-rounding differ. It is the check on the fast path and a way to train where no .beton is wanted.
+Boxes, flips, donors and parameters are equal, masks too; pixels differ by what two ways of rounding differ. It is the
+check on the fast path and a way to train where no .beton is wanted. Planes come from the loader's own decoder: Pillow
+gives none at the resolution that a JPEG stores.
 """
 
-import io
 import math
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
-from torchvision.transforms.v2 import functional
 
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.plane_kernels import close_decode_memory, decode_planes, make_decode_memory
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.scene import num_foreground_pixels, resize_mask, scene_of_row, shrunk_size
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
@@ -116,10 +115,12 @@ class ReferenceLoader:
         record_V = crops.draw_views(self.plan, foreground, self._donors, seed=self.seed, epoch=epoch, row=row)
         box_V = [tuple(int(record[name]) for name in ("top", "left", "height", "width")) for record in record_V]
         shrink = min(self._shrink(box, view) for box, view in zip(box_V, self.plan.views, strict=True))
+        planes = decoded_planes(scene.image_blob, shrink)
         views = []
         for number, (view, record, box) in enumerate(zip(self.plan.views, record_V, box_V, strict=True)):
-            image_HWC = self._crop(scene.image_jpeg, box, shrink, view, bool(record["is_flipped"]))
-            mask = pack_rows(crop_mask(mask_HW, box, view.size_px, bool(record["is_flipped"])))
+            is_flipped = bool(record["is_flipped"])
+            image_HWC = crop_image(planes, box, shrink, view.size_px, is_flipped)
+            mask = pack_rows(crop_mask(mask_HW, box, view.size_px, is_flipped))
             donor = self._donor(view, record) if crops.takes_donor(self.plan, number) else None
             views.append((image_HWC, mask, donor, record))
         return views
@@ -127,63 +128,76 @@ class ReferenceLoader:
     def _donor(self, view: View, record: np.void) -> np.ndarray:
         if record["donor_row"] < 0:
             return np.zeros((view.size_px, view.size_px, 3), dtype=np.uint8)
-        jpeg = self._store.background_jpeg(int(record["donor_row"]))
         box = tuple(int(record[f"donor_{name}"]) for name in ("top", "left", "height", "width"))
-        return self._crop(jpeg, box, self._shrink(box, view), view, bool(record["donor_is_flipped"]))
+        shrink = self._shrink(box, view)
+        planes = decoded_planes(self._store.background_jpeg(int(record["donor_row"])), shrink)
+        return crop_image(planes, box, shrink, view.size_px, bool(record["donor_is_flipped"]))
 
     def _shrink(self, box: tuple[int, ...], view: View) -> int:
         """How many times smaller the image may be decoded for one box."""
         fitting = [shrink for shrink in (8, 4, 2) if min(box[2:]) >= shrink * view.size_px]
         return fitting[0] if fitting and self._may_shrink else 1
 
-    def _crop(self, jpeg: bytes, box: tuple[int, ...], shrink: int, view: View, is_flipped: bool) -> np.ndarray:
-        if shrink == 1:
-            return crop_image(_decode(jpeg), box, view.size_px, is_flipped)
-        return crop_shrunk_image(jpeg, box, shrink, view.size_px, is_flipped)
+
+def decoded_planes(jpeg: bytes, shrink: int = 1) -> list[tuple[np.ndarray, int, int]]:
+    """Decode a JPEG to what it stores.
+
+    Args: shrink: how many times smaller the image is decoded.
+    Returns: of Y, Cb and Cr, of a grey image of Y alone: float64 (H, W); rows and columns of the image that one of the
+        plane's stands for.
+    """
+    header = jpeg_header(jpeg)
+    assert header is not None
+    height, width = (-(-side // shrink) for side in (header.height, header.width))
+    memory = make_decode_memory(height, width)
+    try:
+        status, planes = decode_planes(memory, np.frombuffer(jpeg, np.uint8), height, width)
+    finally:
+        close_decode_memory(memory)
+    assert status == 0, "a row with a mask has an image that can be decoded"
+    found = []
+    for number in range(3 if planes.has_colour else 1):
+        sub_y, sub_x = (planes.sub_y, planes.sub_x) if number else (1, 1)
+        rows, columns, stride = -(-height // sub_y), -(-width // sub_x), planes.strides[number]
+        flat = planes.data[planes.starts[number] :][: rows * stride]
+        found.append((flat.reshape(rows, stride)[:, :columns].astype(np.float64), sub_y, sub_x))
+    return found
 
 
-def crop_image(image_CHW: torch.Tensor, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:
-    """Cut, resize (bilinear with antialias) and flip; where the box reaches beyond the image, black.
+def crop_image(
+    planes: list[tuple[np.ndarray, int, int]], box: tuple[int, ...], shrink: int, size_px: int, is_flipped: bool
+) -> np.ndarray:
+    """Cut, resize each plane (bilinear with antialias), flip and turn into RGB; beyond the image it is black.
 
-    Args: image_CHW: uint8 RGB. box: (top, left, height, width). size_px: side of the result.
+    Args: planes: of `decoded_planes`. box: (top, left, height, width) in pixels of the whole image, of which `shrink`
+        became one. size_px: side of the result.
     Returns: uint8 (size_px, size_px, 3).
     """
-    crop = functional.resized_crop(image_CHW.float(), *box, [size_px, size_px], antialias=True)
-    crop = _without_the_beyond(crop, image_CHW.shape[1:], box, size_px)
-    crop = crop.flip(-1) if is_flipped else crop
-    return (crop + 0.5).clamp(0, 255).to(torch.uint8).permute(1, 2, 0).numpy()
+    resized = []
+    for plane_HW, sub_y, sub_x in planes:
+        weight_SH = _weights(box[0], box[2], shrink, sub_y, plane_HW.shape[0], size_px)
+        weight_SW = _weights(box[1], box[3], shrink, sub_x, plane_HW.shape[1], size_px)
+        resized.append(weight_SH @ plane_HW @ (weight_SW[::-1] if is_flipped else weight_SW).T)
+    y, b, r = resized if len(resized) == 3 else (resized[0], np.float64(128), np.float64(128))
+    b, r = b - 128, r - 128
+    rgb_HWC = np.stack([y + 1.402 * r, y - 0.344136 * b - 0.714136 * r, y + 1.772 * b], axis=2)
+    height, width = planes[0][0].shape
+    is_inside_HW = crop_mask(np.ones((shrink * height, shrink * width), np.uint8), box, size_px, is_flipped)
+    return np.clip(np.floor(rgb_HWC + 0.5), 0, 255).astype(np.uint8) * is_inside_HW[..., None]
 
 
-def _without_the_beyond(crop: torch.Tensor, size: tuple[int, ...], box: tuple[int, ...], size_px: int) -> torch.Tensor:
-    """Take out of a resized crop, float (3, S, S), the zeros that stood for what lies beyond the image."""
-    top, left, height, width = box
-    if top >= 0 and left >= 0 and top + height <= size[0] and left + width <= size[1]:
-        return crop
-    share = functional.resized_crop(torch.ones(1, *size), *box, [size_px, size_px], antialias=True)
-    is_inside = torch.from_numpy(crop_mask(np.ones(size, np.uint8), box, size_px, False)) != 0
-    return torch.where(is_inside, crop / share, 0.0)
-
-
-def crop_shrunk_image(jpeg: bytes, box: tuple[int, ...], shrink: int, size_px: int, is_flipped: bool) -> np.ndarray:
-    """Do what `crop_image` does, of an image that Pillow decodes `shrink` times smaller; box: in its full pixels."""
-    with Image.open(io.BytesIO(jpeg)) as image:
-        image.draft("RGB", (image.width // shrink, image.height // shrink))
-        small = image.convert("RGB")
-    top, left, height, width = (side / shrink for side in box)
-    touched = (math.floor(left), math.floor(top), math.ceil(left + width), math.ceil(top + height))
-    place = (left - touched[0], top - touched[1], left - touched[0] + width, top - touched[1] + height)
-
-    def resized(plane: Image.Image) -> np.ndarray:
-        return np.array(plane.crop(touched).resize((size_px, size_px), Image.Resampling.BILINEAR, box=place))
-
-    crop = resized(small)
-    if min(touched[:2]) < 0 or touched[2] > small.width or touched[3] > small.height:
-        share = resized(Image.fromarray(np.ones((small.height, small.width), np.float32)))[..., None]
-        exact = np.stack([resized(plane.convert("F")) for plane in small.split()], axis=-1)
-        whole = np.ones((shrink * small.height, shrink * small.width), np.uint8)
-        is_inside = crop_mask(whole, box, size_px, False)[..., None] != 0
-        crop = np.where(is_inside, exact / np.where(is_inside, share, 1.0) + 0.5, 0.0).astype(np.uint8)
-    return np.ascontiguousarray(crop[:, ::-1] if is_flipped else crop)
+def _weights(start: int, length: int, shrink: int, sub: int, num_source: int, size_px: int) -> np.ndarray:
+    """Triangle filter of one side, float64 (size_px, num_source); `sub` pixels of the image have one of the plane."""
+    factor = shrink * sub
+    margin = 1 if sub > 1 else 0  # colour reaches over into its neighbours
+    first, last = start // factor - margin, math.ceil((start + length) / factor) + margin
+    scale = length / factor / size_px
+    centre_S1 = start / factor + scale * (np.arange(size_px)[:, None] + 0.5)
+    place_N = np.arange(num_source)
+    weight_SN = np.maximum(0, 1 - np.abs(place_N + 0.5 - centre_S1) / max(scale, 1))
+    weight_SN *= (place_N >= first) & (place_N < last)
+    total_S1 = weight_SN.sum(axis=1, keepdims=True)  # 0 beyond the image
+    return weight_SN / np.where(total_S1 > 0, total_S1, 1)
 
 
 def crop_mask(mask_HW: np.ndarray, box: tuple[int, ...], size_px: int, is_flipped: bool) -> np.ndarray:
@@ -197,11 +211,6 @@ def crop_mask(mask_HW: np.ndarray, box: tuple[int, ...], size_px: int, is_flippe
     is_row, is_column = ((at >= 0) & (at < side) for at, side in zip((rows, columns), mask_HW.shape, strict=True))
     crop = mask_HW[np.ix_(rows * is_row, columns * is_column)] * (is_row[:, None] & is_column)
     return np.ascontiguousarray(crop[:, ::-1] if is_flipped else crop)
-
-
-def _decode(jpeg: bytes) -> torch.Tensor:
-    with Image.open(io.BytesIO(jpeg)) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def _donors(store: Store, trainable: np.ndarray, plan: ViewPlan, settings: BetonSettings) -> crops.Donors:

@@ -16,8 +16,8 @@ import numpy as np
 from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
+from backdrop.pipeline.beton.plane_kernels import close_decode_memory
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
-from backdrop.pipeline.beton.scene_kernels import close_decoder
 from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, BatchRows, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
 from backdrop.pipeline.loader.loader_options import LoaderOptions
@@ -43,6 +43,7 @@ class Layout:
 
     Section after section, each contiguous over the batch, so that each can be sent to a device in one copy.
     image, mask: start per view; one entry where images are whole. donor: start per view, -1 where the view gets none.
+    Whole images and backgrounds are luma, and behind it a section with both colour differences, halved (4:2:0).
     side: of the views in pixels. place, donor_place: height and width in pixels that each whole image and each whole
     background gets; None where views are cut on the host. row_bytes: all together.
     """
@@ -105,14 +106,26 @@ def whole_layout(plan: ViewPlan, place: tuple[int, int], donor_place: tuple[int,
     place, donor_place: height and width of the largest image and of the largest background.
     """
     image = len(plan.views) * VIEW_DTYPE.itemsize
-    mask = image + 3 * place[0] * place[1]
+    mask = image + _planes_bytes(place)
     at = mask + place[0] * (-(-place[1] // 64) * 8)
     donor = []
     for number in range(len(plan.views)):
         donor.append(at if crops.takes_donor(plan, number) else -1)
-        at += 3 * donor_place[0] * donor_place[1] if donor[-1] >= 0 else 0
+        at += _planes_bytes(donor_place) if donor[-1] >= 0 else 0
     sides = tuple(view.size_px for view in plan.views)
     return Layout((image,), (mask,), tuple(donor), sides, place, donor_place, at)
+
+
+def _num_bytes(memory: object) -> int:
+    """Bytes of all arrays in named tuples of such."""
+    if isinstance(memory, tuple):
+        return sum(map(_num_bytes, memory))
+    return memory.nbytes if isinstance(memory, np.ndarray) else 0
+
+
+def _planes_bytes(place: tuple[int, int]) -> int:
+    """Bytes of a place for an image's planes, 4:2:0."""
+    return place[0] * place[1] + 2 * (-(-place[0] // 2)) * (-(-place[1] // 2))
 
 
 def _largest(records: np.ndarray, prefix: str) -> tuple[int, int]:
@@ -174,13 +187,13 @@ class SceneDecoder(Operation):
         for scratch in all_scratch:
             self._scratch.put(scratch)
         self._clocks = [scratch.clock for scratch in all_scratch]
-        self.scratch_bytes = sum(memory.nbytes for scratch in all_scratch for memory in scratch[1:])
+        self.scratch_bytes = sum(map(_num_bytes, all_scratch))
 
     def close(self) -> None:
         """End the threads and free their memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         while not self._scratch.empty():
-            close_decoder(self._scratch.get().decoder)
+            close_decode_memory(self._scratch.get().decoding)
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds spent in each stage of `_stage_clock.STAGES` so far, summed over threads."""

@@ -50,20 +50,32 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlaneBatch:
+    """Whole images as planes, as JPEGs store them: luma, and colour differences of half its resolution (4:2:0).
+
+    luma_BHW: uint8, each image at the top left of a place as large as the largest needs; the rest undefined.
+    colour_B2HW: uint8 Cb and Cr, one pixel for 2 x 2 of luma, rounded up; likewise.
+    size_B2: int64, height and width of each image.
+    """
+
+    luma_BHW: torch.Tensor
+    colour_B2HW: torch.Tensor
+    size_B2: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class WholeBatch:
     """A batch of whole images, to be cropped on the device (`pipeline.views.device_crops.cut`).
 
-    image_BHWC: uint8 RGB, each image at the top left of a place as large as the largest needs; the rest undefined.
-    mask_BHP: uint8 (B, H, P), 1 = foreground, bits packed along a row, highest bit first; likewise.
-    donors_BHWC: per view, uint8 backgrounds of the donors of the rows whose record says so (other rows undefined),
-        likewise; None when the plan needs no donors or the view is local.
-    size_B2: int64 (B, 2), height and width of each image. The rest as in `Batch`.
+    image: their planes. Of an image with more colour than 4:2:0 that is the mean.
+    mask_BHP: uint8 (B, H, P), 1 = foreground, bits packed along a row, highest bit first; placed as luma is.
+    donors: per view, the backgrounds of the donors of the rows whose record says so (other rows undefined); None when
+        the plan needs no donors or the view is local. The rest as in `Batch`.
     """
 
-    image_BHWC: torch.Tensor
+    image: PlaneBatch
     mask_BHP: torch.Tensor
-    donors_BHWC: tuple[torch.Tensor | None, ...]
-    size_B2: np.ndarray
+    donors: tuple[PlaneBatch | None, ...]
     records: tuple[np.ndarray, ...]
     row_B: torch.Tensor
     label_B: torch.Tensor

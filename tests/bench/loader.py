@@ -11,16 +11,17 @@ import numba
 import numpy as np
 import torch
 
-from backdrop.pipeline.beton.reader import read_records
-from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg
-from backdrop.pipeline.loader._scene_kernels import make_scratch
+from backdrop.pipeline.beton.reader import BetonSettings, read_records
+from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg, open_decoder
+from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+from backdrop.stores.format.reader import open_store
 from tests.bench.ffcv_peer import ffcv_epoch
 from tests.bench.photographs import write_beton
-from tests.bench.timing import best_seconds, one_core, row
+from tests.bench.timing import best_cpu_seconds, best_seconds, one_core, row
 from tests.bench.torchvision_peer import torchvision_epoch
 
 NUM_IMAGES = 512
@@ -31,6 +32,10 @@ LOCAL = View(size_px=96, scale=(0.05, 0.14), min_foreground=0.1, is_global=False
 PLANS = {
     "two_view": ViewPlan(views=(GLOBAL, GLOBAL), background=BACKGROUND),
     "multicrop": ViewPlan(views=(GLOBAL, GLOBAL, *[LOCAL] * 6), background=BACKGROUND),
+}
+BARE = {
+    name: ViewPlan(views=tuple(replace(view, min_foreground=0.0) for view in plan.views))
+    for name, plan in PLANS.items()
 }
 
 
@@ -52,6 +57,10 @@ def measure(folder: Path) -> dict[str, dict]:
         )
         results["loader.extras_cost"] = extras_cost(beton)
         results["loader.recombine_vs_random"] = recombined(beton)
+        planes = export_beton(
+            open_store(folder / "s.zarr"), index, folder / "planes.beton", settings=BetonSettings(pixels="yuv420")
+        )
+        results.update(against_decoding(beton, planes))
         results["loader.first_batch_s"] = first_batch(beton)
     return results
 
@@ -101,10 +110,41 @@ def device_geometry(beton: Path, plan: ViewPlan, backgrounds: str) -> dict:
     return row(whole, "images/s", peer=plain, ratio=whole / plain, what=f"{what}; one core")
 
 
+def against_decoding(beton: Path, planes: Path) -> dict[str, dict]:
+    """Both plans, bare and with everything, from JPEGs and from planes, over nothing but decoding the JPEGs to RGB."""
+    sides = {
+        f"{name}_{what}{end}": our_epoch(file, plans[name], None, 1)
+        for end, file in (("", beton), ("_planes", planes))
+        for what, plans in (("bare", BARE), ("all", PLANS))
+        for name in plans
+    }
+    decode, num_rows, close = decoding(beton)
+    seconds = best_cpu_seconds({"decode": decode, **sides})
+    close()
+    peer = num_rows / seconds["decode"]
+    said = "processor time, sides in turn; masks always, with all: FG_min 0.1 and BG_Random p 0.2; peer: JPEGs to RGB"
+    return {
+        f"loader.{name}_vs_decode": row(
+            num_rows / seconds[name], "images/s", peer=peer, ratio=seconds["decode"] / seconds[name],
+            what=f"{name}; {said}; one core",
+        )
+        for name in sides
+    }  # fmt: skip
+
+
 def decoded_per_s(beton: Path) -> float:
-    """Images of a .beton decoded per second by the decoder that the loader uses."""
+    """Images of a .beton decoded per second to RGB, by the library that the loader uses."""
+    decode, num_rows, close = decoding(beton)
+    seconds = best_seconds(decode)
+    close()
+    return num_rows / seconds
+
+
+def decoding(beton: Path) -> tuple[Callable[[], int], int, Callable[[], None]]:
+    """What decodes all images of a .beton to RGB, their number, and what ends it."""
     records, file_bytes = np.ascontiguousarray(read_records(beton)), np.memmap(beton, np.uint8, mode="r")
-    scratch = make_scratch(int(records["height"].max()), int(records["width"].max()), np.array([224]))
+    pixels = np.empty(3 * int(records["height"].max()) * int(records["width"].max()), np.uint8)
+    decoder = open_decoder()
 
     @numba.njit
     def decode(records: np.ndarray, file_bytes: np.ndarray, decoder: int, pixels: np.ndarray) -> int:
@@ -115,9 +155,7 @@ def decoded_per_s(beton: Path) -> float:
             failed += decode_jpeg(decoder, file_bytes[start:end], height, width, pixels, 3 * width)
         return failed
 
-    seconds = best_seconds(lambda: decode(records, file_bytes, scratch.decoder, scratch.pixels))
-    close_decoder(scratch.decoder)
-    return len(records) / seconds
+    return lambda: decode(records, file_bytes, decoder, pixels), len(records), lambda: close_decoder(decoder)
 
 
 def extras_cost(beton: Path) -> dict:

@@ -20,6 +20,22 @@ def best_seconds(work: Callable[[], object], *, repetitions: int = 5) -> float:
     return min(taken)
 
 
+def best_cpu_seconds(works: dict[str, Callable[[], object]], *, rounds: int = 9) -> dict[str, float]:
+    """Return the least processor seconds, of all threads, that each of `works` took, one after the other in rounds.
+
+    In turn, so that what else a machine does meets all of them alike.
+    """
+    for work in works.values():
+        work()
+    best = dict.fromkeys(works, float("inf"))
+    for _ in range(rounds):
+        for name, work in works.items():
+            start = time.process_time()
+            work()
+            best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
 def row(value: float, unit: str, *, peer: float | None = None, ratio: float | None = None, what: str) -> dict:
     """Return one entry of bench.json; `what` says what each side does."""
     return {"value": value, "unit": unit, "peer": peer, "ratio": ratio, "what": what}

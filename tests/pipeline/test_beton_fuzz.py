@@ -207,7 +207,7 @@ def test_sidecars_of_anything_are_refused(child: Child) -> None:
             path.write_bytes(data)
             assert child.read("host").startswith("refused "), data[:60]
         for name, value in (("num_bytes", "8"), ("num_bytes", 1.5), ("num_rows", None), ("table_checksum", 7),
-                            ("store_id", None), ("settings", []), ("format_version", 3)):  # fmt: skip
+                            ("store_id", None), ("settings", []), ("format_version", 9)):  # fmt: skip
             seal(child.beton, **{name: value})
             assert child.read("host").startswith("refused "), (name, value)
         for name in json.loads(content):

@@ -17,7 +17,7 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton import scene
 from backdrop.pipeline.beton import scene_kernels as kernels
 from backdrop.pipeline.beton import writer as export
-from backdrop.pipeline.beton.reader import read_blob, read_records, read_sidecar, sidecar_path
+from backdrop.pipeline.beton.reader import BetonSettings, read_blob, read_records, read_sidecar, sidecar_path
 from backdrop.pipeline.beton.table_reader import has_mask
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import open_index
@@ -138,10 +138,10 @@ def test_plain_jpegs_are_kept_byte_for_byte_and_others_encoded_again(
         row = row_of(index, number)
         made = scene.scene_of_row(store, index, row, max_side_px=MAX_SIDE_PX, jpeg_quality=90)
         if number in (small_scenes.NO_MASK, small_scenes.DAMAGED):
-            assert (made.height, made.image_jpeg) == (0, b"")
+            assert (made.height, made.image_blob) == (0, b"")
             continue
-        assert (made.image_jpeg == index.read(row)) == (number not in encoded_again), number
-        pixels = decode_rgb(made.image_jpeg)
+        assert (made.image_blob == index.read(row)) == (number not in encoded_again), number
+        pixels = decode_rgb(made.image_blob)
         assert pixels.shape[:2] == (made.height, made.width)
         assert made.mask_packed.shape == (made.height, (made.width + 7) // 8)
         if number != small_scenes.LARGE:
@@ -159,7 +159,7 @@ def test_the_file_holds_the_store(beton: Path, built: tuple[Store, DatasetIndex]
     for row, record in enumerate(records):
         made = scene.scene_of_row(store, built[1], row, max_side_px=MAX_SIDE_PX, jpeg_quality=90)
         assert read_blob(file_bytes, record, "key").decode() == store.key(row)
-        assert read_blob(file_bytes, record, "image") == made.image_jpeg
+        assert read_blob(file_bytes, record, "image") == made.image_blob
         assert read_blob(file_bytes, record, "background") == store.background_jpeg(row)
         if Status(int(store.status[row])).has_mask:
             runs = np.frombuffer(read_blob(file_bytes, record, "mask"), np.uint32)
@@ -235,7 +235,7 @@ def test_a_hung_writer_is_ended(built: tuple[Store, DatasetIndex], tmp_path: Pat
     assert not (tmp_path / "x.beton").exists()
 
 
-@pytest.mark.parametrize("setting", [{"max_side_px": 8}, {"jpeg_quality": 100}])
+@pytest.mark.parametrize("setting", [{"max_side_px": 8}, {"settings": BetonSettings(jpeg_quality=100)}])
 def test_settings_out_of_range_are_refused(built: tuple[Store, DatasetIndex], tmp_path: Path, setting: dict) -> None:
     with pytest.raises(UserError, match=r"must be in \["):
         export_beton(*built, tmp_path / "x.beton", **setting)
@@ -299,7 +299,7 @@ def test_a_blob_of_wrong_bytes_is_not_handed_over(beton: Path, is_outside: bool)
 def test_a_key_that_is_no_text_goes_into_its_record_as_its_bytes() -> None:
     nothing = np.zeros((0, 0), np.uint8)
     of_row = scene.Scene(
-        row=0, key=os.fsdecode(b"b\xff.jpg"), label=0, status=Status.DECODE_ERROR, height=0, width=0, image_jpeg=b"",
-        mask_packed=nothing, background_jpeg=b"", background_height=0, background_width=0,
+        row=0, key=os.fsdecode(b"b\xff.jpg"), label=0, status=Status.DECODE_ERROR, height=0, width=0, image_blob=b"",
+        mask_packed=nothing, background_blob=b"", background_height=0, background_width=0,
     )  # fmt: skip
     assert scene.scene_blobs(of_row)["key"] == b"b\xff.jpg"

@@ -14,15 +14,21 @@ import torch
 import torchvision.transforms.v2.functional as functional
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton.reader import BetonSettings
-from backdrop.pipeline.beton.writer import export_beton
+from backdrop.pipeline.beton.plane_kernels import (
+    close_decode_memory,
+    decode_planes,
+    make_decode_memory,
+)
+from backdrop.pipeline.beton.reader import BetonSettings, read_records
+from backdrop.pipeline.beton.writer import export_beton, planes_bytes
 from backdrop.pipeline.loader import _resize_kernels as kernels
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
-from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_mask
-from backdrop.pipeline.views import crops
+from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_image, crop_mask
+from backdrop.pipeline.views import crops, device_crops
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import Store, open_store
@@ -30,8 +36,10 @@ from backdrop.stores.format.schema import Status
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
 from tests.material.broken_betons import copy_of, damaged, seal, set_fields
+from tests.material.planes import crop, plane_arrays, random_planes
 
 MAX_SIDE_PX = 200
+PLANES = BetonSettings(max_side_px=MAX_SIDE_PX, pixels="yuv420")
 PLAN = ViewPlan(
     views=(
         View(size_px=64, min_foreground=0.2),
@@ -253,56 +261,150 @@ def test_a_half_written_file_is_refused(beton: Path, tmp_path: Path) -> None:
 def test_shrinking_on_decoding_equals_the_reference_loader(
     beton: Path, built: tuple[Store, DatasetIndex], size_px: int, name: str
 ) -> None:
-    """Views so small that most images are decoded 2 or 4 times smaller; Pillow shrinks as the standard says, too."""
+    """Views so small that most images are decoded 2 or 4 times smaller."""
     view = View(size_px=size_px, scale=(0.3, 1.0), min_foreground=0.2)
     plan = ViewPlan(views=(view, replace(view, size_px=size_px - 3)), background=replace(PLAN.background, name=name))
     options = {"batch_size": 4, "seed": 3, "drop_last": False, "shrink_on_decoding": True}
     reference = ReferenceLoader(*built, plan, LoaderOptions(**options), settings=BetonSettings(max_side_px=MAX_SIDE_PX))
     with Loader(beton, plan, LoaderOptions(**options, num_threads=2)) as loader:
         shrunk = samples(loader)
-    assert_same(shrunk, samples(reference), grey_levels=2)
+    assert_same(shrunk, samples(reference), grey_levels=1)
     with Loader(beton, plan, LoaderOptions(**{**options, "shrink_on_decoding": False}, num_threads=2)) as loader:
         whole = samples(loader)
     pairs = [(a[0], b[0]) for row in whole for a, b in zip(shrunk[row][1], whole[row][1], strict=True)]
     differences = [np.abs(a.astype(int) - b).mean() for a, b in pairs]
     assert np.count_nonzero(differences) > len(whole)
-    assert np.mean(differences) < 2
+    assert np.mean(differences) < 3.5
+
+
+def test_planes_give_the_views_of_the_jpegs(
+    beton: Path, built: tuple[Store, DatasetIndex], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """All of these are 4:2:0 or grey: what is stored is what is decoded, bit by bit, in both geometries."""
+    planes = export_beton(*built, tmp_path / "planes.beton", settings=PLANES)
+    num_bytes = planes_bytes(built[0], MAX_SIDE_PX)
+    assert f"about {num_bytes / 1e9:,.2f} GB" in capsys.readouterr().err
+    records = read_records(planes)
+    assert 0.5 * num_bytes < records["image_bytes"].sum() + records["background_bytes"].sum() < 1.1 * num_bytes
+    options = LoaderOptions(batch_size=4, seed=3, num_threads=1)
+    with Loader(planes, PLAN, options) as ours, Loader(beton, PLAN, options) as theirs:
+        views = samples(ours), samples(theirs)
+    grey = [each.pop(small_scenes.GREY) for each in views]  # no colour is not quite colour of 0 in the last bit
+    assert_same(*views)
+    assert_same(*({small_scenes.GREY: each} for each in grey), grey_levels=1)
+    assert export_beton(*built, planes, settings=PLANES) == planes
+    with pytest.raises(UserError, match="other settings"):
+        export_beton(*built, planes, max_side_px=MAX_SIDE_PX)
+    whole = [list(map(_whole, _whole_batches(path))) for path in (planes, beton)]
+    assert whole[0] == whole[1]
+
+
+def _whole_batches(beton: Path) -> Iterator[Batch]:
+    with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=3, geometry="device")) as loader:
+        for batch in loader.epoch(1):
+            yield device_crops.cut(batch, PLAN, torch.device("cpu"))
+
+
+def _whole(batch: Batch) -> list[bytes]:
+    return [view.image_BHWC.numpy().tobytes() for view in batch.views]
+
+
+@pytest.mark.parametrize("blob", ["image", "background"])
+def test_bad_planes_are_an_error_that_names_the_row(
+    built: tuple[Store, DatasetIndex], store: Store, tmp_path: Path, blob: str
+) -> None:
+    planes = export_beton(*built, tmp_path / "planes.beton", settings=PLANES)
+    row = int(np.flatnonzero(store.status == Status.OK)[7])
+    (tmp_path / "copy").mkdir()
+    copy = damaged(planes, tmp_path / "copy", row, blob, hides=False)
+    plan = replace(PLAN, background=Background(name="random", probability=1.0))
+    with Loader(copy, plan, LoaderOptions(batch_size=4, seed=1, num_threads=1)) as loader:
+        several = (batch for epoch in range(20) for batch in loader.epoch(epoch))
+        with pytest.raises(CorruptStore, match=f"row {row}, {store.key(row)}: .*{blob}"):
+            deque(several, maxlen=0)
+        several.close()
 
 
 # --- the kernels -----------------------------------------------------------------------------------------------------
 
 
-def crop(kernel, image_HWC: np.ndarray, box: tuple[int, ...], side: int, is_flipped: bool) -> np.ndarray:
-    height, width = image_HWC.shape[:2]
-    taps = kernels.max_taps(max(height, width), side)
-    tables = [(np.empty(side, np.int64), np.empty((side, taps), np.float32)) for _ in range(2)]
-    rows, lines = np.zeros((2, 3 * (width + taps) + 4), np.float32), np.empty((2, 3 * side + 4), np.uint8)
-    out = np.empty((side, 3 * side), np.uint8)
-    cut = kernels.Cut(box, 1, is_flipped)
-    kernel(image_HWC.reshape(height, 3 * width), cut, out, *tables, rows, lines)
-    return out.reshape(side, side, 3)
-
-
 boxes = st.tuples(st.integers(1, 90), st.integers(1, 120), st.integers(0, 30), st.integers(0, 30))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(size_and_place=boxes, side=st.integers(1, 70), is_flipped=st.booleans(), seed=st.integers(0, 99))
-def test_crops_are_torchvisions(size_and_place: tuple[int, ...], side: int, is_flipped: bool, seed: int) -> None:
+def test_crops_of_grey_images_are_torchvisions(
+    size_and_place: tuple[int, ...], side: int, is_flipped: bool, seed: int
+) -> None:
     height, width, top, left = size_and_place
-    image_HWC = np.random.default_rng(seed).integers(0, 256, (height + top + 3, width + left + 2, 3), dtype=np.uint8)
+    planes = random_planes(height + top + 3, width + left + 2, (1, 1), False, seed)
     box = (top, left, height, width)
-    image = torch.from_numpy(image_HWC).permute(2, 0, 1).float()
-    expected = functional.resized_crop(image, *box, [side, side], antialias=True).permute(1, 2, 0).numpy()
+    image = torch.from_numpy(plane_arrays(planes)[0][0])[None]
+    expected = functional.resized_crop(image, *box, [side, side], antialias=True).numpy()[0, :, :, None]
     expected = expected[:, ::-1] if is_flipped else expected
-    assert np.abs(crop(kernels.crop_pixels, image_HWC, box, side, is_flipped) - expected).max() < 0.51
+    assert np.abs(crop(planes, box, side, is_flipped) - expected).max() < 0.55
 
 
-def test_compiled_and_plain_crops_agree() -> None:
-    image_HWC = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    for box, side in (((2, 3, 30, 40), 12), ((0, 0, 40, 50), 9), ((5, 5, 4, 6), 15), ((39, 49, 1, 1), 3)):
-        compiled = crop(kernels.crop_pixels, image_HWC, box, side, True)
-        assert (compiled == crop(kernels.crop_pixels.py_func, image_HWC, box, side, True)).all()
+@settings(deadline=None, max_examples=60)
+@given(
+    size_and_place=boxes,
+    side=st.integers(1, 70),
+    is_flipped=st.booleans(),
+    sub=st.sampled_from([(1, 1), (1, 2), (2, 2), (2, 1), (1, 4)]),
+    shrink=st.sampled_from([1, 2]),
+    seed=st.integers(0, 99),
+)
+def test_crops_are_those_of_float64(
+    size_and_place: tuple[int, ...], side: int, is_flipped: bool, sub: tuple[int, int], shrink: int, seed: int
+) -> None:
+    """Every sampling of colour, odd sides, boxes at the edge and in the middle of a pixel of colour."""
+    height, width, top, left = size_and_place
+    planes = random_planes(height + top + 3, width + left + 2, sub, True, seed)
+    box = (shrink * top, shrink * left + shrink - 1, shrink * height, shrink * width)
+    expected = crop_image(plane_arrays(planes), box, shrink, side, is_flipped)
+    assert np.abs(crop(planes, box, side, is_flipped, shrink).astype(int) - expected).max() <= 1
+
+
+def test_compiled_and_plain_crops_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        (random_planes(40, 51, sub, has_colour, 0), box, side)
+        for sub, has_colour in (((2, 2), True), ((1, 1), False))
+        for box, side in (((2, 3, 30, 40), 12), ((0, 0, 40, 51), 33), ((39, 49, 1, 1), 3))
+    ]
+    compiled = [crop(*case, True) for case in cases]
+    for name in ("crop_planes", "_filter_strip", "_colour_strip", "_part", "fill_taps", "_stretch", "_copy"):
+        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
+    for case, expected in zip(cases, compiled, strict=True):
+        assert (crop(*case, True) == expected).all()
+
+
+# Of views of photographs beside torchvision's of the same JPEGs, in grey levels: means, and the largest at any pixel.
+# Theirs has colour that was first brought to full resolution; ours resizes it once.
+MEAN_DISTANCE, MAX_DISTANCE = 0.7, 64
+
+
+def test_views_of_photographs_are_near_torchvisions(shared_data: Path) -> None:
+    paths = [path for folder in ("imagenette/train", "scenes-with-masks", "coco/train2017")
+             for path in sorted((shared_data / folder).rglob("*.jp*g"), key=str)[:4]]  # fmt: skip
+    assert len(paths) >= 8
+    rng = np.random.default_rng(0)
+    for path in paths:
+        with Image.open(path) as image:
+            rgb_HWC = np.array(image.convert("RGB"))
+        height, width = rgb_HWC.shape[:2]
+        memory = make_decode_memory(height, width)
+        status, planes = decode_planes(memory, np.frombuffer(path.read_bytes(), np.uint8), height, width)
+        assert status == 0
+        for side in (224, 96):
+            box_height, box_width = rng.integers(height // 3, height + 1), rng.integers(width // 3, width + 1)
+            top, left = rng.integers(height - box_height + 1), rng.integers(width - box_width + 1)
+            box = tuple(map(int, (top, left, box_height, box_width)))
+            image_CHW = torch.from_numpy(rgb_HWC).permute(2, 0, 1).float()
+            theirs = functional.resized_crop(image_CHW, *box, [side, side], antialias=True).permute(1, 2, 0).numpy()
+            distance = np.abs(crop(planes, box, side, False) - theirs)
+            assert distance.mean() < MEAN_DISTANCE, (path, box)
+            assert distance.max() < MAX_DISTANCE, (path, box)
+        close_decode_memory(memory)
 
 
 @settings(deadline=None, max_examples=40)

@@ -14,7 +14,9 @@ from backdrop.pipeline.loader import _resize_kernels as resize_kernels
 from backdrop.pipeline.loader.reference_loader import crop_image, crop_mask
 from backdrop.pipeline.views import compositing, crops, device_crops, placement_kernels
 from backdrop.pipeline.views import crop_kernels as kernels
+from backdrop.pipeline.views.batch import PlaneBatch
 from backdrop.pipeline.views.view_plan import Background, ObjectPlacement, View, ViewPlan
+from tests.material.planes import crop, plane_arrays, random_planes
 from tests.reference import recombination as reference
 
 SIZES = np.array([[30, 44], [52, 31], [40, 40], [25, 60]])
@@ -194,16 +196,6 @@ def test_what_cannot_be_done_is_refused(placement: dict, words: str) -> None:
 reaching = st.tuples(st.integers(-60, 60), st.integers(-60, 60), st.integers(1, 120), st.integers(1, 120))
 
 
-def cut(kernel, image_HWC: np.ndarray, a_box: tuple[int, ...], side: int, is_flipped: bool) -> np.ndarray:
-    height, width = image_HWC.shape[:2]
-    taps = max(resize_kernels.max_taps(max(height, width), side), max(height, width))
-    tables = [(np.empty(side, np.int64), np.full((side, taps), np.nan, np.float32)) for _ in range(2)]
-    rows, lines = np.full((2, 3 * (width + taps) + 4), 250.0, np.float32), np.empty((2, 3 * side + 4), np.uint8)
-    out = np.full((side, 3 * side), 77, np.uint8)
-    kernel(image_HWC.reshape(height, -1), resize_kernels.Cut(a_box, 1, is_flipped), out, *tables, rows, lines)
-    return out.reshape(side, side, 3)
-
-
 @settings(deadline=None, max_examples=100)
 @given(
     a_box=reaching, size=st.tuples(st.integers(1, 40), st.integers(1, 70)), side=st.integers(1, 40),
@@ -213,10 +205,10 @@ def test_beyond_the_image_is_black_and_within_all_three_ways_agree(
     a_box: tuple[int, ...], size: tuple[int, int], side: int, is_flipped: bool, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    image_HWC = rng.integers(1, 256, (*size, 3), dtype=np.uint8)
+    planes = random_planes(*size, (2, 2), False, seed)
     mask_HW = (rng.random(size) < 0.5).astype(np.uint8)
-    ours = cut(resize_kernels.crop_pixels, image_HWC, a_box, side, is_flipped)
-    expected = crop_image(torch.from_numpy(image_HWC).permute(2, 0, 1), a_box, side, is_flipped)
+    ours = crop(planes, a_box, side, is_flipped)
+    expected = crop_image(plane_arrays(planes), a_box, 1, side, is_flipped)
     assert np.abs(ours.astype(int) - expected).max() <= 1
     is_inside = crop_mask(np.ones(size, np.uint8), a_box, side, is_flipped) != 0
     assert (ours[~is_inside] == 0).all()
@@ -229,23 +221,33 @@ def test_beyond_the_image_is_black_and_within_all_three_ways_agree(
     assert (np.unpackbits(out, axis=1, count=side) == expected_mask).all()
 
     place = (size[0] + 3, size[1] + 9)  # what lies beside an image in a batch of whole ones is undefined
-    whole_HWC = rng.integers(0, 256, (*place, 3), dtype=np.uint8)
-    whole_HWC[: size[0], : size[1]] = image_HWC
+    luma_HW = rng.integers(0, 256, place, dtype=np.uint8)
+    luma_HW[: size[0], : size[1]] = plane_arrays(planes)[0][0]
     bits_HW = rng.integers(0, 2, (place[0], (place[1] + 63) // 64 * 64), dtype=np.uint8)
     bits_HW[: size[0], : size[1]] = mask_HW
     boxes = device_crops._Boxes(*torch.tensor(a_box).float()[:, None, None], torch.tensor([[is_flipped]]))
-    size_12 = torch.tensor([size])
-    pixels = device_crops._cut_pixels(torch.from_numpy(whole_HWC).permute(2, 0, 1)[None].float(), boxes, side, size_12)
+    no_colour_2HW = torch.full((1, 2, -(-place[0] // 2), -(-place[1] // 2)), 128, dtype=torch.uint8)
+    batch = PlaneBatch(
+        luma_BHW=torch.from_numpy(luma_HW)[None], colour_B2HW=no_colour_2HW, size_B2=np.array([size], np.int64)
+    )
+    moved = device_crops._moved(batch, torch.device("cpu"))
+    pixels = device_crops._cut_pixels(moved, boxes, side)
     assert np.abs(pixels[0].numpy().astype(int) - expected).max() <= 1
-    mask = device_crops._cut_mask(torch.from_numpy(np.packbits(bits_HW, axis=1))[None], boxes, side, size_12)
+    mask = device_crops._cut_mask(torch.from_numpy(np.packbits(bits_HW, axis=1))[None], boxes, side, moved)
     assert (np.unpackbits(mask[0].numpy(), axis=1, count=side) == expected_mask).all()
 
 
-def test_compiled_and_plain_crops_agree_beyond_the_image() -> None:
-    image_HWC = np.random.default_rng(0).integers(0, 256, (14, 20, 3), dtype=np.uint8)
-    for a_box, side in (((-5, -9, 30, 40), 12), ((3, -30, 6, 90), 9), ((10, 15, 20, 3), 7), ((50, 60, 9, 9), 5)):
-        compiled = cut(resize_kernels.crop_pixels, image_HWC, a_box, side, True)
-        assert (compiled == cut(resize_kernels.crop_pixels.py_func, image_HWC, a_box, side, True)).all()
+@settings(deadline=None, max_examples=40)
+@given(
+    a_box=reaching, size=st.tuples(st.integers(1, 40), st.integers(1, 70)), side=st.integers(1, 40),
+    sub=st.sampled_from([(1, 1), (1, 2), (2, 2), (1, 4)]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_colour_beyond_the_image_is_black_too(
+    a_box: tuple[int, ...], size: tuple[int, int], side: int, sub: tuple[int, int], seed: int
+) -> None:
+    planes = random_planes(*size, sub, True, seed)
+    expected = crop_image(plane_arrays(planes), a_box, 1, side, False)
+    assert np.abs(crop(planes, a_box, side, False).astype(int) - expected).max() <= 1
 
 
 # ------------------------------------------------------------------------------------------------------- soft edges

@@ -1,0 +1,231 @@
+"""Images as planes: a JPEG decoded to what it stores, luma and two colour differences, or stored as that.
+
+Nothing is up-sampled and no colours are converted here: what is cut out of an image is resized plane by plane. JPEGs
+whose planes are none of those (three components that are RGB already, sampling that libjpeg-turbo has no name for) are
+decoded to RGB, of which planes of full size are made.
+"""
+
+import ctypes
+from typing import Any, NamedTuple
+
+import llvmlite.binding
+import numpy as np
+from numba import types
+from numba.core.imputils import impl_ret_borrowed
+from numba.extending import intrinsic, overload
+
+from backdrop.kernels import follow_sources, kernel
+from backdrop.pipeline.beton import scene_kernels
+from backdrop.pipeline.beton.ffcv_names import lib
+from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg, jpeg_size, open_decoder
+
+# As in scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
+_HEADER, _PLANES = "backdrop_tjDecompressHeader3", "backdrop_tjDecompressToYUVPlanes"
+for _name, _function in ((_HEADER, lib.tjDecompressHeader3), (_PLANES, lib.tjDecompressToYUVPlanes)):
+    llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
+_read_header: Any = types.ExternalFunction(
+    # decoder, bytes and their number; addresses of width, height, sampling and colour space
+    _HEADER, types.int32(types.uintp, types.uintp, types.uint64, *[types.uintp] * 4)
+)  # fmt: skip
+_decompress_planes: Any = types.ExternalFunction(
+    _PLANES,
+    types.int32(
+        types.uintp,  # decoder
+        types.uintp,  # JPEG bytes
+        types.uint64,  # their number
+        types.uintp,  # addresses of the planes
+        types.int32,  # width
+        types.uintp,  # bytes from row to row of each plane, 0 = rows without gaps
+        types.int32,  # height
+        types.int32,  # flags, 0 = accurate DCT
+    ),
+)
+
+_SPACE_YCBCR, _SPACE_GREY = 1, 2
+# libjpeg-turbo's names of samplings as what one pixel of colour stands for, (rows, columns): 4:4:4, 4:2:2, 4:2:0, grey,
+# 4:4:0, 4:1:1.
+_SAMPLING = ((1, 1), (1, 2), (2, 2), (1, 1), (2, 1), (1, 4))
+# Planes are read this many bytes past their end, at most.
+SLACK_BYTES = 32
+# How planes that are stored as they are begin; a JPEG begins with 0xFF.
+STORED = np.frombuffer(b"YUV420\0\0", np.uint8)
+
+
+class Planes(NamedTuple):
+    """The planes of an image, each without gaps between its rows, in one flat array."""
+
+    data: np.ndarray  # uint8 flat
+    has_colour: bool  # where not, there is luma alone
+    height: int  # pixels of the image
+    width: int
+    sub_y: int  # rows of the image that one of the colour planes stands for
+    sub_x: int  # likewise columns
+    starts: tuple[int, int, int]  # of each plane in `data`
+    strides: tuple[int, int, int]  # bytes from row to row
+
+
+class DecodeMemory(NamedTuple):
+    """What decoding writes to, for one thread."""
+
+    decoder: int  # of JPEGs
+    pixels: np.ndarray  # uint8 flat, planes
+    rgb: np.ndarray  # uint8 flat, of those few images that are decoded to RGB
+    header: np.ndarray  # int32 (4,)
+    addresses: np.ndarray  # int64 (3,)
+
+
+def make_decode_memory(height: int, width: int) -> DecodeMemory:
+    """Allocate for images of up to height x width pixels; free it with `close_decode_memory`."""
+    padded = (height + 1) * (width + 3)
+    return DecodeMemory(
+        decoder=open_decoder(),
+        pixels=np.zeros(3 * padded + SLACK_BYTES, np.uint8),
+        rgb=np.empty(3 * height * width, np.uint8),
+        header=np.zeros(4, np.int32),
+        addresses=np.zeros(3, np.int64),
+    )
+
+
+def close_decode_memory(memory: DecodeMemory) -> None:
+    """Free the decoder."""
+    close_decoder(memory.decoder)
+
+
+@kernel
+def decode_planes(memory: DecodeMemory, data: np.ndarray, height: int, width: int) -> tuple[int, Planes]:
+    """Decode a JPEG into a thread's memory.
+
+    data: uint8 (N,). height, width: of the image; or of it 2, 4 or 8 times smaller, rounded up.
+    Returns: (0, planes), or -1 where libjpeg reports an error or a warning.
+    """
+    header = memory.header
+    at, start = header.ctypes.data, data.ctypes.data
+    decoder = np.uintp(memory.decoder)
+    status = _read_header(decoder, start, data.size, at, at + 4, at + 8, at + 12)
+    sampling, space = header[2], header[3]
+    is_grey = space == _SPACE_GREY
+    if status != 0 or not 0 <= sampling < len(_SAMPLING) or not (is_grey or space == _SPACE_YCBCR):
+        return _decode_as_rgb(memory, data, height, width)
+    sub_y, sub_x = _SAMPLING[sampling]
+    rows, columns = (height + sub_y - 1) // sub_y, (width + sub_x - 1) // sub_x
+    blue = rows * sub_y * columns * sub_x
+    red = blue + rows * columns
+    assert memory.pixels.size >= red + rows * columns + SLACK_BYTES
+    for number, begin in enumerate((0, blue, red)):
+        memory.addresses[number] = memory.pixels.ctypes.data + begin
+    status = _decompress_planes(decoder, start, data.size, memory.addresses.ctypes.data, width, np.uintp(0), height, 0)
+    strides = (columns * sub_x, columns, columns)
+    return status, Planes(memory.pixels, not is_grey, height, width, sub_y, sub_x, (0, blue, red), strides)
+
+
+@kernel
+def _decode_as_rgb(memory, data, height, width):
+    """Decode to RGB, and make planes of that as JFIF does."""
+    size, pixels, rgb = height * width, memory.pixels, memory.rgb
+    status = decode_jpeg(memory.decoder, data, height, width, rgb, 3 * width)
+    for at in range(size):
+        r, g, b = np.float64(rgb[3 * at]), np.float64(rgb[3 * at + 1]), np.float64(rgb[3 * at + 2])
+        luma = 0.299 * r + 0.587 * g + 0.114 * b
+        pixels[at] = np.uint8(luma + 0.5)
+        pixels[size + at] = np.uint8(min((b - luma) / 1.772 + 128.5, 255.0))
+        pixels[2 * size + at] = np.uint8(min((r - luma) / 1.402 + 128.5, 255.0))
+    return status, Planes(pixels, True, height, width, 1, 1, (0, size, 2 * size), (width, width, width))
+
+
+# --- planes that are stored as they are: 4:2:0, luma padded to even sides --------------------------------------------
+
+
+@kernel
+def stored_bytes(height: int, width: int) -> int:
+    """Size of the planes of an image as they are stored."""
+    return STORED.size + 6 * ((height + 1) // 2) * ((width + 1) // 2) + SLACK_BYTES
+
+
+@kernel
+def is_stored(data: np.ndarray, height: int, width: int) -> bool:
+    """Whether a blob, uint8 (N,), holds the planes of an image of this size."""
+    if data.size != stored_bytes(height, width):
+        return False
+    is_same = True
+    for k in range(STORED.size):
+        is_same = is_same and data[k] == STORED[k]
+    return is_same
+
+
+@kernel
+def has_size(data: np.ndarray, height: int, width: int) -> bool:
+    """Whether a blob holds stored planes, or a JPEG whose header says so, of an image of this size."""
+    return is_stored(data, height, width) or jpeg_size(data) == (height, width)
+
+
+@kernel
+def stored_planes(data: np.ndarray, height: int, width: int) -> Planes:
+    """The planes in a blob that `is_stored`; nothing is copied."""
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    blue = STORED.size + 4 * rows * columns
+    starts = (STORED.size, blue, blue + rows * columns)
+    return Planes(_readable(data), True, height, width, 2, 2, starts, (2 * columns, columns, columns))
+
+
+def _readable(data):
+    """An array of a mapped file, as which the compiler takes one that may be written; it is not."""
+    return data
+
+
+@overload(_readable, inline="always")
+def _overload_readable(data):
+    def implementation(data):
+        return _cast(data)  # type: ignore[call-arg]  # numba hands over the first
+
+    return implementation
+
+
+@intrinsic
+def _cast(typing_context, data):
+    def generate(context, builder, signature, arguments):
+        return impl_ret_borrowed(context, builder, signature.return_type, arguments[0])
+
+    return types.Array(types.uint8, 1, "C")(data), generate
+
+
+@kernel
+def to_420(planes: Planes, number: int, out: np.ndarray) -> None:
+    """Write a colour plane, 1 or 2, with a pixel for four of the image: the mean where there are more.
+
+    out: uint8 (>= (height + 1) // 2, >= (width + 1) // 2), written at the top left.
+    """
+    data, start, stride = planes.data, planes.starts[number], planes.strides[number]
+    rows, columns = (planes.height + 1) // 2, (planes.width + 1) // 2
+    for y in range(rows):
+        if not planes.has_colour:
+            out[y, :columns] = np.uint8(128)
+        elif planes.sub_y == 2 and planes.sub_x == 2:
+            begin = start + y * stride
+            out[y, :columns] = data[begin : begin + columns]
+        else:
+            above = start + 2 * y // planes.sub_y * stride
+            below = start + min(2 * y + 1, planes.height - 1) // planes.sub_y * stride
+            for x in range(columns):
+                left, right = 2 * x // planes.sub_x, min(2 * x + 1, planes.width - 1) // planes.sub_x
+                total = np.int64(data[above + left]) + data[above + right] + data[below + left] + data[below + right]
+                out[y, x] = np.uint8((total + 2) >> 2)
+
+
+@kernel
+def store_planes(planes: Planes, out: np.ndarray) -> None:
+    """Write planes as they are stored; out: uint8 (stored_bytes,)."""
+    rows, columns = (planes.height + 1) // 2, (planes.width + 1) // 2
+    out[:] = np.uint8(0)
+    out[: STORED.size] = STORED
+    at = STORED.size
+    luma = out[at : at + 4 * rows * columns].reshape(2 * rows, 2 * columns)
+    for y in range(planes.height):
+        begin = planes.starts[0] + y * planes.strides[0]
+        luma[y, : planes.width] = planes.data[begin : begin + planes.width]
+    at += luma.size
+    for number in (1, 2):
+        to_420(planes, number, out[at : at + rows * columns].reshape(rows, columns))
+        at += rows * columns
+
+
+follow_sources(__name__, scene_kernels)
