@@ -43,6 +43,7 @@ STORE = {
 }
 OTHERS = {
     "build-store": "backdrop.pipeline.commands:build_store_command",
+    "doctor": "backdrop.pipeline.commands:doctor_command",
     "pretrain": "backdrop.trainer.commands:pretrain_command",
     "loader-bench": "backdrop.trainer.commands:loader_bench_command",
     "evaluate": "backdrop.trainer.commands:evaluate_command",
@@ -75,8 +76,8 @@ def main() -> None:
     """Backdrop: find foregrounds, store masks and backgrounds, pretrain on them, score.
 
     Data sets are looked for under the folder named by the environment variable BACKDROP_DATA. Standard output holds
-    results alone; bars, the defaults taken and a line per stage go to standard error. Exit codes: 0 done, 1 'store
-    verify' found problems or 'store diff' differences, 2 something given was wrong.
+    results alone; bars, the defaults taken and a line per stage go to standard error. Exit codes: 0 done, 1 'doctor' or
+    'store verify' found problems or 'store diff' differences, 2 something given was wrong.
     """
 
 

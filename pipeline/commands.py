@@ -1,7 +1,8 @@
-"""The commands that bring images and stores together: build-store, and some of `store ...`."""
+"""The commands that bring images and stores together: build-store, some of `store ...`; and doctor."""
 
 import shlex
-from dataclasses import replace
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,3 +258,19 @@ def store_export(
 
     written = export_store(store, format_name, out=out, root=root, max_side_px=max_side_px, pixels=pixels, cache=cache)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")
+
+
+@click.command("doctor", cls=Command)
+def doctor_command() -> None:
+    """Look at this machine and at BACKDROP_DATA, and say in a line each what to do; exit code 1 at a problem.
+
+    A line begins with ok, with note (it works, with a limit worth knowing) or with problem. Of every data set some
+    files are looked at and a few decoded; nothing is written.
+    """
+    from backdrop.pipeline.doctor.data_sets import data_sets
+    from backdrop.pipeline.doctor.finding import lines_of
+    from backdrop.pipeline.doctor.machine import machine
+
+    findings = [*machine(), *data_sets()]
+    print_result([asdict(finding) for finding in findings], lines_of(findings))
+    sys.exit(1 if any(finding.state == "problem" for finding in findings) else 0)

@@ -19,14 +19,14 @@ def versions() -> dict[str, str]:
         "backdrop": f"{version_of('backdrop-ssl') or 'not installed'} (commit {commit()})",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: version_of(name) or "not installed" for name in PACKAGES},
-        "cuda": f"{_cuda_of_torch()}; driver: {_driver()}",
+        "cuda": f"{cuda_of_torch()}; driver: {nvidia_driver()}",
         "store schema": SCHEMA_VERSION,
         "beton format": str(FORMAT_VERSION),
     }
 
 
-def _cuda_of_torch() -> str:
-    """The CUDA that torch was built for, from the file of versions in its package."""
+def cuda_of_torch() -> str:
+    """Say which CUDA torch was built for, from the file of versions in its package."""
     try:
         text = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
     except (importlib.metadata.PackageNotFoundError, OSError):
@@ -35,7 +35,8 @@ def _cuda_of_torch() -> str:
     return f"torch built for {found[1]}" if found else "torch built without"
 
 
-def _driver() -> str:
+def nvidia_driver() -> str:
+    """Return the version of NVIDIA's driver, "none" where none is loaded."""
     try:
         text = NVIDIA_DRIVER.read_text()
     except OSError:
