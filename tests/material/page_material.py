@@ -82,6 +82,6 @@ def attention() -> Attention:
     image_HWC = np.full((16, 16, 3), 90, np.uint8)
     ramp_HW = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     return Attention(
-        key="<a>.jpg", query_HWC=image_HWC, masked_key_HWC=image_HWC, map_HW=ramp_HW,
-        mask_HW=np.eye(16, dtype=np.uint8), iou=0.25,
+        key="<a>.jpg", query_HWC=image_HWC, view_HWC=image_HWC, masked_key_HWC=image_HWC, key_map_HW=ramp_HW,
+        map_HW=ramp_HW, mask_HW=np.eye(16, dtype=np.uint8), iou=0.25,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from tests.material import small_scenes
 from tests.material.evaluation_fixtures import FACTS
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny
+from tests.reference import losses
 
 
 def test_iou_by_hand() -> None:
@@ -69,6 +70,44 @@ def test_maps_of_a_head_without_biases_sum_to_zero() -> None:
         sums.append(torch.einsum("bd,bdhw->b", importance(similarity_B, pooled_BD), map_BDhw).abs())
     assert sums[0].max() < 1e-12
     assert sums[1].min() > 1e-4
+
+
+class _Linear:
+    """Queries of a map of 2 x 2 means, keys of the mean colour; both linear, in float64."""
+
+    head, key_head = nn.Linear(3, 4).double(), nn.Linear(3, 4).double()
+
+    class backbone:
+        @staticmethod
+        def forward_map(image_B3HW: torch.Tensor) -> torch.Tensor:
+            return nn.functional.adaptive_avg_pool2d(image_B3HW, 2)
+
+    def embed_query(self, pooled_BD: torch.Tensor) -> torch.Tensor:
+        return self.head(pooled_BD)
+
+    def embed_key(self, image_B3HW: torch.Tensor) -> torch.Tensor:
+        return self.key_head(image_B3HW.mean(dim=(2, 3)))
+
+
+def test_the_map_for_a_key_is_of_the_key_with_its_background() -> None:
+    """CAST Figure 5, e and f, beside h and i: against the gradient by the whole map, in float64."""
+    torch.manual_seed(0)
+    images = [torch.randn(3, 3, 8, 8, dtype=torch.float64) for _ in range(2)]
+    mask_B1HW = (torch.rand(3, 1, 8, 8) > 0.7).double()
+    views = Views(
+        images=images, masks=[mask_B1HW, mask_B1HW], negative=None, row_B=torch.arange(3),
+        label_B=torch.zeros(3), epoch=0, step=0, boxes=[], is_flipped=[],
+    )  # fmt: skip
+    method = _Linear()
+    for is_key_masked, key_B3HW in ((True, images[1] * mask_B1HW), (False, images[1])):
+        map_BDhw = method.backbone.forward_map(images[0]).requires_grad_()
+        query_BE, key_BE = method.embed_query(map_BDhw.mean(dim=(2, 3))), method.embed_key(key_B3HW)
+        similarity = nn.functional.cosine_similarity(query_BE, key_BE).sum()
+        alpha_BD = torch.autograd.grad(similarity, map_BDhw)[0].sum(dim=(2, 3))
+        expected = losses.grad_cam(alpha_BD.numpy(), map_BDhw.detach().numpy())
+        found = query_cam(method, views, is_key_masked=is_key_masked)
+        torch.testing.assert_close(found, torch.from_numpy(expected), atol=1e-12, rtol=0)
+        assert found.amax() > 0
 
 
 class _LooksLeft:

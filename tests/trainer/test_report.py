@@ -58,7 +58,7 @@ def test_a_whole_page(run: Path) -> None:
     html = page.render([load(run)], [shown])
     checked = Checker(html)
     assert checked.seen.count("svg") == 4  # loss, learning rate, images per second, spectrum
-    assert checked.seen.count("img") == 2 * (4 + 3 + 1) + 4
+    assert checked.seen.count("img") == 2 * (4 + 3 + 1) + 6
     assert "script" not in checked.seen
     assert all(source.startswith(("#", "data:,", "data:image/jpeg;base64,")) for source in checked.sources)
     assert "python &lt;cli.py&gt;" in html

@@ -82,4 +82,6 @@ def test_damaged_rows_are_left_out_where_the_run_left_them_out(
     assert {example.row for example in shown.examples if example.background_HWC is None} == {bad_background}
     keys = [row.key for row in shown.attention]
     assert len(set(keys)) == len(keys) >= 3
+    assert any((row.view_HWC != row.masked_key_HWC).any() for row in shown.attention)
+    assert any((row.key_map_HW != row.map_HW).any() for row in shown.attention)
     assert shown.spectra["features"].shape == (len(ok),)

@@ -241,15 +241,17 @@ def _target(views: Views, cam_Bhw: Tensor, options: Options) -> Tensor:
     return (mask_B1HW[:, 0] if options.resolution == "view" else attention_target(mask_B1HW, cam_Bhw.shape[1:])) > 0.5
 
 
-def query_cam(method: QueryKeyMethod, views: Views) -> Tensor:
+def query_cam(method: QueryKeyMethod, views: Views, *, is_key_masked: bool = True) -> Tensor:
     """Return Grad-CAM of q . k_m on the query's last feature map (CAST Eq. 1 and 2), float32 (B, h, w), 0 or more.
 
-    Args: method: in evaluation mode. views: two views each, query and key.
+    Args: method: in evaluation mode. views: two views each, query and key. is_key_masked: False = of q . k, the key
+        with its background (CAST Figure 5, e and f).
     """
     map_BDhw = method.backbone.forward_map(views.images[0]).detach()
     pooled_BD = map_BDhw.mean(dim=(2, 3)).requires_grad_()
     with torch.no_grad():
-        key_BD = method.embed_key(cast.masked_key(views.images[1], views.masks[1]))
+        key_B3HW = views.images[1]
+        key_BD = method.embed_key(cast.masked_key(key_B3HW, views.masks[1]) if is_key_masked else key_B3HW)
     similarity_B = functional.cosine_similarity(method.embed_query(pooled_BD), key_BD, dim=1)
     return grad_cam(importance(similarity_B, pooled_BD).detach(), map_BDhw)
 

@@ -1,6 +1,8 @@
-"""Where a trained query looks: Grad-CAM of its similarity with a masked key, beside the foreground it should look at.
+"""Where a trained query looks: Grad-CAM of its similarity with a key, beside the foreground it should look at.
 
-The same maps, crops and IoU as `evaluate grounding` (CAST section 4.4), for a few rows of the run's own store.
+The columns of CAST's Figure 5: query (b), key (c), map for the key (e, f), masked key (g), map for the masked key
+(h, i), and the query's mask (d). The same maps, crops and IoU as `evaluate grounding` (CAST section 4.4), for a few
+rows of the run's own store.
 """
 
 from dataclasses import dataclass
@@ -26,11 +28,17 @@ NUM_ROWS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """One row: uint8 RGB pictures of query and masked key, the map over the query float32 (H, W) in [0, 1], the query's
-    mask uint8 {0, 1} of the same size, and the IoU of both cut at 0.5; None where a crop holds no foreground."""
+    """One row.
+
+    key: of the row. query_HWC, view_HWC, masked_key_HWC: uint8 RGB pictures of the query, the other view (the key) and
+    that without its background. key_map_HW, map_HW: over the query, for key and masked key, float32 (H, W) in [0, 1].
+    mask_HW: the query's, uint8 {0, 1}. iou: of mask and `map_HW` cut at 0.5; None where a crop holds no foreground.
+    """
 
     key: str
     query_HWC: np.ndarray
+    view_HWC: np.ndarray
+    key_map_HW: np.ndarray
     masked_key_HWC: np.ndarray
     map_HW: np.ndarray
     mask_HW: np.ndarray
@@ -59,11 +67,14 @@ def attended(method: QueryKeyMethod, beton: Path, settings: RunSettings) -> list
     cam_Bhw = query_cam(method, views)
     iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
     map_BHW = _enlarged(cam_Bhw, settings.views[0].size_px)
+    key_map_BHW = _enlarged(query_cam(method, views, is_key_masked=False), settings.views[0].size_px)
     masked_B3HW = cast.masked_key(views.images[1], views.masks[1])
     found = [
         Attention(
             key=scenes.key(int(views.row_B[place])),
             query_HWC=denormalised(views.images[0][place]),
+            view_HWC=denormalised(views.images[1][place]),
+            key_map_HW=key_map_BHW[place].cpu().numpy(),
             masked_key_HWC=denormalised(masked_B3HW[place]),
             map_HW=map_BHW[place].cpu().numpy(),
             mask_HW=views.masks[0][place, 0].cpu().numpy().astype(np.uint8),
@@ -79,7 +90,7 @@ def _enlarged(cam_Bhw: Tensor, size_px: int) -> Tensor:
 
 
 def attention_html(rows: list[Attention]) -> str:
-    """Return the rows as HTML, four pictures each."""
+    """Return the rows as HTML, six pictures each."""
     return f'<div class="columns">{"".join(_row(row) for row in rows)}</div>' if rows else ""
 
 
@@ -87,8 +98,18 @@ def _row(row: Attention) -> str:
     found = "no foreground in a crop, not scored" if row.iou is None else f"overlap with the mask (IoU) {row.iou:.2f}"
     figures = (
         (row.query_HWC, f"query crop of {row.key}", "query"),
+        (row.view_HWC, f"key crop of {row.key}", "key"),
+        (
+            pictures.with_heat(row.query_HWC, row.key_map_HW),
+            f"where the query of {row.key} looks for the key",
+            "map, key",
+        ),
         (row.masked_key_HWC, f"key crop of {row.key}, background at the mean colour", "masked key"),
-        (pictures.with_heat(row.query_HWC, row.map_HW), f"where the query of {row.key} looks", f"map, {found}"),
+        (
+            pictures.with_heat(row.query_HWC, row.map_HW),
+            f"where the query of {row.key} looks",
+            f"map, masked key, {found}",
+        ),
         (pictures.with_contour(row.query_HWC, row.mask_HW), f"foreground of the query of {row.key} outlined", "mask"),
     )
     strip = "".join(
