@@ -46,6 +46,19 @@ bench: $(READY)
 study: $(READY)
 	$(BIN)/python -m tests.study
 
+# Another one than Debian's is the user's to install: it is named as it was given.
+define CHECK_PYTHON
+if ! command -v "$(PYTHON)" >/dev/null; then
+  if [ "$(PYTHON)" = python3 ]; then
+    echo "Python is missing. Run: apt-get install -y python3 python3-venv python3-dev" >&2
+  else
+    echo "PYTHON=$(PYTHON): there is no such program. Give the path of a Python of 3.11 or newer, or leave PYTHON out" >&2
+  fi
+  exit 1
+fi
+endef
+export CHECK_PYTHON
+
 # FFCV compiles against OpenCV and libturbojpeg, which no Python package brings.
 define CHECK_SYSTEM
 missing=""
@@ -89,7 +102,7 @@ endef
 export CHECK_BROWSER
 
 $(READY): requirements.lock setup.cfg pyproject.toml
-	@if ! command -v $(PYTHON) >/dev/null; then echo "Python is missing. Run: apt-get install -y python3 python3-venv python3-dev" >&2; exit 1; fi
+	@bash -eu -c "$$CHECK_PYTHON"
 	@bash -eu -c "$$CHECK_SYSTEM"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)

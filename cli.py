@@ -1,6 +1,7 @@
 """The command line: the root group over the commands of every floor, which are imported when they are needed."""
 
 import os
+import shlex
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ import click
 from backdrop.command_line import Commands, quiet_option
 from backdrop.command_options import path_type
 from backdrop.data_folders import ARTIFACTS
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.progress import is_quiet
 
 # Torch's threads sleep between two operations instead of spinning: on a machine that others use too, spinning made a
@@ -97,19 +98,24 @@ def store_group() -> None:
 def demo(out: Path) -> None:
     """Run the whole chain on the sample set: detector, store, training, score, page. The same command resumes."""
     detector, store, run = out / "detector", out / "sample-train.zarr", out / "moco-random"
-    for words in (
-        f"saliency train --dataset sample --preset tiny --out {detector}",
-        f"build-store --dataset sample --detector {detector} --soft-maps --out {store}",
-        f"store verify {store}",
+    steps: list[tuple[str, tuple[Path, ...]]] = [
+        ("saliency train --dataset sample --preset tiny --out {}", (detector,)),
+        ("build-store --dataset sample --detector {} --soft-maps --out {}", (detector, store)),
+        ("store verify {}", (store,)),
         # Views that show something on the page, and half of the recipe's time.
-        f"pretrain --method moco --bg random --store {store} --recipe smoke --set views.size_px=48 --set epochs=16 "
-        f"--out {run} --resume",
-        f"evaluate knn --run {run} --data sample",
-        f"report {run}",
-    ):
+        (
+            "pretrain --method moco --bg random --store {} --recipe smoke --set views.size_px=48 --set epochs=16 "
+            "--out {}",
+            (store, run),
+        ),
+        ("evaluate knn --run {} --data sample", (run,)),
+        ("report {}", (run,)),
+    ]
+    for line, paths in steps:
+        words = shlex.split(line.format(*(shlex.quote(str(path)) for path in paths)))
         if not is_quiet():
-            click.secho(f"\n$ python cli.py {words}", bold=True, err=True)
-        run_command(words.split())
+            click.secho(f"\n$ {program()} {shlex.join(words)}", bold=True, err=True)
+        run_command(words)
 
 
 def run_command(words: list[str]) -> None:
@@ -118,7 +124,7 @@ def run_command(words: list[str]) -> None:
         main(words, standalone_mode=False)
     except SystemExit as end:
         if end.code:
-            raise UserError(f"'python cli.py {' '.join(words)}' ended with exit code {end.code}.") from end
+            raise UserError(f"'{program()} {shlex.join(words)}' ended with exit code {end.code}.") from end
 
 
 if __name__ == "__main__":

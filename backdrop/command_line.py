@@ -6,6 +6,8 @@ what a command needs to run is imported when it runs, so that `--help` is fast.
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +17,7 @@ import click
 
 from backdrop.command_options import path_type
 from backdrop.disk_errors import closed_folders
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.progress import QUIET_VARIABLE, is_quiet
 from backdrop.utf8_mode import restart_in_utf8_mode
@@ -28,6 +30,24 @@ class _Mistake(click.ClickException):
     """A user's, as click prints it."""
 
     exit_code = 2
+
+
+class _Interrupted(click.ClickException):
+    """Ctrl-C, with how to go on."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        """Print the message below what the terminal shows of the bar and the key."""
+        click.echo(f"\n{self.message}", file=file, err=file is None)
+
+
+def _how_to_go_on(command: click.Command | None) -> str:
+    """What to do after Ctrl-C: a command that goes on where it was says so in its help."""
+    if command is None or "the same command" not in (command.help or "").lower():
+        return "Interrupted."
+    again = f"{program()} {shlex.join(sys.argv[1:])}"
+    return f"Interrupted. What was finished is kept; the same command goes on:\n  {again}"
 
 
 def quiet_option() -> click.Option:
@@ -118,12 +138,15 @@ class Commands(click.Group):
         return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the chosen command, turning `UserError` into click's own kind of error."""
+        """Run the chosen command, turning `UserError` and Ctrl-C into click's own kind of error."""
         try:
             with closed_folders():
                 return super().invoke(ctx)
         except UserError as error:
             raise _Mistake(str(error)) from error
+        except KeyboardInterrupt as stop:
+            name = ctx.invoked_subcommand
+            raise _Interrupted(_how_to_go_on(self.get_command(ctx, name) if name else None)) from stop
 
 
 def print_result(result: object, text: str | None = None) -> None:

@@ -1,11 +1,25 @@
 """Errors a user can cause: one class to catch at the command line, the others name what is at fault."""
 
+import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class UserError(Exception):
     """Something the user gave is wrong; the message says what was given, what is allowed and what to do next."""
+
+
+def program() -> str:
+    """Return what a command begins with here: `backdrop` where that was called or is installed, else `python cli.py`.
+
+    Messages say it before a command that is to be given next.
+    """
+    called = Path(sys.argv[0]).name if sys.argv else ""
+    if called in ("backdrop", "cli.py"):
+        return "backdrop" if called == "backdrop" else "python cli.py"
+    # Called from elsewhere, such as a notebook: only a checkout has a cli.py beside the package.
+    return "python cli.py" if (Path(__file__).parent.parent / "cli.py").is_file() else "backdrop"
 
 
 def did_you_mean(given: str, allowed: Sequence[str], *, prefix: str = "") -> str:

@@ -10,7 +10,7 @@ import click
 
 from backdrop.command_line import Command, print_result
 from backdrop.command_options import MemberOf, path_type, root_option
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.progress import note, note_default, warn
 from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import chosen_detector
@@ -137,7 +137,7 @@ def _note_store(summary: dict[str, Any]) -> None:
     failed = sum(summary["status"][status] for status in ("decode-error", "mask-error"))
     if failed > _MANY_FAILED * summary["num_rows"]:
         words = f"{failed:,} of {summary['num_rows']:,} rows have no mask"
-        warn(f"warning: {words}. The reason of each: python cli.py store view {shlex.quote(summary['store'])}")
+        warn(f"warning: {words}. The reason of each: {program()} store view {shlex.quote(summary['store'])}")
 
 
 def _say_foreground(size: dict[str, Any], again: "Another") -> None:

@@ -77,7 +77,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--batch-size", type=int, default=None, help="Images a step, over all devices.")
 @click.option("--lr", type=float, default=None, help="Peak rate for optimiser.lr_per_images images a step.")
 @settings_options("Change one setting of the recipe.", metavar="KEY=VALUE")
-@click.option("--resume", is_flag=True, help="Go on where the run in --out stopped.")
+@click.option("--resume", is_flag=True, expose_value=False, help="Not needed: the same command goes on by itself.")
 @click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
 @click.option("--views-epoch", type=click.IntRange(min=0), default=0, show_default=True, help="Of --show-views.")
 def pretrain_command(
@@ -100,11 +100,13 @@ def pretrain_command(
     config: Path | None,
     show_settings: bool,
     save_settings: Path | None,
-    resume: bool,
     show_views: Path | None,
     views_epoch: int,
 ) -> None:
-    """Pretrain a backbone on a store. Several GPUs: torchrun --nproc-per-node N cli.py pretrain ..."""
+    """Pretrain a backbone on a store; the same command resumes.
+
+    Several GPUs: torchrun --nproc-per-node N cli.py pretrain ... A run whose settings are other ones is refused.
+    """
     from backdrop.pipeline.beton.beton_of_store import StoreSource
     from backdrop.trainer.run.loop import RunRequest, default_recipe, pretrain
 
@@ -143,7 +145,7 @@ def pretrain_command(
         return
     assert out is not None
     with disk_errors(out):
-        summary = pretrain(request, source, out=out, resume=resume)
+        summary = pretrain(request, source, out=out, resume=True)
     if summary is not None:
         loss = "" if summary["loss"] is None else f", loss {summary['loss']:.4f}, {summary['images_per_s']:,} img/s"
         note(f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}")

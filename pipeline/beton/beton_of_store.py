@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.pipeline.beton.cached_beton import cached_beton
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import open_store
@@ -47,15 +47,13 @@ def find_beton(store: Path) -> Path:
     if store.suffix not in (".zarr", ".beton"):
         raise UserError(f"--store {store} is neither a .zarr store nor a .beton file; give one of those")
     if not store.exists() and store.suffix == ".zarr":
-        raise UserError(
-            f"there is no store at {store}; make it: python cli.py build-store --dataset NAME --out {store}"
-        )
+        raise UserError(f"there is no store at {store}; make it: {program()} build-store --dataset NAME --out {store}")
     if store.suffix == ".zarr":
         open_store(store)  # one that is half built says so
     beton = store.with_suffix(".beton")
     if not beton.exists():
         zarr = store.with_suffix(".zarr")
-        raise UserError(f"there is no file {beton}; make it: python cli.py store export {zarr} --format beton")
+        raise UserError(f"there is no file {beton}; make it: {program()} store export {zarr} --format beton")
     return beton
 
 

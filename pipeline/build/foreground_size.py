@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from backdrop.errors import program
 from backdrop.stores.format.schema import Status
 
 # Fractions of the image between which masks are counted; those of nothing and of everything are counted apart.
@@ -96,7 +97,7 @@ def warning(size: dict[str, Any], again: Another) -> str:
     out = again.out.with_name(f"{again.out.stem}-{threshold}{again.out.suffix}")
     source = ["--soft-maps"] if again.source is None else ["--from", str(again.source)]
     words = ["build-store", *again.words, *source, "--threshold", str(threshold), "--out", str(out)]
-    return f"{wrong}. To cut at another threshold than {again.tried}:\n  python cli.py {shlex.join(words)}"
+    return f"{wrong}. To cut at another threshold than {again.tried}:\n  {program()} {shlex.join(words)}"
 
 
 def _better(again: Another, *, is_too_high: bool) -> float:

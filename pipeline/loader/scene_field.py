@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backdrop.devices import num_cores
-from backdrop.errors import CorruptStore, UserError
+from backdrop.errors import CorruptStore, UserError, program
 from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
 from backdrop.pipeline.beton.plane_kernels import close_decode_memory
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
@@ -141,7 +141,7 @@ def _donors(plan: ViewPlan, records: np.ndarray) -> crops.Donors:
     if crops.moves_foreground(plan) and ((lends["status"] == Status.OK) & (lends["foreground_pixels"] == 0)).any():
         raise UserError(
             f"background {plan.background.name} has to know how large foregrounds are, which this .beton was exported "
-            "too early to say; export it again: python cli.py store export STORE.zarr --format beton"
+            f"too early to say; export it again: {program()} store export STORE.zarr --format beton"
         )
     fraction = lends["foreground_pixels"] / (lends["height"].astype(np.int64) * lends["width"])
     chosen = crops.lends_to(plan, fraction)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from backdrop.data_folders import ARTIFACTS, ROOT_VARIABLE, data_folder
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.open_sets import OpenSet
 from backdrop.progress import note_default
 
@@ -163,7 +163,7 @@ def built_default_store(dataset: str, split: str) -> Path:
     note_default("store", store, "the default of --store")
     if not store.exists():
         raise UserError(
-            f"there is no store at {store}. Build it first: python cli.py build-store --dataset {dataset}, "
+            f"there is no store at {store}. Build it first: {program()} build-store --dataset {dataset}, "
             "or name another with --store."
         )
     return store

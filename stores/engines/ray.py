@@ -27,7 +27,7 @@ try:
     import ray
     import ray.exceptions
 except ImportError as missing:
-    raise UserError("--engine ray needs the package ray: pip install backdrop-ssl[ray]") from missing
+    raise UserError("--engine ray needs the package ray: pip install ray") from missing
 
 PROGRESS_SECONDS = 1.0
 SPARE_OBJECT_STORE_BYTES = 128 * 2**20

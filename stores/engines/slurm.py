@@ -38,7 +38,7 @@ try:
     import submitit
     from submitit.core.utils import FailedJobError
 except ImportError as missing:
-    raise UserError("--engine slurm needs the package submitit: pip install backdrop-ssl[slurm]") from missing
+    raise UserError("--engine slurm needs the package submitit: pip install submitit") from missing
 
 JOURNAL_SECONDS = 1.0  # between two looks at the journals, and between two lines on one part's rows
 QUEUE_SECONDS = 15.0  # between two questions to Slurm, which serves others too

@@ -135,4 +135,4 @@ def test_a_file_that_changed_is_warned_of_and_not_resumed_with(place: Path) -> N
     words = "the run in run uses the method 'simsiam' of simsiam.py, whose text is another one now (sha256 "
     assert words in " ".join(found.stderr.split())
     assert words in (resumed := refused(*TRAINING, "--set", "epochs=4", "--resume", *plugins))
-    assert "give it as it was to --resume the run" in resumed
+    assert "give it as it was to go on with the run" in resumed

@@ -164,8 +164,10 @@ def test_the_shell_gets_a_script_of_completions() -> None:
         (["store"], "ver", {"verify"}),
         (["evaluate"], "k", {"knn"}),
         (["pretrain", "--bg"], "sw", {"swaps"}),
+        (["build-store", "--detector"], "m", {"mc", "mean"}),
+        (["saliency", "predict", "--detector"], "artifacts/det", {"artifacts/det"}),  # a path: the shell's own
         (["pretrain"], "--qu", {"--quiet"}),
-        (["pretrain", "--recipe"], "byol_", {"byol_300", "byol_1000"}),
+        (["pretrain", "--recipe"], "byol_", {"byol_300", "byol_300_node", "byol_1000"}),
     ],
 )
 def test_completions(words: list[str], incomplete: str, offered: set[str]) -> None:

@@ -93,7 +93,7 @@ def test_a_signal_saves_after_the_step_and_ends_the_run(tmp_path: Path, number: 
                 yield batch
 
     summary = _train(settings, Signalling(_loader(settings)), tmp_path, resume=False)
-    assert summary["state"] == "stopped on request; the same command with --resume goes on"
+    assert summary["state"] == "stopped on request; the same command goes on"
     assert summary["steps"] == 2
     assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path)) == 2
     assert not (tmp_path / checkpoint.BACKBONE_FILE).exists()

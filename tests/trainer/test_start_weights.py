@@ -108,7 +108,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_same(moc
     torch.save(build_backbone("resnet18").state_dict(), moco_file)
     with pytest.raises(UserError, match=r"holds other weights than the run in .* began with"):
         start_weights(None, settings, tmp_path / "run")
-    with pytest.raises(UserError, match=r"began with .*moco_v2.*give the same to --resume it"):
+    with pytest.raises(UserError, match=r"began with .*moco_v2.*give the same to go on with it"):
         start_weights(tmp_path / "other.pth", settings, tmp_path / "run")
 
 
@@ -121,7 +121,7 @@ def test_a_runs_own_weights_are_taken_from_its_folder_or_its_file(encoder: Backb
         assert found is not None
         assert found.record["recognised"] == "resnet18 of a run"
         assert all(torch.equal(value, trained[name]) for name, value in found.tensors.items())
-    with pytest.raises(UserError, match="began with random weights; give the same to --resume it"):
+    with pytest.raises(UserError, match="began with random weights; give the same to go on with it"):
         start_weights(tmp_path / "other.pth", settings, run)
 
 
@@ -191,4 +191,4 @@ def test_the_command_begins_with_a_vit_and_says_so_in_its_run(
     assert trained.keys() == own.keys()
     assert all(torch.allclose(value, own[name], atol=1e-6) for name, value in trained.items()), "at a rate of 0"
     with pytest.raises(click.ClickException, match=r"began with .*dino\.pth"):
-        cli.main([*command, str(tmp_path / "other.pth"), "--resume"], standalone_mode=False)
+        cli.main([*command, str(tmp_path / "other.pth")], standalone_mode=False)

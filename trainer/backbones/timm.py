@@ -101,9 +101,7 @@ def _timm() -> ModuleType:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError(
-            "backbone timm:NAME needs timm, which is not installed: pip install 'backdrop-ssl[timm]'"
-        ) from error
+        raise UserError("backbone timm:NAME needs timm, which is not installed: pip install timm") from error
     return timm
 
 

@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
@@ -161,7 +161,7 @@ def _mask_store(path: str) -> Store:
     except UserError as error:
         raise UserError(
             f"grounding needs a store of the images' masks, and {error} "
-            f"Make one: python cli.py build-store --dataset coco --split val --out {path}; "
+            f"Make one: {program()} build-store --dataset coco --split val --out {path}; "
             "one elsewhere: --set store=STORE, with evaluate all --set grounding.store=STORE"
         ) from error
 

@@ -153,7 +153,7 @@ def _check_sklearn() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
-        raise UserError("this evaluation needs scikit-learn: pip install 'backdrop-ssl[eval]'") from error
+        raise UserError("this evaluation needs scikit-learn: pip install scikit-learn") from error
 
 
 def _fit_all(features: dict[str, Features], label_NK: dict[str, np.ndarray], options: Options) -> list[Score]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from backdrop.errors import ImageError, UserError
+from backdrop.errors import ImageError, UserError, program
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.pages import document, pictures
@@ -53,7 +53,7 @@ def scores_section(folders: Mapping[str, Path]) -> str:
     scored = {label: _read(folder) for label, folder in folders.items()}
     evaluations = list(dict.fromkeys(name for scores in scored.values() for name in scores))
     unscored = ", ".join(label for label, scores in scored.items() if not scores)
-    hint = "<code>python cli.py evaluate knn --run RUN --data DIR</code>"
+    hint = f"<code>{program()} evaluate knn --run RUN --data DIR</code>"
     if not evaluations:
         return f"<p>{'The run was' if len(folders) == 1 else 'These runs were'} not scored yet: {hint}.</p>"
     note = f"<p>Not scored yet: {escape(unscored)} ({hint}).</p>" if unscored else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from backdrop.durable_files import write_aside
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.trainer.paper_tables.scales import PAPER
 from backdrop.trainer.reproduction import page, words
 from backdrop.trainer.reproduction.contents import Filled, FilledRow, FilledTable, column_of, fill
@@ -65,7 +65,7 @@ def write(out: Path) -> tuple[FilledTable, ...]:
 
 def command(wanted: Wanted, out: Path) -> str:
     """Return the command line that asks for it."""
-    words_ = ["python cli.py reproduce", wanted.paper]
+    words_ = [f"{program()} reproduce", wanted.paper]
     words_ += [f"--table {number}" for number in wanted.tables]
     words_ += [f'--rows "{name}"' for name in wanted.rows]
     words_ += [f"--scale {wanted.scale}"] if wanted.scale != PAPER else []

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.data_folders import ROOT_VARIABLE, data_folder
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.progress import note
@@ -55,7 +55,7 @@ def find(training: Training, stores: Stores) -> Path | Missing:
     if not training.masks:
         named, command = stores.given / f"{training.data}-train.zarr", f"build-store --dataset {training.data}"
     words = f"masks of {training.masks}" if training.masks else "any masks: they are not used"
-    return Missing(f"store {named}", f"{words}; make it: python cli.py {command}")
+    return Missing(f"store {named}", f"{words}; make it: {program()} {command}")
 
 
 def build_own(training: Training, stores: Stores) -> None:

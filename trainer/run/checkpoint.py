@@ -206,7 +206,7 @@ def load_backbone(run_or_weights: Path) -> Backbone:
 def _latest(run: Path) -> Path:
     last = latest(run)
     if last is None:
-        raise UserError(f"run {run} has no checkpoint yet; train it first, or go on with pretrain --resume")
+        raise UserError(f"run {run} has no checkpoint yet; train it first, or go on with the same pretrain command")
     return last
 
 

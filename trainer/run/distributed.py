@@ -181,7 +181,7 @@ def clear_loss_of_peers(ranks: Ranks) -> Iterator[None]:
             raise
         raise UserError(
             f"process {ranks.rank} of {ranks.size} lost touch with another one, which ended or hangs; its own message "
-            "tells why. The same command with --resume goes on from the latest checkpoint. "
+            "tells why. The same command goes on from the latest checkpoint. "
             f"What the network said: {str(error).splitlines()[0]}"
         ) from error
 

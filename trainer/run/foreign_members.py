@@ -46,7 +46,7 @@ def check_members(folder: Path, provenance: dict[str, Any], *, must_be_same: boo
             continue
         changed = f"{what}, whose text is another one now (sha256 {then.sha256[:12]} -> {now.sha256[:12]})"
         if must_be_same:
-            raise UserError(f"{changed}; give it as it was to --resume the run, or name another --out")
+            raise UserError(f"{changed}; give it as it was to go on with the run, or name another --out")
         _warn_once(changed)
 
 

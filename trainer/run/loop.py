@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.open_sets import plugins
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.beton.reader import read_sidecar
@@ -118,7 +118,7 @@ def _command(request: RunRequest, source: StoreSource, out: Path) -> str:
     from_url = (("--cache", source.cache if isinstance(source.store, str) else None), ("--root", source.root))
     words += [word for name, given in from_url if given for word in (name, str(given))]
     words += [word for plugin in plugins() for word in ("--plugin", str(plugin.path))]
-    return shlex.join(["python", "cli.py", *words, "--out", str(out)])
+    return shlex.join([*program().split(), *words, "--out", str(out)])
 
 
 @contextmanager
@@ -223,5 +223,5 @@ def _check_same_store(store: Path, beton: Path, beton_store_id: str) -> None:
     if store_id != beton_store_id:
         raise UserError(
             f"{beton} was exported from store {beton_store_id}, but {store} is store {store_id}; export it again: "
-            f"python cli.py store export {store} --format beton"
+            f"{program()} store export {store} --format beton"
         )

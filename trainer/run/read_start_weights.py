@@ -34,7 +34,7 @@ def start_weights(given: Path | None, settings: RunSettings, out: Path) -> Start
     before = _recorded(out)
     if before is not None and given is not None and str(given.absolute()) != before["file"]:
         raise UserError(
-            f"the run in {out} {_began(before)}; give the same to --resume it, or name another --out than for {given}"
+            f"the run in {out} {_began(before)}; give the same to go on with it, or name another --out than for {given}"
         )
     if checkpoint_files.latest(out) is not None:
         return None

@@ -115,6 +115,6 @@ class Recorder:
             raise UserError(
                 f"the loss is {line['loss']} at step {line['step']} (epoch {line['epoch']}, learning rate "
                 f"{line['lr']:.4g}); the run has diverged; start anew in another --out with a lower optimiser.lr or a "
-                "longer schedule.warmup_epochs. (--resume goes on from the latest checkpoint; if it ends here again, "
-                "delete that one in checkpoints/ and it goes on from the one before)"
+                "longer schedule.warmup_epochs. (The same command goes on from the latest checkpoint; if it ends "
+                "here again, delete that one in checkpoints/ and it goes on from the one before)"
             )

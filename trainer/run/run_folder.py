@@ -76,6 +76,8 @@ def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id
     # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
     if {name for name in found if not name.endswith(PARTIAL)} <= {"run.json"}:
         write_json(folder / "run.json", _provenance(origin, store_id, settings))
+    elif "settings.json" not in found:
+        raise UserError(f"{folder} is not empty and holds no run: it has no settings.json. Name another --out")
     else:
         _check_same_run(folder, settings, store_id)
     write_json(folder / "settings.json", to_json(settings))
@@ -89,7 +91,7 @@ def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
         changed.append(f"epochs: {old_epochs} -> {settings.epochs} (it may only grow)")
     if changed:
         raise UserError(
-            f"the run in {folder} has other settings; give the same ones to --resume it, or name another --out. "
+            f"the run in {folder} has other settings; give the same ones to go on with it, or name another --out. "
             f"Different: {'; '.join(changed)}"
         )
     old_store = read_run(folder)["store_id"]

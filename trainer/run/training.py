@@ -233,7 +233,7 @@ def train(
     return _finished(out, settings, training.method.backbone, training.step, state, ranks)
 
 
-STOPPED = "stopped on request; the same command with --resume goes on"
+STOPPED = "stopped on request; the same command goes on"
 
 
 def _finished(

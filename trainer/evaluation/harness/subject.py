@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.progress import warn
 from backdrop.stores.images.image_codec import sha256
 from backdrop.tensor_files import named_bytes, readable
@@ -71,7 +71,7 @@ class Subject:
         if self.head is None:
             raise UserError(
                 "these weights have no classifier of the 1,000 classes; fit one first: "
-                "python cli.py evaluate linear --run RUN --data IMAGENET, or with --weights FILE for --run RUN"
+                f"{program()} evaluate linear --run RUN --data IMAGENET, or with --weights FILE for --run RUN"
             )
         if self.head.out_features != num_classes:
             raise UserError(
