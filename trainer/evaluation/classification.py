@@ -28,7 +28,8 @@ from backdrop.trainer.evaluation.predictions.outputs import kept, logits_of
 from backdrop.trainer.run import run_folder
 
 __all__ = [
-    "DATA", "LAYOUT", "SOURCE", "TAKES_DAYS", "Options", "facts_of_data", "needed_beside", "problems_of_data", "run",
+    "DATA", "LAYOUT", "SOURCE", "TAKES_DAYS", "Options", "check_classes", "facts_of_data", "needed_beside",
+    "problems_of_data", "run",
 ]  # fmt: skip
 
 DATA = "imagenet"
@@ -81,14 +82,22 @@ def _own_head(subject: Subject, num_classes: int, *, is_imagenet: bool) -> nn.Li
             "this network was not trained with a classifier: classification scores runs of pretrain --method "
             "supervised, and files of weights with a classifier. evaluate linear fits one to any network"
         )
-    classes = subject.own_classes or IMAGENET
+    check_classes(head, subject.own_classes, num_classes, is_imagenet=is_imagenet)
+    return head
+
+
+def check_classes(head: nn.Linear, own_classes: str, num_classes: int, *, is_imagenet: bool) -> None:
+    """Raise UserError unless a classifier is of the images' classes.
+
+    Args: own_classes: the data set whose classes it has, "" = ImageNet. num_classes, is_imagenet: of the images.
+    """
+    classes = own_classes or IMAGENET
     if is_imagenet != (classes == IMAGENET) or head.out_features < num_classes:
         images = "ImageNet's" if is_imagenet else "those of the user's folders"
         raise UserError(
             f"the classifier has {head.out_features} classes, of the data set {classes}, and these images are of "
             f"{num_classes} others, {images}; give --data the images of the classes that the run was trained on"
         )
-    return head
 
 
 def _how(subject: Subject) -> str:
