@@ -204,7 +204,7 @@ def test_the_identity_is_of_weights_and_options(tmp_path: Path) -> None:
     [
         (
             ":solvr",
-            r"no file .*:solvr: give published weights of a ViT; after them may stand :solver, :published, :tau=",
+            r"no file .*:solvr: give published weights; after them may stand :solver, :published, :tau=",
         ),
         (":tau=big", "tau=big is no number"),
         (":tau=2", r"tokencut.tau=2.0 must be in \[-1, 1\]"),

@@ -28,6 +28,9 @@ from backdrop.stores.images.image_codec import decode_grey, decode_rgb, encode_j
 CORRELATIONS = {"sample": 0.7, "sample-0": 0.0, "sample-0.95": 0.95}
 SCENES = "scenes"
 NAMES = (*CORRELATIONS, SCENES)
+# Where soft maps are cut, but where the detector's own threshold is right: a tiny run was trained on no photographs to
+# choose one on.
+_THRESHOLDS = {"true": 0.5, "deepusps2": 0.9}
 # Every so many images of a class are held out.
 _HELD_OUT = 5
 
@@ -64,7 +67,7 @@ def build_if_absent(root: Path, masks: str, split: str) -> None:
     )
     if source == "deepusps2":
         train(open_index("folder", root=root / "train"), Path(detector), choose_settings("tiny"), seed=0)
-    build_store(index, detector, store, BuildSettings(threshold=0.5 if source == "true" else 0.9), num_workers=None)
+    build_store(index, detector, store, BuildSettings(threshold=_THRESHOLDS.get(source)), num_workers=None)
     if not store.with_suffix(".beton").exists():
         export_beton(open_store(store), index, store.with_suffix(".beton"))
 

@@ -357,6 +357,7 @@ def test_a_detector_is_of_the_pretrained_weights_and_the_boxes(
     adapted = copy.deepcopy(plain.backbone)
     adapted.bn1.running_mean += 1
     monkeypatch.setattr("backdrop.trainer.run.checkpoint.load_backbone", lambda path: copy.deepcopy(plain.backbone))
+    monkeypatch.setattr("backdrop.trainer.run.checkpoint.load_classifier", lambda path: None)
     fitted = replace(
         plain, backbone=adapted, head=nn.Linear(64, 1000), weights_sha256="with its classifier", pretrained_at=tmp_path
     )

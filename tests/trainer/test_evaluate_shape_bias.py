@@ -100,7 +100,7 @@ def test_the_real_stimuli_are_all_found(shared_data: Path) -> None:
 
 
 def test_from_the_command_to_the_summary(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_evaluate, "open_subject", lambda path, device: oracle(root))
+    monkeypatch.setattr(_evaluate, "open_subject", lambda path, device, is_untrained: oracle(root))
     monkeypatch.setenv("BACKDROP_DATA", str(root.parent))
     monkeypatch.setattr(shape_bias, "DATA", root.name)
     overrides = ["preprocessing=native"]

@@ -24,7 +24,7 @@ NOT_REACHED = {
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sample") / "sample-train.zarr"
-    call("build-store", "--dataset", "sample", "--detector", "rbd", "--threshold", "0.9", "--out", path)
+    call("build-store", "--dataset", "sample", "--detector", "rbd", "--out", path)
     return path
 
 
