@@ -1,19 +1,33 @@
 """Tensors in files: our own safetensors, whole or not at all, and what others published; read without running code."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
-from backdrop.durable_files import write_aside
+from backdrop.durable_files import written_aside
 from backdrop.errors import UserError
 
+# The format's names of types, and its order of them in a file, the highest first.
+_DTYPES = {
+    torch.bool: (0, "BOOL"),
+    torch.uint8: (1, "U8"),
+    torch.int8: (2, "I8"),
+    torch.int16: (3, "I16"),
+    torch.float16: (4, "F16"),
+    torch.bfloat16: (5, "BF16"),
+    torch.int32: (6, "I32"),
+    torch.float32: (7, "F32"),
+    torch.float64: (8, "F64"),
+    torch.int64: (9, "I64"),
+}
 # Where release files keep the weights; of a teacher and its student the teacher is what is published, a decoder is
 # FOUND's head.
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "teacher", "student", "decoder")
@@ -32,9 +46,28 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, st
     Raises: OSError: the disk refuses.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Through memory, not with `save_file`: a full disk is then an OSError like any other, which says so to the user.
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, texts)
-    write_aside(path, content)
+    # Tensor by tensor, and not by safetensors: its `save` holds all of them twice more, and with its `save_file` a full
+    # disk is no OSError like any other, which says so to the user.
+    names = sorted(tensors, key=lambda name: (-_DTYPES[tensors[name].dtype][0], name))
+    with written_aside(path) as aside, aside.open("wb") as file:
+        file.write(_header(tensors, names, texts))
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(memoryview(flat.view(torch.uint8).numpy()))
+
+
+def _header(tensors: Mapping[str, Tensor], names: Sequence[str], texts: dict[str, str] | None) -> bytes:
+    """What a safetensors file begins with: its length as 8 bytes, and where each tensor lies, as JSON."""
+    entries: dict[str, Any] = {} if texts is None else {"__metadata__": texts}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        kind = _DTYPES[tensor.dtype][1]
+        entries[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def read_tensors(path: Path, next_step: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,6 +1,7 @@
 """Run the measurements named on the command line (default: all) and write bench.json.
 
-python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [backgrounds] [trainer] [evaluation]
+python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [backgrounds] [trainer] [checkpoint]
+    [evaluation]
 """
 
 import json
@@ -15,7 +16,17 @@ import cli  # noqa: F401  it sets for torch what every command runs with, for al
 # numpy's own threads would wait for each other on the one core that the measurements are given.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-BENCHES = ("detectors", "dense_crf", "stores", "sampler", "loader", "backgrounds", "trainer", "evaluation")
+BENCHES = (
+    "detectors",
+    "dense_crf",
+    "stores",
+    "sampler",
+    "loader",
+    "backgrounds",
+    "trainer",
+    "checkpoint",
+    "evaluation",
+)
 OUT = Path("bench.json")
 
 

@@ -13,7 +13,8 @@ from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.trainer.run.loop import RunRequest, pretrain, resolve_settings
-from backdrop.trainer.run.run_folder import read_metrics, read_settings
+from backdrop.trainer.run.metrics_log import read_metrics
+from backdrop.trainer.run.run_folder import read_settings
 from backdrop.trainer.run.training import Training, start, take_step
 from backdrop.trainer.settings import RunSettings, apply_overrides
 from tests.bench.photographs import write_beton

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from backdrop import cli
 from backdrop.stores.format.reader import open_store
-from backdrop.trainer.run import run_folder
+from backdrop.trainer.run import metrics_log, run_folder
 from tests.material import small_images
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
@@ -51,4 +51,4 @@ def test_a_list_is_all_that_names_the_images(tmp_path: Path, monkeypatch: pytest
     run(*pretrain)
     assert run_folder.read_run(Path("run"))["store_id"] == open_store(Path("store.zarr")).store_id
     run(*pretrain, "--resume", "--set", "epochs=2")
-    assert [record["step"] for record in run_folder.read_metrics(Path("run"))] == [0, 1]
+    assert [record["step"] for record in metrics_log.read_metrics(Path("run"))] == [0, 1]

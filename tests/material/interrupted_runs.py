@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from backdrop.pipeline.views.batch import Batch
 from backdrop.ranks import Ranks
 from backdrop.trainer.parts import checkpoint_files
-from backdrop.trainer.run import run_folder
+from backdrop.trainer.run import metrics_log, run_folder
 from backdrop.trainer.run.training import train
 from backdrop.trainer.settings import RunSettings
 from tests.material.memory_loader import MemoryLoader
@@ -52,7 +52,7 @@ def final_state(out: Path) -> dict[str, torch.Tensor]:
 
 def losses(out: Path) -> list[tuple[int, float]]:
     """Return (step, loss) of every step logged."""
-    return [(record["step"], record["loss"]) for record in run_folder.read_metrics(out)]
+    return [(record["step"], record["loss"]) for record in metrics_log.read_metrics(out)]
 
 
 def assert_same_end(first: Path, second: Path) -> None:

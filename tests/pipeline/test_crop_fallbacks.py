@@ -12,7 +12,8 @@ from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, View, ViewPlan
 from backdrop.ranks import Ranks
 from backdrop.trainer.run.crop_fallbacks import NUM_CROPS, FallbackWatch
-from backdrop.trainer.run.run_folder import Origin, read_metrics
+from backdrop.trainer.run.metrics_log import read_metrics
+from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.training import train
 from tests.material.memory_loader import MemoryLoader
 from tests.material.tiny_runs import tiny

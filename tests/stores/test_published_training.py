@@ -16,7 +16,7 @@ from backdrop.stores.sharing.object_storage import ObjectStorage
 from backdrop.stores.sharing.remote import publish
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report.loaded_run import load
-from backdrop.trainer.run import run_folder
+from backdrop.trainer.run import metrics_log, run_folder
 from tests.material import small_images
 from tests.material.s3_server import ACCESS_KEY, BUCKET, FEW_RETRIES, SECRET_KEY, S3Server, environment
 from tests.material.small_store import tree
@@ -126,7 +126,7 @@ def test_a_run_from_a_url_is_fetched_and_exported_once(
 
 
 def losses(out: str) -> list[float]:
-    return [record["loss"] for record in run_folder.read_metrics(Path(out))]
+    return [record["loss"] for record in metrics_log.read_metrics(Path(out))]
 
 
 def test_what_else_takes_a_url(url: str, requests: list[str], store: Path, tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from backdrop.trainer.evaluation.probing.features import FeatureFile
 from backdrop.trainer.parts import nearest_neighbours
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.loop import RunRequest, pretrain
-from backdrop.trainer.run.run_folder import read_metrics, read_run, read_settings
+from backdrop.trainer.run.metrics_log import read_metrics
+from backdrop.trainer.run.run_folder import read_run, read_settings
 from tests.study.cells import RECIPE, SIZE_PX, Cell
 from tests.study.data import store_path
 

@@ -22,7 +22,7 @@ from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.online_probe import OnlineProbe, Settings, in_evaluation
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.embedding_spread import embedding_spread
-from backdrop.trainer.run import collapse, loop, run_folder
+from backdrop.trainer.run import collapse, loop, metrics_log, run_folder
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.collapse import CollapseWatch
 from backdrop.trainer.run.expected_curve import expected_curve
@@ -121,7 +121,7 @@ def run(settings: RunSettings, out: Path, probe: Probe | None, *, resume: bool =
 
 
 def scores(out: Path) -> dict[int, float]:
-    records = run_folder.read_metrics(out)
+    records = metrics_log.read_metrics(out)
     return {record["step"]: record["knn_top1"] for record in records if "knn_top1" in record}
 
 
@@ -194,7 +194,7 @@ def test_a_collapsing_run_says_so(
     run(tiny("byol"), tmp_path, None)
     said = capsys.readouterr().err
     assert said.count("warning: collapse") == 1
-    assert 0 < run_folder.read_metrics(tmp_path)[-1][collapse.NAME] <= 1
+    assert 0 < metrics_log.read_metrics(tmp_path)[-1][collapse.NAME] <= 1
 
 
 # ------------------------------------------------------------------------------------------------------ what to expect
@@ -227,4 +227,4 @@ def test_it_is_said_at_the_start_and_kept(tmp_path: Path, capsys: pytest.Capture
     assert f"what to expect: {note}" in capsys.readouterr().err
     assert run_folder.read_run(tmp_path)["expected"] == note
     # It is so: the first loss lies near what it names.
-    assert run_folder.read_metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(12), abs=0.8)
+    assert metrics_log.read_metrics(tmp_path)[0]["loss"] == pytest.approx(math.log(12), abs=0.8)

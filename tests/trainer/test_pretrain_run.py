@@ -19,7 +19,7 @@ from backdrop.saliency.networks.drn import Drn
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import moco
 from backdrop.trainer.parts import checkpoint_files
-from backdrop.trainer.run import checkpoint, run_folder
+from backdrop.trainer.run import checkpoint, metrics_log, run_folder
 from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material.interrupted_runs import (
     Interrupted,
@@ -73,7 +73,7 @@ def test_a_run_that_is_made_longer_is_told_that_its_schedule_changes(
         capsys.readouterr()
         run(replace(settings, epochs=epochs), tmp_path, resume=True)
         assert ("epochs: 1 -> 2. The learning rate" in capsys.readouterr().err) == is_told
-    rates = [record["lr"] for record in run_folder.read_metrics(tmp_path)]
+    rates = [record["lr"] for record in metrics_log.read_metrics(tmp_path)]
     assert rates[3] > rates[2], "the cosine of two epochs is not over where that of one was"
     with pytest.raises(UserError, match=r"epochs: 2 -> 1 \(it may only grow\)"):
         run(settings, tmp_path, resume=True)
@@ -143,7 +143,7 @@ def test_run_folder_tells_everything(finished: Path) -> None:
     about = run_folder.read_run(finished)
     assert about["store_id"] == "0" * 64
     assert {"recipe", "seed", "commit", "versions", "num_threads"} <= about.keys()
-    records = run_folder.read_metrics(finished)
+    records = metrics_log.read_metrics(finished)
     assert [record["step"] for record in records] == [0, 1, 2]
     assert {"loss", "lr", "images_per_s", "view0/tries", "view1/fallback", "view0/no_foreground"} <= records[0].keys()
     assert list((finished / "tensorboard").glob("events*"))
@@ -278,5 +278,5 @@ def test_a_store_stands_for_the_beton_beside_it(tmp_path: Path) -> None:
 def test_metrics_cut_short_by_a_kill_are_dropped(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "loss": 1.0}) for step in range(4)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "lo')
-    run_folder.drop_metrics_from(tmp_path, 2)
-    assert [record["step"] for record in run_folder.read_metrics(tmp_path)] == [0, 1]
+    metrics_log.drop_metrics_from(tmp_path, 2)
+    assert [record["step"] for record in metrics_log.read_metrics(tmp_path)] == [0, 1]

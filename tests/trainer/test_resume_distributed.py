@@ -18,7 +18,7 @@ import backdrop.trainer.methods
 from backdrop.ranks import Ranks
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts import checkpoint_files
-from backdrop.trainer.run import checkpoint, run_folder
+from backdrop.trainer.run import checkpoint, metrics_log, run_folder
 from backdrop.trainer.run.training import train
 from backdrop.trainer.settings import RunSettings
 from tests.material.distributed_launch import ROOT, launch
@@ -135,7 +135,7 @@ def test_two_processes_go_on_bit_for_bit_and_on_one_when_asked(tmp_path: Path) -
 
     settings = replace(settings_of(SWAV), processes_may_change=True)
     assert _train(settings, _loader(settings), tmp_path / "alone", resume=True)["state"] == "finished"
-    expected, found = (run_folder.read_metrics(tmp_path / name) for name in ("whole", "alone"))
+    expected, found = (metrics_log.read_metrics(tmp_path / name) for name in ("whole", "alone"))
     # The first step after the change: the same images and queues, other sums.
     assert found[4]["loss"] == pytest.approx(expected[4]["loss"], abs=1e-3)
 
@@ -177,5 +177,5 @@ def test_sigterm_to_torchrun_saves_a_checkpoint_to_go_on_from(tmp_path: Path) ->
         process.kill()
         process.wait()
     assert "SIGTERM: a checkpoint is written after this step" in stderr
-    records = run_folder.read_metrics(tmp_path / "run")
+    records = metrics_log.read_metrics(tmp_path / "run")
     assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path / "run")) == records[-1]["step"] + 1 < 600

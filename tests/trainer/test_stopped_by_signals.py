@@ -13,7 +13,7 @@ import pytest
 
 from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.trainer.parts import checkpoint_files
-from backdrop.trainer.run import run_folder
+from backdrop.trainer.run import metrics_log
 from backdrop.trainer.run.loop import RunRequest, pretrain
 from tests.material.interrupted_runs import assert_same_end
 
@@ -101,7 +101,7 @@ def test_fifty_stops_at_random_moments_change_nothing(scenes: Path, tmp_path: Pa
             num_stops += 1
         go_on(scenes, out, 6)
         assert_same_end(tmp_path / "whole", out)
-        assert [record["step"] for record in run_folder.read_metrics(out)] == list(
+        assert [record["step"] for record in metrics_log.read_metrics(out)] == list(
             range(steps_logged(tmp_path / "whole"))
         )
     assert num_stops >= 50

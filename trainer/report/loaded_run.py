@@ -10,7 +10,7 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.stores.format.reader import Store
 from backdrop.trainer.report.sources import find_beton, find_store
-from backdrop.trainer.run import run_folder
+from backdrop.trainer.run import metrics_log, run_folder
 from backdrop.trainer.settings import RunSettings
 
 
@@ -23,7 +23,9 @@ class Run:
     label: str
     settings: RunSettings
     provenance: dict[str, Any]
+    # Recorded steps in order; of a long log a sample, see `sampled_metrics`.
     metrics: list[dict[str, Any]]
+    has_every_step: bool
     beton: Path | None
     store: Store | None
     # Why .beton or store are missing; "" when both are there.
@@ -49,6 +51,7 @@ class Run:
 def load(folder: Path, label: str = "") -> Run:
     """Read a run's folder and look for what it was trained on. Raises: UserError: the folder holds no run."""
     settings, provenance = run_folder.read_settings(folder), run_folder.read_run(folder)
+    metrics, has_every_step = metrics_log.sampled_metrics(folder)
     beton, store, missing = None, None, ""
     try:
         beton = find_beton(folder, provenance)
@@ -60,7 +63,8 @@ def load(folder: Path, label: str = "") -> Run:
         label=label,
         settings=settings,
         provenance=provenance,
-        metrics=run_folder.read_metrics(folder),
+        metrics=metrics,
+        has_every_step=has_every_step,
         beton=beton,
         store=store,
         missing=missing,

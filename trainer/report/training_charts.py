@@ -7,9 +7,10 @@ import numpy as np
 
 from backdrop.stores.pages import curves, document
 from backdrop.trainer.report.loaded_run import Run
+from backdrop.trainer.run import metrics_log
 
 # What is no curve: where a record stands, and the views' crops, which have a table.
-_NO_CHART = ("step", "epoch")
+_NO_CHART = ("step", "epoch", metrics_log.CLOCK, metrics_log.RANK)
 _SPEED = ("images_per_s", "waited_s")
 _UNITS = {"images_per_s": "images/s", "waited_s": "s", "skipped_rows": "rows a step", "knn_top1": "%"}
 _TITLES = {
@@ -56,8 +57,18 @@ def curves_section(runs: Sequence[Run]) -> str:
     return (
         "".join(f"<p>What to expect: {escape(words)}</p>" for words in expected)
         + _charts(runs, names)
-        + f'<p class="note">{lines} A metric recorded less than {_MIN_NOISY} times is not averaged.</p>'
+        + f'<p class="note">{lines} A metric recorded less than {_MIN_NOISY} times is not averaged.{_sampled(runs)}</p>'
     )
+
+
+def _sampled(runs: Sequence[Run]) -> str:
+    """What is to be said where a log is too long to be read whole."""
+    long = [run for run in runs if not run.has_every_step]
+    if not long:
+        return ""
+    whose = "The log" if len(runs) == 1 else f"The log of {', '.join(escape(run.label) for run in long)}"
+    nums = " and ".join(f"{len(run.metrics):,}" for run in long)
+    return f" {whose} is long: drawn and averaged are {nums} of its steps, evenly over it, with the last of each epoch."
 
 
 def speed_section(runs: Sequence[Run]) -> str:
@@ -109,9 +120,10 @@ def crops_section(runs: Sequence[Run]) -> str:
         return "<p>No crop statistics were recorded.</p>"
     words = (
         "A crop is proposed until it holds the share of the image's foreground that its view asks for, ten times at "
-        "most; then a fallback box is taken instead. Means over all recorded steps."
+        "most; then a fallback box is taken instead. Means over the recorded steps."
     )
-    return f'<p class="note">{words}</p>' + document.table(["view", *_CROPS.values()], rows, label="crops of the views")
+    note = f'<p class="note">{words}{_sampled(runs)}</p>'
+    return note + document.table(["view", *_CROPS.values()], rows, label="crops of the views")
 
 
 def _crop_rows(run: Run) -> list[list[str]]:

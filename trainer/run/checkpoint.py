@@ -33,7 +33,38 @@ _GO_ON = "delete it to go on from the checkpoint before"
 BACKBONE_FILE = "backbone.safetensors"
 
 
-def save(
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a checkpoint will hold, as it was when it was taken: training may go on while it is written.
+
+    folder: the run's. step: steps done. tensors: copies on the CPU. state: the header's JSON. keep, keep_every_steps:
+    see `snapshot`.
+    """
+
+    folder: Path
+    step: int
+    tensors: dict[str, torch.Tensor]
+    state: str
+    keep: int
+    keep_every_steps: int
+
+    def write(self) -> None:
+        """Write the checkpoint, then delete those that do not stay. Raises: OSError: the disk refuses."""
+        write_tensors(checkpoint_path(self.folder, self.step), self.tensors, {"state": self.state})
+        for old in checkpoints(self.folder)[: -self.keep]:
+            if not self.keep_every_steps or step_of(old) % self.keep_every_steps:
+                old.unlink()
+
+
+def save(folder: Path, method: nn.Module, optimiser: torch.optim.Optimizer, *, step: int, keep: int) -> Path:
+    """Write the checkpoint of a step and wait for it; every process of a training calls it. Args: see `snapshot`."""
+    taken = snapshot(folder, method, optimiser, step=step, keep=keep)
+    if taken is not None:
+        taken.write()
+    return checkpoint_path(folder, step)
+
+
+def snapshot(
     folder: Path,
     method: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -42,27 +73,29 @@ def save(
     keep: int,
     keep_every_steps: int = 0,
     scaler: torch.amp.GradScaler | None = None,
-) -> Path:
-    """Write the checkpoint of a step and delete all but the latest; every process of a training calls it.
+) -> Snapshot | None:
+    """Copy what a checkpoint of a step holds; every process of a training calls it.
 
     Args: folder: the run's folder. step: steps done. keep: checkpoints that stay, this one included.
         keep_every_steps: checkpoints of multiples of it stay as well; 0 = none. scaler: of an fp16 run.
-    Returns: the file. Raises: UserError, in every process: a value is not finite; nothing is written or deleted.
+    Returns: the copy; None but in the first process. Raises: UserError, in every process: a value is not finite.
     """
-    path = checkpoint_path(folder, step)
     tensors = {f"method.{name}": tensor for name, tensor in whole_state(method).items()}
     tensors |= {f"momentum.{name}": tensor for name, tensor in momenta(method, optimiser).items()}
     _check_finite(tensors, step)
     if rank() != 0:
-        return path
+        return None
     state: dict[str, Any] = {"step": step, "method_class": type(method).__module__, "processes": num_processes()}
     if scaler is not None:
         state["scaler"] = scaler.state_dict()
-    write_tensors(path, tensors, {"state": json.dumps(state)})
-    for old in checkpoints(folder)[:-keep]:
-        if not keep_every_steps or step_of(old) % keep_every_steps:
-            old.unlink()
-    return path
+    return Snapshot(
+        folder=folder,
+        step=step,
+        tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
+        state=json.dumps(state),
+        keep=keep,
+        keep_every_steps=keep_every_steps,
+    )
 
 
 def load(
@@ -238,6 +271,10 @@ def _check_processes(path: Path, before: int) -> None:
 
 def _check_finite(tensors: dict[str, torch.Tensor], step: int) -> None:
     """A step can break the weights while its own loss, taken before, is finite."""
+    # Where a value is not finite no sum with it is: one look at each value, at three times the speed of `isfinite`.
+    may_be_broken_N = torch.stack([~tensor.sum().isfinite() for tensor in tensors.values()])
+    if not summed(may_be_broken_N.float()).any():
+        return
     is_broken_N = torch.stack([~tensor.isfinite().all() for tensor in tensors.values()])
     if summed(is_broken_N.float()).any():
         broken = [name for name, is_broken in zip(tensors, is_broken_N.tolist(), strict=True) if is_broken]

@@ -14,13 +14,16 @@ from tqdm import tqdm
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import Batch, WholeBatch
-from backdrop.trainer.parts.collectives import num_processes, summed
+from backdrop.trainer.parts.collectives import num_processes, rank, summed
+from backdrop.trainer.run import metrics_log
 from backdrop.trainer.run.collapse import CollapseWatch
 
 with warnings.catch_warnings():
     # TensorBoard's import warns about its own dependencies.
     warnings.simplefilter("ignore")
     from torch.utils.tensorboard import SummaryWriter
+
+_NO_CURVE = ("step", "epoch", metrics_log.CLOCK, metrics_log.RANK)
 
 
 def crop_statistics(batch: Batch | WholeBatch) -> dict[str, float]:
@@ -50,7 +53,7 @@ class Recorder:
         Args: folder: the run's; None = check the numbers and write nothing, in all processes but the first.
             first_step: curves from this step on are drawn anew.
         """
-        self._file = None if folder is None else (folder / "metrics.jsonl").open("a")
+        self._file = None if folder is None else (folder / metrics_log.FILE).open("a")
         self._curves = None if folder is None else SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._log_steps, self._batch_size, self._bar = log_steps, batch_size, bar
         self._waiting: list[tuple[dict[str, Any], list[str], torch.Tensor]] = []
@@ -65,6 +68,7 @@ class Recorder:
     def add(self, record: dict[str, Any], losses: dict[str, torch.Tensor]) -> None:
         """Take one step's numbers; losses may still be on their way on the device."""
         values = torch.stack([value.detach().float() for value in losses.values()])
+        record = record | {metrics_log.CLOCK: round(time.time(), 3), metrics_log.RANK: rank()}
         self._waiting.append((record, list(losses), values))
         if len(self._waiting) >= self._log_steps:
             self.flush()
@@ -84,6 +88,7 @@ class Recorder:
             self._say(line)
         if self._file is not None:
             self._file.flush()
+        self._draw(line)
         beside = {"img/s": f"{images_per_s:.1f}", "loss": f"{line['loss']:.4f}", "lr": f"{line['lr']:.4g}"}
         self._bar.set_postfix(beside | self._score, refresh=False)
         self._waiting.clear()
@@ -95,12 +100,19 @@ class Recorder:
                 file.close()
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self._file is None or self._curves is None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+
+    def _draw(self, line: dict[str, Any]) -> None:
+        """Tell TensorBoard of a step. Events of every value of every step would be a file longer than the log.
+
+        Args: line: the last of those written at once; an epoch's last step, which has the scores, always is.
+        """
+        if self._curves is None:
             return
-        self._file.write(json.dumps(line) + "\n")
         for name, value in line.items():
-            if name not in ("step", "epoch"):
-                self._curves.add_scalar(name, value, line["step"])
+            if name not in _NO_CURVE:
+                self._curves.add_scalar(name, value, line["step"], walltime=line[metrics_log.CLOCK])
 
     def _say(self, line: dict[str, Any]) -> None:
         """What belongs on the terminal: the latest score stays beside the bar, a collapse is said once."""

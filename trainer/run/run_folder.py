@@ -1,7 +1,7 @@
 """A run's folder: all that is needed to read, repeat or continue the run.
 
 settings.json   every setting          run.json       commit, versions, store, machine, what losses to expect
-metrics.jsonl   one line per step      tensorboard/   the same as curves
+metrics.jsonl   see metrics_log.py     tensorboard/   the same as curves, every log_steps
 checkpoints/    see checkpoint.py      results.csv    scores, one row per metric, added by the evaluations
 """
 
@@ -142,22 +142,6 @@ def read_store(folder: Path) -> TrainedStore | None:
     """Return what a run says of the store it was trained on; None where it does not."""
     kept = read_run(folder).get("store")
     return None if kept is None else TrainedStore(**kept)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the recorded steps in order. A last line cut short by a kill is left out."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text().split("\n")
-    # What follows the last newline is empty, or a line that was being written when the run was killed.
-    return [json.loads(line) for line in lines[:-1]]
-
-
-def drop_metrics_from(folder: Path, step: int) -> None:
-    """Forget recorded steps from `step` on: they will be done again."""
-    kept = [record for record in read_metrics(folder) if record["step"] < step]
-    write_aside(folder / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def add_results(

@@ -24,7 +24,8 @@ from backdrop.trainer.optimisation.schedules import lr_fraction
 from backdrop.trainer.parts import checkpoint_files
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.parts.pretraining_method import PretrainingMethod
-from backdrop.trainer.run import checkpoint, distributed, run_folder
+from backdrop.trainer.run import checkpoint, distributed, metrics_log, run_folder
+from backdrop.trainer.run.checkpoint_writer import CheckpointWriter, checkpoint_writer
 from backdrop.trainer.run.crop_fallbacks import FallbackWatch
 from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.micro_batches import parts_of
@@ -224,11 +225,11 @@ def train(
                 scaler=training.scaler,
                 processes_may_change=settings.processes_may_change,
             )
-        distributed.on_first(ranks, lambda: run_folder.drop_metrics_from(out, training.step))
-        with _progress(training, out) as (bar, recorder):
+        distributed.on_first(ranks, lambda: metrics_log.drop_metrics_from(out, training.step))
+        with _records(training, out) as records:
             if training.ranks.is_first:
                 note(f"what to expect: {expected_curve(settings)}")
-            _run(training, loader, out, bar, recorder, request, probe)
+            _run(training, loader, out, records, request, probe)
     state = "finished" if training.step == num_steps else STOPPED
     return _finished(out, settings, training.method.backbone, training.step, state, ranks)
 
@@ -254,8 +255,18 @@ def _export_backbone(out: Path, backbone: Backbone, settings: RunSettings) -> No
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Records:
+    """Where a run's steps are told of: the bar, the log, the checkpoints."""
+
+    bar: tqdm
+    log: Recorder
+    checkpoints: CheckpointWriter
+
+
 @contextmanager
-def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
+def _records(training: Training, out: Path) -> Iterator[_Records]:
+    """Open them; at the end, however it comes, the log is closed and the latest checkpoint on disk."""
     settings = training.settings
     is_first = training.ranks.is_first
     with stage_bar(
@@ -273,7 +284,8 @@ def _progress(training: Training, out: Path) -> Iterator[tuple[tqdm, Recorder]]:
             first_step=training.step,
         )
         try:
-            yield bar, recorder
+            with checkpoint_writer() as writer:
+                yield _Records(bar=bar, log=recorder, checkpoints=writer)
         finally:
             recorder.close()
 
@@ -282,8 +294,7 @@ def _run(
     training: Training,
     loader: BatchSource,
     out: Path,
-    bar: tqdm,
-    recorder: Recorder,
+    records: _Records,
     request: distributed.StopRequest,
     probe: Probe | None,
 ) -> None:
@@ -298,14 +309,15 @@ def _run(
             waited_s = time.perf_counter() - wait_from
             record = {"step": training.step, "epoch": epoch, "waited_s": round(waited_s, 5)}
             losses, lr = take_step(training, stage(batch))
-            scores = _scores_when_due(training, recorder, probe)
-            recorder.add(record | {"lr": lr} | crop_statistics(batch) | scores, losses)
+            scores = _scores_when_due(training, records.log, probe)
+            records.log.add(record | {"lr": lr} | crop_statistics(batch) | scores, losses)
             _warn(fallbacks.add(batch.records), training.ranks)
             for message in batch.skipped:
                 warn(message)  # of whichever process: each has rows of its own
             is_stopping = request.is_agreed(training.ranks)
-            _save_when_due(training, out, recorder, is_stopping)
-            bar.update()
+            records.checkpoints.check()
+            _save_when_due(training, out, records, is_stopping)
+            records.bar.update()
             if is_stopping:
                 return
             wait_from = time.perf_counter()
@@ -331,30 +343,34 @@ def _scores_when_due(training: Training, recorder: Recorder, probe: Probe | None
     return scores
 
 
-def _save_when_due(training: Training, out: Path, recorder: Recorder, is_stopping: bool) -> None:
-    settings = training.settings
+def _save_when_due(training: Training, out: Path, records: _Records, is_stopping: bool) -> None:
     is_epoch_end = training.step % training.steps_per_epoch == 0
-    if is_stopping or is_epoch_end or training.step % settings.checkpoint_steps == 0:
+    if is_stopping or is_epoch_end or training.step % training.settings.checkpoint_steps == 0:
         # First the numbers: a loss that is not finite stops the run before its weights are kept.
-        recorder.flush()
-        checkpoint.save(
-            out,
-            training.method,
-            training.optimiser,
-            step=training.step,
-            keep=settings.keep_checkpoints,
-            keep_every_steps=settings.keep_every_epochs * training.steps_per_epoch,
-            scaler=training.scaler if training.scaler.is_enabled() else None,
-        )
+        records.log.flush()
+        records.checkpoints.start(lambda: _snapshot(training, out))
+
+
+def _snapshot(training: Training, out: Path) -> checkpoint.Snapshot | None:
+    settings = training.settings
+    return checkpoint.snapshot(
+        out,
+        training.method,
+        training.optimiser,
+        step=training.step,
+        keep=settings.keep_checkpoints,
+        keep_every_steps=settings.keep_every_epochs * training.steps_per_epoch,
+        scaler=training.scaler if training.scaler.is_enabled() else None,
+    )
 
 
 def _summary(out: Path, num_steps: int, state: str) -> dict[str, Any]:
-    metrics = run_folder.read_metrics(out)
+    last = metrics_log.last_metrics(out)
     return {
         "run": str(out),
         "state": state,
         "steps": num_steps,
-        "loss": metrics[-1]["loss"] if metrics else None,
-        "images_per_s": metrics[-1]["images_per_s"] if metrics else None,
+        "loss": last and last["loss"],
+        "images_per_s": last and last["images_per_s"],
         "backbone": str(out / checkpoint.BACKBONE_FILE),
     }
