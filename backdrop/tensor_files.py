@@ -53,7 +53,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], texts: dict[str, st
         file.write(_header(tensors, names, texts))
         for name in names:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _header(tensors: Mapping[str, Tensor], names: Sequence[str], texts: dict[str, str] | None) -> bytes:
