@@ -197,6 +197,7 @@ def score_image(map_HW: np.ndarray, truth_HW: np.ndarray, *, native: NativeScore
         native: of `score_native`, where these are not of the image's own size.
     """
     error = mean_absolute_error(map_HW, truth_HW)
+    is_own_size = native is None
     native = native or score_native(map_HW, truth_HW)
     if not truth_HW.any():
         return ImageScores(absolute_error=error, native=native)
@@ -205,8 +206,8 @@ def score_image(map_HW: np.ndarray, truth_HW: np.ndarray, *, native: NativeScore
         native=native,
         fixed=fixed_precision_recall(map_HW, truth_HW),
         adaptive=adaptive_precision_recall(map_HW, truth_HW),
-        curve=precision_recall_curve(map_HW, truth_HW),
-        iou=intersection_over_union(map_HW > 127, truth_HW),
+        curve=native.curve if is_own_size else precision_recall_curve(map_HW, truth_HW),
+        iou=native.iou if is_own_size else intersection_over_union(map_HW > 127, truth_HW),
     )
 
 

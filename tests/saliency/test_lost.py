@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from backdrop.saliency.detectors import open_detector
 from backdrop.saliency.features.lost import lost
+from tests.material.planted_patches import planted
 from tests.material.published_vits import tiny_dino
 from tests.reference import lost as reference
 
@@ -22,12 +23,6 @@ def keys_of(mask_hw: np.ndarray, seed: int = 0, noise: float = 0.2) -> np.ndarra
     keys_ND[:, 0] += np.where(mask_hw.ravel(), 2, -0.5)
     keys_ND[:, 1] += np.where(mask_hw.ravel(), 0, 2)
     return keys_ND
-
-
-def planted(size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    mask_hw = np.zeros(size, bool)
-    mask_hw[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = True
-    return mask_hw
 
 
 @pytest.mark.parametrize("case", ["one", "two", "large"])

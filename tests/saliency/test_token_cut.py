@@ -16,6 +16,7 @@ from backdrop.saliency.features import token_cut as module
 from backdrop.saliency.features.token_cut import token_cut
 from backdrop.saliency.features.token_features import MAX_PATCHES, resized_to_patches, within_max_patches
 from backdrop.saliency.inference import predict_folder
+from tests.material.planted_patches import planted
 from tests.material.published_vits import dino_tensors, tiny_dino
 from tests.material.small_images import make_images
 from tests.reference import token_cut as reference
@@ -30,12 +31,6 @@ def two_clusters(size: tuple[int, int], planted_hw: np.ndarray, seed: int) -> np
     keys_ND[:, 0] += 2 * planted_hw.ravel()
     keys_ND[:, 1] += 2 * ~planted_hw.ravel()
     return keys_ND
-
-
-def planted(size: tuple[int, int], box: tuple[int, int, int, int]) -> np.ndarray:
-    mask_hw = np.zeros(size, bool)
-    mask_hw[box[0] : box[0] + box[2], box[1] : box[1] + box[3]] = True
-    return mask_hw
 
 
 @pytest.mark.parametrize("case", ["one", "two", "large"])

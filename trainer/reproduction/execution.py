@@ -75,9 +75,9 @@ def scores_of(file: Path) -> dict[str, float]:
 
 def steps_left(out: Path, job: Job) -> int:
     """Return how much of a job is to do: its training, and each evaluation."""
-    folder = run_folder_of(out, job.name)
-    is_trained = (folder / SCORES / _TRAINED).exists()
-    return (not is_trained) + sum(not scores_file(out, job.name, one).exists() for one in job.evaluations)
+    return (not is_trained(out, job.name)) + sum(
+        not scores_file(out, job.name, one).exists() for one in job.evaluations
+    )
 
 
 def execute(jobs: Sequence[Job], out: Path, place: Stores, workers: Workers) -> dict[str, dict[str, str]]:
@@ -122,7 +122,7 @@ def run_job(spec: Spec, part: int, rows_done: Callable[[int], None]) -> dict[str
 def _steps(spec: Spec, job: Job, rows_done: Callable[[int], None]) -> Iterator[tuple[str, str]]:
     """Do a job's steps; yield those that failed, with the reason."""
     folder = run_folder_of(spec.out, job.name)
-    if not (folder / SCORES / _TRAINED).exists():
+    if not is_trained(spec.out, job.name):
         try:
             _train(spec, job, folder)
         except UserError as error:

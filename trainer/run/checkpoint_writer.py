@@ -54,7 +54,9 @@ def checkpoint_writer() -> Iterator[CheckpointWriter]:
         try:
             writer.wait()
         except OSError as error:
-            warn(f"warning: the latest checkpoint was not written ({error}); --resume goes on from the one before")
+            warn(
+                f"warning: the latest checkpoint was not written ({error}); the same command goes on from the one before"
+            )
         raise
     finally:
         writer.close()
