@@ -55,7 +55,8 @@ def checkpoint_writer() -> Iterator[CheckpointWriter]:
             writer.wait()
         except OSError as error:
             warn(
-                f"warning: the latest checkpoint was not written ({error}); the same command goes on from the one before"
+                f"warning: the latest checkpoint was not written ({error}); "
+                "the same command goes on from the one before"
             )
         raise
     finally:
