@@ -6,7 +6,8 @@ torchrun --nproc-per-node N -m tests.material.distributed_program PLAN.json, a l
 import json
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,13 +16,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import distributed
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.ranks import Ranks, joined
+from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.parts.key_queue import KeyQueue, whole_state
 from backdrop.trainer.parts.sinkhorn import assign_codes
-from backdrop.trainer.parts.split_batch_norm import encode_shuffled
+from backdrop.trainer.parts.split_batch_norm import encode_shuffled, split_batch_norms
 from backdrop.trainer.parts.sync_batch_norm import AllReduceBatchNorm
 from backdrop.trainer.run import run_folder
 from backdrop.trainer.run.distributed import wrapped_step
@@ -102,15 +105,53 @@ def queues(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
 
 
 def shuffled(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Embeddings that tell who was encoded together: an image's own number and the sum of its group's."""
-    number_BCHW = torch.arange(1.0, 13.0)[ranks.rank :: ranks.size, None, None, None]
+    """Embeddings that tell who was encoded together: an image's own number and the sum of its group's; and the bytes
+    of images that this process got of others."""
+    number_BCHW = torch.arange(1.0, 13.0)[ranks.rank :: ranks.size, None, None, None].expand(-1, 3, 8, 8)
 
     def encode(image_BCHW: torch.Tensor) -> torch.Tensor:
-        number_B1 = image_BCHW.flatten(1)
+        number_B1 = image_BCHW[:, 0, 0, :1]
         sum_B1 = torch.cat([group.sum().expand(len(group), 1) for group in number_B1.split(3)])
         return torch.cat([number_B1, sum_B1], dim=1)
 
-    return {"number_and_sum_BD": encode_shuffled(encode, number_BCHW, stream=7)}
+    with _counted(ranks) as received:
+        number_and_sum_BD = encode_shuffled(encode, number_BCHW, stream=7)
+    image_bytes, *_ = received or [0]
+    return {"number_and_sum_BD": number_and_sum_BD, "image_bytes": torch.tensor(image_bytes)}
+
+
+@contextmanager
+def _counted(ranks: Ranks) -> Iterator[list[int]]:
+    """Note of each collective of rows how many bytes came from other processes."""
+    received: list[int] = []
+    all_to_all_single, all_gather = distributed.all_to_all_single, distributed.all_gather
+
+    def to_all(result: torch.Tensor, rows: torch.Tensor, of_each: list[int], to_each: list[int]) -> None:
+        received.append((len(result) - of_each[ranks.rank]) * result[0].nbytes)
+        all_to_all_single(result, rows, of_each, to_each)
+
+    def gather(pieces: list[torch.Tensor], rows: torch.Tensor) -> None:
+        received.append((len(pieces) - 1) * rows.nbytes)
+        all_gather(pieces, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(distributed, "all_to_all_single", to_all)
+        patch.setattr(distributed, "all_gather", gather)
+        yield received
+
+
+def shuffled_in_bf16(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
+    """Embeddings of a network that computes in bfloat16, of images sent in float32 and in bfloat16."""
+    torch.manual_seed(0)
+    backbone = split_batch_norms(build_backbone("resnet18", cifar_stem=True), 3)
+    backbone.autocast_dtype = torch.bfloat16
+    image_BCHW = torch.randn(12, 3, 8, 8)[ranks.rank :: ranks.size]
+    with torch.no_grad():
+        found = {
+            str(sent_as): encode_shuffled(backbone, image_BCHW, stream=7, sent_as=sent_as)
+            for sent_as in (None, torch.bfloat16)
+        }
+    return found
 
 
 def batch_norm(words: dict[str, Any], ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -172,7 +213,7 @@ class _DyingLoader:
 
 
 TASKS: dict[str, Callable[[dict[str, Any], Ranks], dict[str, torch.Tensor]]] = {
-    task.__name__: task for task in (steps, sinkhorn, queues, shuffled, batch_norm, run, refused)
+    task.__name__: task for task in (steps, sinkhorn, queues, shuffled, shuffled_in_bf16, batch_norm, run, refused)
 }
 
 

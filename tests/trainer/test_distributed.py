@@ -38,7 +38,8 @@ STEPS: list[dict[str, Any]] = [
 ]
 # As runs compute: one step, of which rounding is not yet blown up by the BatchNorms after it.
 SINGLE = [words | {"steps": 1, "is_double": False} for words in STEPS[:2]]
-PARTS = [{"task": name} for name in ("sinkhorn", "queues", "shuffled", "batch_norm")]
+PARTS = [{"task": name} for name in ("sinkhorn", "queues", "shuffled", "shuffled_in_bf16", "batch_norm")]
+SHUFFLES = [{"task": name} for name in ("shuffled", "shuffled_in_bf16")]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, 
     return {
         name: [load_file(folder / f"{number}-{rank}.safetensors") for rank in (0, 1)]
         for number, name in enumerate(names)
+    }
+
+
+@pytest.fixture(scope="module")
+def found_of_four(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, torch.Tensor]]]:
+    """What each of four processes found, by task; one launch for all."""
+    folder = tmp_path_factory.mktemp("four")
+    done = launch(folder, SHUFFLES, num_processes=4)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return {
+        words["task"]: [load_file(folder / f"{number}-{rank}.safetensors") for rank in range(4)]
+        for number, words in enumerate(SHUFFLES)
     }
 
 
@@ -84,11 +97,29 @@ def test_queues_hold_the_same_in_every_process_and_in_one(found: dict) -> None:
 
 
 @pytest.mark.slow
-def test_keys_are_shuffled_over_all_processes_in_the_groups_of_one(found: dict) -> None:
+@pytest.mark.parametrize("launched", ["found", "found_of_four"])
+def test_keys_are_shuffled_over_all_processes_in_the_groups_of_one(
+    launched: str, request: pytest.FixtureRequest
+) -> None:
+    parts = request.getfixturevalue(launched)["shuffled"]
     expected = TASKS["shuffled"]({}, ALONE)["number_and_sum_BD"]
     assert torch.equal(expected[:, 0], torch.arange(1.0, 13.0))
     assert len(set(expected[:, 1].tolist())) > 1
-    assert torch.equal(dealt_together(found["shuffled"], "number_and_sum_BD"), expected)
+    assert torch.equal(dealt_together(parts, "number_and_sum_BD"), expected)
+    # A process gets the images that it encodes and no other: of 12, 1/W, and some of them are its own.
+    bytes_of_all = 12 * 3 * 8 * 8 * 4
+    assert all(0 < int(one["image_bytes"]) <= bytes_of_all / len(parts) for one in parts)
+    assert sum(int(one["image_bytes"]) for one in parts) < bytes_of_all
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launched", ["found", "found_of_four"])
+def test_images_sent_in_bfloat16_are_encoded_to_the_same_bits(launched: str, request: pytest.FixtureRequest) -> None:
+    parts = request.getfixturevalue(launched)["shuffled_in_bf16"]
+    for one in parts:
+        assert torch.equal(one["None"], one["torch.bfloat16"])
+    expected = TASKS["shuffled_in_bf16"]({}, ALONE)["None"]
+    torch.testing.assert_close(dealt_together(parts, "None"), expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow

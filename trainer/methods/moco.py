@@ -258,7 +258,7 @@ class Method(QueryKeyMethod):
         if self.settings.shuffle_bn_group == 0:
             return self.embed_key(images)
         stream = int(bits(self.seed, views.epoch, views.step, NO_VIEW, draw) >> 1)
-        return encode_shuffled(self.embed_key, images, stream)
+        return encode_shuffled(self.embed_key, images, stream, sent_as=self.key_backbone.autocast_dtype)
 
 
 def _build_head(settings: Settings, num_features: int) -> nn.Module:

@@ -25,15 +25,24 @@ def gathered(rows: torch.Tensor) -> torch.Tensor:
 
     Args: rows: (B, ...), of the same shape in every process. Returns: (N, ...).
     """
-    return rows if num_processes() == 1 else torch.stack(_of_each(rows), dim=1).flatten(0, 1)
+    if num_processes() == 1:
+        return rows
+    rows = rows.detach().contiguous()
+    pieces = [torch.empty_like(rows) for _ in range(num_processes())]
+    distributed.all_gather(pieces, rows)
+    return torch.stack(pieces, dim=1).flatten(0, 1)
 
 
-def concatenated(rows: torch.Tensor) -> torch.Tensor:
-    """Return the rows of process 0, then those of process 1, and so on. Gradients stop here.
+def exchanged(rows: torch.Tensor, to_each: list[int], of_each: list[int]) -> torch.Tensor:
+    """Return what came for this process: first from process 0, then from process 1, and so on. Gradients stop here.
 
-    Args: rows: (B, ...), of the same shape in every process. Returns: (N, ...).
+    Args: rows: (M, ...), first those for process 0, then those for process 1, and so on. to_each: how many for each,
+        M together. of_each: how many come of each, L together. Returns: (L, ...).
     """
-    return rows if num_processes() == 1 else torch.cat(_of_each(rows))
+    rows = rows.detach().contiguous()
+    received = rows.new_empty(sum(of_each), *rows.shape[1:])
+    distributed.all_to_all_single(received, rows, of_each, to_each)
+    return received
 
 
 def own_rows(rows: torch.Tensor) -> torch.Tensor:
@@ -49,13 +58,6 @@ def summed(values: torch.Tensor) -> torch.Tensor:
 def largest(values: torch.Tensor) -> torch.Tensor:
     """Return the largest over processes. Gradients stop here. Args: values: any shape."""
     return values if num_processes() == 1 else _reduced(values, distributed.ReduceOp.MAX)
-
-
-def _of_each(rows: torch.Tensor) -> list[torch.Tensor]:
-    rows = rows.detach().contiguous()
-    pieces = [torch.empty_like(rows) for _ in range(num_processes())]
-    distributed.all_gather(pieces, rows)
-    return pieces
 
 
 def _reduced(values: torch.Tensor, operation: distributed.ReduceOp.RedOpType) -> torch.Tensor:

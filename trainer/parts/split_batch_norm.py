@@ -13,7 +13,8 @@ from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.random_streams import row_order
-from backdrop.trainer.parts.collectives import concatenated, gathered, num_processes, own_rows, rank
+from backdrop.trainer.parts.collectives import num_processes
+from backdrop.trainer.parts.row_exchange import RowExchange
 
 _Network = TypeVar("_Network", bound=nn.Module)
 # Dimensions of (groups, rows of a group, C, H, W) that a group's statistics are taken over.
@@ -140,21 +141,26 @@ def refuse_other_batch_norms(network: nn.Module, kinds: tuple[type[nn.Module], .
 
 
 def encode_shuffled(
-    encode: Callable[[torch.Tensor], torch.Tensor], image_BCHW: torch.Tensor, stream: int
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    image_BCHW: torch.Tensor,
+    stream: int,
+    *,
+    sent_as: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Encode images in a random order over all processes; embeddings come back in the images' own order.
 
-    The order, and with it every group, is that of one process with the whole batch. Gradients do not cross processes.
+    The order, and with it every group, is that of one process with the whole batch. Each image goes to the one process
+    that encodes it. Gradients do not cross processes.
 
     Args: encode: images to embeddings, row by row but for batch statistics. image_BCHW: float (B, C, H, W) of this
-        process. stream: 63-bit key of the order, the same in every process. Returns: (B, D).
+        process. stream: 63-bit key of the order, the same in every process. sent_as: what the encoder casts images to
+        first of all: half of the bytes, and no number changes; None = nothing. Returns: (B, D).
     """
-    image_NCHW = gathered(image_BCHW)
-    order = torch.from_numpy(row_order(stream, 0, len(image_NCHW))).to(image_BCHW.device)
-    encoded = concatenated(encode(image_NCHW[order.chunk(num_processes())[rank()]]))
-    in_order = torch.empty_like(encoded)
-    in_order[order] = encoded
-    return own_rows(in_order)
+    size = num_processes()
+    if sent_as is not None and size > 1:
+        image_BCHW = image_BCHW.to(sent_as)
+    exchange = RowExchange(row_order(stream, 0, size * len(image_BCHW)), image_BCHW.device)
+    return exchange.back(encode(exchange.there(image_BCHW)))
 
 
 def check_groups(group_size: int, batch_size: int, name: str) -> None:
