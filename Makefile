@@ -15,7 +15,7 @@ help:
 	@echo "make test       default tests        make test-slow  the longer ones"
 	@echo "make lint       ruff and mypy        make format     let ruff format the code"
 	@echo "make bench      measure, write bench.json"
-	@echo "make study      do masks help? train and score what tests/golden/study.csv lacks, print the table"
+	@echo "make study      do masks help? the papers' tables with small runs, a night on two cores; goes on where it was"
 	@echo "make lock       resolve requirements.lock anew     make clean  remove .venv and build leftovers"
 
 demo: $(READY)
@@ -43,8 +43,11 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python -m tests.bench
 
+# The photographs' half of the tables needs BACKDROP_DATA/imagenette.
 study: $(READY)
-	$(BIN)/python -m tests.study
+	$(BIN)/python cli.py reproduce ryali --scale small --out artifacts/study \
+	  --table 3 --table 4 --table A6 --table A7 --table A8 --table A9 --table A10 --table A11
+	$(BIN)/python cli.py reproduce cast --scale small --out artifacts/study --table 1 --table 2a --table 2b --table 2c --table 2d
 
 # Another one than Debian's is the user's to install: it is named as it was given.
 define CHECK_PYTHON

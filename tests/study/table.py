@@ -1,13 +1,12 @@
 """Rows of the study to a table: mean and standard error over seeds."""
 
 import csv
-import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from backdrop.durable_files import write_aside
+from backdrop.trainer.reproduction.comparison import Sample
 
+ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
 SPEED = "steps_per_s"
 # Columns of the printed table: title, row's column.
 COLUMNS = {
@@ -20,59 +19,45 @@ COLUMNS = {
     "Only-FG": "linear_only_fg",
     "No-FG": "linear_no_fg",
     "Only-BG-T": "linear_only_bg_t",
-    "grounding IoU": "grounding_iou",
     "steps/s": SPEED,
 }
-KEY = ("data", "training", "px", "masks")
+KEY = ("data", "training", "masks")
+
+Cells = Mapping[tuple[str, ...], Sequence[Mapping[str, str]]]
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows kept so far, texts as they stand. Args: path: study.csv, may be absent."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def read_cells() -> Cells:
+    """Return the kept rows by (data, training, masks), seeds ascending, in the order in which cells first come.
 
-
-def add_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the file, which is written aside and renamed; rows stay sorted, whatever order they came in."""
-    rows = [*read_rows(path), {name: str(value) for name, value in row.items()}]
-    names = list(dict.fromkeys(name for kept in rows for name in kept))
-    rows.sort(key=lambda kept: (*(kept[name] for name in KEY), int(kept["seed"])))
-    lines = [names, *([kept.get(name, "") for name in names] for kept in rows)]
-    write_aside(path, "".join(",".join(line) + "\n" for line in lines))
-
-
-def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
-    """Return the mean and its standard error: the standard deviation (n - 1) over sqrt(n); nan for one value."""
-    numbers = list(values)
-    mean = math.fsum(numbers) / len(numbers)
-    if len(numbers) == 1:
-        return mean, math.nan
-    variance = math.fsum((number - mean) ** 2 for number in numbers) / (len(numbers) - 1)
-    return mean, math.sqrt(variance / len(numbers))
-
-
-def markdown(rows: list[dict[str, str]]) -> str:
-    """Return the table of all cells, in the order in which they first come.
-
-    Speeds of different hardware have no mean: theirs is over the rows of the hardware that most rows were made on.
+    Speeds of different hardware have no mean: theirs is left to the rows of the hardware that most rows were made on.
     """
+    with ROWS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     hardware = [row["hardware"] for row in rows]
-    usual = max(hardware, key=hardware.count, default="")
+    usual = max(hardware, key=hardware.count)
     cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         own = row if row["hardware"] == usual else row | {SPEED: ""}
         cells.setdefault(tuple(row[name] for name in KEY), []).append(own)
+    return cells
+
+
+def sample_of(rows: Sequence[Mapping[str, str]], column: str) -> Sample | None:
+    """Return a column of a cell over its seeds; None where no seed has it."""
+    by_seed = {int(row["seed"]): float(row[column]) for row in rows if row[column]}
+    return Sample(by_seed=by_seed) if by_seed else None
+
+
+def markdown(cells: Cells) -> str:
+    """Return the table of all cells."""
     lines = [f"| {' | '.join((*KEY, 'seeds', *COLUMNS))} |", "|---" * (len(KEY) + 1 + len(COLUMNS)) + "|"]
-    for key, kept in cells.items():
-        numbers = [_cell([float(row[column]) for row in kept if row.get(column)]) for column in COLUMNS.values()]
-        lines.append(f"| {' | '.join((*key, str(len(kept)), *numbers))} |")
+    for key, rows in cells.items():
+        numbers = [_text(sample_of(rows, column)) for column in COLUMNS.values()]
+        lines.append(f"| {' | '.join((*key, str(len(rows)), *numbers))} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
-    if not values:
+def _text(sample: Sample | None) -> str:
+    if sample is None:
         return ""
-    mean, error = mean_and_error(values)
-    return f"{mean:.1f}" if math.isnan(error) else f"{mean:.1f} ± {error:.1f}"
+    return f"{sample.mean:.1f}" if sample.sem is None else f"{sample.mean:.1f} ± {sample.sem:.1f}"

@@ -1,4 +1,4 @@
-"""A chart of one score: a row under each other, ours as a dot with its interval, the paper's number as a tick."""
+"""A chart of one score, rows under each other: a dot with its interval, and a tick for what it is compared with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ _MAX_LABEL = 62
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """One row. low, high: of the interval, equal to value where there is none. paper: None = not shown."""
+    """One row. low, high: of the interval, equal to value where there is none. tick: None = not shown."""
 
     label: str
     value: float
     low: float
     high: float
-    paper: float | None = None
+    tick: float | None = None
 
 
-def interval_chart(name: str, marks: Sequence[Mark]) -> str:
+def interval_chart(name: str, marks: Sequence[Mark], *, tick_name: str = "paper") -> str:
     """Draw a chart.
 
-    Args: name: of the score, with its unit. marks: at least one, from the top.
+    Args: name: of the score, with its unit. marks: at least one, from the top. tick_name: what ticks are.
     Returns: an <svg> element with a text alternative.
     """
-    values = [value for mark in marks for value in (mark.low, mark.high, mark.paper) if value is not None]
+    values = [value for mark in marks for value in (mark.low, mark.high, mark.tick) if value is not None]
     lowest, highest = min(values), max(values)
     margin = (highest - lowest) * 0.05 or max(abs(highest) * 0.05, 0.05)
     lowest, highest = lowest - margin, highest + margin
@@ -36,7 +36,7 @@ def interval_chart(name: str, marks: Sequence[Mark]) -> str:
     def x(value: float) -> float:
         return _SIDE_PX + (value - lowest) / (highest - lowest) * (WIDTH_PX - 2 * _SIDE_PX)
 
-    words = "; ".join(_in_words(mark) for mark in marks)
+    words = "; ".join(_in_words(mark, tick_name) for mark in marks)
     parts = [f'<svg viewBox="0 0 {WIDTH_PX} {height}" role="img" aria-label="{escape(f"{name}: {words}.")}">']
     bottom = height - _BOTTOM_PX
     for tick in ticks(lowest, highest):
@@ -46,8 +46,8 @@ def interval_chart(name: str, marks: Sequence[Mark]) -> str:
     parts.append(_text(WIDTH_PX - _SIDE_PX, height - 6, name, "end"))
     for row, mark in enumerate(marks):
         parts += _drawn(mark, _TOP_PX + _ROW_PX * row, x(mark.value), x(mark.low), x(mark.high))
-        if mark.paper is not None:
-            y, at = _TOP_PX + _ROW_PX * row + 25, x(mark.paper)
+        if mark.tick is not None:
+            y, at = _TOP_PX + _ROW_PX * row + 25, x(mark.tick)
             parts.append(f'<polyline class="line s1" points="{at:.1f},{y - 8} {at:.1f},{y + 8}"/>')
     return "".join([*parts, "</svg>"])
 
@@ -64,7 +64,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text class="axis" x="{x:.1f}" y="{y}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _in_words(mark: Mark) -> str:
+def _in_words(mark: Mark, tick_name: str) -> str:
     interval = f", {number(mark.low)} to {number(mark.high)}" if mark.high > mark.low else ""
-    paper = "" if mark.paper is None else f", paper {number(mark.paper)}"
-    return f"{mark.label} {number(mark.value)}{interval}{paper}"
+    tick = "" if mark.tick is None else f", {tick_name} {number(mark.tick)}"
+    return f"{mark.label} {number(mark.value)}{interval}{tick}"

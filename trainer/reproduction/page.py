@@ -113,7 +113,7 @@ def _mark(label: str, filled: Filled) -> Mark:
     assert filled.ours is not None
     low, high = filled.ours.interval or (filled.ours.mean, filled.ours.mean)
     paper = float(filled.paper) if filled.paper else None
-    return Mark(label=label, value=filled.ours.mean, low=low, high=high, paper=paper)
+    return Mark(label=label, value=filled.ours.mean, low=low, high=high, tick=paper)
 
 
 def _empty(filled: FilledTable) -> str:
