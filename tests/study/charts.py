@@ -44,9 +44,7 @@ def _by_background(cells: Cells) -> str:
             if ("sample", f"{method} {background}", "true") in cells:
                 value = _mean(cells, "sample", f"{method} {background}")
                 ends = sorted((value, without))
-                marks.append(
-                    Mark(label=f"{name}, {background}", value=value, low=ends[0], high=ends[1], tick=without)
-                )
+                marks.append(Mark(label=f"{name}, {background}", value=value, low=ends[0], high=ends[1], tick=without))
     return interval_chart("BG-Gap, points (tick: without)", marks, tick_name="without")
 
 

@@ -120,6 +120,28 @@ def test_a_rows_baseline_is_of_its_method() -> None:
     assert baseline("cast", "1", "MoCo-COCO + CAST", "cast") == "MoCo-COCO moco"
 
 
+def test_random_weights_are_scored_on_a_run_of_the_table(tmp_path: Path) -> None:
+    """CAST's row 1: the network of row 4 with weights drawn anew, in files of its own beside the trained one's."""
+    wanted = Wanted(paper="cast", tables=("1",), seeds=1)
+    (job,) = (job for job in jobs.jobs(wanted) if any(one.is_untrained for one in job.evaluations))
+    rows = {row.name: row for row in table("cast", "1").rows}
+    assert job.training == rows["MoCo-COCO"].training
+    untrained = [one for one in job.evaluations if one.is_untrained]
+    assert {one.task for one in untrained} == {"voc-detection", "coco-segmentation"}
+    for one in untrained:
+        trained = replace(one, is_untrained=False)
+        assert trained in job.evaluations
+        assert jobs.evaluation_name(trained) != jobs.evaluation_name(one)
+    cell = rows["Random Init"].cells[0]
+    assert cell.evaluation is not None
+    file = execution.scores_file(tmp_path, job.name, cell.evaluation)
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"scores": {cell.score: 21.5}}))
+    filled = {row.row.name: row for row in contents.fill(wanted, tmp_path)[0].rows}
+    assert [one.ours.by_seed for one in filled["Random Init"].cells if one.ours] == [{0: 21.5}]
+    assert not any(one.ours for one in filled["MoCo-COCO"].cells)
+
+
 DEMO = ("ryali", "--table", "4", "--scale", "demo", "--rows", "(a)", "--rows", "(d)", "--out", "out", "--workers", "0")
 
 

@@ -92,13 +92,14 @@ class Evaluation:
 
     task: a name of trainer/evaluation. options: name=value changes of its options. data: the data set's folder, or
     "sample"; "" = its place under BACKDROP_DATA. after: the one that has to be done before it, because it leaves the
-    classifier that this one scores.
+    classifier that this one scores. is_untrained: of the network with weights drawn anew.
     """
 
     task: str
     options: tuple[str, ...] = ()
     data: str = ""
     after: "Evaluation | None" = None
+    is_untrained: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def evaluation_at(cell: Cell, scale: Scale) -> tuple[Evaluation | None, str]:
     other = scale.evaluations.get(cell.evaluation.task)
     if other is None or cell.score not in other.scores:
         return None, ""
-    return other.evaluation, other.scores[cell.score]
+    return replace(other.evaluation, is_untrained=cell.evaluation.is_untrained), other.scores[cell.score]
 
 
 def _replacement(read: Mapping[str, object]) -> Replacement:

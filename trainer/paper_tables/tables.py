@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -88,7 +89,7 @@ def _row(lines: list[dict[str, str]]) -> Row:
         subject=subject["subject"],
         training=_training(_key(first)) if subject["subject"] == "training" else None,
         seeds=int(subject["seeds"] or 1),
-        cells=tuple(_cell(line) for line in lines),
+        cells=tuple(_cell(line, is_untrained=subject["subject"] == "untrained") for line in lines),
         note=subject["note"],
     )
 
@@ -127,14 +128,15 @@ def _training(key: tuple[str, ...]) -> Training:
     )
 
 
-def _cell(line: dict[str, str]) -> Cell:
+def _cell(line: dict[str, str], *, is_untrained: bool) -> Cell:
     item = next((item for item in line["setting"].split("; ") if item.startswith(_OF_SCORING)), "")
     scored = _evaluations()[line["paper"], line["task"], line["data"], line["metric"], item]
     as_printed = ("paper", "table", "row", "setting", "task", "data", "metric", "value", "sem", "note")
+    # A network that was trained with a classifier is scored with its own.
+    of_trained = _evaluation(line["paper"], scored, fits_classifier=line["method"] != "supervised")
     return Cell(
         **{name: line[name] for name in as_printed},
-        # A network that was trained with a classifier is scored with its own.
-        evaluation=_evaluation(line["paper"], scored, fits_classifier=line["method"] != "supervised"),
+        evaluation=_untrained(of_trained) if of_trained and is_untrained else of_trained,
         score=scored["score"],
         why_not=scored["note"],
     )
@@ -149,6 +151,11 @@ def _evaluation(paper: str, scored: dict[str, str], *, fits_classifier: bool) ->
         options=tuple(scored["options"].split()),
         after=_evaluation(paper, before, fits_classifier=True) if before and fits_classifier else None,
     )
+
+
+def _untrained(evaluation: Evaluation) -> Evaluation:
+    after = None if evaluation.after is None else _untrained(evaluation.after)
+    return replace(evaluation, after=after, is_untrained=True)
 
 
 @cache

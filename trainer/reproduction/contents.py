@@ -9,9 +9,25 @@ from backdrop.trainer.paper_tables.scales import PAPER, evaluation_at
 from backdrop.trainer.reproduction import comparison
 from backdrop.trainer.reproduction.comparison import Difference, Sample
 from backdrop.trainer.reproduction.execution import failures_of, is_trained, run_differences, scores_file, scores_of
-from backdrop.trainer.reproduction.jobs import Part, Wanted, evaluation_name, parts, run_name, seeds_of, training_of
+from backdrop.trainer.reproduction.jobs import (
+    Part,
+    Wanted,
+    evaluation_name,
+    network_of,
+    parts,
+    run_name,
+    seeds_of,
+    training_of,
+)
 
 _MAX_NAMED = 6
+# What stands in place of numbers of rows that are no training of ours.
+_NOT_TRAINED = {
+    "detector": "a saliency detector: saliency table1 trains and scores it",
+    "torchvision": "torchvision's own weights: evaluate TASK --weights FILE scores them",
+    "published": "a number of others",
+    "none": "no network",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +94,7 @@ def baseline_of(row: Row, rows: Sequence[Row]) -> Row | None:
 def _rows(part: Part, wanted: Wanted, out: Path) -> Iterator[FilledRow]:
     samples = {row: {column_of(cell): _sample(row, cell, part, wanted, out) for cell in row.cells} for row in part.rows}
     for row in part.rows:
-        training = training_of(row, part.scale, wanted)
+        training = training_of(row, part, wanted)
         names = [] if training is None else [run_name(training, seed) for seed in seeds_of(training, wanted)]
         runs = tuple(name for name in names if is_trained(out, name))
         differs = () if training is None else tuple(_differs(row, training, part, runs, out))
@@ -115,10 +131,10 @@ def _direction(cell: Cell, baseline: Cell | None) -> str:
 
 def _sample(row: Row, cell: Cell, part: Part, wanted: Wanted, out: Path) -> tuple[Sample | None, str]:
     """Ours over seeds, or why there is nothing."""
-    training = training_of(row, part.scale, wanted)
+    training = training_of(row, part, wanted)
     evaluation, score = evaluation_at(cell, part.scale)
     if training is None:
-        return None, row.note or f"nothing is trained for it: {row.subject}"
+        return None, "; ".join(filter(None, (_NOT_TRAINED[row.subject], row.note)))
     if evaluation is None:
         return None, cell.why_not or f"not computed at scale {part.scale.name}"
     by_seed, why = {}, "not computed yet"
@@ -134,15 +150,16 @@ def _sample(row: Row, cell: Cell, part: Part, wanted: Wanted, out: Path) -> tupl
 
 def _differs(row: Row, training: Training, part: Part, runs: Sequence[str], out: Path) -> Iterator[str]:
     """In what runs are not a row of the paper; of a row without runs, in what they would not be."""
-    assert row.training is not None
     if part.scale.name != PAPER:
         yield f"scale {part.scale.name}"
         return
-    ours, papers = training.counting(), row.training.counting()
+    papers_own = network_of(row, part.table)
+    assert papers_own is not None
+    ours, papers = training.counting(), papers_own.counting()
     changed = [name for name in sorted(ours.keys() | papers.keys()) if ours.get(name) != papers.get(name)]
     lines = [f"{name} is {ours.get(name)}, the row's {papers.get(name)}" for name in changed]
     for name in runs:
-        lines += run_differences(out, name, row.training, training.masks)
+        lines += run_differences(out, name, papers_own, training.masks)
     found = list(dict.fromkeys(lines))
     yield from found[:_MAX_NAMED]
     if len(found) > _MAX_NAMED:

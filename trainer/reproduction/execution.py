@@ -193,8 +193,15 @@ def _score(folder: Path, evaluation: Evaluation, file: Path) -> None:
     fit = evaluation.after
     # Another table's fit may have taken its place since: Table A12 has two for each network.
     if fit is not None and fit_differences(folder, fit):
-        evaluate_run(fit.task, folder, _data(fit), overrides=fit.options)
-    evaluate_run(evaluation.task, folder, _data(evaluation), overrides=evaluation.options, json_path=file)
+        evaluate_run(fit.task, folder, _data(fit), overrides=fit.options, is_untrained=fit.is_untrained)
+    evaluate_run(
+        evaluation.task,
+        folder,
+        _data(evaluation),
+        overrides=evaluation.options,
+        json_path=file,
+        is_untrained=evaluation.is_untrained,
+    )
 
 
 def _data(evaluation: Evaluation) -> str | Path | None:

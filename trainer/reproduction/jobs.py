@@ -63,7 +63,8 @@ def run_name(training: Training, seed: int) -> str:
 def evaluation_name(evaluation: Evaluation) -> str:
     """Return the name of the file with an evaluation's scores, without suffix: task and digest of its options."""
     identity = {"task": evaluation.task, "options": list(evaluation.options), "data": evaluation.data}
-    return f"{evaluation.task}-{identity_digest(identity)[:8]}"
+    untrained = "-untrained" if evaluation.is_untrained else ""
+    return f"{evaluation.task}{untrained}-{identity_digest(identity)[:8]}"
 
 
 def scale_names() -> tuple[str, ...]:
@@ -115,9 +116,20 @@ def _check_rows(names: Sequence[str], chosen: Sequence[Table]) -> None:
             )
 
 
-def training_of(row: Row, scale: scales.Scale, wanted: Wanted) -> Training | None:
-    """Return what is trained for a row; None where nothing is."""
-    return None if row.training is None else _changed(scales.at_scale(row.training, scale), wanted.settings)
+def network_of(row: Row, table: Table) -> Training | None:
+    """Return the training whose runs a row is scored on; None where nothing is trained for it.
+
+    Random weights are those of the table's first training without labels, drawn anew: the same network.
+    """
+    if row.subject != "untrained":
+        return row.training
+    return next(each.training for each in table.rows if each.training and each.method != "supervised")
+
+
+def training_of(row: Row, part: Part, wanted: Wanted) -> Training | None:
+    """Return what is trained for a row at its scale and with the user's settings; None where nothing is."""
+    training = network_of(row, part.table)
+    return None if training is None else _changed(scales.at_scale(training, part.scale), wanted.settings)
 
 
 def _changed(training: Training, settings: tuple[str, ...]) -> Training:
@@ -144,7 +156,7 @@ def jobs(wanted: Wanted) -> tuple[Job, ...]:
     training_at: dict[tuple[str, int], Training] = {}
     for part in parts(wanted):
         for row in part.rows:
-            training = training_of(row, part.scale, wanted)
+            training = training_of(row, part, wanted)
             scored = list(_evaluations(row.cells, part.scale))
             if training is None or not scored:
                 continue

@@ -150,7 +150,7 @@ def fit_differences(run: Path, wanted: Evaluation) -> list[str]:
 
     Args: run: its folder. wanted: the evaluation that leaves the classifier of a paper's protocol.
     """
-    kept = kept_at(run, wanted.task, is_untrained=False)
+    kept = kept_at(run, wanted.task, is_untrained=wanted.is_untrained)
     if not kept.is_file():
         return [f"how its classifier was fitted is not known: there is no {kept.name}"]
     return list(_of_options(wanted, json.loads(kept.read_text())))
