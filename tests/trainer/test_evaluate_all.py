@@ -61,6 +61,7 @@ def test_a_run_finds_its_row_of_ryali(
     assert [cell.table for cell in found.cells][: len(tables)] == tables
     assert {cell.value for cell in found.cells} == {value}
     assert found.differs == ""
+    assert found.assumed == ("length is not stated; taken as full" if tables == ["19"] else "")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +89,13 @@ def test_beside_a_run_of_another_kind_stands_what_differs(paper: str, run: tuple
     found = printed(paper, scored(run_by(*run), paper, "linear"), "top1")
     assert found.cells == ()
     assert words in found.differs
+
+
+def test_what_was_assumed_of_a_row_is_said_once_below_the_table() -> None:
+    row = {"task": "voc-detection", "value": 57.0, "tables": ["19"], "paper": 57.5, "difference": -0.5, "differs": ""}
+    rows = [row | {"metric": metric, "assumed": "length is not stated"} for metric in ("ap", "ap50")]
+    lines = _all.table({"rows": rows, "missing": {}, "failed": {}}).splitlines()
+    assert lines[3:] == ["assumed of the paper's voc-detection: length is not stated"]
 
 
 def test_another_protocol_or_odd_data_have_no_number_beside_them() -> None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import UserError
-from backdrop.progress import note
 from backdrop.saliency.networks.weight_names import prefix_of, said_of, some_of
 from backdrop.tensor_files import named_below, read_published, weights_sha256
 from backdrop.trainer.backbones import build_backbone
@@ -102,11 +101,10 @@ def _by_own_names(path: Path, tensors: dict[str, Tensor], settings: RunSettings)
 
 
 def _noted(path: Path, own: dict[str, Tensor], kind: str, not_taken: tuple[str, ...]) -> StartWeights:
-    note(f"{path.name}: {said_of(kind, not_taken)}")
     record = {
         "file": str(path.absolute()),
         "sha256": weights_sha256(own),
         "recognised": kind,
         "num_left": len(not_taken),
     }
-    return StartWeights(tensors=own, record=record)
+    return StartWeights(tensors=own, record=record, said=f"{path.name}: {said_of(kind, not_taken)}")

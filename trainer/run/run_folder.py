@@ -35,11 +35,12 @@ class StartWeights:
     """A backbone's values before the first step.
 
     tensors: by the names of the run's own backbone. record: for run.json: file, sha256 of the values, what was
-    recognised, how many tensors of the file were left.
+    recognised, how many tensors of the file were left. said: the same as a line for the user.
     """
 
     tensors: dict[str, Tensor]
     record: dict[str, Any]
+    said: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -210,12 +210,13 @@ def train(
         distributed.check_same(ranks, step, "the step of the latest checkpoint")
         if last is not None and step >= num_steps:
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
+        begins_with = origin.start_weights if last is None else None
         training = start(
             settings,
             steps_per_epoch=loader.num_batches,
             device=torch.device(ranks.device),
             ranks=ranks,
-            backbone_weights=origin.start_weights.tensors if origin.start_weights and last is None else None,
+            backbone_weights=begins_with.tensors if begins_with else None,
         )
         if last is not None:
             training.step = checkpoint.load(
@@ -228,6 +229,8 @@ def train(
         distributed.on_first(ranks, lambda: metrics_log.drop_metrics_from(out, training.step))
         with _records(training, out) as records:
             if training.ranks.is_first:
+                if begins_with:
+                    note(begins_with.said)
                 note(f"what to expect: {expected_curve(settings)}")
             _run(training, loader, out, records, request, probe)
     state = "finished" if training.step == num_steps else STOPPED

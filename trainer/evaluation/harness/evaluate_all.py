@@ -100,8 +100,8 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
     something was odd about the data.
 
     Args: run_or_weights: as for `evaluate_run`. recipe: ryali or cast: whose tables.
-    Returns: recipe, rows (task, metric, value, tables, paper, difference, differs), missing ({task: where to get the
-        data}), failed ({task: message}).
+    Returns: recipe, rows (task, metric, value, tables, paper, difference, differs, assumed), missing ({task: where to
+        get the data}), failed ({task: message}).
     Raises: UserError: see `plan`.
     """
     steps = plan(run_or_weights, recipe, choice)
@@ -150,14 +150,20 @@ def table(summary: dict[str, Any]) -> str:
         paper, difference = (f"{row[name]:.2f}" if row[name] is not None else "" for name in ("paper", "difference"))
         where = ", ".join(row["tables"][:2]) + (" ..." if len(row["tables"]) > 2 else "")
         lines.append(f"{where:10} {row['task']:18} {row['metric']:22} {paper:>7} {row['value']:7.2f} {difference:>7}")
-    tasks_of_reason: dict[str, dict[str, None]] = {}
-    for row in summary["rows"]:
-        if row["differs"]:
-            tasks_of_reason.setdefault(row["differs"], {})[row["task"]] = None
-    lines += [f"no number of the paper beside {', '.join(tasks)}: {why}" for why, tasks in tasks_of_reason.items()]
+    lines += [f"no number of the paper beside {tasks}: {why}" for why, tasks in _tasks_by(summary, "differs").items()]
+    lines += [f"assumed of the paper's {tasks}: {what}" for what, tasks in _tasks_by(summary, "assumed").items()]
     lines += [f"not run: {task}: {why}" for task, why in summary["missing"].items()]
     lines += [f"failed: {task}: {why}" for task, why in summary["failed"].items()]
     return "\n".join(lines)
+
+
+def _tasks_by(summary: dict[str, Any], column: str) -> dict[str, str]:
+    """Which tasks' rows have a text in a column, comma-separated, by that text."""
+    found: dict[str, dict[str, None]] = {}
+    for row in summary["rows"]:
+        if row[column]:
+            found.setdefault(row[column], {})[row["task"]] = None
+    return {text: ", ".join(tasks) for text, tasks in found.items()}
 
 
 def _chosen(tasks: Sequence[str], choice: Choice) -> list[str]:
@@ -229,6 +235,7 @@ def _row(task: str, metric: str, value: float, beside: Printed) -> dict[str, Any
     return {
         "task": task, "metric": metric, "value": value, "tables": list(dict.fromkeys(tables)), "paper": first,
         "difference": None if first is None else round(value - first, 4), "differs": beside.differs,
+        "assumed": beside.assumed,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ classifier that it scores, and what was odd about the data.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,12 @@ class Printed:
     """What a paper prints for a score. cells: its numbers, the same one in several tables.
 
     differs: where there is none, in what the nearest row's is another; "" where no table has such a score.
+    assumed: what was taken for granted of the row where the paper is silent, "" where nothing was.
     """
 
     cells: tuple[Cell, ...] = ()
     differs: str = ""
+    assumed: str = ""
 
 
 def tasks_of(paper: str, method: str = "") -> tuple[str, ...]:
@@ -95,7 +97,9 @@ def printed(paper: str, scored: Scored, metric: str) -> Printed:
     row, cell = by_training[training][0]
     if lines := scored.compared[training]:
         return Printed(differs=f"{_joined(lines)} (nearest: Table {cell.table}, {row.name})")
-    return _with_same_protocol([cell for _, cell in by_training[training]], scored)
+    found = _with_same_protocol([cell for _, cell in by_training[training]], scored)
+    notes = dict.fromkeys(row.note for row, cell in by_training[training] if cell in found.cells and row.note)
+    return replace(found, assumed="; ".join(notes))
 
 
 def _of_no_training(candidates: Sequence[tuple[Row, Cell]], scored: Scored) -> Printed:
