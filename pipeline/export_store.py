@@ -5,7 +5,6 @@ from pathlib import Path
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.beton.reader import BetonSettings, side_px_of
-from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.exports import MASK_FORMATS, export_masks
 from backdrop.stores.sharing.store_cache import open_for_reading
@@ -42,6 +41,8 @@ def export_store(
     opened = open_for_reading(store, cache)
     if format_name in MASK_FORMATS:
         return export_masks(opened, format_name, out)
+    from backdrop.pipeline.beton.writer import export_beton  # here: FFCV, which it takes, is an extra
+
     side_px = side_px_of(opened.dataset) if max_side_px is None else max_side_px
     settings = BetonSettings(max_side_px=side_px, pixels=pixels or BetonSettings.pixels)
     return export_beton(opened, reopen_index(opened, root), out, settings=settings)

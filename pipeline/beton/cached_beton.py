@@ -4,7 +4,6 @@ from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
 from backdrop.pipeline.beton.reader import BetonSettings, is_written
-from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store
 from backdrop.stores.sharing.store_cache import NEXT_STEP, locked
@@ -24,5 +23,7 @@ def cached_beton(store: Store, root: Path | None = None) -> Path:
         return beton
     with disk_errors(beton, NEXT_STEP), locked(store.path.with_suffix(".locks") / "beton"):
         if not is_written(beton, store, settings):
+            from backdrop.pipeline.beton.writer import export_beton  # here: FFCV, which it takes, is an extra
+
             export_beton(store, reopen_index(store, root), beton)
     return beton

@@ -16,12 +16,13 @@ from numba.extending import intrinsic, overload
 
 from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.beton import scene_kernels
-from backdrop.pipeline.beton.ffcv_names import lib
 from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg, jpeg_size, open_decoder
+from backdrop.pipeline.beton.turbojpeg import load as load_turbojpeg
 
 # As in scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
+_turbojpeg = load_turbojpeg()
 _HEADER, _PLANES = "backdrop_tjDecompressHeader3", "backdrop_tjDecompressToYUVPlanes"
-for _name, _function in ((_HEADER, lib.tjDecompressHeader3), (_PLANES, lib.tjDecompressToYUVPlanes)):
+for _name, _function in ((_HEADER, _turbojpeg.tjDecompressHeader3), (_PLANES, _turbojpeg.tjDecompressToYUVPlanes)):
     llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
 _read_header: Any = types.ExternalFunction(
     # decoder, bytes and their number; addresses of width, height, sampling and colour space

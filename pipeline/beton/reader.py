@@ -12,9 +12,8 @@ from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSIO
 from backdrop.pipeline.beton.scene import checksum
 from backdrop.pipeline.beton.table_reader import (
     MAX_SIDE_PX,
-    TableReader,
-    open_reader,
-    records_of,
+    map_file,
+    open_records,
     table_checksum,
 )
 from backdrop.settings import one_of, within
@@ -23,6 +22,7 @@ from backdrop.stores.format.reader import Store
 
 # A sidecar has a few hundred bytes; whatever is larger is not read.
 MAX_SIDECAR_BYTES = 1 << 20
+MIN_PAGE_BYTES = 8 << 20
 # How images are kept.
 PIXELS = ("jpeg", "yuv420")
 READABLE = ((FORMAT, FORMAT_VERSION), (FORMAT, PLANES_VERSION))
@@ -49,6 +49,17 @@ class BetonSettings:
         "jpeg, or yuv420 = planes (4:2:0) that need no decoding, 1.5 bytes a pixel, of images and backgrounds alike: "
         "for machines whose memory holds them; the views are those of the JPEGs",
     ] = "jpeg"
+
+
+def page_bytes(settings: BetonSettings, background_side_px: int = 0) -> int:
+    """Return FFCV's page size: a power of two that holds the largest possible scene.
+
+    Image: at most 2 MiB verbatim or 3 bytes per pixel encoded again; mask: at most half a run, 4 bytes, per pixel;
+    background and key: less than 1 MiB. Planes: two bytes for each pixel, of a background too.
+    """
+    largest = 7 * settings.max_side_px**2 + (4 << 20)
+    largest += 2 * background_side_px**2 if settings.pixels == "yuv420" else 0
+    return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
 
 
 def side_px_of(dataset: str) -> int:
@@ -121,21 +132,32 @@ def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
 
 
 def read_records(beton: Path) -> np.ndarray:
-    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError as `read_table`."""
-    return records_of(read_table(beton)[0])
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError and CorruptStore as `open_beton`."""
+    return open_beton(beton).records
 
 
-def read_table(beton: Path) -> tuple[TableReader, dict[str, Any]]:
-    """Return FFCV's reader of a complete .beton and its sidecar.
+@dataclass(frozen=True, kw_only=True)
+class Beton:
+    """A complete .beton, mapped: neither records nor blobs are private to a process.
+
+    records: (N,) of SCENE_DTYPE, checked. file_bytes: uint8, the whole file. sidecar: what it says.
+    """
+
+    records: np.ndarray
+    file_bytes: np.ndarray
+    sidecar: dict[str, Any]
+
+
+def open_beton(beton: Path) -> Beton:
+    """Map a complete .beton.
 
     Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written.
     """
     sidecar = read_sidecar(beton)
-    reader = open_reader(beton)
-    file_bytes = np.memmap(beton, np.uint8, mode="r")
-    if table_checksum(file_bytes, int(reader.num_samples)) != sidecar["table_checksum"]:
+    records, file_bytes = open_records(beton), map_file(beton)
+    if table_checksum(file_bytes, len(records)) != sidecar["table_checksum"]:
         raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
-    return reader, sidecar
+    return Beton(records=records, file_bytes=file_bytes, sidecar=sidecar)
 
 
 def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:

@@ -7,14 +7,12 @@ byte.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton import scene_kernels as kernels
-from backdrop.pipeline.beton.ffcv_names import ARG_TYPE, Field
 from backdrop.pipeline.beton.plane_kernels import (
     close_decode_memory,
     decode_planes,
@@ -37,6 +35,7 @@ BLOBS = ("image", "mask", "background", "key")
 STORE_ARRAYS = ("status", "label", "height", "width", "source_sha256", "key", "mask", "background")
 ALIGNMENT_BYTES = 8
 
+# Its fields lie at multiples of their sizes; not declared so, because the table of a file begins at an odd place.
 SCENE_DTYPE = np.dtype(
     [(f"{name}_ptr", "<u8") for name in BLOBS]  # offset in the file, a multiple of 8
     + [(f"{name}_checksum", "<u8") for name in BLOBS]
@@ -50,9 +49,9 @@ SCENE_DTYPE = np.dtype(
         ("background_width", "<u2"),
         ("status", "<u4"),  # backdrop.stores.format.schema.Status
         ("foreground_pixels", "<u4"),  # of the mask; 0 where there are none, and in files of before this was kept
-    ],
-    align=True,
+    ]
 )
+assert SCENE_DTYPE.itemsize == 104
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,41 +252,3 @@ def scene_blobs(scene: Scene) -> dict[str, bytes]:
         "background": scene.background_blob,
         "key": scene.key.encode("utf-8", "surrogateescape"),
     }
-
-
-class SceneField(Field):
-    """FFCV's field of one scene: four blobs per sample, their sizes and checksums in the record."""
-
-    @property
-    def metadata_type(self) -> np.dtype:
-        """One record per sample."""
-        return SCENE_DTYPE
-
-    @staticmethod
-    def from_binary(binary: np.ndarray) -> "SceneField":
-        """The field has no arguments."""
-        return SceneField()
-
-    def to_binary(self) -> np.ndarray:
-        """The field has no arguments."""
-        return np.zeros(1, dtype=ARG_TYPE)[0]
-
-    def get_decoder_class(self) -> None:
-        """There is no decoder without a view plan; the loader passes one."""
-        return None
-
-    def encode(self, destination: np.ndarray, scene: Scene, malloc: Any) -> None:
-        """Write one scene: blobs into the page, the rest into the record `destination`, (1,) of SCENE_DTYPE."""
-        destination[0] = 0
-        for name in ("row", "label", "status", "height", "width", "background_height", "background_width"):
-            destination[name] = getattr(scene, name)
-        destination["foreground_pixels"] = num_foreground_pixels(scene.mask_packed, scene.width)
-        for name, data in scene_blobs(scene).items():
-            if not data:
-                continue
-            padded = -len(data) % ALIGNMENT_BYTES + len(data)
-            destination[f"{name}_ptr"], storage = malloc(padded)
-            storage[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-            storage[len(data) :] = 0
-            destination[f"{name}_bytes"] = len(data)
-            destination[f"{name}_checksum"] = checksum(data)

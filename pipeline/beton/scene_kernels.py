@@ -7,16 +7,16 @@ import numpy as np
 from numba import types
 
 from backdrop.kernels import kernel
-from backdrop.pipeline.beton.ffcv_names import lib
+from backdrop.pipeline.beton.turbojpeg import load as load_turbojpeg
 
-# FFCV's library brings libjpeg-turbo. We call that instead of FFCV's own `imdecode`, which asks for the "fast" DCT: no
-# faster on a CPU with vector units, and measured 1 grey level too dark on average, up to 8 at single pixels. With the
-# accurate DCT the pixels equal Pillow's.
+# Not the "fast" DCT that FFCV asks for: it is no faster on a CPU with vector units, and measured 1 grey level too dark
+# on average, up to 8 at single pixels. With the accurate DCT the pixels equal Pillow's.
 #
 # A compiled function that holds a ctypes pointer cannot be cached on disk. Instead the function's address is registered
 # under a name, once per process, and compiled code refers to the name.
+_turbojpeg = load_turbojpeg()
 _DECOMPRESS = "backdrop_tjDecompress2"
-llvmlite.binding.add_symbol(_DECOMPRESS, ctypes.cast(lib.tjDecompress2, ctypes.c_void_p).value)
+llvmlite.binding.add_symbol(_DECOMPRESS, ctypes.cast(_turbojpeg.tjDecompress2, ctypes.c_void_p).value)
 _decompress = types.ExternalFunction(
     _DECOMPRESS,
     types.int32(
@@ -31,8 +31,8 @@ _decompress = types.ExternalFunction(
         types.int32,  # flags, 0 = accurate DCT and smooth chroma
     ),
 )
-_init_decompress = ctypes.CFUNCTYPE(ctypes.c_void_p)(("tjInitDecompress", lib))
-_destroy = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("tjDestroy", lib))
+_init_decompress = ctypes.CFUNCTYPE(ctypes.c_void_p)(("tjInitDecompress", _turbojpeg))
+_destroy = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("tjDestroy", _turbojpeg))
 
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)

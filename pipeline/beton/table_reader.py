@@ -1,6 +1,5 @@
-"""The table of records at the start of a .beton, read only after every number in it was found possible.
+"""The table of records at the start of a .beton, mapped; given out only after every number in it was found possible.
 
-FFCV's reader believes a header: it makes room for as many samples as one claims and runs the handlers that one names.
 What is checked here: the header, the description of our one field, that the table lies inside the file, and, record by
 record, everything that sizes a buffer or chooses a row. Pointers to blobs are checked where they are followed, so that
 the row is named.
@@ -12,56 +11,46 @@ import numpy as np
 
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton import scene_kernels as kernels
-from backdrop.pipeline.beton.ffcv_names import ALLOC_TABLE_TYPE, FieldDescType, HeaderType, Reader
-from backdrop.pipeline.beton.scene import FIELD_NAME, SCENE_DTYPE, SceneField
+from backdrop.pipeline.beton.ffcv_layout import CUSTOM_FIELD, FFCV_VERSION, FIELD_DTYPE, HEADER_DTYPE
+from backdrop.pipeline.beton.scene import FIELD_NAME, SCENE_DTYPE
 from backdrop.stores.format.schema import Status
 
 # The largest side that an export allows (`export_beton.BetonSettings`).
 MAX_SIDE_PX = 4096
-TABLE_START = HeaderType.itemsize + FieldDescType.itemsize
-CUSTOM_FIELD = 255
+TABLE_START = HEADER_DTYPE.itemsize + FIELD_DTYPE.itemsize
 
 
-class TableReader(Reader):
-    """FFCV's reader of a .beton of ours; without its table of allocations, which FFCV would loop over in Python."""
-
-    def read_header(self) -> None:
-        """Read the header; ValueError where it is not one of ours."""
-        self._num_bytes = Path(self._fname).stat().st_size
-        if self._num_bytes < TABLE_START:
-            raise ValueError(f"it ends after {self._num_bytes} bytes, inside its header")
-        super().read_header()
-        if self.num_fields != 1:
-            raise ValueError(f"its header says {self.num_fields} fields instead of 1")
-        table_bytes = int(self.num_samples) * SCENE_DTYPE.itemsize
-        if TABLE_START + table_bytes > self._num_bytes:
-            raise ValueError(f"its header says {self.num_samples} rows, which the file is too short for")
-
-    def read_field_descriptors(self) -> None:
-        """Read the description of the field; ValueError where it is not ours, before FFCV looks at its arguments."""
-        field = np.fromfile(self._fname, dtype=FieldDescType, count=1, offset=HeaderType.itemsize)[0]
-        if field["type_id"] != CUSTOM_FIELD or field["name"].tobytes().rstrip(b"\0") != FIELD_NAME.encode():
-            raise ValueError(f"its field is not {FIELD_NAME!r}")
-        super().read_field_descriptors()
-
-    def read_allocation_table(self) -> None:
-        """Nothing: sizes are in our records."""
-        self.alloc_table = np.empty(0, dtype=ALLOC_TABLE_TYPE)
+def map_file(path: Path) -> np.ndarray:
+    """Return the bytes of a file, uint8, read-only, as the page cache holds them: shared by all processes."""
+    return np.asarray(np.memmap(path, np.uint8, mode="r"))
 
 
-def open_reader(beton: Path) -> TableReader:
-    """Return FFCV's reader of a .beton, its records checked; CorruptStore where it is no export of ours."""
+def open_records(beton: Path) -> np.ndarray:
+    """Return the records of a .beton, (N,) of SCENE_DTYPE, mapped and checked; CorruptStore where it is no export."""
     try:
-        reader = TableReader(str(beton), {FIELD_NAME: SceneField})
-    except (AssertionError, ValueError) as error:
+        records = _records(map_file(beton))
+    except ValueError as error:
         raise CorruptStore(f"{beton} is not a .beton of ours ({error}); export it again") from error
-    _check_records(beton, records_of(reader))
-    return reader
+    _check_records(beton, records)
+    return records
 
 
-def records_of(reader: TableReader) -> np.ndarray:
-    """Return the records, (N,) of SCENE_DTYPE."""
-    return np.ascontiguousarray(reader.metadata["f0"])
+def _records(file_bytes: np.ndarray) -> np.ndarray:
+    """The table in a mapped file; ValueError where header or field are not ours or it does not fit."""
+    if file_bytes.size < TABLE_START:
+        raise ValueError(f"it ends after {file_bytes.size} bytes, inside its header")
+    header = file_bytes[: HEADER_DTYPE.itemsize].view(HEADER_DTYPE)[0]
+    if header["version"] != FFCV_VERSION:
+        raise ValueError(f"its header says version {header['version']} instead of {FFCV_VERSION}")
+    if header["num_fields"] != 1:
+        raise ValueError(f"its header says {header['num_fields']} fields instead of 1")
+    end = TABLE_START + int(header["num_samples"]) * SCENE_DTYPE.itemsize
+    if end > file_bytes.size:
+        raise ValueError(f"its header says {header['num_samples']} rows, which the file is too short for")
+    field = file_bytes[HEADER_DTYPE.itemsize : TABLE_START].view(FIELD_DTYPE)[0]
+    if field["type_id"] != CUSTOM_FIELD or field["name"].tobytes().rstrip(b"\0") != FIELD_NAME.encode():
+        raise ValueError(f"its field is not {FIELD_NAME!r}")
+    return file_bytes[TABLE_START:end].view(SCENE_DTYPE)
 
 
 def table_checksum(file_bytes: np.ndarray, num_rows: int) -> str:

@@ -30,22 +30,23 @@ from backdrop.devices import num_cores
 from backdrop.disk_errors import check_open_files, disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.ffcv_field import SceneField
 from backdrop.pipeline.beton.ffcv_names import DatasetWriter, MemoryAllocator
 from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION
-from backdrop.pipeline.beton.reader import BetonSettings, is_written, read_blob, side_px_of, sidecar_path
+from backdrop.pipeline.beton.reader import BetonSettings, is_written, page_bytes, read_blob, side_px_of, sidecar_path
 from backdrop.pipeline.beton.scene import (
     BLOBS,
     FIELD_NAME,
+    SCENE_DTYPE,
     STORE_ARRAYS,
     Scene,
-    SceneField,
     scene_blobs,
     scene_of_row,
 )
 from backdrop.pipeline.beton.table_reader import (
     MAX_SIDE_PX,
-    open_reader,
-    records_of,
+    map_file,
+    open_records,
     table_checksum,
 )
 from backdrop.progress import note, stage_bar
@@ -55,7 +56,6 @@ from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 
-MIN_PAGE_BYTES = 8 << 20
 CHUNK_ROWS = 64
 CHECKED_ROWS = 16
 POLL_S = 0.2
@@ -241,23 +241,12 @@ def _watch_worker(reply: Connection) -> None:
         time.sleep(POLL_S)
 
 
-def page_bytes(settings: BetonSettings, background_side_px: int = 0) -> int:
-    """Return FFCV's page size: a power of two that holds the largest possible scene.
-
-    Image: at most 2 MiB verbatim or 3 bytes per pixel encoded again; mask: at most half a run, 4 bytes, per pixel;
-    background and key: less than 1 MiB. Planes: two bytes for each pixel, of a background too.
-    """
-    largest = 7 * settings.max_side_px**2 + (4 << 20)
-    largest += 2 * background_side_px**2 if settings.pixels == "yuv420" else 0
-    return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
-
-
 def _write_watched(
     store: Store, index: DatasetIndex, path: Path, settings: BetonSettings, threads: int, timeout_s: float
 ) -> None:
     """Run the writing process; end it and raise when a row fails, a worker dies or nothing moves."""
     check_open_files(OPEN_FILES)
-    check_shared_memory("the export of a .beton", store.num_rows * SceneField().metadata_type.itemsize)
+    check_shared_memory("the export of a .beton", store.num_rows * SCENE_DTYPE.itemsize)
     # Not a fork of this process, which has threads; of a server that has only imported this module.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -336,8 +325,8 @@ def _unlink_memory(name: str) -> None:
 
 def _check_written(path: Path, store: Store, index: DatasetIndex, settings: BetonSettings) -> None:
     """Read the file back: every record in its place, every blob inside the file, some rows equal to their source."""
-    records = records_of(open_reader(path))
-    blobs = np.memmap(path, np.uint8, mode="r")
+    records = open_records(path)
+    blobs = map_file(path)
     assert (records["row"] == np.arange(store.num_rows)).all(), "every row was written to its own place"
     assert (records["status"] == store.status).all(), "statuses are those of the store"
     for name in BLOBS:
@@ -372,7 +361,7 @@ def _write_sidecar(out: Path, store: Store, settings: BetonSettings, digest: str
         "sha256": digest,
         "num_bytes": num_bytes,
         "num_rows": store.num_rows,
-        "table_checksum": table_checksum(np.memmap(out, np.uint8, mode="r"), store.num_rows),
+        "table_checksum": table_checksum(map_file(out), store.num_rows),
         "store_id": store.store_id,
         "dataset": store.dataset,
         "split": store.split,

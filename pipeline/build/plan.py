@@ -181,8 +181,8 @@ def _row_bytes(row: EncodedRow) -> int:
 
 def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
     """Size of the whole .beton of the usual settings: pages of records, pages of blobs, the table of allocations."""
-    # Here, after the memory was measured: FFCV brings torch, which the workers of a build need not have.
-    from backdrop.pipeline.beton.reader import BetonSettings
+    # Here, after the memory was measured: these bring torch, which the workers of a build need not have.
+    from backdrop.pipeline.beton.reader import BetonSettings, page_bytes
     from backdrop.pipeline.beton.scene import (
         ALIGNMENT_BYTES,
         BLOBS,
@@ -191,7 +191,6 @@ def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
         resize_mask,
         training_jpeg,
     )
-    from backdrop.pipeline.beton.writer import page_bytes
 
     settings, num_bytes = BetonSettings(), []
     for row in rows:

@@ -1,4 +1,4 @@
-"""Findings about the machine: system, Python, packages, CUDA, FFCV, disk, shared memory, open files.
+"""Findings about the machine: system, Python, packages, CUDA, libjpeg-turbo, FFCV, disk, shared memory, open files.
 
 Torch is imported only where there is a GPU's driver to try it with.
 """
@@ -17,6 +17,7 @@ from backdrop.child_processes import SHARED_MEMORY, check_shared_memory
 from backdrop.data_folders import ARTIFACTS
 from backdrop.devices import num_cores
 from backdrop.errors import UserError
+from backdrop.pipeline.beton import turbojpeg
 from backdrop.pipeline.doctor.finding import Finding
 from backdrop.pipeline.versions import PACKAGES, cuda_of_torch, nvidia_driver
 from backdrop.stores.format.provenance import version_of
@@ -41,6 +42,7 @@ def machine() -> list[Finding]:
         python(),
         packages(),
         cuda(),
+        libjpeg_turbo(),
         ffcv(),
         disk(ARTIFACTS),
         shared_memory(),
@@ -121,14 +123,24 @@ def _names_of_gpus() -> list[str]:
         return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
 
 
+def libjpeg_turbo() -> Finding:
+    """Look whether what decodes images for the loader can be loaded."""
+    try:
+        turbojpeg.load()
+    except UserError as error:
+        found, _, to_do = str(error).partition(": ")
+        return Finding(subject="libjpeg-turbo", state="problem", found=found, to_do=to_do)
+    return Finding(subject="libjpeg-turbo", state="ok", found="loads")
+
+
 def ffcv() -> Finding:
     """Look whether FFCV's compiled part can be loaded, without importing FFCV, which imports torch."""
     spec = importlib.util.find_spec("ffcv")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     libraries = [path for folder in folders for path in sorted(Path(folder).glob("_libffcv*.so"))]
     if not libraries:
-        to_do = f"install its system packages, apt-get install {SYSTEM_PACKAGES}, then pip install ffcv==1.0.2"
-        return Finding(subject="FFCV", state="problem", found="not installed, or not compiled", to_do=to_do)
+        to_do = f"to write .beton files: apt-get install {SYSTEM_PACKAGES}, then pip install ffcv==1.0.2"
+        return Finding(subject="FFCV", state="note", found="not installed, or not compiled", to_do=to_do)
     try:
         ctypes.CDLL(str(libraries[0]))
     except OSError as error:

@@ -82,17 +82,17 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
 
 
 def _in_beton(store: Store, beton: Path) -> SourceImages:
-    # Here, because FFCV's import takes seconds that a store with its data set does without.
-    from backdrop.pipeline.beton.reader import read_blob, read_records, read_sidecar
+    # Here, because what it imports takes seconds that a store with its data set does without.
+    from backdrop.pipeline.beton.reader import open_beton, read_blob
 
     try:
-        store_id = read_sidecar(beton)["store_id"]
+        opened = open_beton(beton)
+        store_id = opened.sidecar["store_id"]
         if store_id != store.store_id:
             raise UserError(f"{beton.name} is of another store ({str(store_id)[:12]})")
-        records = read_records(beton)
     except UserError as error:
         return SourceImages("", str(error), lambda row: False, _none)
-    file_bytes = np.memmap(beton, np.uint8, mode="r")
+    records, file_bytes = opened.records, opened.file_bytes
 
     def read(row: int) -> np.ndarray:
         if not records[row]["image_bytes"]:

@@ -39,8 +39,8 @@ def test_the_command_says_a_line_each_and_takes_a_moment(tmp_path: Path) -> None
     assert after.ru_utime - before.ru_utime < 2
     findings = json.loads(done.stdout)
     subjects = [finding["subject"] for finding in findings]
-    expected = ["system", "Python", "packages", "CUDA", "FFCV", "disk", "shared memory", "open files", "BACKDROP_DATA"]
-    assert subjects == expected
+    expected = ["system", "Python", "packages", "CUDA", "libjpeg-turbo", "FFCV", "disk", "shared memory", "open files"]
+    assert subjects == [*expected, "BACKDROP_DATA"]
     problem = any(finding["state"] == "problem" for finding in findings)
     assert done.stderr.splitlines() == [str(int(problem)), "[]"]
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
@@ -121,6 +121,16 @@ def test_ffcv_that_is_missing_or_does_not_load(tmp_path: Path, monkeypatch: pyte
     assert "libopencv-dev" in finding.to_do
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert "not installed" in machine.ffcv().found
+    assert machine.ffcv().state == "note"
+
+
+def test_libjpeg_turbo_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.libjpeg_turbo().state == "ok"
+    monkeypatch.setattr("backdrop.pipeline.beton.turbojpeg._NAME", "libnosuch.so.0")
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    finding = machine.libjpeg_turbo()
+    assert finding.state == "problem"
+    assert "apt-get install libturbojpeg0" in finding.to_do
 
 
 def test_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from backdrop.pipeline.beton.ffcv_names import HeaderType
+from backdrop.pipeline.beton.ffcv_layout import HEADER_DTYPE
 from backdrop.pipeline.beton.reader import sidecar_path
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, checksum
-from backdrop.pipeline.beton.table_reader import TABLE_START, open_reader, records_of, table_checksum
+from backdrop.pipeline.beton.table_reader import TABLE_START, open_records, table_checksum
 from backdrop.stores.format.provenance import identity_digest
 
 
@@ -22,7 +22,7 @@ def copy_of(beton: Path, folder: Path) -> Path:
 
 
 def record_of(beton: Path, row: int) -> np.void:
-    return records_of(open_reader(beton))[row]
+    return open_records(beton)[row]
 
 
 def set_bytes(beton: Path, at: int, data: bytes) -> None:
@@ -58,7 +58,7 @@ def seal(beton: Path, **changes: Any) -> None:
     """Make the sidecar fit the file as it is, apart from the changes: damage that no checksum tells of."""
     path, file_bytes = sidecar_path(beton), np.fromfile(beton, np.uint8)
     content = json.loads(path.read_text())
-    at = HeaderType.fields["num_samples"][1]
+    at = HEADER_DTYPE.fields["num_samples"][1]
     num_rows = int.from_bytes(file_bytes[at : at + 8].tobytes(), "little")
     checksum_fits = table_checksum(file_bytes, min(num_rows, file_bytes.size // SCENE_DTYPE.itemsize))
     content |= {"num_bytes": file_bytes.size, "num_rows": num_rows, "table_checksum": checksum_fits} | changes

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.pipeline.beton.ffcv_names import FieldDescType, HeaderType
+from backdrop.pipeline.beton.ffcv_layout import FIELD_DTYPE, HEADER_DTYPE
 from backdrop.pipeline.beton.reader import read_records, sidecar_path
 from backdrop.pipeline.beton.scene import BLOBS, SCENE_DTYPE
 from backdrop.pipeline.beton.table_reader import TABLE_START
@@ -145,16 +145,16 @@ def number(value: int, dtype: np.dtype) -> bytes:
 
 
 def nasty_headers() -> list[tuple[int, bytes]]:
-    assert HeaderType.fields is not None
+    assert HEADER_DTYPE.fields is not None
     values = (0, 1, 2, 21, 23, 255, -1, 1 << 31, 1 << 32, 1 << 62, 1 << 63, (1 << 63) - 1, (1 << 64) // 104)
     header = [
-        (offset, number(value, dtype)) for dtype, offset in HeaderType.fields.values() for value in values
+        (offset, number(value, dtype)) for dtype, offset in HEADER_DTYPE.fields.values() for value in values
     ]  # fmt: skip
-    assert FieldDescType.fields is not None
-    start, name = HeaderType.itemsize, FieldDescType.fields["name"][1]
+    assert FIELD_DTYPE.fields is not None
+    start, name = HEADER_DTYPE.itemsize, FIELD_DTYPE.fields["name"][1]
     field = [(start, bytes([kind])) for kind in (*range(9), 254)]
     field += [(start + name, text) for text in (b"\0", b"scenE", b"\xff" * 16, b"scene\0hidden", b"s" * 16)]
-    arguments = FieldDescType.fields["arguments"][1]
+    arguments = FIELD_DTYPE.fields["arguments"][1]
     return header + field + [(start + arguments, b"\xff" * 64)]
 
 
@@ -186,7 +186,7 @@ def test_extreme_numbers_are_refused_or_harmless(child: Child, sound: Path, is_s
 def test_files_that_end_early_are_refused(child: Child, sound: Path, is_sealed: bool) -> None:
     records, size = read_records(sound), sound.stat().st_size
     table_end = TABLE_START + len(records) * SCENE_DTYPE.itemsize
-    ends = [0, 1, HeaderType.itemsize, TABLE_START, table_end - 1, table_end, table_end + 8]
+    ends = [0, 1, HEADER_DTYPE.itemsize, TABLE_START, table_end - 1, table_end, table_end + 8]
     ends += [int(records["image_ptr"][7]) + 10, int(records["key_ptr"].max()), size - 1]
     for length in ends if is_sealed else ends[::3]:
         check(child, sound, [Change(length=length, is_sealed=is_sealed)])
@@ -224,10 +224,10 @@ def test_sidecars_of_anything_are_refused(child: Child) -> None:
 def regions(sound: Path) -> dict[str, tuple[int, int]]:
     """Where what lies in the file, as half-open bytes."""
     records, size = read_records(sound), sound.stat().st_size
-    header = np.fromfile(sound, HeaderType, count=1)[0]
+    header = np.fromfile(sound, HEADER_DTYPE, count=1)[0]
     found = {
-        "header": (0, HeaderType.itemsize),
-        "field": (HeaderType.itemsize, TABLE_START),
+        "header": (0, HEADER_DTYPE.itemsize),
+        "field": (HEADER_DTYPE.itemsize, TABLE_START),
         "records": (TABLE_START, TABLE_START + len(records) * SCENE_DTYPE.itemsize),
         "allocations": (int(header["alloc_table_ptr"]), size),
     }

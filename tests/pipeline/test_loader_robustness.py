@@ -27,7 +27,7 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
-from backdrop.pipeline.loader import scene_field
+from backdrop.pipeline.loader import scene_decoder
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
@@ -294,7 +294,7 @@ def test_a_failing_thread_is_heard_within_a_second(
 ) -> None:
     """In the middle of an epoch, while the other thread is busy."""
     calls = iter(range(1000))
-    real = scene_field.fill_rows
+    real = scene_decoder.fill_rows
 
     def fail_later(*arguments: object) -> tuple:
         if next(calls) == 7:
@@ -303,7 +303,7 @@ def test_a_failing_thread_is_heard_within_a_second(
         return real(*arguments)
 
     with Loader(beton, PLAN, LoaderOptions(batch_size=4, seed=0, num_threads=2, batches_ahead=1)) as loader:
-        monkeypatch.setattr(scene_field, "fill_rows", fail_later)
+        monkeypatch.setattr(scene_decoder, "fill_rows", fail_later)
         taken = [time.monotonic()]
         with pytest.raises(error, match="in the producing thread"):
             taken.extend(time.monotonic() for _ in loader.epoch(0))

@@ -1,23 +1,20 @@
-"""FFCV's side of reading a scene: the fused decoder as an FFCV operation, on a pool of threads.
+"""Fills batches: small groups of rows are handed to threads, each of which spends its time in one kernel.
 
-FFCV would compile a decoder at every start and run it with numba's own threads, which can neither report a bad record
-nor be left early. Ours is a plain Python function that hands small groups of rows to threads, each of which spends its
-time in one nogil kernel that comes from numba's cache.
+Not with numba's own threads, which can neither report a bad record nor be left early.
 """
 
 import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore, UserError, program
-from backdrop.pipeline.beton.ffcv_names import AllocationQuery, Operation, State
 from backdrop.pipeline.beton.plane_kernels import close_decode_memory
-from backdrop.pipeline.beton.scene import SCENE_DTYPE, SceneField
+from backdrop.pipeline.beton.reader import Beton
 from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, BatchRows, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
 from backdrop.pipeline.loader.loader_options import LoaderOptions
@@ -26,8 +23,6 @@ from backdrop.pipeline.views import crops
 from backdrop.pipeline.views.random_streams import NO_VIEW, REPLACEMENT, integer
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, ViewPlan
 from backdrop.stores.format.schema import Status
-
-__all__ = ["Layout", "SceneDecoder", "SceneField", "crop_layout", "whole_layout"]
 
 # Groups per thread and batch: enough to even out slow images, few enough for the interpreter to keep out of the way.
 GROUPS_PER_THREAD = 4
@@ -149,13 +144,13 @@ def _donors(plan: ViewPlan, records: np.ndarray) -> crops.Donors:
     return crops.donors(lends["row"][chosen], height, width, fraction[chosen])
 
 
-class SceneDecoder(Operation):
-    """All views of a batch from the records of its rows; first and only operation of FFCV's pipeline."""
+class SceneDecoder:
+    """All views of a batch from the records of its rows."""
 
     def __init__(
         self,
         plan: ViewPlan,
-        records: np.ndarray,
+        beton: Beton,
         key_of: Callable[[int], str],
         options: LoaderOptions,
         *,
@@ -164,18 +159,18 @@ class SceneDecoder(Operation):
     ) -> None:
         """Prepare for one plan and one file.
 
-        Args: plan: the views. records: (N,) of SCENE_DTYPE. key_of: a row's key, for messages. options: the loader's.
+        Args: plan: the views. beton: where its rows are. key_of: a row's key, for messages. options: the loader's.
             trace: records groups of rows. replacements: int64, rows that may take the place of one that cannot be read;
             None = such a row is an error.
         """
-        super().__init__()
+        records = beton.records
         num_threads = options.num_threads or num_cores()
         place = _largest(records, "")
         donor_place = _largest(records, "background_")
         self.plan = plan
         self.layout = whole_layout(plan, place, donor_place) if options.geometry == "device" else crop_layout(plan)
         self.specs = crops.view_specs(plan)
-        self.records, self.key_of, self.seed = records, key_of, options.seed
+        self._beton, self.key_of, self.seed = beton, key_of, options.seed
         self.donors = _donors(plan, records)
         self.trace, self.num_threads = trace, num_threads
         self._may_shrink, self._replacements = options.shrink_on_decoding, replacements
@@ -200,23 +195,15 @@ class SceneDecoder(Operation):
         sums_ns = np.sum([stage_sums(clock) for clock in self._clocks], axis=0)
         return dict(zip(STAGES, (sums_ns / 1e9).tolist(), strict=True))
 
-    def declare_state_and_memory(self, previous_state: State) -> tuple[State, AllocationQuery]:
-        """FFCV: one flat uint8 row per sample."""
-        shape, dtype = (self.layout.row_bytes,), np.dtype("u1")
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), AllocationQuery(shape, dtype)
-
-    def generate_code(self) -> Callable:
-        """FFCV: the function that fills a batch."""
-        return self._decode
-
-    def _decode(self, rows: np.ndarray, flat_BN: np.ndarray, metadata: np.ndarray, storage_state: tuple) -> np.ndarray:
+    def fill(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, called_off: threading.Event) -> tuple[str, ...]:
         """Fill one batch.
 
-        rows: int64, contiguous; a row that is replaced is written over.
-        storage_state: (mapped file, epoch, event that calls the work off, what was skipped by position: written).
+        Args: rows: int64 (B,), contiguous; a row that is replaced is written over. flat_BN: uint8 (B, row_bytes) of
+            the layout, contiguous, written. epoch: for the draws. called_off: ends the work, half done.
+        Returns: a line for each row that was replaced, in order.
+        Raises: CorruptStore at a row that cannot be read. RuntimeError: closed meanwhile.
         """
-        file_bytes, epoch, called_off, skipped = storage_state
-        flat, num = flat_BN.reshape(-1), len(rows)
+        flat, num, skipped = flat_BN.reshape(-1), len(rows), dict[int, str]()
         record_BV = self.records_of(flat, num)
         slot = self.layout.slot(flat, num, self._may_shrink)
         plan = crops.epoch_code(self.plan, epoch)
@@ -224,7 +211,7 @@ class SceneDecoder(Operation):
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
         for first in range(0, num, group):
             firsts.put(first)
-        batch = BatchRows(rows, self.records, file_bytes, record_BV, slot)
+        batch = BatchRows(rows, self._beton.records, self._beton.file_bytes, record_BV, slot)
         draws = crops.Draws(self.seed, epoch, self.specs, plan, self.donors)
         failed = threading.Event()
 
@@ -250,7 +237,7 @@ class SceneDecoder(Operation):
         for error in errors:
             if error is not None:
                 raise error
-        return flat_BN
+        return tuple(skipped[at] for at in sorted(skipped))
 
     def _fill_readable(
         self, first: int, last: int, batch: BatchRows, draws: crops.Draws, scratch: Scratch, skipped: dict[int, str]
@@ -293,6 +280,3 @@ class SceneDecoder(Operation):
         """The record section of a flat buffer, (B, V) of VIEW_DTYPE."""
         num_bytes = batch_size * len(self.plan.views) * VIEW_DTYPE.itemsize
         return flat[:num_bytes].view(VIEW_DTYPE).reshape(batch_size, len(self.plan.views))
-
-
-assert SCENE_DTYPE.itemsize % 8 == 0, "records are read at their natural alignment"
