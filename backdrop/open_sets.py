@@ -186,12 +186,12 @@ def unknown(kind: str, name: str, allowed: Sequence[str]) -> UserError:
     )
 
 
-def use_plugin(path: Path) -> Plugin:
+def use_plugin(path: Path | str) -> Plugin:
     """Make a file's member known to this process and those that it starts.
 
     Raises: UserError: there is no such file, or it is no plug-in.
     """
-    plugin = _read_plugin(path.absolute())
+    plugin = _read_plugin(Path(path).absolute())
     given = [text for text in os.environ.get(PLUGINS_VARIABLE, "").split(os.pathsep) if text]
     if str(plugin.path) not in given:
         os.environ[PLUGINS_VARIABLE] = os.pathsep.join([*given, str(plugin.path)])

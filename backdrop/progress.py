@@ -1,12 +1,17 @@
 """What long work shows on standard error: progress bars of one style, notes and warnings.
 
 Every bar has its stage, a count with its unit, the rate and the time left. `TQDM_DISABLE`, tqdm's own variable and what
-`--quiet` sets, leaves out bars and notes; worker processes inherit it.
+`--quiet` sets, leaves out bars and notes; worker processes inherit it. A program takes the bars' counts instead of the
+bars with `progress_to`.
 """
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # importing it takes as long as click: not before there is something to show
@@ -15,6 +20,36 @@ if TYPE_CHECKING:  # importing it takes as long as click: not before there is so
 QUIET_VARIABLE = "TQDM_DISABLE"
 # Into a file, where a bar cannot be drawn over, a line now and then is enough.
 SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a stage is.
+
+    stage: what is done, and to what: "build photos.zarr". unit: what is counted: row, img, part, batch, step, B.
+    done, total: so many of them; total is None where nobody knows.
+    """
+
+    stage: str
+    unit: str
+    done: int
+    total: int | None
+
+
+_listener: ContextVar[Callable[[Progress], None] | None] = ContextVar("_listener", default=None)
+
+
+@contextmanager
+def progress_to(callback: Callable[[Progress], None]) -> Iterator[None]:
+    """Have the progress of all that is done within told to a function, which is shown no bar then.
+
+    Args: callback: called ten times a second at most, and at the end of every stage; what it raises ends the work.
+    """
+    token = _listener.set(callback)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 def is_quiet() -> bool:
@@ -43,6 +78,9 @@ def stage_bar(
         shown_after_s: seconds before it is shown; None = never: in all processes but the first of several, and for work
             of a moment.
     """
+    callback = _listener.get()
+    if callback is not None:
+        return _told_bar()(items, callback=callback, desc=stage, unit=unit, total=total, initial=initial)
     from tqdm import tqdm
 
     return tqdm(
@@ -58,6 +96,37 @@ def stage_bar(
         mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
         dynamic_ncols=True,
     )
+
+
+@cache
+def _told_bar() -> type["tqdm"]:
+    """The class of bars that tell of themselves instead of being drawn."""
+    from tqdm import tqdm
+
+    class Told(tqdm):
+        """Counts as tqdm does; what would be drawn is told."""
+
+        def __init__(self, items: Iterable[Any] | None, *, callback: Callable[[Progress], None], **words: Any) -> None:
+            self._callback = callback
+            super().__init__(items, **words, disable=False, gui=True)  # nothing of the terminal is touched
+            self.display()
+
+        def display(self, *args: object, **words: object) -> None:
+            try:
+                self._callback(Progress(stage=self.desc, unit=self.unit, done=int(self.n), total=self.total))
+            except BaseException:
+                self.disable = True  # it is not told again when it is closed
+                raise
+
+        def clear(self, *args: object, **words: object) -> None:
+            """Nothing was drawn."""
+
+        def close(self) -> None:
+            if not self.disable:
+                self.disable = True
+                self.display()
+
+    return Told
 
 
 def note(message: str) -> None:

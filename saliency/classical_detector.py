@@ -30,6 +30,6 @@ class ClassicalDetector(Detector):
         """The file's."""
         return Threshold(value=self._module.THRESHOLD, source=THRESHOLD_SOURCE)
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Soft map float32 (H, W) in [0, 1] of `image_HWC` (uint8 RGB); `key` is not used."""
         return self._module.saliency(image_HWC)

@@ -50,11 +50,11 @@ class Detector(Protocol):
         """Where its maps are best cut; no part of the identity, for it does not change a map."""
 
     @abstractmethod
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Find the soft foreground map of one image.
 
         Args: image_HWC: uint8 RGB (H, W, 3), any size from 1 x 1. key: of the image in its data set, for those that
-            look maps up.
+            look maps up; the others need none.
         Returns: float32 (H, W) in [0, 1], 1 = foreground.
         Raises: MaskError: there is none of this image.
         """

@@ -75,7 +75,7 @@ class MaskFolder(Detector):
         known = {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
         return {**known, "reading": self.reading.words} if self.reading.words else known
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """The map of `key`, float32 (H, W) in [0, 1].
 
         Args:
@@ -84,7 +84,10 @@ class MaskFolder(Detector):
 
         Raises:
             MaskError: no map, an unreadable one, or one of another size.
+            UserError: no key.
         """
+        if not key:
+            raise UserError(f"masks:{self.folder} finds a map by its image's key: give it, detector(image, 'a/b.jpg')")
         grey_HW = self.grey(key)
         if grey_HW.shape != image_HWC.shape[:2]:
             raise MaskError(

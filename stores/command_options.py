@@ -6,6 +6,7 @@ import click
 
 from backdrop.command_options import MemberOf, path_type
 from backdrop.stores.datasets import DATASETS
+from backdrop.stores.sharing.place import place_of
 
 # With its argument where it takes one: list:FILE.
 dataset_type = MemberOf(DATASETS, takes_argument=True)
@@ -18,7 +19,7 @@ class StoreOrUrl(click.ParamType):
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
         """Tell them apart."""
-        return value if "://" in str(value) else Path(value)
+        return place_of(value)
 
 
 cache_option = click.option(

@@ -7,6 +7,7 @@ from backdrop.errors import UserError, program
 from backdrop.pipeline.beton.cached_beton import cached_beton
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import open_store
+from backdrop.stores.sharing.place import place_of
 from backdrop.stores.sharing.store_cache import cache_folder, open_published
 
 
@@ -14,7 +15,7 @@ from backdrop.stores.sharing.store_cache import cache_folder, open_published
 class StoreSource:
     """Which store is read, and from where.
 
-    store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store, a str.
+    store: STORE.zarr with its .beton beside it, or the .beton, or the URL of a published store; as `place_of` gives it.
     cache: for a URL, the folder that keeps what is fetched and the .beton made of it; None = the default one.
     root: for a URL, where the images lie, see `open_index`.
     dataset: what the store has to be of, as `open_index` takes it; None = any.
@@ -24,6 +25,9 @@ class StoreSource:
     cache: Path | None = None
     root: Path | None = None
     dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", place_of(self.store))
 
 
 def beton_of(source: StoreSource) -> Path:

@@ -93,10 +93,10 @@ def threshold_source(index: DatasetIndex, detector: str | Detector, settings: Bu
 def build_store(
     index: DatasetIndex,
     detector_name: str | Detector,
-    out: Path,
-    settings: BuildSettings,
+    out: Path | str,
+    settings: BuildSettings = BuildSettings(),
     *,
-    num_workers: int | None,
+    num_workers: int | None = None,
     engine: str = "local",
 ) -> dict:
     """Build a store, or go on with one that was begun with the same data set, detector and settings.
@@ -118,7 +118,7 @@ def build_store(
         UserError: settings out of range, no such detector or engine, a place taken by something else or by a store of
             another identity, a full disk, an image changed since it was indexed; nearly all rows would have no mask.
     """
-    spec = specify(index, detector_name, out, settings)
+    spec = specify(index, detector_name, Path(out), settings)
     if not (spec.out / schema.MANIFEST).exists():
         refuse_hopeless(index, use_detector(detector_name))
     threshold = {

@@ -64,6 +64,7 @@ class RowPictures:
             jpegs["saliency"] = _jpeg(grey_to_rgb(thumbnail(saliency_HW, SIDE_PX)))
         if not why["mask"]:
             mask_HW = self._store.mask(row)
+            assert mask_HW is not None
             under_HWC = np.full((*mask_HW.shape, 3), _PAPER, np.uint8) if image_HWC is None else image_HWC
             jpegs["mask"] = _jpeg(with_contour(under_HWC, mask_HW, SIDE_PX))
         if not why["background"]:

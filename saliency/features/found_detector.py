@@ -96,7 +96,7 @@ class FoundDetector(Detector):
             "has_solver": self._has_solver,
         }
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Map float32 (H, W) in [0, 1] of one uint8 RGB image; `key` is not used."""
         return self._maps([image_HWC])[0]
 

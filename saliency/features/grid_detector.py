@@ -48,7 +48,7 @@ class GridDetector(Detector):
         own = {"name": self.name, "algorithm_version": self.algorithm_version}
         return {**own, **self._backbone.identity, "settings": asdict(self._settings)}
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Map float32 (H, W) in [0, 1] of one uint8 RGB image; `key` is not used."""
         return self._maps([image_HWC])[0]
 

@@ -56,7 +56,7 @@ class SelfMaskDetector(Detector):
             "settings": asdict(self._settings),
         }
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Map float32 (H, W) of 0 and 1 of one uint8 RGB image; `key` is not used."""
         return self._maps([image_HWC])[0]
 

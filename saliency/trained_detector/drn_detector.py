@@ -113,7 +113,7 @@ class DrnDetector(Detector):
         versions = {"companions": [each.identity for each in self._companions]} if self._companions else {}
         return {**self._description.content(), **versions, "weights_sha256": self._weights_sha256}
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Soft map float32 (H, W) in [0, 1] of one uint8 RGB image at its own size; `key` is not used."""
         return self._maps([image_HWC])[0]
 

@@ -70,7 +70,7 @@ DATASETS: OpenSet[DatasetFile] = OpenSet("datasets", __name__, __path__, contrac
 NAMES = DATASETS.built_in()
 
 
-def open_index(dataset: str, *, root: Path | None, split: str = "train") -> "DatasetIndex":
+def open_index(dataset: str, *, root: Path | str | None = None, split: str = "train") -> "DatasetIndex":
     """List the images of one split of a data set; nothing is written.
 
     Args:
@@ -115,7 +115,7 @@ def reopen_index(store: "Store", root: Path | None) -> "DatasetIndex":
     return index_of(rows, dataset=store.dataset, split=store.split, root=folder)
 
 
-def image_folder(dataset: str, *, root: Path | None, split: str = "train") -> Path:
+def image_folder(dataset: str, *, root: Path | str | None, split: str = "train") -> Path:
     """Return the folder that the keys of a data set's split are relative to; nothing in it is looked at.
 
     Args: dataset, root, split: as `open_index` takes them.
@@ -129,7 +129,7 @@ def image_folder(dataset: str, *, root: Path | None, split: str = "train") -> Pa
     return folder
 
 
-def dataset_folder(dataset: str, root: Path | None, split: str = "train") -> Path:
+def dataset_folder(dataset: str, root: Path | str | None, split: str = "train") -> Path:
     """Return the folder of a data set, which need not be there.
 
     Args: dataset, root, split: as `open_index` takes them. Raises: UserError: nothing says where it lies.

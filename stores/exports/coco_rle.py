@@ -17,7 +17,6 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import written_aside
 from backdrop.stores.exports._record import is_exported, write_record
 from backdrop.stores.format.reader import Store
-from backdrop.stores.format.schema import Status
 
 FORMAT_NAME = "coco-rle"
 FOREGROUND_CATEGORY = 1
@@ -51,8 +50,8 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
             file.write("[")
             separator = "\n"
             for row, image_id in enumerate(image_ids):
-                if Status(int(store.status[row])).has_mask:
-                    file.write(separator + json.dumps(_result(store.mask(row), image_id)))
+                if (mask_HW := store.mask(row)) is not None:
+                    file.write(separator + json.dumps(_result(mask_HW, image_id)))
                     separator = ",\n"
                 progress(1)
             file.write("\n]\n")

@@ -17,7 +17,6 @@ from backdrop.durable_files import PARTIAL, sync
 from backdrop.errors import UserError
 from backdrop.stores.exports._record import is_exported, write_record
 from backdrop.stores.format.reader import Store
-from backdrop.stores.format.schema import Status
 
 FORMAT_NAME = "png"
 RECORD = "export.json"
@@ -68,10 +67,11 @@ def _write_rows(store: Store, folder: Path, names: dict[int, PurePosixPath]) -> 
     files = []
     for row, name in names.items():
         file = folder / name
-        if not Status(int(store.status[row])).has_mask or _is_whole(file):
+        mask_HW = None if _is_whole(file) else store.mask(row)
+        if mask_HW is None:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(_png(store.mask(row)))
+        file.write_bytes(_png(mask_HW))
         files.append(file)
     for file in files:  # after all are written: the first call then flushes what the others ask for
         sync(file)

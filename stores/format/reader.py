@@ -20,7 +20,7 @@ from backdrop.stores.format.part_reader import Part, map_file
 from backdrop.stores.format.schema import NOT_BUILT, Status
 from backdrop.stores.format.writer import num_parts, read_attributes, read_receipt, rows_of_part
 from backdrop.stores.format.zarr_files import chunk_path, chunks_of
-from backdrop.stores.images.image_codec import sha256
+from backdrop.stores.images.image_codec import decode_rgb, sha256
 
 
 def open_store(path: Path | str, *, allow_partial: bool = False) -> "Store":
@@ -180,6 +180,35 @@ class Store:
         """The keys of all rows, in order."""
         return [self.key(row) for row in range(self.num_rows)]
 
+    def row_of(self, key: str) -> int:
+        """The row of an image. Args: key: its path, relative to the data set's folder. Raises: UserError: none has it.
+
+        The first call reads the keys of all rows.
+        """
+        row = self._row_of_key.get(key)
+        if row is None:
+            raise UserError(f"{self.path} has no row of {key!r}; its keys are paths like {self.key(0)!r}")
+        return row
+
+    @functools.cached_property
+    def _row_of_key(self) -> dict[str, int]:
+        self.prefetch("key")
+        return {key: row for row, key in enumerate(self.keys())}
+
+    @functools.cached_property
+    def class_names(self) -> dict[int, str]:
+        """Label -> the folder that all its images lie in, the first of their keys' paths; ascending.
+
+        {} where classes are no folders. The place of a label in this order is its class in torchvision's ImageFolder.
+        """
+        names: dict[int, str] = {}
+        for key, label in zip(self._row_of_key, self.label.tolist(), strict=True):
+            folder, slash, _ = key.partition("/")
+            if not slash or names.setdefault(label, folder) != folder:
+                return {}
+        names.pop(-1, None)
+        return {label: names[label] for label in sorted(names)}
+
     def message(self, row: int) -> str:
         """Why the row has no mask; "" where it has one."""
         part, at = self._place(row)
@@ -195,10 +224,17 @@ class Store:
         part, at = self._place(row)
         return part.mask_packed(at)
 
-    def mask(self, row: int) -> np.ndarray:
-        """The row's mask, (H, W) uint8 in {0, 1}, 1 = foreground. Raises as `mask_packed`."""
+    def mask(self, row: int) -> np.ndarray | None:
+        """The row's mask, (H, W) uint8 in {0, 1}, 1 = foreground; None where it has none. Raises CorruptStore."""
         part, at = self._place(row)
+        if not Status(int(part.column("status")[at])).has_mask:
+            return None
         return unpack_rows(part.mask_packed(at), int(part.column("width")[at]))
+
+    def background(self, row: int) -> np.ndarray | None:
+        """The row's background, (h, w, 3) uint8 RGB, shrunk; None where it cannot lend one. Raises CorruptStore."""
+        jpeg = self.background_jpeg(row)
+        return decode_rgb(jpeg) if jpeg else None
 
     def background_jpeg(self, row: int) -> bytes:
         """The row's background as a JPEG; b"" where it cannot lend one. Raises CorruptStore."""

@@ -36,6 +36,7 @@ from backdrop.stores.format.untrusted import check_blob, check_manifest, check_r
 from backdrop.stores.format.zarr_files import chunk_path
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.sharing.object_storage import ObjectStorage, concurrently, is_usable
+from backdrop.stores.sharing.place import place_of
 from backdrop.stores.sharing.published import (
     ROOT_FILES,
     fetch_file,
@@ -52,15 +53,16 @@ BLOB_FILES = {chunk_path(blob.name): blob for blob in schema.BLOBS}
 STATUS_FILE = chunk_path("status")
 
 
-def open_for_reading(store: Path | str, cache: Path | None, *, allow_partial: bool = False) -> Store:
+def open_for_reading(store: Path | str, cache: Path | None = None, *, allow_partial: bool = False) -> Store:
     """Open a store on this machine, or through the cache one that is published.
 
-    Args: store: its folder, or a URL, a str. cache: as `cache_folder` takes it. allow_partial: see `open_store`.
+    Args: store: its folder, or a URL. cache: as `cache_folder` takes it. allow_partial: see `open_store`.
     Raises: UserError as `open_store` and `open_published`.
     """
-    if isinstance(store, str):
-        return open_published(store, cache_folder(cache))
-    return open_store(store, allow_partial=allow_partial)
+    place = place_of(store)
+    if isinstance(place, str):
+        return open_published(place, cache_folder(cache))
+    return open_store(place, allow_partial=allow_partial)
 
 
 def cache_folder(cache: Path | None) -> Path:

@@ -78,7 +78,7 @@ def test_every_file_behind_the_links_is_in_the_wheel(installed: Path) -> None:
     }
     assert {path.suffix for path in expected} == {".py", ".html", ".css", ".js"}
     assert not [path for path in sorted(expected) if not (installed / "backdrop" / path).is_file()]
-    assert (installed / "backdrop" / "cli.py").is_file()
+    assert all((installed / "backdrop" / name).is_file() for name in ("cli.py", "py.typed", "__init__.pyi"))
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"backdrop"}
 
 

@@ -35,7 +35,7 @@ class FormulaDetector(Detector):
         """What decides its maps."""
         return {"name": "formula", "algorithm_version": self.version}
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Brighter towards a point that depends on the image."""
         height, width = image_HWC.shape[:2]
         y, x = np.mgrid[:height, :width]
@@ -62,7 +62,7 @@ class DeadlyDetector(FormulaDetector):
 
     died: Path = Path()
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """Die at row 5 unless somebody has: at its second image, in the second of the parts."""
         if key == key_of(5) and not self.died.exists():
             self.died.touch()

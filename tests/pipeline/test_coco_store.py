@@ -47,7 +47,7 @@ class Named(Detector):
     def identity(self) -> dict[str, Any]:
         return {"name": self.name}
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         return np.zeros(image_HWC.shape[:2], np.float32)
 
 

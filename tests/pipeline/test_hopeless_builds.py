@@ -97,7 +97,7 @@ def test_an_image_that_was_listed_and_is_gone_stops_the_build_which_then_resumes
     class Vanishing(type(open_detector(f"masks:{folder / 'masks'}"))):
         """Its data set is taken away at its first map."""
 
-        def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+        def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
             if gone.exists():
                 gone.rename(folder / "away")
             return super().__call__(image_HWC, key)

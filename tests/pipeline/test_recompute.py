@@ -62,7 +62,7 @@ class CountingDetector(FormulaDetector):
 
     calls = 0
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         CountingDetector.calls += 1
         return super().__call__(image_HWC, key)
 

@@ -158,7 +158,7 @@ class Failing(Detector):
     def identity(self) -> dict:
         return {"name": "failing"}
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         raise ValueError("too few rows")
 
 

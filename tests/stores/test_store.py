@@ -88,9 +88,12 @@ def test_box_and_fraction_are_those_of_the_mask(tmp_path: Path) -> None:
 def test_rows_without_a_mask_say_why(path: Path) -> None:
     store = open_store(path)
     with pytest.raises(UserError, match=r"row 3 \(class 0/bild-\u00e4-3.jpg\) has no mask: decode-error: reason 3"):
-        store.mask(3)
+        store.mask_packed(3)
     with pytest.raises(UserError, match="mask-error: reason 8"):
         store.mask_packed(8)
+    assert store.mask(3) is None
+    assert store.background(3) is None
+    assert store.saliency(3) is None
     assert store.mask(5).sum() == 0
     for row in (-1, NUM_ROWS):
         with pytest.raises(IndexError):

@@ -146,7 +146,7 @@ def test_what_stands_in_for_the_background(scenes: Path) -> None:
 class LowerQuarterDetector(FormulaDetector):
     """Finds what lies in the lowest rows."""
 
-    def __call__(self, image_HWC: np.ndarray, key: str) -> np.ndarray:
+    def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """1 in the rows from 44 on."""
         map_HW = np.zeros(image_HWC.shape[:2], dtype=np.float32)
         map_HW[44:] = 1

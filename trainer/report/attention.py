@@ -13,9 +13,8 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
-from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.pipeline.loader.view_loader import ViewLoader
 from backdrop.stores.pages import document, pictures
 from backdrop.trainer import cast
 from backdrop.trainer.evaluation.grounding import Options, cam_iou, plain_plan, query_cam, scaled
@@ -56,14 +55,13 @@ def attended(method: QueryKeyMethod, beton: Path, settings: RunSettings) -> list
         return []
     options = Options(seed=settings.seed)
     plan = plain_plan(settings.views[0].size_px, options.min_foreground)
-    stage = DeviceStage(plan, device=next(method.parameters()).device)
-    with Loader(
+    with ViewLoader(
         beton,
         plan,
         LoaderOptions(batch_size=len(rows), seed=options.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows),
+        device=next(method.parameters()).device,
     ) as loader:
-        (batch,) = loader.epoch(0)
-        views = stage(batch)
+        (views,) = loader
     cam_Bhw = query_cam(method, views)
     iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
     map_BHW = _enlarged(cam_Bhw, settings.views[0].size_px)

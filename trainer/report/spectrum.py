@@ -13,9 +13,8 @@ from torch.nn import functional
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.reader import read_records
-from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
-from backdrop.pipeline.views.device_stage import DeviceStage
+from backdrop.pipeline.loader.view_loader import ViewLoader
 from backdrop.progress import stage_bar
 from backdrop.trainer.evaluation.grounding import plain_plan
 from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKeyMethod
@@ -66,18 +65,17 @@ def embeddings(method: PretrainingMethod, beton: Path, settings: RunSettings) ->
         return {}
     device = next(method.parameters()).device
     plan = plain_plan(settings.views[0].size_px, settings.views[0].min_foreground)
-    stage = DeviceStage(plan, device=device)
     found: dict[str, list[Tensor]] = {"features": []}
-    with Loader(
+    with ViewLoader(
         beton,
         plan,
         LoaderOptions(
             batch_size=_BATCH_SIZE, seed=settings.seed, rows=rows, drop_last=False, bad_rows=settings.bad_rows
         ),
+        device=device,
     ) as loader:
-        bar = stage_bar(loader.epoch(0), stage="embeddings", unit="batch", total=loader.num_batches, shown_after_s=1.0)
-        for batch in bar:
-            feature_BD = method.backbone(stage(batch).images[0])
+        for views in stage_bar(loader, stage="embeddings", unit="batch", shown_after_s=1.0):
+            feature_BD = method.backbone(views.images[0])
             found["features"].append(feature_BD.float().cpu())
             if isinstance(method, QueryKeyMethod):
                 embedding_BE = functional.normalize(method.embed_query(feature_BD), dim=1)

@@ -66,13 +66,16 @@ class RunRequest:
         return _resolved(self.recipe, self.method, self.background, self.with_cast, self.overrides)[1]
 
 
-def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: bool = False) -> dict[str, Any] | None:
+def pretrain(
+    request: RunRequest, source: StoreSource | Path | str, *, out: Path | str, resume: bool = False
+) -> dict[str, Any] | None:
     """Pretrain a backbone on a store; in every process that torchrun started, or alone.
 
-    Args: request: what is trained. source: on which store. out: the run's folder.
+    Args: request: what is trained. source: on which store, or where that is. out: the run's folder.
         resume: go on with the run in `out`, or start it where there is none.
     Returns: summary of the run; None but in the first process. Raises: UserError: anything given is wrong.
     """
+    source, out = source if isinstance(source, StoreSource) else StoreSource(store=source), Path(out)
     store = source.store
     if isinstance(store, str):
         source = replace(source, cache=cache_folder(source.cache))
@@ -86,7 +89,7 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
         store_url=store if isinstance(store, str) else "",
         command=_command(request, source, out),
         store=trained_on,
-        start_weights=start_weights(request.start_weights, settings, Path(out)),
+        start_weights=start_weights(request.start_weights, settings, out),
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
@@ -94,7 +97,7 @@ def pretrain(request: RunRequest, source: StoreSource, *, out: Path, resume: boo
             say_departures(request.recipe, settings, trained_on)
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             probe = _online_probe(settings, loader, beton)
-            return train(settings, loader, Path(out), origin=origin, resume=resume, ranks=ranks, probe=probe)
+            return train(settings, loader, out, origin=origin, resume=resume, ranks=ranks, probe=probe)
 
 
 def store_met(store: Path | str, beton: Path) -> TrainedStore:

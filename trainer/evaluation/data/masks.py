@@ -46,7 +46,9 @@ class Masks:
             grey_HW = self.folder.reading.map_of(self.folder.file_of(key).read_bytes())
             return (grey_HW > self.threshold * 255).astype(np.uint8)
         assert self.store is not None
-        return self.store.mask(self.row_of_key[key])
+        mask_HW = self.store.mask(self.row_of_key[key])
+        assert mask_HW is not None, "row_of_key has rows with a mask alone"
+        return mask_HW
 
     def stamp(self, key: str) -> int:
         """What, with the key and `name`, tells a mask from another: of a file the first bytes of its digest."""
