@@ -3,9 +3,11 @@
 import os
 import shlex
 from pathlib import Path
+from time import monotonic
 
 import click
 
+from backdrop import demo as demo_stages
 from backdrop.command_line import Commands, quiet_option
 from backdrop.command_options import path_type
 from backdrop.data_folders import ARTIFACTS
@@ -97,25 +99,12 @@ def store_group() -> None:
 @click.option("--out", type=path_type, default=ARTIFACTS / "demo", show_default=True, help="Where everything goes.")
 def demo(out: Path) -> None:
     """Run the whole chain on the sample set: detector, store, training, score, page. The same command resumes."""
-    detector, store, run = out / "detector", out / "sample-train.zarr", out / "moco-random"
-    steps: list[tuple[str, tuple[Path, ...]]] = [
-        ("saliency train --dataset sample --preset tiny --out {}", (detector,)),
-        ("build-store --dataset sample --detector {} --soft-maps --out {}", (detector, store)),
-        ("store verify {}", (store,)),
-        # Views that show something on the page, and half of the recipe's time.
-        (
-            "pretrain --method moco --bg random --store {} --recipe smoke --set views.size_px=48 --set epochs=16 "
-            "--out {}",
-            (store, run),
-        ),
-        ("evaluate knn --run {} --data sample", (run,)),
-        ("report {}", (run,)),
-    ]
-    for line, paths in steps:
-        words = shlex.split(line.format(*(shlex.quote(str(path)) for path in paths)))
+    of_demo = demo_stages.stages(out)
+    for stage, heading in zip(of_demo, demo_stages.headings(of_demo, iter(monotonic, None)), strict=True):
         if not is_quiet():
-            click.secho(f"\n$ {program()} {shlex.join(words)}", bold=True, err=True)
-        run_command(words)
+            click.secho(f"\n{heading}\n$ {program()} {shlex.join(stage.words)}", bold=True, err=True)
+        run_command(list(stage.words))
+    click.echo(f"\n{demo_stages.outcome(out)}")
 
 
 def run_command(words: list[str]) -> None:

@@ -1,5 +1,6 @@
 """The commands `saliency ...`: train a detector, draw its maps, measure them."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from backdrop.command_line import Command, print_result
 from backdrop.command_options import Decorator, path_type, root_option
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.progress import note, note_default
 from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import CLASSICAL, DETECTOR_RUN
@@ -91,8 +92,9 @@ def saliency_train(
     with disk_errors(out):
         summary = train(index, out, settings, seed=seed, backbone_weights=backbone_weights, validation=validation)
     if summary is not None:
-        note(f"detector: trained on {summary['num_images']:,} images, loss {summary['final_loss']:.4f}, in {out}")
-        print_result(summary)
+        lines = [f"detector: trained on {summary['num_images']:,} images, loss {summary['final_loss']:.4f}, in {out}"]
+        lines.append(f"its page: {program()} saliency report --run {shlex.quote(str(out))}")
+        print_result(summary, "\n".join(lines))
 
 
 @click.command("predict", cls=Command)

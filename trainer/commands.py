@@ -1,5 +1,6 @@
 """The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report, reproduce."""
 
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
@@ -12,9 +13,9 @@ from backdrop.command_line import Command, print_result
 from backdrop.command_options import Decorator, MemberOf, overrides_option, path_type, root_option
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
-from backdrop.errors import UserError
+from backdrop.errors import UserError, program
 from backdrop.pipeline.views.backgrounds import BACKGROUNDS
-from backdrop.progress import note, note_default
+from backdrop.progress import note_default
 from backdrop.settings.given import given_settings
 from backdrop.settings_options import config_option, settings_options, showed_or_saved
 from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
@@ -148,8 +149,9 @@ def pretrain_command(
         summary = pretrain(request, source, out=out, resume=True)
     if summary is not None:
         loss = "" if summary["loss"] is None else f", loss {summary['loss']:.4f}, {summary['images_per_s']:,} img/s"
-        note(f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}")
-        print_result(summary)
+        lines = [f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}"]
+        lines.append(f"its page: {program()} report {shlex.quote(str(out))}")
+        print_result(summary, "\n".join(lines))
 
 
 @click.command("loader-bench", cls=Command)
@@ -245,7 +247,7 @@ def evaluate_command(
     if task != "all":
         if only or skip or masks or is_plan:
             raise UserError("--only, --skip, --masks and --plan are for evaluate all.")
-        from backdrop.trainer.evaluation.harness.evaluate import chosen_options, evaluate_run
+        from backdrop.trainer.evaluation.harness.evaluate import chosen_options, evaluate_run, scores_text
 
         options = chosen_options(EVALUATIONS.load(task), overrides)
         if showed_or_saved(options, changes, task, show_settings=show_settings, save_settings=save_settings):
@@ -254,8 +256,7 @@ def evaluate_command(
             summary = evaluate_run(
                 task, run_or_weights, data, overrides=overrides, strict=strict, is_untrained=is_untrained
             )
-        note(f"{task}: " + ", ".join(f"{name} {value:.2f}" for name, value in summary["scores"].items()))
-        print_result(summary)
+        print_result(summary, scores_text(summary))
         return
     if show_settings or save_settings is not None:
         raise UserError("--show-settings and --save-config are of one evaluation: evaluate TASK --show-settings")
@@ -270,8 +271,7 @@ def evaluate_command(
         return
     with disk_errors(run_or_weights):
         summary = evaluate_all(run_or_weights, recipe, choice)
-    note(table(summary))
-    print_result(summary)
+    print_result(summary, table(summary))
 
 
 @click.command("export-detectron2", cls=Command)

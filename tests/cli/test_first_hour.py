@@ -1,5 +1,6 @@
 """What a newcomer meets in the first hour: Ctrl-C, going on, paths with spaces, commands as they were called."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from backdrop import cli
+from backdrop.demo import Stage, headings
 from backdrop.errors import UserError, program
 from backdrop.stores.datasets import built_default_store
+from backdrop.trainer.evaluation.harness.evaluate import scores_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -58,11 +61,24 @@ def test_the_demo_takes_a_path_with_spaces(monkeypatch: pytest.MonkeyPatch, tmp_
     given: list[list[str]] = []
     monkeypatch.setattr(cli, "run_command", given.append)
     out = tmp_path / "my results"
+    (out / "moco-random").mkdir(parents=True)
+    scores = {"scores": {"top1": 71.2, "bg_gap": 30.1}, "untrained": {"top1": 20.4, "bg_gap": 5.0}}
+    (out / "moco-random" / "knn.json").write_text(json.dumps(scores))
     result = CliRunner().invoke(cli.main, ["demo", "--out", str(out)])
     assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == f"Open this file: {out / 'moco-random/report.html'}"
+    assert "name 71 % of 200 new ones by their nearest neighbours, 20 % before training" in result.stdout
+    assert "stage 1 of 6, about 3 min on two cores" in result.stderr
     assert [words[0] for words in given] == ["saliency", "build-store", "store", "pretrain", "evaluate", "report"]
     assert given[-1] == ["report", str(out / "moco-random")]
     assert f"$ python cli.py report '{out}/moco-random'" in result.stderr, "as it can be typed"
+
+
+def test_the_demos_time_left_follows_the_machine() -> None:
+    of = [Stage(words=(), seconds=seconds) for seconds in (10.0, 20.0, 170.0)]
+    said = list(headings(of, iter([0.0, 100.0, 120.0])))
+    assert said[0] == "stage 1 of 3, about 3 min on two cores"
+    assert said[1:] == ["stage 2 of 3, about 32 min left", "stage 3 of 3, about 11 min left"]
 
 
 @pytest.mark.parametrize("extra", [[], ["--resume"]])
@@ -75,6 +91,34 @@ def test_pretrain_goes_on_without_being_told_to(
     result = CliRunner().invoke(cli.main, words)
     assert result.exit_code == 0, result.output
     assert given == {"out": tmp_path, "resume": True}
+
+
+def test_pretrain_ends_with_a_sentence_and_json_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    summary = {"state": "finished", "steps": 400, "loss": 2.5, "images_per_s": 1200.0}
+    monkeypatch.setattr("backdrop.trainer.run.loop.pretrain", lambda request, source, **how: summary)
+    words = [
+        "pretrain",
+        "--method",
+        "moco",
+        "--recipe",
+        "smoke",
+        "--store",
+        "a.zarr",
+        "--out",
+        str(tmp_path / "my run"),
+    ]
+    said = CliRunner().invoke(cli.main, words).stdout.splitlines()
+    assert said[0].startswith("run: finished at step 400, loss 2.5000")
+    assert said[1] == f"its page: python cli.py report '{tmp_path}/my run'"
+    assert json.loads(CliRunner().invoke(cli.main, [*words, "--json"]).stdout) == summary
+
+
+def test_scores_are_lines_with_the_untrained_networks_beside_them() -> None:
+    summary = {"evaluation": "knn", "backbone": "run", "data": "sample", "problems": ["200 images, 50,000 expected"]}
+    lines = scores_text(summary | {"scores": {"top1": 71.25, "bg_gap": 9.0}, "untrained": {"top1": 20.0}}).splitlines()
+    assert lines[0] == "knn of run on sample:"
+    assert [line.split() for line in lines[1:3]] == [["top1", "71.25", "untrained", "20.00"], ["bg_gap", "9.00"]]
+    assert lines[3] == "odd: 200 images, 50,000 expected"
 
 
 @pytest.mark.parametrize(

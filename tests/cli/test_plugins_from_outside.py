@@ -17,6 +17,7 @@ from backdrop.open_sets import PLUGINS_VARIABLE
 from tests.material.copied_plugins import copied
 
 PLUGINS = ("simsiam", "tiny_vit", "csv_of_paths", "bright", "mean_colour")
+KNN = ("evaluate", "knn", "--run", "run", "--data", "images", "--set", "k=1")
 OF_RUN = ("simsiam", "tiny_vit", "mean_colour")
 TRAINING = (
     "pretrain", "--method", "simsiam", "--bg", "mean_colour", "--backbone", "tiny_vit", "--store", "set.zarr",
@@ -100,14 +101,14 @@ def test_the_run_records_its_plug_ins(place: Path) -> None:
 
 def test_it_is_scored_shown_and_resumed_with_them(place: Path) -> None:
     plugins = given(place / "mine")
-    scored = json.loads(done("evaluate", "knn", "--run", "run", "--data", "images", "--set", "k=1", *plugins).stdout)
+    scored = json.loads(done(*KNN, "--json", *plugins).stdout)
     assert all(0 <= score <= 100 for score in scored["scores"].values())
     done("report", "run", *plugins)
     page = Path("run/report.html").read_text()
     assert "plugins.methods.simsiam" in page
     assert "Where the query looks" in page
     # One more epoch; the data set and the detector are the store's matter.
-    resumed = json.loads(done(*TRAINING, "--set", "epochs=3", "--resume", *given(place / "mine", OF_RUN)).stdout)
+    resumed = json.loads(done(*TRAINING, "--set", "epochs=3", "--json", *given(place / "mine", OF_RUN)).stdout)
     assert (resumed["state"], resumed["steps"]) == ("finished", 6)
 
 

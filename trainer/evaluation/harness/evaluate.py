@@ -67,6 +67,15 @@ def evaluate_run(
     return summary
 
 
+def scores_text(summary: dict[str, Any]) -> str:
+    """Return a summary of `evaluate_run` for people: each score, that of the network untrained, and what was odd."""
+    before = summary["untrained"]
+    lines = [f"{summary['evaluation']} of {summary['backbone']} on {summary['data']}:"]
+    for name, value in summary["scores"].items():
+        lines.append(f"  {name:24} {value:8.2f}" + (f"   untrained {before[name]:8.2f}" if name in before else ""))
+    return "\n".join([*lines, *(f"odd: {problem}" for problem in summary["problems"])])
+
+
 def chosen_options(module: EvaluationFile[Any], overrides: Sequence[str]) -> Any:
     """Return an evaluation's options with the user's changes.
 
