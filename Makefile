@@ -6,7 +6,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 UV_VERSION := 0.13.9
 BIN := .venv/bin
+# What the product needs, and what its tests need besides.
 READY := .venv/.ready
+TESTED := .venv/.tested
+# TORCH=cpu: torch without its 4 GB for GPUs, from PyTorch's own index.
+TORCH ?= cuda
+INSTALL = $(BIN)/uv pip install -q --python $(BIN)/python
 
 .PHONY: help demo test test-slow lint format bench study lock clean
 
@@ -22,25 +27,25 @@ demo: $(READY)
 	$(BIN)/python cli.py demo
 
 # Files side by side: half of the time on two cores. More processes than four gain nothing and need memory for torch.
-test: $(READY)
+test: $(TESTED)
 	@bash -eu -c "$$CHECK_BROWSER"
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test-slow: $(READY)
+test-slow: $(TESTED)
 	@bash -eu -c "$$CHECK_BROWSER"
 	$(BIN)/python -m pytest -q -m slow
 
-lint: $(READY)
+lint: $(TESTED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m tests.check_members
 
-format: $(READY)
+format: $(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
+bench: $(TESTED)
 	$(BIN)/python -m tests.bench
 
 # The photographs' half of the tables needs BACKDROP_DATA/imagenette.
@@ -106,16 +111,31 @@ export CHECK_BROWSER
 
 $(READY): requirements.lock setup.cfg pyproject.toml
 	@bash -eu -c "$$CHECK_PYTHON"
+	@echo "Into .venv go PyTorch and what else Backdrop needs: once, some minutes, $(if $(filter cpu,$(TORCH)),2,6) GB." >&2
 	@bash -eu -c "$$CHECK_SYSTEM"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip install -q --python $(BIN)/python -r requirements.lock
-	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+ifeq ($(TORCH),cpu)
+	grep -vE '^(nvidia-|cuda-|triton)' requirements.lock > .venv/requirements-cpu.txt
+	$(INSTALL) --torch-backend cpu -r .venv/requirements-cpu.txt
+else
+	$(INSTALL) -r requirements.lock
+endif
+	$(INSTALL) --no-deps -e .
 	touch $(READY)
 
+$(TESTED): $(READY) requirements-test.lock
+	$(INSTALL) $(if $(filter cpu,$(TORCH)),--torch-backend cpu) -r requirements-test.lock
+	touch $(TESTED)
+
+# One version of each package for Python 3.11 to 3.13; the second file holds what the tests need besides.
+RESOLVE = $(BIN)/uv pip compile setup.cfg --python-version 3.11 --universal --no-header --no-annotate -q
 lock:
-	$(BIN)/uv pip compile setup.cfg --extra test --python-version 3.11 --no-header -q -o requirements.lock
-	sed -i '1i # Resolved for Python 3.11 on x86-64 Linux by: make lock' requirements.lock
+	$(RESOLVE) -o requirements.lock
+	$(RESOLVE) --extra test -c requirements.lock -o requirements-test.lock
+	grep -vxFf requirements.lock requirements-test.lock > requirements-test.only
+	mv requirements-test.only requirements-test.lock
+	sed -i '1i # Resolved for Python 3.11 and newer by: make lock' requirements.lock requirements-test.lock
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

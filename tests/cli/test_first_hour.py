@@ -121,6 +121,36 @@ def test_scores_are_lines_with_the_untrained_networks_beside_them() -> None:
     assert lines[3] == "odd: 200 images, 50,000 expected"
 
 
+def made(*words: str) -> str:
+    """What make would run, whatever is there."""
+    return subprocess.run(["make", "-nB", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_demo_installs_nothing_of_the_tests_and_says_how_much() -> None:
+    demo, test = made("demo"), made("test")
+    assert demo.startswith("bash -eu -c")
+    assert "once, some minutes, 6 GB" in demo
+    assert "requirements-test.lock" not in demo
+    assert "-r requirements-test.lock" in test
+
+
+def test_torch_without_its_libraries_for_gpus_is_an_option() -> None:
+    made_cpu = made("demo", "TORCH=cpu")
+    assert "2 GB" in made_cpu
+    assert "--torch-backend cpu -r .venv/requirements-cpu.txt" in made_cpu
+    assert "-r requirements.lock" not in made_cpu
+
+
+def test_the_locks_of_product_and_tests_have_nothing_in_common() -> None:
+    product, tests = (
+        {line.split("==")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+        for name in ("requirements.lock", "requirements-test.lock")
+    )
+    assert {"torch", "zarr", "click"} <= product
+    assert {"pytest", "hypothesis", "ray"} <= tests
+    assert not product & tests
+
+
 @pytest.mark.parametrize(
     ("python", "said"), [("/no/such/python", "PYTHON=/no/such/python: there is no such program"), ("python3", "")]
 )

@@ -175,6 +175,7 @@ def _check_result(out: Path) -> None:
         assert page.count(departure.replace("'", "&#x27;")) == 1
         assert markdown.count(departure) == 1
     assert page.count("report.html") == 2
+    assert "| row | linear top1 |" in markdown
     assert "<svg" in page
     assert "69.1" not in page
     (out / result_folder.PAGE).unlink()

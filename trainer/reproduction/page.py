@@ -55,7 +55,7 @@ def _departures(filled: FilledTable) -> str:
 
 
 def _table(filled: FilledTable, out: Path) -> str:
-    columns = {key: name for key, name in words.columns(filled).items() if _has_ours(filled, key)}
+    columns = words.columns(filled)
     differs = any(row.differs for row in filled.rows) and filled.part.scale.name == PAPER
     head = ["row", *(["differs"] if differs else []), *(escape(name) for name in columns.values()), "runs"]
     rows = []
@@ -65,12 +65,6 @@ def _table(filled: FilledTable, out: Path) -> str:
         said = [escape("; ".join(row.differs))] if differs else []
         rows.append([escape(label), *said, *cells, _links(row, out)])
     return document.table(head, rows, label=words.title(filled), num_text_columns=len(head))
-
-
-def _has_ours(filled: FilledTable, key: tuple[str, ...]) -> bool:
-    """Whether a column has anything to show: ours, or a paper's number beside nothing at the papers' scale."""
-    cells = [one for row in filled.rows for one in row.cells if column_of(one.cell) == key]
-    return filled.part.scale.name == PAPER or any(one.ours for one in cells)
 
 
 def _cell(filled: Filled | None) -> str:

@@ -40,12 +40,18 @@ def row_labels(rows: Sequence[Row]) -> list[str]:
 
 
 def columns(filled: FilledTable) -> dict[tuple[str, ...], str]:
-    """Return what a table has numbers of, in order: the key of `contents.column_of` and its words."""
+    """Return what a table is shown with, in order: the key of `contents.column_of` and its words.
+
+    A column without any number of ours stands at the papers' scale alone, where it has the paper's.
+    """
     found: dict[tuple[str, ...], str] = {}
     for row in filled.rows:
         for one in row.cells:
             found.setdefault(column_of(one.cell), column_name(one.cell))
-    return found
+    if filled.part.scale.name == PAPER:
+        return found
+    scored = {column_of(one.cell) for row in filled.rows for one in row.cells if one.ours}
+    return {key: name for key, name in found.items() if key in scored}
 
 
 def column_name(cell: Cell) -> str:
