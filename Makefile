@@ -128,8 +128,8 @@ $(TESTED): $(READY) requirements-test.lock
 	$(INSTALL) $(if $(filter cpu,$(TORCH)),--torch-backend cpu) -r requirements-test.lock
 	touch $(TESTED)
 
-# One version of each package for Python 3.11 to 3.13; the second file holds what the tests need besides.
-RESOLVE = $(BIN)/uv pip compile setup.cfg --python-version 3.11 --universal --no-header --no-annotate -q
+# One version of each package for Python 3.11 to 3.13, with FFCV; the second file holds what the tests need besides.
+RESOLVE = $(BIN)/uv pip compile setup.cfg --extra export --python-version 3.11 --universal --no-header --no-annotate -q
 lock:
 	$(RESOLVE) -o requirements.lock
 	$(RESOLVE) --extra test -c requirements.lock -o requirements-test.lock
