@@ -32,12 +32,12 @@ SALIENCY = {
 }
 STORE = {
     "info": "backdrop.stores.commands:store_info",
-    "verify": "backdrop.stores.commands:store_verify",
+    "verify": "backdrop.pipeline.commands:store_verify",
     "status": "backdrop.stores.commands:store_status",
     "diff": "backdrop.stores.commands:store_diff",
     "merge": "backdrop.stores.commands:store_merge",
-    "publish": "backdrop.stores.commands:store_publish",
-    "pull": "backdrop.stores.commands:store_pull",
+    "publish": "backdrop.pipeline.commands:store_publish",
+    "pull": "backdrop.pipeline.commands:store_pull",
     "gc": "backdrop.stores.commands:store_gc",
     "card": "backdrop.stores.commands:store_card",
     "recompute": "backdrop.pipeline.commands:store_recompute",

@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,16 +116,27 @@ def build_store_command(
     if summary["store_id"] is None:
         note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
-        summary["beton"] = _exported(out, index)
+        summary["beton"] = _exported(index, summary, parent is None, engine, workers)
     print_result(summary)
 
 
-def _exported(store: Path, index: "DatasetIndex") -> str:
-    """Export the .beton of a store that has just been built, and say so."""
-    from backdrop.pipeline.beton.writer import export_beton
+def _exported(
+    index: "DatasetIndex", summary: dict[str, Any], is_of_images: bool, engine: str, workers: int | None
+) -> str:
+    """Export the .beton of a store that has just been built, and say so.
+
+    Args: summary: of the build. is_of_images: whether it read them. engine, workers: of the build.
+    """
+    from backdrop.pipeline.beton.writer import ExportWork, export_beton
     from backdrop.stores.format.reader import open_store
 
-    beton = export_beton(open_store(store), index)
+    is_all_new = is_of_images and summary["rows_built"] == summary["num_rows"]
+    work = ExportWork(
+        engine="local" if engine == "rank" else engine,  # its other processes have ended
+        num_workers=workers,
+        hashed_since=time.time() - summary["seconds"] if is_all_new else None,
+    )
+    beton = export_beton(open_store(summary["store"]), index, work=work)
     note(f"beton: {beton}")
     return str(beton)
 
@@ -243,6 +255,13 @@ def store_view(
     "--pixels", type=click.Choice(["jpeg", "yuv420"]), default=None,
     help="beton: yuv420 keeps planes, which need no decoding, for machines with memory for them; default jpeg.",
 )  # fmt: skip
+@click.option(
+    "--shard-rows", type=click.IntRange(min=1), default=None,
+    help="beton: rows of a shard; of no more, it is one file. Default: 16384.",
+)  # fmt: skip
+@workers_option
+@engine_option
+@click.option("--overwrite", is_flag=True, help="Replace an export of another store or other settings that lies there.")
 @cache_option
 def store_export(
     store: Path | str,
@@ -251,13 +270,88 @@ def store_export(
     out: Path | None,
     max_side_px: int | None,
     pixels: str | None,
+    shard_rows: int | None,
+    workers: int | None,
+    engine: str,
+    overwrite: bool,
     cache: Path | None,
 ) -> None:
-    """Write the .beton that the loader reads (with the images), or the masks alone in another format."""
-    from backdrop.pipeline.export_store import export_store
+    """Write the .beton that the loader reads (with the images), or the masks alone in another format.
 
-    written = export_store(store, format_name, out=out, root=root, max_side_px=max_side_px, pixels=pixels, cache=cache)
+    A .beton of many rows is a folder of shards, which workers write side by side; the same command goes on with the
+    shards that are missing. Neither their number nor the engine changes a byte.
+    """
+    from backdrop.pipeline.export_store import BetonExport, export_store
+
+    options = BetonExport(
+        max_side_px=max_side_px, pixels=pixels, shard_rows=shard_rows, num_workers=workers, engine=engine
+    )
+    written = export_store(
+        store, format_name, out=out, root=root, options=options, cache=cache, overwrite=overwrite
+    )
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")
+
+
+@click.command("verify", cls=Command)
+@click.argument("store", type=path_type)
+@click.option("--quick/--full", default=False, help="Sizes and counts only, or every byte and mask (the default).")
+@allow_partial_option
+def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
+    """Check a store, or a .beton with all its shards; exit code 1 when something is wrong."""
+    from backdrop.pipeline.beton import shards
+    from backdrop.stores.maintenance.verify import Problem, verify
+
+    if (whole := shards.whole_of(store)) or store.suffix == ".beton":
+        from backdrop.pipeline.beton.verify import problems_of_beton
+
+        problems = [Problem(None, None, what) for what in problems_of_beton(whole or store, full=not quick)]
+    else:
+        problems = verify(store, full=not quick, allow_partial=allow_partial)
+    verdict = f"{store}: {len(problems)} problems" if problems else f"{store}: sound"
+    result = {"store": str(store), "sound": not problems, "problems": [vars(problem) for problem in problems]}
+    print_result(result, "\n".join([*map(str, problems), verdict]))
+    sys.exit(1 if problems else 0)
+
+
+@click.command("publish", cls=Command)
+@click.argument("store", type=path_type)
+@click.argument("url")
+@click.option("--beton", is_flag=True, help="Also copy the .beton beside it, which holds the images.")
+def store_publish(store: Path, url: str, beton: bool) -> None:
+    """Copy a finished store to s3://bucket/prefix or file:///folder; the same command resumes.
+
+    Credentials come from the usual AWS environment variables or profile, and are never written anywhere.
+    """
+    from backdrop.stores.sharing.remote import publish
+
+    summary = publish(store, url)
+    note(f"published: {summary['objects']:,} objects, {summary['bytes']:,} bytes sent, at {summary['url']}")
+    if beton:
+        from backdrop.pipeline.beton.published_beton import publish_beton
+
+        summary["beton"] = sent = publish_beton(store, url)
+        note(f"published its .beton: {sent['objects']:,} objects, {sent['bytes']:,} bytes sent")
+    print_result(summary)
+
+
+@click.command("pull", cls=Command)
+@click.argument("url")
+@click.option("--out", type=path_type, required=True, help="The store's folder here.")
+@click.option("--beton/--no-beton", default=True, show_default=True, help="Also the .beton, where one is published.")
+def store_pull(url: str, out: Path, beton: bool) -> None:
+    """Copy a published store here, every file checked; the same command resumes."""
+    from backdrop.stores.sharing.remote import pull
+
+    summary = pull(url, out)
+    note(f"pulled: {summary['objects']:,} objects, {summary['bytes']:,} bytes fetched, to {out}")
+    if beton:
+        from backdrop.pipeline.beton.published_beton import pull_beton
+
+        place = out.with_suffix(".beton")
+        if fetched := pull_beton(url, summary["store_id"], place):
+            summary["beton"] = {"out": str(place), **fetched}
+            note(f"pulled its .beton: {fetched['objects']:,} objects, {fetched['bytes']:,} bytes fetched, to {place}")
+    print_result(summary)
 
 
 @click.command("doctor", cls=Command)

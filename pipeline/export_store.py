@@ -1,10 +1,12 @@
 """A store in the format of whoever reads it next: the loader's .beton, or masks alone for other tools."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
-from backdrop.pipeline.beton.reader import BetonSettings, side_px_of
+from backdrop.pipeline.beton.reader import default_settings
+from backdrop.pipeline.beton.writer import ExportWork, export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.exports import MASK_FORMATS, export_masks
 from backdrop.stores.sharing.place import place_of
@@ -13,38 +15,56 @@ from backdrop.stores.sharing.store_cache import open_for_reading
 BETON = "beton"
 
 
+@dataclass(frozen=True, kw_only=True)
+class BetonExport:
+    """What is said of a .beton alone.
+
+    max_side_px, pixels, shard_rows: see `BetonSettings`; None = the default. engine, num_workers: what writes its shards,
+    see `ExportWork`.
+    """
+
+    max_side_px: int | None = None
+    pixels: str | None = None
+    shard_rows: int | None = None
+    engine: str = ExportWork.engine
+    num_workers: int | None = None
+
+
 def export_store(
     store: Path | str,
     format_name: str = BETON,
     *,
     out: Path | None = None,
     root: Path | None = None,
-    max_side_px: int | None = None,
-    pixels: str | None = None,
+    options: BetonExport | None = None,
     cache: Path | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write a store in another format; what is there already of the same store is kept.
 
     Args: store: the folder of a finished store, or the URL of a published one. format_name: beton, or one of
         MASK_FORMATS. out: None = beside the store; of a URL, for beton alone, the one in the cache that training
-        reads. root: for beton, where the images lie, see `open_index`. max_side_px, pixels: for beton, see
-        `BetonSettings`. cache: for a URL, the folder that keeps what is fetched; None = the default one.
+        reads. root: for beton, where the images lie, see `open_index`. options: for beton. cache: for a URL, the folder that keeps what is fetched; None = the default one.
+        overwrite: replace an export of another store or other settings.
     Returns: what was written.
     Raises: UserError: an argument that the format does not take; as `export_beton` and `export_masks`.
     """
-    store = place_of(store)
+    store, options = place_of(store), options or BetonExport()
     is_for_cache = isinstance(store, str) and out is None
-    if is_for_cache and (format_name != BETON or (max_side_px, pixels) != (None, None)):
+    if is_for_cache and (format_name != BETON or options != BetonExport()):
         raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
     if is_for_cache:
         return beton_of(StoreSource(store=store, cache=cache, root=root))
-    if format_name in MASK_FORMATS and (root, max_side_px, pixels) != (None, None, None):
-        raise UserError(f"--root, --max-side-px and --pixels are for --format beton; {format_name} holds masks alone.")
+    if format_name in MASK_FORMATS and (root is not None or options != BetonExport()):
+        raise UserError(
+            "--root, --max-side-px, --pixels, --shard-rows, --workers and --engine are for --format beton; "
+            f"{format_name} holds masks alone."
+        )
     opened = open_for_reading(store, cache)
     if format_name in MASK_FORMATS:
-        return export_masks(opened, format_name, out)
-    from backdrop.pipeline.beton.writer import export_beton  # here: FFCV, which it takes, is an extra
-
-    side_px = side_px_of(opened.dataset) if max_side_px is None else max_side_px
-    settings = BetonSettings(max_side_px=side_px, pixels=pixels or BetonSettings.pixels)
-    return export_beton(opened, reopen_index(opened, root), out, settings=settings)
+        return export_masks(opened, format_name, out, overwrite=overwrite)
+    settings = default_settings(
+        opened.dataset, max_side_px=options.max_side_px, pixels=options.pixels, shard_rows=options.shard_rows
+    )
+    work = ExportWork(engine=options.engine, num_workers=options.num_workers, overwrite=overwrite)
+    return export_beton(opened, reopen_index(opened, root), out, settings=settings, work=work)

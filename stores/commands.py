@@ -1,4 +1,4 @@
-"""The commands `store ...` that need stores alone; those that also need images are in pipeline/commands.py."""
+"""The commands `store ...` that need stores alone; those of images and of .beton too are in pipeline/commands.py."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,6 @@ import click
 
 from backdrop.command_line import Command, print_result
 from backdrop.command_options import path_type
-from backdrop.progress import note
 from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option
 
 
@@ -21,21 +20,6 @@ def store_info(store: Path | str, allow_partial: bool, cache: Path | None) -> No
     from backdrop.stores.sharing.store_cache import open_for_reading
 
     print_result(describe(open_for_reading(store, cache, allow_partial=allow_partial)))
-
-
-@click.command("verify", cls=Command)
-@click.argument("store", type=path_type)
-@click.option("--quick/--full", default=False, help="Sizes and counts only, or every byte and mask (the default).")
-@allow_partial_option
-def store_verify(store: Path, quick: bool, allow_partial: bool) -> None:
-    """Check a store; exit code 1 when something is wrong."""
-    from backdrop.stores.maintenance.verify import verify
-
-    problems = verify(store, full=not quick, allow_partial=allow_partial)
-    verdict = f"{store}: {len(problems)} problems" if problems else f"{store}: sound"
-    result = {"store": str(store), "sound": not problems, "problems": [vars(problem) for problem in problems]}
-    print_result(result, "\n".join([*map(str, problems), verdict]))
-    sys.exit(1 if problems else 0)
 
 
 @click.command("status", cls=Command)
@@ -70,33 +54,6 @@ def store_merge(sources: tuple[Path, ...], out: Path) -> None:
 
     store_id = merge(sources, out)
     print_result({"store": str(out), "store_id": store_id}, f"{out}: store {store_id}")
-
-
-@click.command("publish", cls=Command)
-@click.argument("store", type=path_type)
-@click.argument("url")
-def store_publish(store: Path, url: str) -> None:
-    """Copy a finished store to s3://bucket/prefix or file:///folder; the same command resumes.
-
-    Credentials come from the usual AWS environment variables or profile, and are never written anywhere.
-    """
-    from backdrop.stores.sharing.remote import publish
-
-    summary = publish(store, url)
-    note(f"published: {summary['objects']:,} objects, {summary['bytes']:,} bytes sent, at {summary['url']}")
-    print_result(summary)
-
-
-@click.command("pull", cls=Command)
-@click.argument("url")
-@click.option("--out", type=path_type, required=True, help="The store's folder here.")
-def store_pull(url: str, out: Path) -> None:
-    """Copy a published store here, every file checked; the same command resumes."""
-    from backdrop.stores.sharing.remote import pull
-
-    summary = pull(url, out)
-    note(f"pulled: {summary['objects']:,} objects, {summary['bytes']:,} bytes fetched, to {out}")
-    print_result(summary)
 
 
 @click.command("gc", cls=Command)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.errors import UserError, program
+from backdrop.pipeline.beton import shards
 from backdrop.pipeline.beton.cached_beton import cached_beton
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.stores.format.reader import open_store
@@ -46,10 +47,13 @@ def beton_of(source: StoreSource) -> Path:
 def find_beton(store: Path) -> Path:
     """Return the beton of a store, which is what training reads.
 
-    Args: store: X.zarr, or X.beton itself. Raises: UserError: it is not there, with the command that makes it.
+    Args: store: X.zarr, or X.beton itself, whether a file or a folder of shards; or a pattern of the shards' names.
+    Raises: UserError: it is not there, with the command that makes it.
     """
+    if (whole := shards.whole_of(store)) is not None:
+        return whole
     if store.suffix not in (".zarr", ".beton"):
-        raise UserError(f"--store {store} is neither a .zarr store nor a .beton file; give one of those")
+        raise UserError(f"--store {store} is neither a .zarr store nor a .beton; give one of those")
     if not store.exists() and store.suffix == ".zarr":
         raise UserError(f"there is no store at {store}; make it: {program()} build-store --dataset NAME --out {store}")
     if store.suffix == ".zarr":
@@ -65,7 +69,7 @@ def _published_beton(url: str, source: StoreSource) -> Path:
     """The beton of a published store, out of the cache."""
     store = open_published(url, cache_folder(source.cache))
     _check_dataset(source.dataset, store.dataset, url)  # before all of it is fetched
-    return cached_beton(store, source.root)
+    return cached_beton(store, url, source.root)
 
 
 def _check_dataset(wanted: str | None, found: str, store: Path | str) -> None:

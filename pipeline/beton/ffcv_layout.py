@@ -20,3 +20,5 @@ HEADER_DTYPE = np.dtype(
 # The kind of a field says how its records look; each has up to 16 letters of a name.
 FIELD_DTYPE = np.dtype([("type_id", "<u1"), ("name", "<u1", 16), ("arguments", "<u1", (1024,))], align=True)
 CUSTOM_FIELD = 255
+# What is allocated: a blob of a sample, where and how many bytes.
+ALLOCATION_DTYPE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])

@@ -8,25 +8,34 @@ from typing import Annotated, Any
 import numpy as np
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION
-from backdrop.pipeline.beton.scene import checksum
+from backdrop.pipeline.beton import shards
+from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION, SHARDS_VERSION
+from backdrop.pipeline.beton.scene import SCENE_DTYPE, checksum
 from backdrop.pipeline.beton.table_reader import (
     MAX_SIDE_PX,
+    TABLE_START,
+    check_records,
     map_file,
     open_records,
+    records_checksum,
     table_checksum,
 )
-from backdrop.settings import one_of, within
+from backdrop.settings import at_least, one_of, within
 from backdrop.stores.format.provenance import identity_digest
 from backdrop.stores.format.reader import Store
 
-# A sidecar has a few hundred bytes; whatever is larger is not read.
-MAX_SIDECAR_BYTES = 1 << 20
+# A sidecar has a few hundred bytes, and 200 for each shard; whatever is larger is not read.
+MAX_SIDECAR_BYTES = 16 << 20
 MIN_PAGE_BYTES = 8 << 20
 # How images are kept.
 PIXELS = ("jpeg", "yuv420")
-READABLE = ((FORMAT, FORMAT_VERSION), (FORMAT, PLANES_VERSION))
-SIDECAR_TYPES = {"num_bytes": int, "num_rows": int, "table_checksum": str, "store_id": str, "settings": dict}
+READABLE = ((FORMAT, FORMAT_VERSION), (FORMAT, PLANES_VERSION), (FORMAT, SHARDS_VERSION))
+SIDECAR_TYPES: dict[str, type] = {
+    **dict.fromkeys(("sha256", "table_checksum", "store_id"), str),
+    **dict.fromkeys(("num_bytes", "num_rows"), int),
+    "settings": dict,
+}
+SHARD_TYPES: dict[str, type] = {"name": str, "num_rows": int, "num_bytes": int, "sha256": str}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,16 @@ class BetonSettings:
         "jpeg, or yuv420 = planes (4:2:0) that need no decoding, 1.5 bytes a pixel, of images and backgrounds alike: "
         "for machines whose memory holds them; the views are those of the JPEGs",
     ] = "jpeg"
+    shard_rows: Annotated[
+        int,
+        at_least(1),
+        "Rows of a shard; of no more, the .beton is one file (ImageNet: 79 shards of 1.9 GB)",
+    ] = 1 << 14
+
+    @property
+    def of_scenes(self) -> dict[str, Any]:
+        """Those that `scene_of_row` takes."""
+        return {name: value for name, value in asdict(self).items() if name != "shard_rows"}
 
 
 def page_bytes(settings: BetonSettings, background_side_px: int = 0) -> int:
@@ -70,77 +89,139 @@ def side_px_of(dataset: str) -> int:
     return 640 if dataset == "coco" else BetonSettings.max_side_px
 
 
+def default_settings(dataset: str, *, max_side_px: int | None = None, **others: Any) -> BetonSettings:
+    """Return the settings of a data set's .beton where none are given.
+
+    Args: dataset: its name. max_side_px: None = `side_px_of` it. others: that are given; None = the default.
+    """
+    side_px = side_px_of(dataset) if max_side_px is None else max_side_px
+    given = {name: value for name, value in others.items() if value is not None}
+    return BetonSettings(max_side_px=side_px, **given)
+
+
 def sidecar_path(beton: Path) -> Path:
-    """Return the path of the JSON file beside a .beton."""
-    return beton.with_name(beton.name + ".json")
+    """Return the path of the JSON file beside a .beton, or of shards in their folder."""
+    return beton / shards.SIDECAR if beton.is_dir() else beton.with_name(beton.name + ".json")
 
 
 def read_sidecar(beton: Path) -> dict[str, Any]:
-    """Return what the sidecar says, after checking that the .beton beside it is complete.
+    """Return what the sidecar says, after checking that the .beton beside it, or every shard, is there and complete.
 
-    Raises: UserError where the file or its sidecar is missing, damaged, of another format, or of another size.
+    Raises: UserError where a file or the sidecar is missing, damaged, of another format, or of another size; or where
+        it is one of several shards.
     """
     path = sidecar_path(beton)
-    if not beton.is_file():
+    if not beton.exists():
         raise UserError(f"there is no file {beton}; export it from a store first")
     if not path.is_file():
-        raise UserError(f"{beton} has no {path.name} beside it: its export did not finish; export it again")
-    try:
-        sidecar = _parsed_sidecar(path)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}); export {beton} again") from error
-    kind = sidecar["format"], sidecar["format_version"]
-    if kind not in READABLE:
-        raise UserError(f"{beton} has format {kind}, this version reads {READABLE}; export it again")
-    if beton.stat().st_size != sidecar["num_bytes"]:
-        raise UserError(
-            f"{beton} has {beton.stat().st_size} bytes, its sidecar says {sidecar['num_bytes']}; export it again"
-        )
+        lack = f"is a folder without {path.name}" if beton.is_dir() else f"has no {path.name} beside it"
+        raise UserError(f"{beton} {lack}: its export did not finish; export it again")
+    sidecar = parsed_sidecar(beton)
+    if "shard" in sidecar:
+        number, count = sidecar["shard"], sidecar["num_shards"]
+        raise UserError(f"{beton} is shard {number} of {count}; give {beton.parent}, the folder that has them all")
+    for file, num_bytes, _ in files_of(beton, sidecar):
+        if not file.exists():
+            raise UserError(f"{beton} lacks {file.name}: put it back, or export it again, which writes that alone")
+        if file.stat().st_size != num_bytes:
+            what = f"{file} has {file.stat().st_size} bytes, its sidecar says {num_bytes}"
+            raise UserError(f"{what}; export it again")
     return sidecar
 
 
-def _parsed_sidecar(path: Path) -> dict[str, Any]:
-    """What the sidecar says, unchanged since it was written or of another format; ValueError and others where not."""
-    if path.stat().st_size > MAX_SIDECAR_BYTES:
+def parsed_sidecar(beton: Path) -> dict[str, Any]:
+    """Return what the sidecar of a file, a shard or a folder of shards says, whether or not they are there.
+
+    Raises: UserError where it is damaged or of another format.
+    """
+    path = sidecar_path(beton)
+    with path.open("rb") as file:
+        return parse_sidecar(file.read(MAX_SIDECAR_BYTES + 1), str(path))
+
+
+def parse_sidecar(data: bytes, what: str) -> dict[str, Any]:
+    """Return what a sidecar says. Args: data: its bytes. what: where they are from, for messages.
+
+    Raises: UserError where it is damaged or of another format.
+    """
+    try:
+        sidecar = _parsed(data)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{what} is damaged ({error}); export the .beton again") from error
+    kind = sidecar["format"], sidecar["format_version"]
+    if kind not in READABLE:
+        raise UserError(f"{what} is of format {kind}, this version reads {READABLE}; export the .beton again")
+    return sidecar
+
+
+def files_of(beton: Path, sidecar: dict[str, Any]) -> list[tuple[Path, int, str]]:
+    """Return the files of a .beton, how many bytes each should have, and its SHA-256."""
+    if "shards" not in sidecar:
+        return [(beton, sidecar["num_bytes"], sidecar["sha256"])]
+    records = beton / shards.RECORDS, sidecar["num_rows"] * SCENE_DTYPE.itemsize, sidecar["records_sha256"]
+    return [*((beton / shard["name"], shard["num_bytes"], shard["sha256"]) for shard in sidecar["shards"]), records]
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """What a sidecar says, unchanged since it was written or of another format; ValueError and others where not."""
+    if len(data) > MAX_SIDECAR_BYTES:
         raise ValueError(f"it has more than {MAX_SIDECAR_BYTES} bytes")
-    sidecar = json.loads(path.read_text())
+    sidecar = json.loads(data)
     if (sidecar["format"], sidecar["format_version"]) in READABLE:
         rest = {name: value for name, value in sidecar.items() if name != "digest"}
         if identity_digest(rest) != sidecar["digest"]:
             raise ValueError("it was changed after it was written")
-        for name, kind in SIDECAR_TYPES.items():
-            if not isinstance(sidecar[name], kind):
-                raise TypeError(f"its {name} is {sidecar[name]!r}")
+        _check_types(sidecar, SIDECAR_TYPES)
+        if "shards" in sidecar:
+            _check_types(sidecar, {"shards": list, "records_sha256": str})
+        for shard in sidecar.get("shards", []):
+            _check_types(shard, SHARD_TYPES)
+            if not shards.SHARD_NAME.fullmatch(shard["name"]) or "/" in shard["name"] or shard["num_bytes"] < 1:
+                raise ValueError(f"its shards are {shard}")
     return sidecar
 
 
+def _check_types(values: dict[str, Any], types: dict[str, type]) -> None:
+    for name, kind in types.items():
+        if not isinstance(values[name], kind):
+            raise TypeError(f"its {name} is {values[name]!r}")
+
+
 def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
-    """Whether out is complete and of this store and these settings. Raises: UserError: complete, but of others."""
-    if not out.exists() or not sidecar_path(out).exists():
-        return False
+    """Whether out is complete and of this store and these settings, in shards or not.
+
+    Raises: UserError: complete, but of others.
+    """
     try:
         sidecar = read_sidecar(out)
     except UserError:
-        return False  # half written or damaged: replaced
-    # Files of before `pixels` was a setting hold JPEGs.
-    if sidecar["store_id"] == store.store_id and {"pixels": "jpeg", **sidecar["settings"]} == asdict(settings):
+        return False  # half written or damaged: replaced, or gone on with
+    if is_of(sidecar, store, settings):
         return True
-    raise UserError(
+    raise of_others(out, sidecar)
+
+
+def is_of(sidecar: dict[str, Any], store: Store, settings: BetonSettings) -> bool:
+    """Whether a sidecar is of a store and of settings; however the rows are dealt to files, they are the same."""
+    # Files of before `pixels` was a setting hold JPEGs.
+    found = {"pixels": "jpeg", **sidecar["settings"], "shard_rows": settings.shard_rows}
+    return sidecar["store_id"] == store.store_id and found == asdict(settings)
+
+
+def of_others(out: Path, sidecar: dict[str, Any]) -> UserError:
+    """Return the error about a place that is taken."""
+    return UserError(
         f"{out} holds another store or other settings (store {sidecar['store_id'][:12]}, {sidecar['settings']}); "
-        "give another file name, or remove it and its .json"
+        "give another file name, or --overwrite to have it replaced"
     )
-
-
-def read_records(beton: Path) -> np.ndarray:
-    """Return the records of a .beton, (N,) of SCENE_DTYPE; UserError and CorruptStore as `open_beton`."""
-    return open_beton(beton).records
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beton:
-    """A complete .beton, mapped: neither records nor blobs are private to a process.
+    """A complete .beton, mapped, one file or several shards: neither records nor blobs are private to a process.
 
-    records: (N,) of SCENE_DTYPE, checked. file_bytes: uint8, the whole file. sidecar: what it says.
+    records: (N,) of SCENE_DTYPE, row by row. file_bytes: uint8, what their pointers are places in. sidecar: what is
+    said of it, `read_sidecar`.
     """
 
     records: np.ndarray
@@ -149,15 +230,45 @@ class Beton:
 
 
 def open_beton(beton: Path) -> Beton:
-    """Map a complete .beton.
+    """Open a complete .beton.
 
-    Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written.
+    Raises: UserError as `read_sidecar`. CorruptStore where a record is not as it was written, or a shard is not the one
+        that was.
     """
     sidecar = read_sidecar(beton)
+    if "shards" in sidecar:
+        return _open_shards(beton, sidecar)
     records, file_bytes = open_records(beton), map_file(beton)
     if table_checksum(file_bytes, len(records)) != sidecar["table_checksum"]:
         raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
     return Beton(records=records, file_bytes=file_bytes, sidecar=sidecar)
+
+
+def _open_shards(beton: Path, sidecar: dict[str, Any]) -> Beton:
+    records = map_file(beton / shards.RECORDS).view(SCENE_DTYPE)
+    if records_checksum(records) != sidecar["table_checksum"]:
+        raise CorruptStore(f"{beton / shards.RECORDS} is not as it was written; export {beton} again")
+    check_records(beton, records)
+    files = [beton / shard["name"] for shard in sidecar["shards"]]
+    sizes = [shard["num_bytes"] for shard in sidecar["shards"]]
+    file_bytes = shards.map_end_to_end(files, sizes)
+    row = 0
+    for file, start, shard in zip(files, shards.places(sizes), sidecar["shards"], strict=False):
+        _check_first_record(file, file_bytes[start:], records[row])
+        row += shard["num_rows"]
+    return Beton(records=records, file_bytes=file_bytes, sidecar=sidecar)
+
+
+def _check_first_record(file: Path, shard_bytes: np.ndarray, expected: np.void) -> None:
+    """Raise CorruptStore where a shard begins with another row than it should: its size alone does not tell."""
+    found = shard_bytes[TABLE_START : TABLE_START + SCENE_DTYPE.itemsize].view(SCENE_DTYPE)[0]
+    if any(found[name] != expected[name] for name in SCENE_DTYPE.names or () if not name.endswith("_ptr")):
+        raise CorruptStore(f"{file} is of another export: put back the one that belongs here, or export all again")
+
+
+def read_records(beton: Path) -> np.ndarray:
+    """Return the records of a .beton, (N,) of SCENE_DTYPE; errors as `open_beton`."""
+    return open_beton(beton).records
 
 
 def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:

@@ -6,13 +6,15 @@ size and its XXH64 checksum in the record, so that a reader needs no table of al
 byte.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from backdrop.errors import CorruptStore, UserError
+from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton import scene_kernels as kernels
+from backdrop.pipeline.beton.hashed_images import HashedImages
 from backdrop.pipeline.beton.plane_kernels import (
     close_decode_memory,
     decode_planes,
@@ -22,10 +24,9 @@ from backdrop.pipeline.beton.plane_kernels import (
 )
 from backdrop.pipeline.views.crops import mask_words
 from backdrop.stores.format.mask_codec import pack_rows, unpack_rows
-from backdrop.stores.format.reader import Store
+from backdrop.stores.format.part_reader import Part
 from backdrop.stores.format.schema import Status
-from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg, jpeg_header, sha256
-from backdrop.stores.indexes.dataset_index import DatasetIndex
+from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg, jpeg_header
 
 FIELD_NAME = "scene"
 # Larger files are encoded again even when their sides are within the limit: the bytes are metadata, not pixels.
@@ -34,6 +35,8 @@ BLOBS = ("image", "mask", "background", "key")
 # What `scene_of_row` reads of a store.
 STORE_ARRAYS = ("status", "label", "height", "width", "source_sha256", "key", "mask", "background")
 ALIGNMENT_BYTES = 8
+# Bytes of a blob -> where they begin in the file, and the memory that they are written to.
+Malloc = Callable[[int], tuple[int, np.ndarray]]
 
 # Its fields lie at multiples of their sizes; not declared so, because the table of a file begins at an odd place.
 SCENE_DTYPE = np.dtype(
@@ -76,35 +79,28 @@ class Scene:
     background_width: int
 
 
-def scene_of_row(
-    store: Store, index: DatasetIndex, row: int, *, max_side_px: int, jpeg_quality: int, pixels: str = "jpeg"
-) -> Scene:
+def scene_of_row(images: HashedImages, row: int, *, max_side_px: int, jpeg_quality: int, pixels: str = "jpeg") -> Scene:
     """Gather one row from its store and its image file.
 
     The file's bytes are kept where the loader can decode them as they are (baseline, upright, grey or three components,
     sides within the limit); otherwise the image is decoded, shrunk to the limit and encoded again.
 
-    Args: store, index: the row's mask and its image. row: which. max_side_px: longest side kept.
+    Args: images: of the store that has the row's mask. row: which. max_side_px: longest side kept.
         jpeg_quality: of images that are encoded again. pixels: one of `reader.PIXELS`.
     Raises: UserError where the image file is not the one the store was built from. CorruptStore where the store's
         mask or background does not fit the image.
     """
-    status = Status(int(store.status[row]))
-    key, label = store.key(row), int(store.label[row])
+    store = images.store
+    part, at = store.place(row)
+    status, full_size = Status(int(part.column("status")[at])), _size_in(part, at)
+    key, label = store.key(row), int(part.column("label")[at])
     if not status.has_mask:
         nothing = np.zeros((0, 0), dtype=np.uint8)
         return Scene(
             row=row, key=key, label=label, status=status, height=0, width=0, image_blob=b"", mask_packed=nothing,
             background_blob=b"", background_height=0, background_width=0,
         )  # fmt: skip
-    data = index.read(row)
-    if sha256(data) != bytes(store.source_sha256(row)):
-        raise UserError(
-            f"row {row}, {key}: the image file is not the one the store {store.path} was built from; "
-            "restore the file, or build the store again"
-        )
-    full_size = int(store.height[row]), int(store.width[row])
-    image_jpeg, size = training_jpeg(data, full_size, max_side_px, jpeg_quality)
+    image_jpeg, size = training_jpeg(images.read(row), full_size, max_side_px, jpeg_quality)
     if image_jpeg is None:
         raise CorruptStore(f"row {row}, {key}: the store says {full_size} pixels, the image file has {size}")
     background_jpeg = store.background_jpeg(row)
@@ -125,6 +121,11 @@ def scene_of_row(
         background_height=background_size[0],
         background_width=background_size[1],
     )
+
+
+def _size_in(part: Part, at: int) -> tuple[int, int]:
+    """Height and width of a row's image."""
+    return int(part.column("height")[at]), int(part.column("width")[at])
 
 
 def training_jpeg(
@@ -252,3 +253,27 @@ def scene_blobs(scene: Scene) -> dict[str, bytes]:
         "background": scene.background_blob,
         "key": scene.key.encode("utf-8", "surrogateescape"),
     }
+
+
+def padded_bytes(blob: bytes) -> int:
+    """Return how much room a blob takes in the file."""
+    return len(blob) + -len(blob) % ALIGNMENT_BYTES
+
+
+def encode_scene(destination: np.ndarray, scene: Scene, blobs: dict[str, bytes], malloc: Malloc) -> None:
+    """Write one scene: blobs into memory of the file, the rest into its record.
+
+    Args: destination: the record, (1,) of SCENE_DTYPE. blobs: `scene_blobs`. malloc: see `Malloc`.
+    """
+    destination[0] = 0
+    for name in ("row", "label", "status", "height", "width", "background_height", "background_width"):
+        destination[name] = getattr(scene, name)
+    destination["foreground_pixels"] = num_foreground_pixels(scene.mask_packed, scene.width)
+    for name, data in blobs.items():
+        if not data:
+            continue
+        destination[f"{name}_ptr"], storage = malloc(padded_bytes(data))
+        storage[: len(data)] = np.frombuffer(data, dtype=np.uint8)
+        storage[len(data) :] = 0
+        destination[f"{name}_bytes"] = len(data)
+        destination[f"{name}_checksum"] = checksum(data)

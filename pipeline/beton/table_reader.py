@@ -25,13 +25,16 @@ def map_file(path: Path) -> np.ndarray:
     return np.asarray(np.memmap(path, np.uint8, mode="r"))
 
 
-def open_records(beton: Path) -> np.ndarray:
-    """Return the records of a .beton, (N,) of SCENE_DTYPE, mapped and checked; CorruptStore where it is no export."""
+def open_records(beton: Path, *, first_row: int = 0) -> np.ndarray:
+    """Return the records of a file, (N,) of SCENE_DTYPE, mapped and checked; CorruptStore where it is no export.
+
+    Args: first_row: of a shard.
+    """
     try:
         records = _records(map_file(beton))
     except ValueError as error:
         raise CorruptStore(f"{beton} is not a .beton of ours ({error}); export it again") from error
-    _check_records(beton, records)
+    check_records(beton, records, first_row=first_row)
     return records
 
 
@@ -63,18 +66,26 @@ def table_checksum(file_bytes: np.ndarray, num_rows: int) -> str:
     return f"{int(kernels.checksum(file_bytes[: TABLE_START + num_rows * SCENE_DTYPE.itemsize])):016x}"
 
 
+def records_checksum(records: np.ndarray) -> str:
+    """XXH64 of records without a header, as 16 hexadecimal digits. Args: records: (N,) of SCENE_DTYPE."""
+    return f"{int(kernels.checksum(records.view(np.uint8))):016x}"
+
+
 def has_mask(records: np.ndarray) -> np.ndarray:
     """Return bool (N,): rows that can be trained on, i.e. whose status says that there is a mask."""
     return np.isin(records["status"], [status for status in Status if status.has_mask])
 
 
-def _check_records(beton: Path, records: np.ndarray) -> None:
-    """Raise CorruptStore at the first row whose record no export writes."""
+def check_records(beton: Path, records: np.ndarray, *, first_row: int = 0) -> None:
+    """Raise CorruptStore at the first row whose record no export writes.
+
+    Args: beton: for messages. records: (N,) of SCENE_DTYPE. first_row: row of the first.
+    """
     height, width = records["height"], records["width"]
     lends = records["background_bytes"] > 0
     background = [records[f"background_{side}"] for side in ("height", "width")]
     checks = (
-        (records["row"] != np.arange(len(records)), "is of another row"),
+        (records["row"] != first_row + np.arange(len(records)), "is of another row"),
         (~np.isin(records["status"], list(Status)), "has an unknown status"),
         (has_mask(records) != (records["image_bytes"] > 0), "has an image where its status says none, or none"),
         (has_mask(records) & ((height == 0) | (width == 0)), "has a mask without pixels"),

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from backdrop.errors import UserError
+from backdrop.pipeline.beton.hashed_images import HashedImages
 from backdrop.pipeline.beton.plane_kernels import close_decode_memory, decode_planes, make_decode_memory
 from backdrop.pipeline.beton.reader import BetonSettings
 from backdrop.pipeline.beton.scene import num_foreground_pixels, resize_mask, scene_of_row, shrunk_size
@@ -46,7 +47,8 @@ class ReferenceLoader:
             (its defaults).
         Raises: UserError as there.
         """
-        self._store, self._index, self.plan = store, index, plan
+        self._store, self.plan = store, plan
+        self._images = HashedImages(store=store, root=index.root)
         self._settings = settings or BetonSettings()
         self.batch_size, self.seed = options.batch_size, options.seed
         self._may_shrink = options.shrink_on_decoding
@@ -107,9 +109,7 @@ class ReferenceLoader:
     def _views_of(self, row: int, epoch: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]]:
         """(image_HWC, packed mask, donor_HWC, record) of every view of one row."""
         settings = self._settings
-        scene = scene_of_row(
-            self._store, self._index, row, max_side_px=settings.max_side_px, jpeg_quality=settings.jpeg_quality
-        )
+        scene = scene_of_row(self._images, row, max_side_px=settings.max_side_px, jpeg_quality=settings.jpeg_quality)
         mask_HW = unpack_rows(scene.mask_packed, scene.width)
         foreground = crops.foreground(scene.mask_packed, scene.width)
         record_V = crops.draw_views(self.plan, foreground, self._donors, seed=self.seed, epoch=epoch, row=row)

@@ -68,6 +68,6 @@ def is_exported(out: Path, record: Path, store: Store, format_name: str) -> bool
     if there != (f"backdrop-{format_name}", store.store_id):
         raise UserError(
             f"{out} is the {there[0]} export of another store ({str(there[1])[:12]}, not {str(store.store_id)[:12]}); "
-            "remove it, or give another --out"
+            "give another --out, or --overwrite to have it replaced"
         )
     return True

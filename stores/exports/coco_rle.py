@@ -37,7 +37,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
         UserError: something else lies at `out`.
         CorruptStore: the store is damaged.
     """
-    if is_exported(out, record_path(out), store, FORMAT_NAME):
+    if is_there(out, store):
         return out
     store.prefetch("status", "height", "width", "key", "message", "mask")
     image_ids, meaning = _image_ids(store)
@@ -57,6 +57,11 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
             file.write("\n]\n")
             file.flush()
     return out
+
+
+def is_there(out: Path, store: Store) -> bool:
+    """Whether the export of a store is there. Raises: UserError: something else is."""
+    return is_exported(out, record_path(out), store, FORMAT_NAME)
 
 
 def record_path(out: Path) -> Path:

@@ -59,7 +59,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
         UserError: something else lies at `out`.
         CorruptStore: the store is damaged.
     """
-    if _is_exported(out, store):
+    if is_there(out, store):
         return out
     store.prefetch(*(column.name for column in schema.COLUMNS), "key", "message", "mask")
     with disk_errors(out):
@@ -186,14 +186,19 @@ def _offsets(store: Store) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(store.height * row_bytes * np.isin(store.status, WITH_MASK))])
 
 
-def _is_exported(out: Path, store: Store) -> bool:
+def is_there(out: Path, store: Store) -> bool:
+    """Whether the export of a store is there. Raises: UserError: something else is."""
     if not out.exists():
         return False
     try:
         with h5py.File(out, "r") as file:
             there = file.attrs.get("format"), file.attrs.get("store_id")
     except OSError as error:
-        raise UserError(f"{out} is there already and no HDF5 file; remove it, or give another --out") from error
+        raise UserError(
+            f"{out} is there already and no HDF5 file; give another --out, or --overwrite to have it replaced"
+        ) from error
     if there != (FORMAT, store.store_id):
-        raise UserError(f"{out} is there already and of another store; remove it, or give another --out")
+        raise UserError(
+            f"{out} is there already and of another store; give another --out, or --overwrite to have it replaced"
+        )
     return True

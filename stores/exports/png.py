@@ -15,11 +15,12 @@ from PIL import Image
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import PARTIAL, sync
 from backdrop.errors import UserError
+from backdrop.stores.exports import FOLDER_RECORD
 from backdrop.stores.exports._record import is_exported, write_record
 from backdrop.stores.format.reader import Store
 
 FORMAT_NAME = "png"
-RECORD = "export.json"
+RECORD = FOLDER_RECORD
 # The last bytes of every PNG: a file that ends in them was written whole.
 PNG_END = b"IEND\xae\x42\x60\x82"
 
@@ -42,7 +43,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
     """
     store.prefetch("status", "height", "width", "key", "message", "mask")
     names = _file_names(store)
-    if is_exported(out, out / RECORD, store, FORMAT_NAME):
+    if is_there(out, store):
         return out
     partial = out.with_name(out.name + PARTIAL)
     with disk_errors(out):
@@ -50,7 +51,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
         for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while the record was written
             stale.unlink()
         if any(partial.iterdir()):
-            is_exported(partial, partial / RECORD, store, FORMAT_NAME)  # refuses one of another store
+            is_there(partial, store)  # refuses one of another store
         write_record(partial / RECORD, store, FORMAT_NAME, foreground=255)
         for part in range(store.num_parts):
             first = part * store.part_rows
@@ -61,6 +62,11 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
         partial.rename(out)
         sync(out.parent)
     return out
+
+
+def is_there(out: Path, store: Store) -> bool:
+    """Whether the export of a store is there. Raises: UserError: something else is."""
+    return is_exported(out, out / RECORD, store, FORMAT_NAME)
 
 
 def _write_rows(store: Store, folder: Path, names: dict[int, PurePosixPath]) -> None:

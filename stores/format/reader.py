@@ -168,12 +168,12 @@ class Store:
 
     def source_sha256(self, row: int) -> bytes:
         """SHA-256 (32 bytes) of the image file of `row`; zeros where it could not be read."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.column("source_sha256")[at].tobytes()
 
     def key(self, row: int) -> str:
         """Path of the row's image, relative to the data set's folder."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.text("key", at)
 
     def keys(self) -> list[str]:
@@ -211,7 +211,7 @@ class Store:
 
     def message(self, row: int) -> str:
         """Why the row has no mask; "" where it has one."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.text("message", at)
 
     def mask_packed(self, row: int) -> np.ndarray:
@@ -221,12 +221,12 @@ class Store:
             UserError: the row has no mask (see `status` and `message`).
             CorruptStore: its bytes are damaged.
         """
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.mask_packed(at)
 
     def mask(self, row: int) -> np.ndarray | None:
         """The row's mask, (H, W) uint8 in {0, 1}, 1 = foreground; None where it has none. Raises CorruptStore."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         if not Status(int(part.column("status")[at])).has_mask:
             return None
         return unpack_rows(part.mask_packed(at), int(part.column("width")[at]))
@@ -238,12 +238,12 @@ class Store:
 
     def background_jpeg(self, row: int) -> bytes:
         """The row's background as a JPEG; b"" where it cannot lend one. Raises CorruptStore."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.blob("background", at)
 
     def saliency(self, row: int) -> np.ndarray | None:
         """The row's soft map, (H, W) uint8, 255 = foreground; None where none was kept. Raises CorruptStore."""
-        part, at = self._place(row)
+        part, at = self.place(row)
         return part.saliency(at)
 
     def has_part(self, part: int) -> bool:
@@ -263,8 +263,8 @@ class Store:
             self._parts[part] = Part(self._part_path(part), receipt, part * self.part_rows, self._map_blob, fetch)
         return self._parts[part]
 
-    def _place(self, row: int) -> tuple[Part, int]:
-        """The part of a row, and the row's place in it."""
+    def place(self, row: int) -> tuple[Part, int]:
+        """The part of a row, and the row's place in it: whoever reads a few rows needs no arrays over all of them."""
         if not 0 <= row < self.num_rows:
             raise IndexError(f"row {row} of a store of {self.num_rows} rows")
         number, at = divmod(int(row), self.part_rows)

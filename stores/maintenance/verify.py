@@ -22,6 +22,9 @@ from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import manifest_bytes, num_parts, read_attributes, read_receipt, rows_of_part
 from backdrop.stores.images.image_codec import jpeg_header, sha256
 
+# With the .beton that a store which is published to a folder may have brought along.
+ROOT_NAMES = {schema.ROOT_METADATA, schema.PARTS, schema.MANIFEST, "beton"}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -78,7 +81,7 @@ def _check_root(path: Path, attributes: dict, allow_partial: bool) -> Iterator[P
     except (CorruptStore, OSError) as error:
         yield Problem(None, None, str(error))
     parts = {schema.part_name(part) for part in range(num_parts(attributes))} | {schema.ROOT_METADATA}
-    for folder, names in ((path, {schema.ROOT_METADATA, schema.PARTS, schema.MANIFEST}), (path / schema.PARTS, parts)):
+    for folder, names in ((path, ROOT_NAMES), (path / schema.PARTS, parts)):
         for name in sorted(set(os.listdir(folder)) - names):
             yield Problem(None, None, f"{(folder / name).relative_to(path)} does not belong to the store")
 

@@ -74,6 +74,19 @@ def fetch_file(
         aside.unlink(missing_ok=True)
 
 
+def check_room(what: str, num_bytes: int, folder: Path) -> None:
+    """Refuse what the disk has no room for. Args: what: is fetched. num_bytes: that it needs. folder: on that disk.
+
+    Raises: UserError: so much is not free.
+    """
+    free = shutil.disk_usage(folder).free
+    if num_bytes > free:
+        raise UserError(
+            f"{what} needs {num_bytes} bytes more, the disk that holds {folder.parent} has {free}; free space, then "
+            "give the same command again"
+        )
+
+
 def write_durably(data: bytes, place: Path, partial: Path) -> None:
     """Write a small file aside in `partial`, make it durable, and move it to `place`."""
     aside = partial / uuid.uuid4().hex

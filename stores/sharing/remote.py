@@ -34,6 +34,7 @@ from backdrop.stores.sharing.published import (
     CLAIM,
     MAX_CLAIM_BYTES,
     ROOT_FILES,
+    check_room,
     fetch_file,
     fetch_metadata,
     fetch_receipt,
@@ -255,12 +256,7 @@ def _fetch_all(storage: ObjectStorage, manifest: dict, staging: Path, progress: 
     if total != manifest["totals"]["bytes"]:
         raise CorruptStore(f"{schema.MANIFEST} at {storage.url} says {manifest['totals']['bytes']} bytes, not {total}")
     there = sum(file.stat().st_size for file in (staging / "store").rglob("*") if file.is_file())
-    free = shutil.disk_usage(staging).free
-    if total - there > free:
-        raise UserError(
-            f"the store at {storage.url} needs {total - there} bytes more, the disk that holds {staging.parent} has "
-            f"{free}; free space, then give the same command again"
-        )
+    check_room(f"the store at {storage.url}", total - there, staging)
     objects, num_bytes = len(ROOT_FILES) + len(manifest["parts"]), 0
     with stage_bar(total=total, unit="B", stage=f"pull {storage.url}", shown_after_s=0.0 if progress else None) as bar:
         for objects_of_part, bytes_of_part, size_of_part in concurrently(fetch.part, range(len(manifest["parts"]))):

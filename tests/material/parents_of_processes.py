@@ -51,7 +51,7 @@ def export(folder: Path) -> None:
         os.link(folder / "mask.png", (folder / "masks" / key).with_suffix(".png"))
     build_store(index, f"masks:{folder / 'masks'}", folder / "store", BuildSettings(), num_workers=1)
     print("exporting", file=sys.stderr, flush=True)
-    export_beton(open_store(folder / "store"), index, folder / "out.beton", num_threads=1)
+    export_beton(open_store(folder / "store"), index, folder / "out.beton")
 
 
 if __name__ == "__main__":

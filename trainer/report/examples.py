@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import CorruptStore
-from backdrop.pipeline.beton.reader import read_blob, read_records
+from backdrop.pipeline.beton.reader import open_beton, read_blob
 from backdrop.pipeline.beton.scene import decode_runs
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
@@ -100,8 +100,8 @@ class Scenes:
 
         Raises: UserError: the file is damaged or incomplete.
         """
-        self.records = read_records(beton)
-        self._bytes = np.memmap(beton, np.uint8, mode="r")
+        opened = open_beton(beton)
+        self.records, self._bytes = opened.records, opened.file_bytes
         self._store = store
 
     def key(self, row: int) -> str:
