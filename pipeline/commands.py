@@ -286,9 +286,7 @@ def store_export(
     options = BetonExport(
         max_side_px=max_side_px, pixels=pixels, shard_rows=shard_rows, num_workers=workers, engine=engine
     )
-    written = export_store(
-        store, format_name, out=out, root=root, options=options, cache=cache, overwrite=overwrite
-    )
+    written = export_store(store, format_name, out=out, root=root, options=options, cache=cache, overwrite=overwrite)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")
 
 

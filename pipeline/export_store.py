@@ -19,8 +19,8 @@ BETON = "beton"
 class BetonExport:
     """What is said of a .beton alone.
 
-    max_side_px, pixels, shard_rows: see `BetonSettings`; None = the default. engine, num_workers: what writes its shards,
-    see `ExportWork`.
+    max_side_px, pixels, shard_rows: see `BetonSettings`; None = the default. engine, num_workers: what writes its
+    shards, see `ExportWork`.
     """
 
     max_side_px: int | None = None
@@ -44,8 +44,9 @@ def export_store(
 
     Args: store: the folder of a finished store, or the URL of a published one. format_name: beton, or one of
         MASK_FORMATS. out: None = beside the store; of a URL, for beton alone, the one in the cache that training
-        reads. root: for beton, where the images lie, see `open_index`. options: for beton. cache: for a URL, the folder that keeps what is fetched; None = the default one.
-        overwrite: replace an export of another store or other settings.
+        reads. root: for beton, where the images lie, see `open_index`. options: for beton. cache: for a URL, the
+        folder that keeps what is fetched; None = the default one. overwrite: replace an export of another store or
+        other settings.
     Returns: what was written.
     Raises: UserError: an argument that the format does not take; as `export_beton` and `export_masks`.
     """

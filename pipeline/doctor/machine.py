@@ -139,7 +139,9 @@ def ffcv() -> Finding:
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     libraries = [path for folder in folders for path in sorted(Path(folder).glob("_libffcv*.so"))]
     if not libraries:
-        to_do = f"to write .beton files: apt-get install {SYSTEM_PACKAGES}, then pip install ffcv==1.0.2"
+        to_do = (
+            f"to read .beton files with FFCV itself: apt-get install {SYSTEM_PACKAGES}, then pip install ffcv==1.0.2"
+        )
         return Finding(subject="FFCV", state="note", found="not installed, or not compiled", to_do=to_do)
     try:
         ctypes.CDLL(str(libraries[0]))

@@ -16,9 +16,8 @@ import pytest
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.beton import shards, writer
 from backdrop.pipeline.beton.beton_of_store import find_beton
-from backdrop.pipeline.beton.ffcv_field import SceneField
 from backdrop.pipeline.beton.hashed_images import CLOCKS_APART_S, HashedImages
-from backdrop.pipeline.beton.reader import BetonSettings, Beton, open_beton, read_blob, read_sidecar
+from backdrop.pipeline.beton.reader import Beton, BetonSettings, open_beton, read_blob, read_sidecar
 from backdrop.pipeline.beton.scene import BLOBS, FIELD_NAME
 from backdrop.pipeline.beton.writer import ExportWork, export_beton
 from backdrop.pipeline.loader.loader import Loader
@@ -80,6 +79,11 @@ def test_views_of_shards_are_those_of_one_file(whole: Path, scenes: Path) -> Non
 
 
 def test_ffcv_itself_reads_a_shard(whole: Path) -> None:
+    pytest.importorskip("ffcv")
+    from ffcv.reader import Reader
+
+    from backdrop.pipeline.beton.ffcv_field import SceneField
+
     shard = whole / shards.shard_name("s", 1, 3)
     reader = Reader(str(shard), {FIELD_NAME: SceneField})
     records = reader.metadata["f0"]

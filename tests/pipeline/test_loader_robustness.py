@@ -7,13 +7,11 @@ import gc
 import io
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -408,86 +406,6 @@ def test_thirty_epochs_do_not_grow(beton: Path) -> None:
                 pass
 
         assert growth_bytes(epochs, 30) < 4 << 20
-
-
-# --- exports that are killed -----------------------------------------------------------------------------------------
-
-
-def parent_and_session(pid: int) -> tuple[int, int]:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return int(fields[1]), int(fields[3])
-
-
-def processes() -> dict[int, tuple[int, int]]:
-    """pid -> (parent, session) of all processes; those that end meanwhile are left out."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found[int(entry.name)] = parent_and_session(int(entry.name))
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    return found
-
-
-def writer_and_worker() -> tuple[int, int]:
-    """The writing process of the export that this process has started, and FFCV's worker in it; waits for them."""
-    from multiprocessing.forkserver import _forkserver
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        running = processes()
-        for pid, (parent, session) in running.items():
-            if parent != _forkserver._forkserver_pid or session != pid:
-                continue
-            for child, (its_parent, _) in running.items():
-                if its_parent == pid and b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes():
-                    return pid, child
-        time.sleep(0.05)
-    raise TimeoutError("the export has not started its processes")
-
-
-@pytest.mark.parametrize("killed", ["writer", "worker"])
-def test_a_killed_export_ends_with_an_error_and_leaves_nothing(
-    built: tuple[Store, DatasetIndex], tmp_path: Path, killed: str
-) -> None:
-    store, index = built
-    path = index.path(6)
-    data = path.read_bytes()
-    path.unlink()
-    os.mkfifo(path)  # the worker waits for this row until it is killed
-    memory_before = set(os.listdir("/dev/shm"))
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            export = pool.submit(export_beton, store, index, tmp_path / "x.beton", max_side_px=150)
-            writer, worker = writer_and_worker()
-            time.sleep(0.3)
-            begin = time.monotonic()
-            os.kill(writer if killed == "writer" else worker, signal.SIGKILL)
-            error = export.exception(timeout=20)
-            waited = time.monotonic() - begin
-    finally:
-        path.unlink()
-        path.write_bytes(data)
-    assert isinstance(error, UserError)
-    assert "died" in str(error)
-    assert "The same command starts again" in str(error)
-    assert waited < 2
-    assert not list(tmp_path.iterdir())
-    time.sleep(0.1)
-    assert not {writer, worker} & {pid for pid, _ in processes().items() if not is_zombie(pid)}
-    # Tests beside this one export as well; what they have there goes again, what was left behind would stay.
-    deadline = time.monotonic() + 30
-    while not set(os.listdir("/dev/shm")) <= memory_before and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert set(os.listdir("/dev/shm")) <= memory_before
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 # --- programs of their own -------------------------------------------------------------------------------------------
