@@ -1,7 +1,7 @@
 """Run the measurements named on the command line (default: all) and write bench.json.
 
 python -m tests.bench [detectors] [dense_crf] [stores] [sampler] [loader] [backgrounds] [trainer] [checkpoint]
-    [evaluation]
+    [processes] [evaluation]
 """
 
 import json
@@ -25,6 +25,7 @@ BENCHES = (
     "backgrounds",
     "trainer",
     "checkpoint",
+    "processes",
     "evaluation",
 )
 OUT = Path("bench.json")

@@ -1,7 +1,7 @@
 """BatchNorm over the batches of several processes.
 
-torch's SyncBatchNorm runs on GPUs only; the one here serves processes on CPUs, written with two sums that are
-differentiable once. Second-order gradients do not go through either of them: CAST's heads stay plain BatchNorm1d.
+torch's SyncBatchNorm runs on GPUs only; the one here serves processes on CPUs. Second-order gradients do not go through
+either of them: CAST's heads stay plain BatchNorm1d.
 """
 
 from typing import Any, TypeVar
@@ -15,24 +15,59 @@ _Network = TypeVar("_Network", bound=nn.Module)
 _KNOWN = (nn.BatchNorm1d, nn.BatchNorm2d, SplitBatchNorm2d, nn.SyncBatchNorm)
 
 
-class _Sum(torch.autograd.Function):
-    """The sum over a group of processes; each process's loss depends on it, so gradients are summed as well."""
+class _Normalise(torch.autograd.Function):
+    """BatchNorm and its gradient, with one collective each way: its passes over the batch are those of torch's own."""
 
     @staticmethod
-    def forward(context: Any, values: torch.Tensor, group: distributed.ProcessGroup | None) -> torch.Tensor:
-        context.group = group
-        return _all_reduced(values, group)
+    def forward(
+        ctx: Any, x_BC: torch.Tensor, weight_C: torch.Tensor, bias_C: torch.Tensor, norm: "AllReduceBatchNorm"
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        mean_C, variance_C = _statistics(x_BC, norm.group)
+        ctx.save_for_backward(x_BC, weight_C, mean_C, variance_C)
+        ctx.norm = norm
+        ctx.mark_non_differentiable(mean_C, variance_C)
+        y_BC = torch.batch_norm(x_BC, weight_C, bias_C, mean_C, variance_C, False, 0.0, norm.eps, False)
+        return y_BC, mean_C, variance_C
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(context: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _all_reduced(gradient, context.group), None
+    def backward(ctx: Any, of_y_BC: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x_BC, weight_C, mean_C, variance_C = ctx.saved_tensors
+        norm, shape = ctx.norm, _of_channels(x_BC)
+        # Of statistics that are given, as in evaluation: sums over this process's rows alone.
+        _, of_weight_C, of_bias_C = torch.ops.aten.native_batch_norm_backward(
+            of_y_BC, x_BC, weight_C, mean_C, variance_C, None, None, False, norm.eps, [False, True, True]
+        )
+        # Every process's loss depends on the statistics of all.
+        sums_2C = torch.stack([of_weight_C, of_bias_C])
+        distributed.all_reduce(sums_2C, group=norm.group)
+        through_variance_C, through_mean_C = sums_2C / (_num_values(x_BC) * distributed.get_world_size(norm.group))
+        inverse_std_C = torch.rsqrt(variance_C + norm.eps)
+        scale_C = weight_C * inverse_std_C
+        slope_C = -scale_C * inverse_std_C * through_variance_C
+        offset_C = -scale_C * through_mean_C - slope_C * mean_C
+        of_x_BC = torch.addcmul(offset_C.view(shape), x_BC, slope_C.view(shape))
+        return of_x_BC.addcmul_(of_y_BC, scale_C.view(shape)), of_weight_C, of_bias_C, None
 
 
-def _all_reduced(values: torch.Tensor, group: distributed.ProcessGroup | None) -> torch.Tensor:
-    result = values.clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(result, group=group)
-    return result
+def _statistics(x_BC: torch.Tensor, group: distributed.ProcessGroup | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and (biased) variance, each (C,), over the rows of a group of processes, the same bits in each."""
+    own_2C = torch.stack(torch.batch_norm_update_stats(x_BC, None, None, 0.0))
+    of_each = own_2C.new_empty(2 * distributed.get_world_size(group), own_2C.shape[1])
+    distributed.all_gather_into_tensor(of_each, own_2C, group=group)
+    means_WC, variances_WC = of_each[0::2], of_each[1::2]
+    # Not by a sum of squares, whose digits are lost where the mean is large.
+    return means_WC.mean(0), variances_WC.mean(0) + means_WC.var(0, correction=0)
+
+
+def _num_values(x_BC: torch.Tensor) -> int:
+    """Of one channel."""
+    return x_BC.numel() // x_BC.shape[1]
+
+
+def _of_channels(x_BC: torch.Tensor) -> list[int]:
+    """The shape in which (C,) goes with a batch."""
+    return [-1 if axis == 1 else 1 for axis in range(x_BC.ndim)]
 
 
 class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -44,16 +79,11 @@ class AllReduceBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Normalise a batch. Args: x_BC: float (B, C, ...). Returns: the same shape."""
         if not self.training:
             return super().forward(x_BC)
-        axes = [axis for axis in range(x_BC.ndim) if axis != 1]
-        shape = [-1 if axis == 1 else 1 for axis in range(x_BC.ndim)]
-        num_values = x_BC.numel() // x_BC.shape[1] * distributed.get_world_size(self.group)
         x = x_BC.to(torch.promote_types(x_BC.dtype, torch.float32))
-        mean_C = _Sum.apply(x.sum(axes), self.group) / num_values
-        centred = x - mean_C.view(shape)
-        variance_C = _Sum.apply((centred * centred).sum(axes), self.group) / num_values
-        self._follow(mean_C.detach(), variance_C.detach() * (num_values / max(num_values - 1, 1)))
-        scale_C = torch.rsqrt(variance_C + self.eps) * self.weight
-        return (centred * scale_C.view(shape) + self.bias.view(shape)).to(x_BC.dtype)
+        y, mean_C, variance_C = _Normalise.apply(x, self.weight, self.bias, self)
+        num_values = _num_values(x) * distributed.get_world_size(self.group)
+        self._follow(mean_C, variance_C * (num_values / max(num_values - 1, 1)))
+        return y.to(x_BC.dtype)
 
     def _follow(self, mean_C: torch.Tensor, variance_C: torch.Tensor) -> None:
         assert self.running_mean is not None

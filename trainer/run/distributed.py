@@ -190,13 +190,24 @@ class StopRequest:
     """Whether a scheduler asked this process to end."""
 
     was_made = False
+    _asked: tuple[Tensor, distributed.Work] | None = None
+
+    def ask(self, ranks: Ranks) -> None:
+        """Begin to ask, in all processes at once, whether any of them was asked to end; waits for nobody."""
+        if ranks.size > 1:
+            answer = torch.tensor(self.was_made, dtype=torch.uint8)
+            work = distributed.all_reduce(answer, distributed.ReduceOp.MAX, async_op=True)
+            assert work is not None, "every process is one of this group"
+            self._asked = answer, work
 
     def is_agreed(self, ranks: Ranks) -> bool:
-        """Ask, in all processes at once, whether any of them was asked to end; does not wait for a GPU."""
+        """Return the answer, the same in every process; it went its way beside the step, and waits for no GPU."""
         if ranks.size == 1:
             return self.was_made
-        answer = torch.tensor(self.was_made, dtype=torch.uint8)
-        distributed.all_reduce(answer, distributed.ReduceOp.MAX)
+        assert self._asked is not None, "ask comes first"
+        answer, work = self._asked
+        work.wait()
+        self._asked = None
         return bool(answer)
 
 
@@ -208,7 +219,7 @@ def stop_request() -> Iterator[StopRequest]:
     def note(number: int, frame: FrameType | None) -> None:
         request.was_made = True
         # Not print: the signal may have come in the middle of one.
-        os.write(2, f"\n{signal.Signals(number).name}: a checkpoint is written after this step\n".encode())
+        os.write(2, f"\n{signal.Signals(number).name}: a checkpoint is written after this step or the next\n".encode())
 
     # Signals arrive in the main thread only; a training that runs elsewhere is stopped by whoever started it.
     is_main = threading.current_thread() is threading.main_thread()

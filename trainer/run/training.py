@@ -311,6 +311,7 @@ def _run(
         for batch in loader.epoch(epoch, first_batch=first_batch):
             waited_s = time.perf_counter() - wait_from
             record = {"step": training.step, "epoch": epoch, "waited_s": round(waited_s, 5)}
+            request.ask(training.ranks)
             losses, lr = take_step(training, stage(batch))
             scores = _scores_when_due(training, records.log, probe)
             records.log.add(record | {"lr": lr} | crop_statistics(batch) | scores, losses)
