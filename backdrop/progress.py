@@ -52,6 +52,19 @@ def progress_to(callback: Callable[[Progress], None]) -> Iterator[None]:
         _listener.reset(token)
 
 
+_warning_listener: ContextVar[Callable[[str], None] | None] = ContextVar("_warning_listener", default=None)
+
+
+@contextmanager
+def warnings_to(callback: Callable[[str], None]) -> Iterator[None]:
+    """Have what `warn` says within told to a function as well, to be kept. Args: callback: gets each line."""
+    token = _warning_listener.set(callback)
+    try:
+        yield
+    finally:
+        _warning_listener.reset(token)
+
+
 def is_quiet() -> bool:
     """Return whether bars and notes are to be left out. Asked at every bar: tqdm itself looks once, on import."""
     return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
@@ -132,7 +145,7 @@ def _told_bar() -> type["tqdm"]:
 def note(message: str) -> None:
     """Write a line that a user may want to know, above the bars: a default taken, a stage's end. Not when quiet."""
     if not is_quiet():
-        warn(message)
+        _say(message)
 
 
 def note_default(name: str, value: object, why: str) -> None:
@@ -142,6 +155,12 @@ def note_default(name: str, value: object, why: str) -> None:
 
 def warn(message: str) -> None:
     """Write a line that a user must know, above the bars, also when quiet."""
+    _say(message)
+    if listener := _warning_listener.get():
+        listener(message)
+
+
+def _say(message: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(message, file=sys.stderr)

@@ -1,12 +1,15 @@
 """Runs as a user has them: folders, resume after a kill, what is refused before anything is built."""
 
+import importlib.metadata
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,32 @@ def test_a_run_that_is_made_longer_is_told_that_its_schedule_changes(
     assert rates[3] > rates[2], "the cosine of two epochs is not over where that of one was"
     with pytest.raises(UserError, match=r"epochs: 2 -> 1 \(it may only grow\)"):
         run(settings, tmp_path, resume=True)
+
+
+def test_a_runs_folder_says_when_where_and_with_what_it_was_trained_and_what_it_warned_of(tmp_path: Path) -> None:
+    settings = replace(tiny("moco"), epochs=1)
+    run(settings, tmp_path)
+    with pytest.raises(Interrupted):
+        run(replace(settings, epochs=2), tmp_path, resume=True, stop_at=(1, 1))
+    events = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start", "end", "start", "warning", "end"]
+    first, second = events[0], events[2]
+    assert (first["first_step"], second["first_step"]) == (0, 3)
+    assert first["host"] == socket.gethostname()
+    assert first["processes"] == 1
+    assert first["packages"]["torch"] == importlib.metadata.version("torch")
+    assert "epochs: 1 -> 2" in events[3]["text"]
+    assert [(event["state"], event["step"]) for event in events if event["event"] == "end"] == [
+        ("finished", 3),
+        ("Interrupted: ", None),
+    ]
+    times = [datetime.fromisoformat(event["time"]) for event in events]
+    assert times == sorted(times)
+    # A run that is over is not begun again, and one that may not go on leaves another's record alone.
+    before = (tmp_path / "history.jsonl").read_text()
+    with pytest.raises(UserError):
+        run(replace(settings, seed=1), tmp_path, resume=True)
+    assert (tmp_path / "history.jsonl").read_text() == before
 
 
 def test_a_drn_is_pretrained_for_the_detector(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from backdrop.trainer.methods import METHODS
 from backdrop.trainer.report.examples import Drawing, Example, Scenes, view_names
 from backdrop.trainer.report.gallery import full_example_html
 from backdrop.trainer.report.sources import find_store
-from backdrop.trainer.run.loop import RunRequest, opened_loader, say_departures, store_met
+from backdrop.trainer.run.loop import RunRequest, opened_loader, store_met
+from backdrop.trainer.run.store_of_table import say_departures
 from backdrop.trainer.settings import RunSettings, by_path
 
 NUM_ROWS = 32

@@ -17,7 +17,7 @@ from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import ViewPlan
-from backdrop.progress import note_default, warn
+from backdrop.progress import note_default
 from backdrop.ranks import Ranks, joined
 from backdrop.settings.given import Given
 from backdrop.settings.overrides import split_override
@@ -31,7 +31,6 @@ from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
 from backdrop.trainer.run.read_start_weights import start_weights
 from backdrop.trainer.run.run_folder import Origin
-from backdrop.trainer.run.store_of_table import departures, departures_line
 from backdrop.trainer.run.trained_store import TrainedStore, trained_store
 from backdrop.trainer.run.training import Probe, train
 from backdrop.trainer.settings import RunSettings, apply_overrides
@@ -81,20 +80,17 @@ def pretrain(
         source = replace(source, cache=cache_folder(source.cache))
     settings = request.resolved()
     beton = beton_of(source)
-    trained_on = store_met(store, beton)
     origin = Origin(
         recipe=request.recipe,
         dataset=read_sidecar(beton)["dataset"],
         beton=str(beton.absolute()),
         store_url=store if isinstance(store, str) else "",
         command=_command(request, source, out),
-        store=trained_on,
+        store=store_met(store, beton),
         start_weights=start_weights(request.start_weights, settings, out),
     )
     with joined(timeout=TIMEOUT) as ranks:
         share = share_of(settings, ranks.size)
-        if ranks.is_first:
-            say_departures(request.recipe, settings, trained_on)
         with opened_loader(settings, store, beton, batch_size=share, ranks=ranks) as loader:
             probe = _online_probe(settings, loader, beton)
             return train(settings, loader, out, origin=origin, resume=resume, ranks=ranks, probe=probe)
@@ -104,12 +100,6 @@ def store_met(store: Path | str, beton: Path) -> TrainedStore:
     """Return what is kept of a store. Args: store: as named by the user. beton: of `beton_of`."""
     is_at_hand = isinstance(store, Path) and store.suffix == ".zarr"
     return trained_store(read_sidecar(beton), open_store(store).identity if is_at_hand else None)
-
-
-def say_departures(recipe: str, settings: RunSettings, store: TrainedStore) -> None:
-    """Warn where a store is not that of the recipe's table. Args: store: of `store_met`."""
-    if found := departures(recipe, settings, store):
-        warn(departures_line(recipe, found))
 
 
 def _command(request: RunRequest, source: StoreSource, out: Path) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import Batch, WholeBatch
+from backdrop.progress import warn
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
 from backdrop.trainer.run import metrics_log
 from backdrop.trainer.run.collapse import CollapseWatch
@@ -120,7 +120,7 @@ class Recorder:
             self._score = {"kNN": f"{line['knn_top1']:.1f} %"}
         message = self._collapse.add(line)
         if message is not None and self._file is not None:
-            self._bar.write(message, file=sys.stderr)
+            warn(message)
 
     def _check_finite(self, line: dict[str, Any]) -> None:
         if not math.isfinite(line["loss"]):

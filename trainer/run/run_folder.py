@@ -3,6 +3,7 @@
 settings.json   every setting          run.json       commit, versions, store, machine, what losses to expect
 metrics.jsonl   see metrics_log.py     tensorboard/   the same as curves, every log_steps
 checkpoints/    see checkpoint.py      results.csv    scores, one row per metric, added by the evaluations
+history.jsonl   see run_history.py
 """
 
 import csv

@@ -8,6 +8,7 @@ COCO's files as they are. Masks from a folder may be anybody's, so they pass.
 from dataclasses import dataclass
 
 from backdrop.pipeline.beton.reader import side_px_of
+from backdrop.progress import warn
 from backdrop.trainer import cast
 from backdrop.trainer.recipes import NAMES
 from backdrop.trainer.run.trained_store import TrainedStore
@@ -69,3 +70,9 @@ def knows_masks(settings: RunSettings) -> bool:
         or cast.in_use(settings.cast) is not None
         or any(view.min_foreground > 0 for view in settings.views)
     )
+
+
+def say_departures(recipe: str, settings: RunSettings, store: TrainedStore) -> None:
+    """Warn where a store is not that of the recipe's table. Args: store: which it is."""
+    if found := departures(recipe, settings, store):
+        warn(departures_line(recipe, found))

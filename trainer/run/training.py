@@ -31,6 +31,8 @@ from backdrop.trainer.run.expected_curve import expected_curve
 from backdrop.trainer.run.micro_batches import parts_of
 from backdrop.trainer.run.recorder import Recorder, crop_statistics
 from backdrop.trainer.run.run_folder import Origin
+from backdrop.trainer.run.run_history import run_history
+from backdrop.trainer.run.store_of_table import say_departures
 from backdrop.trainer.settings import RunSettings
 
 # A backbone and where it computes, to scores by name; the backbone stays as it was.
@@ -200,7 +202,9 @@ def train(
             f"batch_size={settings.batch_size} is more than the store's {loader.num_rows} rows; "
             f"set batch_size to {loader.num_rows} or less"
         )
-    with distributed.clear_loss_of_peers(ranks), distributed.stop_request() as request:
+    with run_history() as history, distributed.clear_loss_of_peers(ranks), distributed.stop_request() as request:
+        if origin.store is not None and ranks.is_first:
+            say_departures(origin.recipe, settings, origin.store)
         distributed.on_first(
             ranks,
             lambda: run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume),
@@ -211,30 +215,34 @@ def train(
         if last is not None and step >= num_steps:
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
         begins_with = origin.start_weights if last is None else None
-        training = start(
-            settings,
-            steps_per_epoch=loader.num_batches,
-            device=torch.device(ranks.device),
-            ranks=ranks,
-            backbone_weights=begins_with.tensors if begins_with else None,
-        )
-        if last is not None:
-            training.step = checkpoint.load(
-                last,
-                training.method,
-                training.optimiser,
-                scaler=training.scaler,
-                processes_may_change=settings.processes_may_change,
-            )
+        training = _begun(settings, loader.num_batches, last, origin, ranks)
         distributed.on_first(ranks, lambda: metrics_log.drop_metrics_from(out, training.step))
+        history.start(out if ranks.is_first else None, num_processes=ranks.size, first_step=training.step)
         with _records(training, out) as records:
             if training.ranks.is_first:
                 if begins_with:
                     note(begins_with.said)
                 note(f"what to expect: {expected_curve(settings)}")
             _run(training, loader, out, records, request, probe)
-    state = "finished" if training.step == num_steps else STOPPED
+        state = "finished" if training.step == num_steps else STOPPED
+        history.end(state, training.step)
     return _finished(out, settings, training.method.backbone, training.step, state, ranks)
+
+
+def _begun(settings: RunSettings, steps_per_epoch: int, last: Path | None, origin: Origin, ranks: Ranks) -> Training:
+    """Build the run as it was at its latest checkpoint. Args: last: that checkpoint, None = from the start."""
+    weights = origin.start_weights.tensors if origin.start_weights and last is None else None
+    device = torch.device(ranks.device)
+    training = start(settings, steps_per_epoch=steps_per_epoch, device=device, ranks=ranks, backbone_weights=weights)
+    if last is not None:
+        training.step = checkpoint.load(
+            last,
+            training.method,
+            training.optimiser,
+            scaler=training.scaler,
+            processes_may_change=settings.processes_may_change,
+        )
+    return training
 
 
 STOPPED = "stopped on request; the same command goes on"
