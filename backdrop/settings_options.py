@@ -34,16 +34,23 @@ def settings_options(what: str, metavar: str = "NAME=VALUE") -> Decorator:
 
 
 def showed_or_saved(
-    record: Any, given: Sequence[Given], otherwise: str, *, show_settings: bool, save_settings: Path | None
+    record: Any,
+    given: Sequence[Given],
+    otherwise: str,
+    *,
+    show_settings: bool,
+    save_settings: Path | None,
+    following: Callable[[], dict[str, tuple[str, str]]] = dict,
 ) -> bool:
     """Do what --show-settings and --save-config ask for, and return whether the command ends with that.
 
     Args: record: the settings that would be used. given: what the user changed in them. otherwise: where the others
-        come from that are not their field's default.
+        come from that are not their field's default. following: gives what is shown after them: what follows from them
+        and what that is of, by name.
     """
     if save_settings is not None:
         save_config(record, save_settings)
     if show_settings:
-        rows = table.rows(record, given, otherwise)
+        rows = table.rows(record, given, otherwise) + table.following_rows(following())
         print_result(rows, table.text(rows))
     return show_settings

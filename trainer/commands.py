@@ -109,6 +109,7 @@ def pretrain_command(
     Several GPUs: torchrun --nproc-per-node N cli.py pretrain ... A run whose settings are other ones is refused.
     """
     from backdrop.pipeline.beton.beton_of_store import StoreSource
+    from backdrop.trainer.run.computation import computation
     from backdrop.trainer.run.loop import RunRequest, default_recipe, pretrain
 
     options: dict[str, tuple[str, Any]] = {
@@ -126,9 +127,10 @@ def pretrain_command(
         overrides=[change.override for change in changes],
         start_weights=start_weights,
     )
+    settings = request.resolved()
     if showed_or_saved(
-        request.resolved(), [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",
-        show_settings=show_settings, save_settings=save_settings,
+        settings, [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",
+        show_settings=show_settings, save_settings=save_settings, following=lambda: computation(settings),
     ):  # fmt: skip
         return
     if store is None:

@@ -31,6 +31,14 @@ def rows(record: Any, given: Sequence[Given] = (), otherwise: str = "default") -
     ]
 
 
+def following_rows(found: dict[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return rows of what follows from settings and is none. Args: found: value and meaning by name."""
+    return [
+        {"name": name, "value": value, "allowed": "", "source": "follows", "meaning": meaning}
+        for name, (value, meaning) in found.items()
+    ]
+
+
 def text(found: list[dict[str, Any]]) -> str:
     """Return rows for people: a line with value, source and what is allowed, below it the sentence."""
     lines = []

@@ -107,3 +107,18 @@ def test_detectors_show_and_keep_their_settings(tmp_path: Path) -> None:
 def test_people_read_a_line_per_setting() -> None:
     text = ran(*SMOKE, "--method", "moco", "--show-settings")
     assert "epochs = 40  (recipe smoke; 1 or more)\n    Passes over the images\n" in text
+
+
+def test_how_a_method_computes_is_said_beside_its_settings() -> None:
+    rows = shown(*SMOKE, "--method", "byol", "--set", "is_compiled=true", "--set", "accumulation_steps=4")
+    said = {name.removeprefix("computes."): row for name, row in rows.items() if name.startswith("computes.")}
+    assert said["number_format"]["value"] == "bf16 on a GPU, fp32 on a CPU"
+    assert said["memory_layout"]["value"] == "channels last"
+    assert said["compiled"]["value"] == "every backbone"
+    assert said["parts_of_a_step"]["value"] == "4"
+    # 32 images: parts of one image cannot be normalised.
+    assert "one of 1, 2, 4, 8, 16" in said["parts_of_a_step"]["meaning"]
+    assert "32" not in said["parts_of_a_step"]["meaning"]
+    moco = shown(*SMOKE, "--method", "moco", "--set", "precision=bf16")
+    assert moco["computes.number_format"]["value"] == "bf16"
+    assert "algorithm.head=bn_mlp" in moco["computes.parts_of_a_step"]["meaning"]
