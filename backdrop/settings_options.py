@@ -40,7 +40,7 @@ def showed_or_saved(
     *,
     show_settings: bool,
     save_settings: Path | None,
-    following: Callable[[], dict[str, tuple[str, str]]] = dict,
+    following: Callable[[Any], dict[str, tuple[str, str]]] | None = None,
 ) -> bool:
     """Do what --show-settings and --save-config ask for, and return whether the command ends with that.
 
@@ -51,6 +51,6 @@ def showed_or_saved(
     if save_settings is not None:
         save_config(record, save_settings)
     if show_settings:
-        rows = table.rows(record, given, otherwise) + table.following_rows(following())
+        rows = table.rows(record, given, otherwise) + table.following_rows(following(record) if following else {})
         print_result(rows, table.text(rows))
     return show_settings

@@ -112,11 +112,10 @@ def pretrain_command(
     from backdrop.trainer.run.computation import computation
     from backdrop.trainer.run.loop import RunRequest, default_recipe, pretrain
 
-    options: dict[str, tuple[str, Any]] = {
+    changes = given_settings(config=config, overrides=overrides, options={
         "--backbone": ("backbone", backbone), "--seed": ("seed", seed), "--epochs": ("epochs", epochs),
         "--batch-size": ("batch_size", batch_size), "--lr": ("optimiser.lr", lr),
-    }  # fmt: skip
-    changes = given_settings(config=config, options=options, overrides=overrides)
+    })  # fmt: skip
     chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     recipe = recipe or default_recipe(chosen.method)
     request = RunRequest(
@@ -127,10 +126,9 @@ def pretrain_command(
         overrides=[change.override for change in changes],
         start_weights=start_weights,
     )
-    settings = request.resolved()
     if showed_or_saved(
-        settings, [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",
-        show_settings=show_settings, save_settings=save_settings, following=lambda: computation(settings),
+        request.resolved(), [*chosen.named, *changes, *request.followed()], f"recipe {recipe}",
+        show_settings=show_settings, save_settings=save_settings, following=computation,
     ):  # fmt: skip
         return
     if store is None:
