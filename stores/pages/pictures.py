@@ -46,7 +46,14 @@ def with_boxes(
 
 
 def with_contour(image_HWC: np.ndarray, mask_HW: np.ndarray, side_px: int = THUMBNAIL_PX) -> np.ndarray:
-    """Darken the background on a thumbnail and draw the foreground's outline; uint8 RGB."""
+    """Darken the background on a thumbnail and draw the foreground's outline; uint8 RGB.
+
+    A small picture is enlarged first: a line of two pixels would cover the objects of a view of 32.
+    """
+    scale = side_px / max(image_HWC.shape[:2])
+    if scale > 1:
+        height, width = (round(side * scale) for side in image_HWC.shape[:2])
+        image_HWC = cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_CUBIC)
     small_HWC = thumbnail(image_HWC, side_px)
     height, width = small_HWC.shape[:2]
     small_mask_HW = cv2.resize(mask_HW, (width, height), interpolation=cv2.INTER_NEAREST)

@@ -67,19 +67,28 @@ td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 .better { color: var(--good); } .worse { color: var(--bad); }
 .example { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem;
   margin: 0 0 1rem; }
-.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.6rem, 1fr)); gap: .7rem;
-  align-items: start; }
+.strip { display: grid; grid-auto-flow: column; grid-auto-columns: minmax(4.4rem, 11rem); gap: .7rem;
+  align-items: start; justify-content: start; overflow-x: auto; }
 .strip + .strip { margin-top: .7rem; }
 .strip figure { margin: 0; } .strip img { display: block; width: 100%; height: auto; border-radius: 4px;
   background: var(--line); }
 .strip .view img { border: 3px solid var(--edge); }
 .strip .view img + img { margin-top: .25rem; } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
 .strip .view b { color: var(--edge); }
-.strip.small { grid-template-columns: repeat(auto-fill, minmax(6.4rem, 1fr)); margin-top: .7rem; }
+.strip.small { grid-auto-columns: minmax(3.6rem, 7rem); margin-top: .7rem; }
 .v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
   .local { --edge: var(--soft); }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 1.5rem; }
 .columns > * { min-width: 0; }
+p.verdict { font-size: 1.15rem; margin: 1rem 0; }
+ul.bars { list-style: none; margin: .8rem 0; padding: 0; display: grid; gap: .5rem 2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
+ul.bars li { display: grid; grid-template-columns: 1fr auto; column-gap: .6rem; }
+ul.bars small { color: var(--soft); font-size: .8rem; } ul.bars li > small { grid-column: 1 / -1; }
+.bar { grid-column: 1 / -1; position: relative; height: .6rem; border-radius: .3rem; background: var(--line); }
+.bar span { display: block; height: 100%; border-radius: .3rem; background: var(--accent); }
+.bar i { position: absolute; top: -.15rem; bottom: -.15rem; width: 2px; background: var(--ink); }
+@media print { .bar, .bar span { print-color-adjust: exact; } }
 td.value { overflow-wrap: anywhere; }
 dl.kinds { max-width: 46rem; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from backdrop.errors import UserError
-from backdrop.stores.pages import curves
+from backdrop.stores.pages import curves, pictures
 from backdrop.stores.pages.pictures import with_boxes, with_contour, with_heat
 from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, training_charts
@@ -193,11 +193,22 @@ def test_overlays_mark_what_they_should() -> None:
     mask_HW = np.zeros((100, 200), np.uint8)
     mask_HW[30:70, 50:150] = 1
     outlined_HWC = with_contour(image_HWC, mask_HW)
-    assert outlined_HWC[50, 100].tolist() == [100, 100, 100]
+    height, width = outlined_HWC.shape[:2]
+    assert outlined_HWC[height // 2, width // 2].tolist() == [100, 100, 100]
     assert outlined_HWC[5, 5].max() < 50
     assert (image_HWC == 100).all(), "the image itself stays"
     red, _, blue = with_heat(image_HWC, np.ones((100, 200), np.float32))[0, 0].astype(int)
     assert red > blue, "what counts most is red"
+
+
+def test_a_small_views_outline_is_a_line_and_no_blob() -> None:
+    mask_HW = np.zeros((32, 32), np.uint8)
+    mask_HW[10:20, 10:20] = 1
+    outlined_HWC = with_contour(np.full((32, 32, 3), 100, np.uint8), mask_HW)
+    assert max(outlined_HWC.shape) == pictures.THUMBNAIL_PX
+    grey = (outlined_HWC == 100).all(axis=2).mean(), (outlined_HWC == 40).all(axis=2).mean()
+    assert grey[0] > 0.07, "of the foreground's 10 %"
+    assert grey[1] > 0.85, "of the background's 90 %"
 
 
 def test_contact_sheet_has_a_row_each_and_a_column_per_picture() -> None:

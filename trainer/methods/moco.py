@@ -146,8 +146,8 @@ def expected_curve(settings: Settings) -> str:
     return (
         f"info_nce_loss starts below ln(queue_size + 1) = {highest:.2f}, while the queue still holds noise, rises "
         "towards it as keys fill the queue (epochs, with the papers' queue), and falls slowly from then on; "
-        "positive_is_nearest rises. A longer queue, a higher temperature or stronger backgrounds mean a higher loss, "
-        "not a worse network."
+        "positive_is_nearest falls from 1 as the queue fills, and rises from then on. A longer queue, a higher "
+        "temperature or stronger backgrounds mean a higher loss, not a worse network."
     )
 
 

@@ -93,7 +93,9 @@ def attention_html(rows: list[Attention]) -> str:
 
 
 def _row(row: Attention) -> str:
+    is_blank = not row.map_HW.any()
     found = "no foreground in a crop, not scored" if row.iou is None else f"overlap with the mask (IoU) {row.iou:.2f}"
+    found = "no signal yet: Grad-CAM finds nothing that speaks for the key" if is_blank else found
     figures = (
         (row.query_HWC, f"query crop of {row.key}", "query"),
         (row.view_HWC, f"key crop of {row.key}", "key"),

@@ -23,6 +23,7 @@ from backdrop.trainer.report.loaded_run import Run, load_all
 from backdrop.trainer.report.score_table import scores_section
 from backdrop.trainer.report.settings_table import differences_section, settings_section
 from backdrop.trainer.report.shown import Shown, look_at
+from backdrop.trainer.report.verdict import verdict
 
 _MIN_EXAMPLES = 3
 # Singular values below this share of the largest are what float32 leaves of a zero.
@@ -86,23 +87,21 @@ def _lead(run: Run) -> str:
     name = f"<h2>{escape(run.label)}</h2>" if run.label else ""
     command = provenance.get("command")
     made = document.command(str(command)) if command else ""
-    return f'{name}<p class="note">{one_line}</p>{made}{_headline(run)}'
+    return f'{name}{verdict(run.folder)}<p class="note">{one_line}</p>{made}{_headline(run)}'
 
 
 def _headline(run: Run) -> str:
     if not run.metrics:
         return ""
     last, settings = run.metrics[-1], run.settings
-    loss = curves.smoothed(run.recorded("loss")[1])
     rates = run.recorded("images_per_s")[1]
     facts = [
         ("epochs", f"{int(last['epoch']) + 1}", f"of {settings.epochs}"),
         ("steps", f"{int(last['step']) + 1}", f"of {settings.batch_size} images"),
-        ("loss", f"{loss[-1]:.3f}", f"from {loss[0]:.3f}" if len(loss) > 1 else ""),
         ("backbone", settings.backbone, f"{settings.views[0].size_px} px views"),
     ]
     if len(rates):
-        facts.insert(3, ("speed", f"{np.median(rates):.0f}", "images/s, median"))
+        facts.insert(2, ("speed", f"{np.median(rates):.0f}", "images/s, median"))
     return document.headline(facts)
 
 
