@@ -83,7 +83,7 @@ td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 p.verdict { font-size: 1.15rem; margin: 1rem 0; }
 ul.bars { list-style: none; margin: .8rem 0; padding: 0; display: grid; gap: .5rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
-ul.bars li { display: grid; grid-template-columns: 1fr auto; column-gap: .6rem; }
+ul.bars li { display: grid; align-content: start; grid-template-columns: 1fr auto; column-gap: .6rem; }
 ul.bars small { color: var(--soft); font-size: .8rem; } ul.bars li > small { grid-column: 1 / -1; }
 .bar { grid-column: 1 / -1; position: relative; height: .6rem; border-radius: .3rem; background: var(--line); }
 .bar span { display: block; height: 100%; border-radius: .3rem; background: var(--accent); }

@@ -66,7 +66,7 @@ def test_a_whole_page(run: Path) -> None:
     assert "donors/&lt;7&gt;.jpg" in html
     assert ">25.0<" in html, "the share of fallbacks"
     assert "&lt;a&gt;.jpg" in html
-    assert "(IoU) 0.25" in html
+    assert "masked key: IoU 0.25" in html
     assert not re.search(r"<(n|a|7|1|cli)[>.]", html), "what users wrote is escaped"
 
 

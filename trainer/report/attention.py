@@ -94,8 +94,8 @@ def attention_html(rows: list[Attention]) -> str:
 
 def _row(row: Attention) -> str:
     is_blank = not row.map_HW.any()
-    found = "no foreground in a crop, not scored" if row.iou is None else f"overlap with the mask (IoU) {row.iou:.2f}"
-    found = "no signal yet: Grad-CAM finds nothing that speaks for the key" if is_blank else found
+    found = "no foreground in a crop" if row.iou is None else f"IoU {row.iou:.2f}"
+    found = "no signal yet" if is_blank else found
     figures = (
         (row.query_HWC, f"query crop of {row.key}", "query"),
         (row.view_HWC, f"key crop of {row.key}", "key"),
@@ -107,8 +107,8 @@ def _row(row: Attention) -> str:
         (row.masked_key_HWC, f"key crop of {row.key}, background at the mean colour", "masked key"),
         (
             pictures.with_heat(row.query_HWC, row.map_HW),
-            f"where the query of {row.key} looks",
-            f"map, masked key, {found}",
+            f"where the query of {row.key} looks for the masked key, {found}",
+            f"map, masked key: {found}",
         ),
         (pictures.with_contour(row.query_HWC, row.mask_HW), f"foreground of the query of {row.key} outlined", "mask"),
     )

@@ -120,7 +120,8 @@ def _attention_section(pairs: Sequence[tuple[Run, Shown]]) -> str:
         "Grad-CAM of the trained network: which parts of the query make it similar to the key, and to the key with its "
         "background removed (masked key). Red counts most, blue nothing. A network that knows the object by itself "
         "looks inside the mask; one that knows it by its background looks around it. IoU: overlap of the map for the "
-        "masked key above one half with the mask, 0 to 1, as evaluate grounding measures it."
+        "masked key above one half with the mask, 0 to 1, as evaluate grounding measures it. A map that is zero "
+        "everywhere is no signal yet, as of a network that has hardly been trained."
     )
     html_of = {run.label: attention.attention_html(shown.attention) for run, shown in pairs}
     return f'<p class="note">{words}</p>' + _of_each(pairs, "attention", html_of)
