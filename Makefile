@@ -67,16 +67,8 @@ fi
 endef
 export CHECK_PYTHON
 
-# FFCV compiles against OpenCV and libturbojpeg, which no Python package brings.
-define CHECK_SYSTEM
-missing=""
-command -v pkg-config >/dev/null || missing="$$missing pkg-config"
-command -v g++ >/dev/null || missing="$$missing g++"
-pkg-config --exists opencv4 2>/dev/null || missing="$$missing libopencv-dev"
-pkg-config --exists libturbojpeg 2>/dev/null || missing="$$missing libturbojpeg0-dev"
-$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"
-$(PYTHON) -c 'import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
-    2>/dev/null || missing="$$missing python3-dev"
+# Debian's packages that are missing: installed where root may, else named with the command.
+define INSTALL_MISSING
 if [ -n "$$missing" ]; then
   if [ "$$(id -u)" = 0 ]; then
     apt-get update -qq
@@ -87,12 +79,33 @@ if [ -n "$$missing" ]; then
     exit 1
   fi
 fi
+endef
+
+# libjpeg-turbo decodes for the loader; no Python package brings it.
+define CHECK_SYSTEM
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   echo "Backdrop needs Python 3.11 or newer, '$(PYTHON)' is older. Run: make PYTHON=/path/to/python3.11 demo" >&2
   exit 1
 }
+missing=""
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"
+$(PYTHON) -c 'import ctypes; ctypes.CDLL("libturbojpeg.so.0")' 2>/dev/null || missing="$$missing libturbojpeg0"
+$(INSTALL_MISSING)
 endef
 export CHECK_SYSTEM
+
+# The tests read .beton files with FFCV too, which is compiled against OpenCV and libturbojpeg.
+define CHECK_COMPILER
+missing=""
+command -v pkg-config >/dev/null || missing="$$missing pkg-config"
+command -v g++ >/dev/null || missing="$$missing g++"
+pkg-config --exists opencv4 2>/dev/null || missing="$$missing libopencv-dev"
+pkg-config --exists libturbojpeg 2>/dev/null || missing="$$missing libturbojpeg0-dev"
+$(PYTHON) -c 'import os, sysconfig; assert os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h"))' \
+    2>/dev/null || missing="$$missing python3-dev"
+$(INSTALL_MISSING)
+endef
+export CHECK_COMPILER
 
 # Only the tests of pages want a browser: without one they are skipped, so nothing stops here.
 define CHECK_BROWSER
@@ -125,11 +138,12 @@ endif
 	touch $(READY)
 
 $(TESTED): $(READY) requirements-test.lock
+	@bash -eu -c "$$CHECK_COMPILER"
 	$(INSTALL) $(if $(filter cpu,$(TORCH)),--torch-backend cpu) -r requirements-test.lock
 	touch $(TESTED)
 
-# One version of each package for Python 3.11 to 3.13, with FFCV; the second file holds what the tests need besides.
-RESOLVE = $(BIN)/uv pip compile setup.cfg --extra export --python-version 3.11 --universal --no-header --no-annotate -q
+# One version of each package for Python 3.11 to 3.13; the second file holds what the tests need besides.
+RESOLVE = $(BIN)/uv pip compile setup.cfg --python-version 3.11 --universal --no-header --no-annotate -q
 lock:
 	$(RESOLVE) -o requirements.lock
 	$(RESOLVE) --extra test -c requirements.lock -o requirements-test.lock

@@ -16,7 +16,7 @@ from backdrop.errors import UserError
 if importlib.util.find_spec("ffcv") is None:
     raise UserError(
         "FFCV is not installed, and only reading a .beton with FFCV itself takes it: pip install "
-        "'backdrop-ssl[export]' (it is compiled: `doctor` says what that takes)"
+        "'backdrop-ssl[ffcv]' (it is compiled: `doctor` says what that takes)"
     )
 
 _num_torch_threads, _num_numba_threads = torch.get_num_threads(), numba.get_num_threads()

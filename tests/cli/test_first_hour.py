@@ -131,6 +131,7 @@ def test_the_demo_installs_nothing_of_the_tests_and_says_how_much() -> None:
     assert demo.startswith("bash -eu -c")
     assert "once, some minutes, 6 GB" in demo
     assert "requirements-test.lock" not in demo
+    assert "CHECK_COMPILER" not in demo, "nothing is compiled"
     assert "-r requirements-test.lock" in test
 
 
@@ -149,6 +150,7 @@ def test_the_locks_of_product_and_tests_have_nothing_in_common() -> None:
     assert {"torch", "zarr", "click"} <= product
     assert {"pytest", "hypothesis", "ray"} <= tests
     assert not product & tests
+    assert "ffcv" in tests
 
 
 @pytest.mark.parametrize(
