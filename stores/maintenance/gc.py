@@ -76,6 +76,7 @@ def _leftovers(path: Path) -> Iterator[Path]:
     beside = (path.name, *(path.stem + suffix for suffix in EXPORT_SUFFIXES))
     names = [f"{dot}{glob.escape(name)}*{PARTIAL}" for name in beside for dot in ("", ".")]
     yield from sorted({file for name in names for file in path.parent.glob(name)})
+    yield from sorted(path.with_suffix(".beton").glob(f"*{PARTIAL}"))  # of shards
     for file in sorted(_with_all_within(path)):
         if (file.name.endswith(PARTIAL) or UNFINISHED_OBJECT.fullmatch(file.name)) and file.is_file():
             yield file

@@ -107,6 +107,11 @@ def test_what_a_worker_holds_does_not_grow_with_the_rows(built: tuple[Store, Dat
     writer.scene_of_row(HashedImages(store=opened, root=built[1].root), 3, **SETTINGS.of_scenes)
     arrays = [value for value in vars(opened).values() if isinstance(value, np.ndarray)]
     assert not arrays, "no column over all rows is read for one row"
+    shared: writer._Shards = pickle.loads(pickle.dumps(spec(built, tmp_path)))
+    before = dict(vars(shared.images.store))
+    writer.write_shard(shared, 2, lambda num_rows: None)
+    assert vars(shared.images.store) == before, "nothing of a shard is kept for the next"
+    assert not shared.images.store._parts
 
 
 def test_neither_order_nor_threads_nor_a_restart_change_a_byte(

@@ -42,15 +42,17 @@ def test_old_stages_and_partial_files_go_and_young_ones_stay(path: Path) -> None
     os.utime(old.parents[1], (time.time() - 7200,) * 2)
     cards = [leave(path.parent / f".toy.zarr.croissant.json.{age}.partial", age) for age in (7200, 10)]
     beton = leave(path.parent / "toy.beton.partial", 7200)
+    shard = leave(path.parent / "toy.beton/toy-00001-of-00002.beton.partial", 7200)
     within = leave(path / "parts/part-00000/mask/c/0.1234.partial", 7200)
     other = leave(path.parent / ".another.zarr.json.1.partial", 7200)
     dry = gc(path, dry_run=True)
-    assert (dry["freed_bytes"], len(dry["removed"]), len(dry["kept"])) == (20, 4, 2)
+    assert (dry["freed_bytes"], len(dry["removed"]), len(dry["kept"])) == (25, 5, 2)
     assert all(file.exists() for file in (old, beton, within, *cards))
     done = gc(path)
-    assert {item["path"] for item in done["removed"]} == {str(old.parents[2]), str(cards[0]), str(beton), str(within)}
-    assert done["freed_bytes"] == 20
-    assert not any(file.exists() for file in (old.parents[2], beton, within, cards[0]))
+    gone = {old.parents[2], cards[0], beton, shard, within}
+    assert {item["path"] for item in done["removed"]} == {str(path) for path in gone}
+    assert done["freed_bytes"] == 25
+    assert not any(file.exists() for file in gone)
     assert all(file.exists() for file in (young, cards[1], other))
     assert gc(path, min_age_s=0)["freed_bytes"] == 10
     assert tree(path) == before
