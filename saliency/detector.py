@@ -59,6 +59,12 @@ class Detector(Protocol):
         Raises: MaskError: there is none of this image.
         """
 
+    def hold(self) -> None:
+        """From now on refuse to find a map by anything that has changed since the identity was computed.
+
+        For those that read files while they work; a build calls it where it computes rows.
+        """
+
     def why_no_map(self, key: str) -> str:
         """Say why there can be no map of an image, without looking at it; "" where there can.
 

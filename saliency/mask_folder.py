@@ -12,6 +12,7 @@ import numpy as np
 from backdrop.errors import ImageError, UserError
 from backdrop.saliency.detector import Detector, MaskError, Threshold
 from backdrop.saliency.features.option_names import path_and_options
+from backdrop.saliency.kept_digests import KeptDigests
 from backdrop.saliency.mask_names import USUAL, USUAL_SUFFIX, Naming, naming_of
 from backdrop.saliency.mask_reading import PLAIN, WORDS, Reading, check_reading, reading_of
 
@@ -59,6 +60,7 @@ class MaskFolder(Detector):
             )
         self.folder = folder
         self.reading = reading
+        self._kept, self._is_held = KeptDigests(folder), False
         if not reading.is_given:
             check_reading(str(folder), list(self._first_files()))
 
@@ -66,14 +68,17 @@ class MaskFolder(Detector):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """Names and contents of all maps; reads every file once, so it is only computed where it is asked for."""
-        digest = hashlib.sha256()
-        for path in sorted(self._files()):
-            content = hashlib.sha256(path.read_bytes()).hexdigest()
-            line = f"{path.relative_to(self.folder).as_posix()}\0{content}\n"
+        """Names and contents of all maps; reads every file that was touched since it was last asked for."""
+        digest, files = hashlib.sha256(), sorted(self._files())
+        for path, content in zip(files, self._kept.of_files(files), strict=True):
+            line = f"{path.relative_to(self.folder).as_posix()}\0{content.tobytes().hex()}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
         known = {"name": "masks", "algorithm_version": 1, "content_sha256": digest.hexdigest()}
         return {**known, "reading": self.reading.words} if self.reading.words else known
+
+    def hold(self) -> None:
+        """From now on compare each map that is read with what the identity was computed of."""
+        self._is_held = True
 
     def __call__(self, image_HWC: np.ndarray, key: str = "") -> np.ndarray:
         """The map of `key`, float32 (H, W) in [0, 1].
@@ -108,7 +113,13 @@ class MaskFolder(Detector):
         # No message holds the folder's path: it becomes part of a store, which is the same wherever its masks lay.
         name = path.relative_to(self.folder).as_posix()
         try:
-            return self.reading.map_of(path.read_bytes())
+            data = path.read_bytes()
+            if self._is_held and not self._kept.is_same(path, data):
+                raise UserError(
+                    f"the map {path} is another one than when the folder was read; run the same command again, "
+                    "which reads it anew"
+                )
+            return self.reading.map_of(data)
         except OSError as error:
             raise MaskError(f"{key}: the map {name} cannot be read: {error.strerror}") from error
         except ImageError as error:

@@ -184,6 +184,7 @@ def run_part(spec: BuildSpec, part: int, rows_done: Callable[[int], None] = lamb
         UserError: the disk is full, or an image changed since it was indexed.
     """
     detector = use_detector(spec.detector)
+    detector.hold()
     numbers = rows_of_part(read_attributes(spec.out), part)
     rows: list[StoreRow] = []
     # Batches begin with the part, so that their members, and with them the last bits of a map, never depend on workers.
