@@ -64,6 +64,7 @@ class Detector(Protocol):
 
         For those that read files while they work; a build calls it where it computes rows.
         """
+        return
 
     def why_no_map(self, key: str) -> str:
         """Say why there can be no map of an image, without looking at it; "" where there can.
