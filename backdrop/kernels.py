@@ -4,6 +4,7 @@
   Where none is there, kernels are compiled anew in every process, and one warning says so.
 - Numba keys its cache by the file a function stands in. A kernel that calls one of another file would go on running
   the old code of that other file, silently, after an edit or an update: `follow_sources`.
+- A kernel that another one calls is a part of that one, not a whole of its own: `kernel_parts`, a third of the time.
 - FFCV changes types that numba shares between all kernels of a process: `ffcv_types`.
 """
 
@@ -19,6 +20,7 @@ from numba import njit
 from numba.core.dispatcher import Dispatcher
 
 from backdrop import ffcv_types
+from backdrop.kernel_parts import link_as_part
 from backdrop.progress import warn
 
 # Set once the user has been told, in the environment: worker processes need not tell it again.
@@ -36,6 +38,7 @@ def kernel(function: Callable[..., Any] | None = None, **options: Any) -> Any:
 
     def decorate(function: Callable[..., Any]) -> Dispatcher:
         dispatcher = njit(nogil=True, **options)(function)
+        link_as_part(dispatcher, options)
         _enable_cache(dispatcher)
         return dispatcher
 

@@ -190,6 +190,13 @@ def _cast(typing_context, data):
 
 
 @kernel
+def copy_row(source: np.ndarray, out: np.ndarray) -> None:
+    """out[: source.size] = source, for which numba compiles the error message too, some seconds; (N,) and (>= N,)."""
+    for j in range(source.size):
+        out[j] = source[j]
+
+
+@kernel
 def to_420(planes: Planes, number: int, out: np.ndarray) -> None:
     """Write a colour plane, 1 or 2, with a pixel for four of the image: the mean where there are more.
 
@@ -202,7 +209,7 @@ def to_420(planes: Planes, number: int, out: np.ndarray) -> None:
             out[y, :columns] = np.uint8(128)
         elif planes.sub_y == 2 and planes.sub_x == 2:
             begin = start + y * stride
-            out[y, :columns] = data[begin : begin + columns]
+            copy_row(data[begin : begin + columns], out[y])
         else:
             above = start + 2 * y // planes.sub_y * stride
             below = start + min(2 * y + 1, planes.height - 1) // planes.sub_y * stride
@@ -217,12 +224,12 @@ def store_planes(planes: Planes, out: np.ndarray) -> None:
     """Write planes as they are stored; out: uint8 (stored_bytes,)."""
     rows, columns = (planes.height + 1) // 2, (planes.width + 1) // 2
     out[:] = np.uint8(0)
-    out[: STORED.size] = STORED
+    copy_row(STORED, out)
     at = STORED.size
     luma = out[at : at + 4 * rows * columns].reshape(2 * rows, 2 * columns)
     for y in range(planes.height):
         begin = planes.starts[0] + y * planes.strides[0]
-        luma[y, : planes.width] = planes.data[begin : begin + planes.width]
+        copy_row(planes.data[begin : begin + planes.width], luma[y])
     at += luma.size
     for number in (1, 2):
         to_420(planes, number, out[at : at + rows * columns].reshape(rows, columns))

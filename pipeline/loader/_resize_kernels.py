@@ -18,6 +18,7 @@ from numba.extending import intrinsic, overload
 
 from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.beton import plane_kernels
+from backdrop.pipeline.beton.plane_kernels import copy_row
 from backdrop.pipeline.loader import _vector_kernels
 from backdrop.pipeline.loader._vector_kernels import (
     BLOCK,
@@ -160,13 +161,6 @@ def _stretch(start, length, shrink, sub, num_source):
     return first, last - first, start / factor - first, length / factor
 
 
-@kernel(error_model="numpy")
-def _copy(source: np.ndarray, out: np.ndarray) -> None:
-    """out[:] = source, which numba would do element by element through views."""
-    for j in range(out.size):
-        out[j] = source[j]
-
-
 class _Part(NamedTuple):
     """The pixels of one plane that a box touches, and the filters over them."""
 
@@ -286,7 +280,7 @@ def crop_planes(planes, cut, out, memory):
             _filter_strip(planes.data, colour.start + to_red, colour, first_row, side, memory, red_out)
         _colour_strip(side, memory)
         for k in range(min(LANES, side - first_row)):
-            _copy(memory.lines[k], out[first_row + k])
+            copy_row(memory.lines[k, : CHANNELS * side], out[first_row + k])
     _blacken_beyond(planes, cut, out)
 
 
@@ -377,7 +371,7 @@ def crop_mask(words, top, left, height, width, is_flipped, out):
         if source < 0 or source >= words.shape[0]:
             out[y] = np.uint8(0)
         elif source == previous:
-            out[y] = out[y - 1]
+            copy_row(out[y - 1], out[y])
         else:
             _crop_line(words[source], left, width, is_flipped, side, out[y])
         previous = source

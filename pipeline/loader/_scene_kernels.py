@@ -9,6 +9,7 @@ from backdrop.pipeline.beton import plane_kernels
 from backdrop.pipeline.beton import scene_kernels as blob_kernels
 from backdrop.pipeline.beton.plane_kernels import (
     DecodeMemory,
+    copy_row,
     decode_planes,
     has_size,
     is_stored,
@@ -277,7 +278,7 @@ def _hand_over(planes, slot, start, position, height, width):
     luma = slot.flat[begin : begin + height * width].reshape(height, width)
     for y in range(planes.height):
         at = planes.starts[0] + y * planes.strides[0]
-        luma[y, : planes.width] = planes.data[at : at + planes.width]
+        copy_row(planes.data[at : at + planes.width], luma[y])
     rows, columns = (height + 1) // 2, (width + 1) // 2
     begin = slot.batch_size * (start + height * width) + position * 2 * rows * columns
     for number in (1, 2):
