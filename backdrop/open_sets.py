@@ -29,7 +29,7 @@ from backdrop.errors import UserError, did_you_mean
 # Paths of plug-in files, as PATH is written; in the environment, so that every process of a run has them.
 PLUGINS_VARIABLE = "BACKDROP_PLUGINS"
 # What BACKDROP_SET may say.
-_SETS = ("methods", "backgrounds", "backbones", "datasets", "detectors", "engines", "evaluations", "recipes")
+_SETS = ("methods", "backgrounds", "backbones", "datasets", "detectors", "engines", "evaluations", "recipes", "loggers")
 
 Member = TypeVar("Member")
 

@@ -73,10 +73,11 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--start-weights", type=path_type, default=None, help="What the backbone begins with: published weights, or a run."
 )
-@click.option("--seed", type=int, default=None, help="Like --set seed=; so are the next three.")
+@click.option("--seed", type=int, default=None, help="Like --set seed=; so are the next four.")
 @click.option("--epochs", type=int, default=None, help="Passes over the images.")
 @click.option("--batch-size", type=int, default=None, help="Images a step, over all devices.")
 @click.option("--lr", type=float, default=None, help="Peak rate for optimiser.lr_per_images images a step.")
+@click.option("--log", default=None, help="Tell csv, wandb or mlflow of the curves, too; several with commas.")
 @settings_options("Change one setting of the recipe.", metavar="KEY=VALUE")
 @click.option("--resume", is_flag=True, expose_value=False, help="Not needed: the same command goes on by itself.")
 @click.option("--show-views", type=path_type, default=None, help="Train nothing: draw what would be fed on this page.")
@@ -97,6 +98,7 @@ def pretrain_command(
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
+    log: str | None,
     overrides: tuple[str, ...],
     config: Path | None,
     show_settings: bool,
@@ -114,7 +116,7 @@ def pretrain_command(
 
     changes = given_settings(config=config, overrides=overrides, options={
         "--backbone": ("backbone", backbone), "--seed": ("seed", seed), "--epochs": ("epochs", epochs),
-        "--batch-size": ("batch_size", batch_size), "--lr": ("optimiser.lr", lr),
+        "--batch-size": ("batch_size", batch_size), "--lr": ("optimiser.lr", lr), "--log": ("log", log),
     })  # fmt: skip
     chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     recipe = recipe or default_recipe(chosen.method)

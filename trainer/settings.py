@@ -67,6 +67,10 @@ class RunSettings:
         "Checkpoints at the end of every so many epochs stay for ever; 0 = only the latest stay",
     ] = 0
     log_steps: Annotated[int, at_least(1), "Steps between writes to metrics.jsonl; every step is recorded"] = 20
+    log: Annotated[
+        str,
+        "Who is told of the curves beside TensorBoard: csv, wandb, mlflow or a file of your own; several with commas",
+    ] = ""
     probe: Annotated[online_probe.Settings, "A score on the store's own rows while the run goes on"] = _NO_PROBE
     loader_threads: Annotated[
         int,

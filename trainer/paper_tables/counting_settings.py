@@ -11,8 +11,8 @@ from backdrop.trainer.settings import RunSettings, by_path
 # Of speed, of records, of the machine: the papers say nothing of them and no row is another row for them. The seed
 # tells runs of a row apart; the folder that a run starts from is no setting of the network in it.
 NOT_COUNTING = (
-    "seed", "checkpoint_steps", "keep_checkpoints", "keep_every_epochs", "log_steps", "loader_threads", "geometry",
-    "device_form", "bad_rows", "precision", "is_compiled", "accumulation_steps", "processes_may_change",
+    "seed", "checkpoint_steps", "keep_checkpoints", "keep_every_epochs", "log_steps", "log", "loader_threads",
+    "geometry", "device_form", "bad_rows", "precision", "is_compiled", "accumulation_steps", "processes_may_change",
     "algorithm.start_from",
 )  # fmt: skip
 _PROBE = "probe."

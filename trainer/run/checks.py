@@ -7,7 +7,7 @@ from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.pipeline.views.crops import check_background, check_jitter
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.settings import check_settings
-from backdrop.trainer import backbones, cast
+from backdrop.trainer import backbones, cast, loggers
 from backdrop.trainer.methods import METHODS, MethodFile
 from backdrop.trainer.optimisation import schedules
 from backdrop.trainer.settings import RunSettings
@@ -18,6 +18,7 @@ def check(settings: RunSettings) -> None:
     module = METHODS.load(settings.method)
     check_settings(settings)
     backbones.find(settings.backbone)
+    loggers.names_in(settings.log)
     if settings.cifar_stem:
         backbones.check_cifar_stem(settings.backbone)
     if settings.shrink_on_decoding and settings.geometry == "device":

@@ -1,9 +1,9 @@
-"""What a run writes about its steps: metrics.jsonl, TensorBoard curves, and the numbers beside the progress bar."""
+"""What a run writes about its steps: metrics.jsonl, curves for loggers, and the numbers beside the progress bar."""
 
 import json
 import math
 import time
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,10 @@ from tqdm import tqdm
 from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.progress import warn
+from backdrop.trainer.loggers import Logger
 from backdrop.trainer.parts.collectives import num_processes, rank, summed
 from backdrop.trainer.run import metrics_log
 from backdrop.trainer.run.collapse import CollapseWatch
-
-with warnings.catch_warnings():
-    # TensorBoard's import warns about its own dependencies.
-    warnings.simplefilter("ignore")
-    from torch.utils.tensorboard import SummaryWriter
 
 _NO_CURVE = ("step", "epoch", metrics_log.CLOCK, metrics_log.RANK)
 
@@ -47,14 +43,16 @@ class Recorder:
     Losses are averaged over the processes of a training when they are written; what was drawn is that of the first.
     """
 
-    def __init__(self, folder: Path | None, *, log_steps: int, batch_size: int, bar: tqdm, first_step: int) -> None:
-        """Open the files.
+    def __init__(
+        self, folder: Path | None, *, log_steps: int, batch_size: int, bar: tqdm, loggers: Sequence[Logger]
+    ) -> None:
+        """Open the log.
 
         Args: folder: the run's; None = check the numbers and write nothing, in all processes but the first.
-            first_step: curves from this step on are drawn anew.
+            loggers: told of a step at every write; closed with the log.
         """
         self._file = None if folder is None else (folder / metrics_log.FILE).open("a")
-        self._curves = None if folder is None else SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._loggers = loggers
         self._log_steps, self._batch_size, self._bar = log_steps, batch_size, bar
         self._waiting: list[tuple[dict[str, Any], list[str], torch.Tensor]] = []
         self._since = time.perf_counter()
@@ -95,24 +93,23 @@ class Recorder:
 
     def close(self) -> None:
         """Close the files; steps not yet written are lost with the steps after the last checkpoint."""
-        for file in (self._file, self._curves):
-            if file is not None:
-                file.close()
+        if self._file is not None:
+            self._file.close()
+        for logger in self._loggers:
+            logger.close()
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is not None:
             self._file.write(json.dumps(line) + "\n")
 
     def _draw(self, line: dict[str, Any]) -> None:
-        """Tell TensorBoard of a step. Events of every value of every step would be a file longer than the log.
+        """Tell the loggers of a step. Events of every value of every step would be a file longer than the log.
 
         Args: line: the last of those written at once; an epoch's last step, which has the scores, always is.
         """
-        if self._curves is None:
-            return
-        for name, value in line.items():
-            if name not in _NO_CURVE:
-                self._curves.add_scalar(name, value, line["step"], walltime=line[metrics_log.CLOCK])
+        values = {name: float(value) for name, value in line.items() if name not in _NO_CURVE}
+        for logger in self._loggers:
+            logger.log(line["step"], values, line[metrics_log.CLOCK])
 
     def _say(self, line: dict[str, Any]) -> None:
         """What belongs on the terminal: the latest score stays beside the bar, a collapse is said once."""

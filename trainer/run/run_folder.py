@@ -117,6 +117,7 @@ _MAY_CHANGE = (
     "keep_checkpoints:",
     "keep_every_epochs:",
     "log_steps:",
+    "log:",
     "loader_threads:",
     "processes_may_change:",
     "probe.",

@@ -18,6 +18,7 @@ from backdrop.progress import note, stage_bar, warn
 from backdrop.ranks import Ranks
 from backdrop.trainer import cast
 from backdrop.trainer.backbones import build_backbone
+from backdrop.trainer.loggers import open_loggers
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.optimisation.optimisers import build_optimiser, peak_lr, set_lr
 from backdrop.trainer.optimisation.schedules import lr_fraction
@@ -33,7 +34,7 @@ from backdrop.trainer.run.recorder import Recorder, crop_statistics
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.run_history import run_history
 from backdrop.trainer.run.store_of_table import say_departures
-from backdrop.trainer.settings import RunSettings
+from backdrop.trainer.settings import RunSettings, by_path
 
 # A backbone and where it computes, to scores by name; the backbone stays as it was.
 Probe = Callable[[Backbone, torch.device], dict[str, float]]
@@ -292,7 +293,7 @@ def _records(training: Training, out: Path) -> Iterator[_Records]:
             log_steps=settings.log_steps,
             batch_size=settings.batch_size,
             bar=bar,
-            first_step=training.step,
+            loggers=open_loggers(settings.log, out, by_path(settings), training.step) if is_first else (),
         )
         try:
             with checkpoint_writer() as writer:
