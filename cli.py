@@ -50,7 +50,7 @@ OTHERS = {
     "pretrain": "backdrop.trainer.commands:pretrain_command",
     "loader-bench": "backdrop.trainer.commands:loader_bench_command",
     "evaluate": "backdrop.trainer.commands:evaluate_command",
-    "export-detectron2": "backdrop.trainer.commands:export_detectron2_command",
+    "export-backbone": "backdrop.trainer.commands:export_backbone_command",
     "report": "backdrop.trainer.commands:report_command",
     "reproduce": "backdrop.trainer.commands:reproduce_command",
 }

@@ -1,4 +1,4 @@
-"""The commands that train and score: pretrain, loader-bench, evaluate, export-detectron2, report, reproduce."""
+"""The commands that train and score: pretrain, loader-bench, evaluate, export-backbone, report, reproduce."""
 
 import shlex
 from collections.abc import Callable
@@ -276,18 +276,31 @@ def evaluate_command(
     print_result(summary, table(summary))
 
 
-@click.command("export-detectron2", cls=Command)
+@click.command("export-backbone", cls=Command)
 @run_or_weights_options
-@click.option("--out", type=path_type, required=True, help="Folder for weights.pkl, config.yaml and command.sh.")
-@click.option("--protocol", required=True, help="voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning.")
-@click.option("--method", default=None, help="Whose rates, where the protocol has several. Default: the run's.")
-def export_detectron2_command(run_or_weights: Path, out: Path, protocol: str, method: str | None) -> None:
-    """Write a backbone, the settings and the command for fine-tuning in detectron2, as the papers did."""
-    from backdrop.trainer.detectron2_export import export_detectron2
+@click.option(
+    "--to", required=True, type=click.Choice(["torchvision", "timm", "safetensors", "onnx", "detectron2"]),
+    help="Who is to load it.",
+)  # fmt: skip
+@click.option(
+    "--out", type=path_type, required=True,
+    help="The file (.pth, .safetensors, .onnx). detectron2: a folder for weights.pkl, config.yaml and command.sh.",
+)  # fmt: skip
+@click.option(
+    "--protocol", default=None, help="detectron2: voc-ryali, coco-ryali, voc-cast or coco-cast: whose fine-tuning."
+)
+@click.option("--method", default=None, help="detectron2: whose rates. Default: the run's.")
+@click.option("--size-px", type=click.IntRange(min=8), default=224, show_default=True, help="onnx: side of an image.")
+def export_backbone_command(
+    run_or_weights: Path, to: str, out: Path, protocol: str | None, method: str | None, size_px: int
+) -> None:
+    """Write a backbone for torchvision, timm, safetensors, ONNX, or with the papers' settings for detectron2."""
+    from backdrop.trainer.backbone_export import export_backbone
 
-    with disk_errors(out):
-        files = [str(path) for path in export_detectron2(run_or_weights, out, protocol=protocol, method=method)]
-    print_result({"files": files}, "\n".join(files))
+    paths, how = export_backbone(run_or_weights, to, out, protocol=protocol, method=method, size_px=size_px)
+    files = [str(path) for path in paths]
+    note(f"to load it: {how}")
+    print_result({"files": files, "to_load": how}, "\n".join(files))
 
 
 @click.command("report", cls=Command)

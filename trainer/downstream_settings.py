@@ -82,7 +82,7 @@ class FinetuningRates:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorRates:
-    """The learning rate of a detector that is fine-tuned (`evaluate voc-detection`, `export-detectron2`).
+    """The learning rate of a detector that is fine-tuned (`evaluate voc-detection`, `export-backbone --to detectron2`).
 
     lr: peak rate for 16 images a step. warmup_iterations: steps of linear warm-up, from warmup_start_fraction of it.
     """

@@ -55,6 +55,16 @@ def test_tensorboard_is_always_there(offline: Path) -> None:
     assert len(glob.glob(f"{offline}/tensorboard/events*")) == 2
 
 
+@pytest.mark.parametrize("name", sorted(set(LOGGERS.names()) - {"csv", "tensorboard"}))
+def test_without_its_package_a_logger_says_what_to_install(
+    name: str, offline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (name, "mlflow.entities"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"pip install 'backdrop-ssl\[{name}\]'"):
+        open_loggers(name, offline, {}, 0)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_in_a_folder(offline: Path) -> None:
@@ -78,16 +88,6 @@ def test_wandb_offline(offline: Path) -> None:
     assert len({run.name.rpartition("-")[2] for run in runs}) == 1  # the same run's id
     assert all(list(run.glob("*.wandb")) for run in runs)
     gc.collect()  # what it left open is its own affair
-
-
-@pytest.mark.parametrize("name", sorted(set(LOGGERS.names()) - {"csv", "tensorboard"}))
-def test_without_its_package_a_logger_says_what_to_install(
-    name: str, offline: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (name, "mlflow.entities"):
-        monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"pip install 'backdrop-ssl\[{name}\]'"):
-        open_loggers(name, offline, {}, 0)
 
 
 def test_a_name_that_is_none_is_refused() -> None:

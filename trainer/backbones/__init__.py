@@ -120,4 +120,6 @@ def build_backbone(name: str, *, cifar_stem: bool = False) -> Backbone:
     """
     if cifar_stem:
         check_cifar_stem(name)
-    return find(name).build(name, cifar_stem=cifar_stem)
+    backbone = find(name).build(name, cifar_stem=cifar_stem)
+    backbone.name, backbone.cifar_stem = name, cifar_stem
+    return backbone

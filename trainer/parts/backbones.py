@@ -12,10 +12,13 @@ from backdrop.errors import UserError
 class Backbone(nn.Module):
     """A network up to its last feature map: layers applied one after the other.
 
-    num_features: D. autocast_dtype: number format of the convolutions, None = float32; features leave as float32
-    either way, so that heads, similarities and losses are never computed in a short format.
+    name, cifar_stem: as `build_backbone` took them, "" where none did. num_features: D. autocast_dtype: number format
+    of the convolutions, None = float32; features leave as float32 either way, so that heads, similarities and losses
+    are never computed in a short format.
     """
 
+    name: str = ""
+    cifar_stem: bool = False
     autocast_dtype: torch.dtype | None = None
 
     def __init__(self, layers: dict[str, nn.Module], num_features: int) -> None:
