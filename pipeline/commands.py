@@ -246,7 +246,7 @@ def store_view(
 @click.option(
     "--format", "format_name", type=click.Choice(["beton", *MASK_FORMATS]), default="beton", show_default=True
 )
-@root_option("beton: the images.")
+@root_option("beton, foregrounds: the images.")
 @click.option("--out", type=path_type, default=None, help="Default: beside the store; of a URL the .beton in --cache.")
 @click.option(
     "--max-side-px", type=int, default=None, help="beton: larger images are scaled down. Default: 512, coco 640."

@@ -8,7 +8,7 @@ from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
 from backdrop.pipeline.beton.reader import default_settings
 from backdrop.pipeline.beton.writer import ExportWork, export_beton
 from backdrop.stores.datasets import reopen_index
-from backdrop.stores.exports import MASK_FORMATS, export_masks
+from backdrop.stores.exports import MASK_FORMATS, WITH_IMAGES, export_masks
 from backdrop.stores.sharing.place import place_of
 from backdrop.stores.sharing.store_cache import open_for_reading
 
@@ -44,9 +44,9 @@ def export_store(
 
     Args: store: the folder of a finished store, or the URL of a published one. format_name: beton, or one of
         MASK_FORMATS. out: None = beside the store; of a URL, for beton alone, the one in the cache that training
-        reads. root: for beton, where the images lie, see `open_index`. options: for beton. cache: for a URL, the
-        folder that keeps what is fetched; None = the default one. overwrite: replace an export of another store or
-        other settings.
+        reads. root: for beton and foregrounds, where the images lie, see `open_index`. options: for beton. cache: for a
+        URL, the folder that keeps what is fetched; None = the default one. overwrite: replace an export of another
+        store or other settings.
     Returns: what was written.
     Raises: UserError: an argument that the format does not take; as `export_beton` and `export_masks`.
     """
@@ -56,14 +56,16 @@ def export_store(
         raise UserError("name a file with --out: of a URL only the .beton that pretrain reads has a place of its own.")
     if is_for_cache:
         return beton_of(StoreSource(store=store, cache=cache, root=root))
-    if format_name in MASK_FORMATS and (root is not None or options != BetonExport()):
+    if format_name in MASK_FORMATS and options != BetonExport():
         raise UserError(
-            "--root, --max-side-px, --pixels, --shard-rows, --workers and --engine are for --format beton; "
-            f"{format_name} holds masks alone."
+            f"--max-side-px, --pixels, --shard-rows, --workers and --engine are for --format beton, not {format_name}."
         )
+    if format_name in MASK_FORMATS and format_name not in WITH_IMAGES and root is not None:
+        raise UserError(f"--root is for --format beton and {', '.join(WITH_IMAGES)}; {format_name} holds masks alone.")
     opened = open_for_reading(store, cache)
     if format_name in MASK_FORMATS:
-        return export_masks(opened, format_name, out, overwrite=overwrite)
+        index = reopen_index(opened, root) if format_name in WITH_IMAGES else None
+        return export_masks(opened, format_name, out, index=index, overwrite=overwrite)
     settings = default_settings(
         opened.dataset, max_side_px=options.max_side_px, pixels=options.pixels, shard_rows=options.shard_rows
     )

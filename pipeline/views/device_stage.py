@@ -5,8 +5,9 @@ augmentations; `Background.order` puts them first), and the extra negatives of B
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +49,16 @@ class Views:
     label_B: Tensor
     epoch: int
     step: int
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Views":
+        """Return them on another device, as `Tensor.to` does; what Lightning moves a batch with."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, list):
+                return [moved(each) for each in value]
+            return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+
+        return replace(self, **{name: moved(value) for name, value in vars(self).items()})
 
 
 class DeviceStage:

@@ -169,6 +169,8 @@ def _square_images(
     index: DatasetIndex, rows: np.ndarray, detectors: Sequence[str], side_px: int, num_workers: int
 ) -> Iterator[SquareImage]:
     """Results in the order of `rows`; the number of processes changes nothing but the time."""
+    if index.archive is not None:
+        raise UserError(f"a detector is trained on images that are files; those of data set {index.dataset} are none")
     paths, keys = [index.path(row) for row in rows], [index.keys[row] for row in rows]
     sizes_bytes = [int(index.sizes_bytes[row]) for row in rows]
     arguments = (paths, sizes_bytes, keys, repeat(detectors), repeat(side_px))

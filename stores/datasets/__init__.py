@@ -8,6 +8,8 @@
 | `folder`   | any tree of images                                                | rank of the path's first folder  |
 | `msra-b`   | as `folder`, without masks x.png beside x.jpg; with split lists   |                                  |
 | `list`     | any tree; `list:FILE` names its images                            | as the list says                 |
+| `tar`      | `{split}/*.tar`, WebDataset's shards or others                    | `.cls` files, or the folder      |
+| `huggingface` | `{split}-*.parquet`, or a folder of `save_to_disk`             | the column that has it           |
 """
 
 # A submodule is called `list`: here that name is not the built-in one.

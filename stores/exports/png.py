@@ -42,7 +42,7 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
         CorruptStore: the store is damaged.
     """
     store.prefetch("status", "height", "width", "key", "message", "mask")
-    names = _file_names(store)
+    names = file_names(store)
     if is_there(out, store):
         return out
     partial = out.with_name(out.name + PARTIAL)
@@ -77,7 +77,7 @@ def _write_rows(store: Store, folder: Path, names: dict[int, PurePosixPath]) -> 
         if mask_HW is None:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(_png(mask_HW))
+        file.write_bytes(png_of(mask_HW))
         files.append(file)
     for file in files:  # after all are written: the first call then flushes what the others ask for
         sync(file)
@@ -92,13 +92,14 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-def _png(mask_HW: np.ndarray) -> bytes:
+def png_of(mask_HW: np.ndarray) -> bytes:
+    """Return a mask as a PNG, 255 = foreground. Args: mask_HW: uint8 in {0, 1}."""
     out = io.BytesIO()
     Image.fromarray(mask_HW * np.uint8(255)).save(out, "PNG", compress_level=3)
     return out.getvalue()
 
 
-def _file_names(store: Store) -> list[PurePosixPath]:
+def file_names(store: Store) -> list[PurePosixPath]:
     """The file of every row, below the folder."""
     names: list[PurePosixPath] = []
     row_of: dict[PurePosixPath, int] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import zstandard
@@ -23,6 +23,13 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
 FoundImage = tuple[str, int]
 
 
+class Archive(Protocol):
+    """Images that are no files of their own: in shards, in tables. Picklable."""
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an image. Raises: OSError, UserError: they cannot be read."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listing:
     """The images of a split as a data set's file finds them, in any order."""
@@ -32,6 +39,8 @@ class Listing:
     """Key -> class, -1 = none."""
     class_names: tuple[str, ...]
     """In the order of the classes; () = it has no classes."""
+    archive: Archive | None = None
+    """Where images are read; None = they are files below the folder."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,8 @@ class DatasetIndex:
     sizes_bytes: np.ndarray
     """int64 (N,), size of each file when it was listed."""
     class_names: tuple[str, ...]
+    archive: Archive | None = None
+    """See `Listing`."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -67,8 +78,9 @@ class DatasetIndex:
         labels, sizes_bytes = (zstandard.compress(values.tobytes(), 1) for values in (self.labels, self.sizes_bytes))
         keys = compress_keys(self.keys)
         content = _Packed(
-            self.dataset, self.split, self.root, len(self), keys, labels, sizes_bytes, self.class_names, self.digest
-        )
+            self.dataset, self.split, self.root, len(self), keys, labels, sizes_bytes, self.class_names, self.digest,
+            self.archive,
+        )  # fmt: skip
         return _unpickled, (content,)
 
     def path(self, row: int) -> Path:
@@ -76,7 +88,9 @@ class DatasetIndex:
         return self.root / self.keys[row]
 
     def read(self, row: int) -> bytes:
-        """The bytes of the image file of `row`; raises as `read_listed`."""
+        """The bytes of the image file of `row`; raises as `read_listed`, or as the archive."""
+        if self.archive is not None:
+            return self.archive.read(self.keys[row])
         return read_listed(self.path(row), int(self.sizes_bytes[row]))
 
 
@@ -111,6 +125,7 @@ class _Packed(NamedTuple):
     sizes_bytes: bytes
     class_names: tuple[str, ...]
     digest: str
+    archive: Archive | None
 
 
 def _unpickled(packed: _Packed) -> DatasetIndex:
@@ -122,6 +137,7 @@ def _unpickled(packed: _Packed) -> DatasetIndex:
         np.frombuffer(zstandard.decompress(packed.labels), np.int32),
         np.frombuffer(zstandard.decompress(packed.sizes_bytes), np.int64),
         packed.class_names,
+        packed.archive,
     )
     index.__dict__["digest"] = packed.digest  # where cached_property keeps it
     return index
@@ -136,7 +152,8 @@ def index_of(listing: Listing, *, dataset: str, split: str, root: Path) -> Datas
     keys = tuple(key for key, _ in found)
     labels = np.fromiter((listing.class_of(key) for key in keys), np.int32, len(keys))
     sizes_bytes = np.fromiter((size for _, size in found), np.int64, len(keys))
-    return DatasetIndex(dataset, split, root, keys, labels, sizes_bytes, tuple(listing.class_names))
+    class_names = tuple(listing.class_names)
+    return DatasetIndex(dataset, split, root, keys, labels, sizes_bytes, class_names, listing.archive)
 
 
 def _is_image(entry: os.DirEntry) -> bool:

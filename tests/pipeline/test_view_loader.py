@@ -47,6 +47,14 @@ def test_each_pass_is_the_next_epoch(opened: ViewLoader) -> None:
     assert same(next(iter(opened)), next(opened.epoch(4)))
 
 
+def test_views_go_to_a_device_as_tensors_do(opened: ViewLoader) -> None:
+    views = next(opened.epoch(0))
+    moved = views.to("meta")
+    assert {tensor.device.type for tensor in tensors(moved)} == {"meta"}
+    assert (moved.epoch, moved.negative) == (views.epoch, None)
+    assert same(views.to("cpu"), views)
+
+
 def test_it_says_which_rows_it_has(opened: ViewLoader) -> None:
     assert len(opened.rows) == len(opened.labels) == 20
     assert opened.plan == PLAN

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def lay_out(name: str, root: Path) -> str:
         file.write_bytes(b"x" * (number + 1))
     if name == "sample":
         (root / "sample.json").write_text("{}")
+    if name == "tar":
+        (root / "train").mkdir()
+        with tarfile.open(root / "train" / "0.tar", "w") as shard:
+            for folder in ("n02102040", "n01440764"):
+                shard.add(root / folder, folder)
+    if name == "huggingface":
+        datasets = pytest.importorskip("datasets", reason="datasets is not installed")
+        rows = [{"image": {"bytes": b"x" * size, "path": None}, "label": size} for size in (2, 1)]
+        datasets.Dataset.from_list(rows).cast_column("image", datasets.Image()).save_to_disk(str(root / "train"))
     if name != "list":
         return name
     names = root.parent / f"{root.name}.csv"

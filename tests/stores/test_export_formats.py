@@ -1,10 +1,12 @@
 """Exports: every mask read back with the format's own tools, whole or not there, never of a half-built store."""
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from backdrop.saliency.detectors import open_detector
 from backdrop.stores.exports import coco_rle as export_coco_rle
 from backdrop.stores.exports import hdf5 as export_hdf5
 from backdrop.stores.exports import png as export_png
+from backdrop.stores.exports import webdataset as export_webdataset
 from backdrop.stores.format.mask_codec import pack_rows
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import COLUMNS, Status
@@ -33,6 +36,7 @@ EXPORTS = {
     "hdf5": (export_hdf5.export, "masks.h5"),
     "png": (export_png.export, "masks"),
     "coco-rle": (export_coco_rle.export, "masks.json"),
+    "webdataset": (export_webdataset.export, "shards"),
 }
 WITHOUT_MASK = (3, 8)
 
@@ -103,10 +107,29 @@ def read_coco(out: Path, store: Path) -> dict[int, np.ndarray]:
     return masks
 
 
+def read_webdataset(out: Path, store: Path) -> dict[int, np.ndarray]:
+    """Every row is a sample of its shard, with what it has."""
+    opened, masks = open_store(store), {}
+    for shard in sorted(out.glob("*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                row, _, suffix = member.name.partition(".")
+                data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                if suffix == "mask.png":
+                    masks[int(row)] = np.asarray(Image.open(io.BytesIO(data))) // 255
+                elif suffix == "background.jpg":
+                    assert data == opened.background_jpeg(int(row))
+                else:
+                    about = json.loads(data)
+                    assert (about["row"], about["key"]) == (int(row), opened.key(int(row)))
+    return masks
+
+
 READERS: dict[str, Callable[[Path, Path], dict[int, np.ndarray]]] = {
     "hdf5": read_hdf5,
     "png": read_png,
     "coco-rle": read_coco,
+    "webdataset": read_webdataset,
 }
 
 

@@ -1,0 +1,95 @@
+"""Foregrounds cut out of their images, as ForNet keeps them (Nauen et al. 2025): key `a/b.jpg` becomes `a/b.png`.
+
+Each is RGBA, the box of the mask; alpha is the mask, 255 = foreground, and colours outside it are 0. `sizes.csv` says
+of each where it stood: file, key, label, top, left, height, width, image_height, image_width (px), foreground_fraction.
+Rows without a foreground have no file.
+"""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import PARTIAL, sync, sync_all
+from backdrop.errors import UserError
+from backdrop.stores.exports import FOLDER_RECORD
+from backdrop.stores.exports._record import is_exported, write_record
+from backdrop.stores.exports.png import file_names
+from backdrop.stores.format.reader import Store
+from backdrop.stores.images.image_codec import decode_rgb, sha256
+from backdrop.stores.indexes.dataset_index import DatasetIndex
+
+FORMAT_NAME = "foregrounds"
+SIZES = "sizes.csv"
+_HEADER = (
+    "file", "key", "label", "top", "left", "height", "width", "image_height", "image_width", "foreground_fraction",
+)  # fmt: skip
+
+
+def export(
+    store: Store, out: Path, *, index: DatasetIndex, progress: Callable[[int], None] = lambda num_rows: None
+) -> Path:
+    """Write the foregrounds of a store; a folder of the same store that is there already is kept.
+
+    Args: store: a finished store. out: the folder; it appears whole or not at all. index: the images it was built from.
+        progress: called with the number of rows written since the last call.
+    Returns: out.
+    Raises: UserError: an image is another one now, two keys would share a file, or something else lies at `out`.
+        CorruptStore: the store is damaged.
+    """
+    store.prefetch("status", "label", "height", "width", "foreground_fraction", "box", "key", "message", "mask")
+    names = file_names(store)
+    if is_there(out, store):
+        return out
+    partial = out.with_name(out.name + PARTIAL)
+    with disk_errors(out):
+        partial.mkdir(parents=True, exist_ok=True)
+        for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while a file was written
+            stale.unlink()
+        if any(partial.iterdir()):
+            is_there(partial, store)  # refuses one of another store
+        write_record(partial / FOLDER_RECORD, store, FORMAT_NAME, sizes=SIZES)
+        with (partial / SIZES).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            sizes = csv.writer(file, lineterminator="\n")
+            sizes.writerow(_HEADER)
+            for row, name in enumerate(names):
+                if store.foreground_fraction[row] > 0:
+                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                    (partial / name).write_bytes(_cut_out(store, index, row))
+                    sizes.writerow([name.as_posix(), *_size(store, row)])
+                progress(1)
+        sync_all(partial)
+        partial.rename(out)
+        sync(out.parent)
+    return out
+
+
+def is_there(out: Path, store: Store) -> bool:
+    """Whether the export of a store is there. Raises: UserError: something else is."""
+    return is_exported(out, out / FOLDER_RECORD, store, FORMAT_NAME)
+
+
+def _cut_out(store: Store, index: DatasetIndex, row: int) -> bytes:
+    data, mask_HW = index.read(row), store.mask(row)
+    assert mask_HW is not None, "a foreground is a part of a mask"
+    if index.keys[row] != store.key(row) or sha256(data) != store.source_sha256(row):
+        raise UserError(
+            f"row {row}, {store.key(row)}: the image is not the one that {store.path} was built from; give with --root "
+            "the folder of that data set"
+        )
+    top, left, height, width = (int(value) for value in store.box[row])
+    box = np.s_[top : top + height, left : left + width]
+    rgba_HWC = np.dstack([decode_rgb(data)[box] * mask_HW[box][..., None], mask_HW[box] * np.uint8(255)])
+    file = io.BytesIO()
+    Image.fromarray(rgba_HWC).save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+def _size(store: Store, row: int) -> list[object]:
+    box = [int(value) for value in store.box[row]]
+    image = [int(store.height[row]), int(store.width[row])]
+    return [store.key(row), int(store.label[row]), *box, *image, float(store.foreground_fraction[row])]
