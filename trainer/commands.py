@@ -299,8 +299,7 @@ def export_backbone_command(
 
     paths, how = export_backbone(run_or_weights, to, out, protocol=protocol, method=method, size_px=size_px)
     files = [str(path) for path in paths]
-    note(f"to load it: {how}")
-    print_result({"files": files, "to_load": how}, "\n".join(files))
+    print_result({"files": files, "to_load": how}, "\n".join([*files, f"to load it: {how}"]))
 
 
 @click.command("report", cls=Command)

@@ -16,6 +16,7 @@ from tests.material.small_scenes import photograph, write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "backdrop/LIBRARY.md").read_text(), flags=re.DOTALL)
+NOTEBOOKS = [(ROOT / "notebooks" / name).read_text() for name in ("masks_of_your_images.py", "your_own_training.py")]
 MAX_SNIPPET_LINES = 15
 # What a snippet is about without being a part of this project; with it, it is for the slow tests.
 OTHERS = ("lightly", "lightning", "timm")
@@ -71,6 +72,25 @@ def test_snippets_run_one_after_the_other(folder: Path, monkeypatch: pytest.Monk
     for snippet in SNIPPETS:
         if not packages_of(snippet) and "pretrain" not in snippet:
             exec(compile(snippet, "backdrop/LIBRARY.md", "exec"), {})
+
+
+def test_notebooks_are_cells_that_say_what_they_do() -> None:
+    for notebook in NOTEBOOKS:
+        ast.parse(notebook)
+        kinds = re.findall(r"^# %%( \[markdown\])?$", notebook, flags=re.MULTILINE)
+        assert len(kinds) > 4
+        assert 0 < kinds.count(" [markdown]") < len(kinds)
+
+
+@pytest.mark.slow
+def test_notebooks_run_one_after_the_other(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    shutil.copytree(folder / "photos", folder / "notebooks" / "photos")
+    for notebook in NOTEBOOKS:
+        words = [sys.executable, "-c", notebook]
+        done = subprocess.run(words, cwd=folder / "notebooks", env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert {"row-0.png", "views.png"} <= {path.name for path in (folder / "notebooks").iterdir()}
 
 
 @pytest.mark.slow
