@@ -11,6 +11,7 @@ Members import their package in `open` alone.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,5 +59,11 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def open_loggers(text: str, folder: Path, settings: Mapping[str, Any], first_step: int) -> Sequence[Logger]:
-    """Open the one that is always there and those that a setting names, see `LoggerFile.open`."""
-    return [LOGGERS.load(name).open(folder, settings, first_step) for name in (ALWAYS, *names_in(text))]
+    """Open the one that is always there and those that a setting names, see `LoggerFile.open`; all of them, or none."""
+    opened: list[Logger] = []
+    with ExitStack() as stack:
+        for name in (ALWAYS, *names_in(text)):
+            opened.append(LOGGERS.load(name).open(folder, settings, first_step))
+            stack.callback(opened[-1].close)
+        stack.pop_all()
+    return opened
