@@ -20,9 +20,11 @@ def touch(folder: Path, name: str) -> int:
 
 
 def run_part(folder: Path, part: int, rows_done: Callable[[int], None]) -> dict:
-    """Parts 1 to 9 behave badly; all others are done at once."""
+    """Parts 0 to 9 behave badly; all others are done at once."""
     attempt = touch(folder, f"part{part}")
     rows_done(1)
+    if part == 0 and attempt == 0:
+        time.sleep(600)
     if part == 2 or (part == 1 and attempt < 2):
         os.kill(os.getpid(), signal.SIGKILL)
     if part == 3:

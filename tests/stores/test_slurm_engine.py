@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -104,10 +105,73 @@ def test_without_slurm_or_without_jobs_there_is_a_message(pretended: Path, monke
         slurm.run(run_part, None, [10], num_workers=1, progress=Bar())
 
 
+def test_a_part_is_one_jobs_until_it_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / slurm.CLAIMS).mkdir()
+    first, second = (slurm._NotedPart(run_part, tmp_path, number) for number in (0, 1))
+    assert first(tmp_path, 10, lambda num_rows: None)["part"] == 10
+    assert second(tmp_path, 10, lambda num_rows: None) == {}
+    assert first(tmp_path, 10, lambda num_rows: None)["part"] == 10  # after the death of its process, say
+    starter, given = slurm._Build(tmp_path, lambda num_rows: None, frozenset([10])), []
+    monkeypatch.setattr(slurm._Build, "submit", lambda self, shares: given.extend(shares))
+    starter.at_work[0, 10] = slurm._AtWork(since=time.monotonic() - 2 * slurm.SLOW_SECONDS)
+    starter.seconds = [1.0, 1.0]
+    starter._give_again_what_hangs()
+    assert given == []  # two fellows tell nothing yet
+    starter.seconds.append(1.0)
+    for _ in range(2):
+        starter._give_again_what_hangs()
+    assert given == [[10]]
+    assert second(tmp_path, 10, lambda num_rows: None)["part"] == 10
+
+
+@pytest.mark.slow
+def test_a_free_job_takes_parts_of_a_busy_one(pretended: Path, tmp_path: Path) -> None:
+    """Job 0 begins with 9, which waits for 10 to be begun, which comes next in job 0."""
+    receipts = slurm.run(run_part, tmp_path, [9, 11, 10], num_workers=2, progress=Bar())
+    assert [receipt["part"] for receipt in receipts] == [9, 11, 10]
+
+
+@pytest.mark.slow
+def test_a_part_that_hangs_is_given_to_another_job_and_each_job_keeps_one_journal(
+    pretended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(slurm, "SLOW_SECONDS", 1.0)
+    monkeypatch.setattr(slurm, "SLOW_TIMES", 1.0)
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", "2")
+    (tmp_path / "parts").mkdir()
+    journals: set[str] = set()
+
+    class Watching(Bar):
+        def __call__(self, num_rows: int) -> None:
+            super().__call__(num_rows)
+            journals.update(path.name for path in tmp_path.glob("slurm-jobs-*/*.jsonl"))
+
+    bar = Watching()
+    receipts = slurm.run(run_part, tmp_path / "parts", [0, 10, 11, 12], num_workers=1, progress=bar)
+    assert [receipt["part"] for receipt in receipts] == [0, 10, 11, 12]
+    assert bar.rows == 8
+    assert len(list((tmp_path / "parts").glob("part0.*"))) == 2
+    assert "part 0 takes" in capsys.readouterr().err
+    assert journals == {"0.jsonl", "1.jsonl"}
+    assert not pretend_slurm.running(pretended)
+    assert not list(tmp_path.glob("slurm-jobs-*"))
+
+
+def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path) -> None:
+    starter = slurm._Build(tmp_path, lambda num_rows: None)
+    noted = slurm._NotedPart(run_part, tmp_path, 3)
+    noted.note("started", 4, None)
+    with (tmp_path / "3.jsonl").open("a") as journal:
+        journal.write('["rows", 4')
+    noted.note("done", 4, {"part": 4})
+    starter.look_into_journals()
+    assert starter.attempts.receipts == {4: {"part": 4}}
+
+
 def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     reported: list[int] = []
     starter = slurm._Build(tmp_path, reported.append)
-    journal = tmp_path / "0-1.jsonl"
+    journal = tmp_path / "0.jsonl"
     journal.write_text('["started", 4, null]\n["rows", 4, 3]\n["rows", 4')
     starter.look_into_journals()
     assert reported == [3]
