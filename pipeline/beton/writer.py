@@ -309,8 +309,10 @@ def _write_shards(out: Path, images: HashedImages, settings: BetonSettings, work
     run = ENGINES.load(work.engine).run
     with stage_bar(total=num_rows, initial=num_rows - rows_left, unit="row", stage=f"export {out.name}") as bar:
         run(write_shard, spec, missing, num_workers=work.num_workers, progress=bar.update)
-    if len(found := _finished_shards(out)) == count:  # else others write the rest, and the last of them finds all
+    if len(found := _finished_shards(out)) == count:
         _write_sidecar(out, images.store, settings, SHARDS_VERSION, _write_records(out, found))
+    else:
+        note(f"this process's share of {out.name} is done; the last one to end finishes it")
 
 
 def write_shard(spec: _Shards, number: int, rows_done: Callable[[int], None]) -> dict:

@@ -22,6 +22,7 @@ from pycocotools import mask as coco_mask
 from backdrop.errors import CorruptStore, UserError
 from backdrop.saliency.detectors import open_detector
 from backdrop.stores.exports import coco_rle as export_coco_rle
+from backdrop.stores.exports import export_masks
 from backdrop.stores.exports import hdf5 as export_hdf5
 from backdrop.stores.exports import png as export_png
 from backdrop.stores.exports import webdataset as export_webdataset
@@ -167,6 +168,28 @@ def test_an_export_is_kept_and_one_of_another_store_refused(name: str, store: Pa
         stranger.write_text("mine")
     with pytest.raises(UserError, match="there already"):
         export(open_store(store), stranger)
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_another_export_may_be_written_over_and_no_folder_of_anything_else(
+    name: str, store: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.zarr"
+    open_for_build(other, {**IDENTITY, "threshold": 0.1}, 1, 1)
+    write_part(other, 0, [row_of(0)])
+    finish(other)
+    out = export_masks(open_store(other), name, tmp_path / EXPORTS[name][1])
+    export_masks(open_store(store), name, out, overwrite=True)
+    assert len(READERS[name](out, store)) == NUM_ROWS - len(WITHOUT_MASK)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    export_masks(open_store(store), name, out, overwrite=True)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")} == before, "the same one is kept"
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "mine").write_text("mine")
+    with pytest.raises(UserError, match="there already"):
+        export_masks(open_store(store), name, stranger, overwrite=True)
+    assert (stranger / "mine").exists()
 
 
 @pytest.mark.parametrize("name", EXPORTS)
