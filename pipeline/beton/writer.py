@@ -111,7 +111,7 @@ def export_beton(
     store.prefetch(*STORE_ARRAYS)
     if settings.pixels == "yuv420":
         note(f"{out.name} will have about {planes_bytes(store, settings.max_side_px) / 1e9:,.2f} GB: planes, not JPEGs")
-    images = HashedImages(store=store, root=index.root, hashed_since=work.hashed_since)
+    images = HashedImages(store=store, root=index.root, archive=index.archive, hashed_since=work.hashed_since)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         if store.num_rows <= settings.shard_rows:

@@ -48,7 +48,7 @@ class ReferenceLoader:
         Raises: UserError as there.
         """
         self._store, self.plan = store, plan
-        self._images = HashedImages(store=store, root=index.root)
+        self._images = HashedImages(store=store, root=index.root, archive=index.archive)
         self._settings = settings or BetonSettings()
         self.batch_size, self.seed = options.batch_size, options.seed
         self._may_shrink = options.shrink_on_decoding

@@ -221,6 +221,24 @@ def test_images_are_hashed_again_only_where_they_were_touched(
     assert HashedImages(store=store, root=root, hashed_since=time.time() + 2 * CLOCKS_APART_S).read(1)
 
 
+class InOneFile:
+    """An archive: images that are no files of their own."""
+
+    def __init__(self, images: dict[str, bytes]) -> None:
+        self._images = images
+
+    def read(self, key: str) -> bytes:
+        return self._images[key]
+
+
+def test_images_may_be_no_files_of_their_own(whole: Path, built: tuple[Store, DatasetIndex], tmp_path: Path) -> None:
+    store, index = built
+    archive = InOneFile({key: index.read(row) for row, key in enumerate(index.keys)})
+    elsewhere = replace(index, root=tmp_path / "nowhere", archive=archive)
+    beton = export_beton(store, elsewhere, tmp_path / whole.name, settings=SETTINGS, work=HERE)
+    assert content(beton) == content(whole)
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
