@@ -10,6 +10,7 @@ import copy
 import hashlib
 import json
 import math
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -187,7 +188,8 @@ def _write_one(
 
     Args: said: what else the sidecar says. Returns: what it says.
     """
-    partial = out.with_name(out.name + PARTIAL)
+    # An engine may have two workers at one shard.
+    partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}{PARTIAL}" if said else out.name + PARTIAL)
     try:
         scenes = _ahead(lambda row: scene_of_row(images, row, **settings.of_scenes), rows, num_threads)
         page = page_bytes(settings, _background_side_px(images.store))
@@ -310,6 +312,8 @@ def _write_shards(out: Path, images: HashedImages, settings: BetonSettings, work
     with stage_bar(total=num_rows, initial=num_rows - rows_left, unit="row", stage=f"export {out.name}") as bar:
         run(write_shard, spec, missing, num_workers=work.num_workers, progress=bar.update)
     if len(found := _finished_shards(out)) == count:
+        for partial in out.glob(f"*.beton.*{PARTIAL[1:]}"):  # of workers that were killed, or too slow
+            partial.unlink(missing_ok=True)
         _write_sidecar(out, images.store, settings, SHARDS_VERSION, _write_records(out, found))
     else:
         note(f"this process's share of {out.name} is done; the last one to end finishes it")
@@ -324,8 +328,9 @@ def write_shard(spec: _Shards, number: int, rows_done: Callable[[int], None]) ->
     rows, out = spec.rows(number), spec.file(number)
     said = {"shard": number, "num_shards": spec.count, "first_row": rows.start}
     with disk_errors(out):
+        if (sidecar := _finished_shard(out)) is not None:  # by a faster worker
+            return {"num_rows": len(rows), "sha256": sidecar["sha256"]}
         sidecar_path(out).unlink(missing_ok=True)
-        out.unlink(missing_ok=True)
         images = replace(spec.images, store=store)
         sidecar = _write_one(out, images, rows, spec.settings, spec.num_threads, rows_done, **said)
     return {"num_rows": len(rows), "sha256": sidecar["sha256"]}
@@ -333,15 +338,17 @@ def write_shard(spec: _Shards, number: int, rows_done: Callable[[int], None]) ->
 
 def _finished_shards(folder: Path) -> list[dict[str, Any]]:
     """The sidecars of the shards of a folder that are whole, each with its file's "name", in order."""
-    found = []
-    for path in sorted(folder.glob("*.beton.json")) if folder.is_dir() else ():
-        shard = path.with_suffix("")
-        if not shards.SHARD_NAME.fullmatch(shard.name) or not shard.is_file():
-            continue
-        sidecar = parsed_sidecar(shard)
-        if shard.stat().st_size == sidecar["num_bytes"]:
-            found.append({**sidecar, "name": shard.name})
-    return found
+    named = [path.with_suffix("") for path in sorted(folder.glob("*.beton.json"))] if folder.is_dir() else []
+    found = {shard: _finished_shard(shard) for shard in named if shards.SHARD_NAME.fullmatch(shard.name)}
+    return [{**sidecar, "name": shard.name} for shard, sidecar in found.items() if sidecar is not None]
+
+
+def _finished_shard(shard: Path) -> dict[str, Any] | None:
+    """What is said of a shard that is whole; None of any other."""
+    if not shard.is_file() or not sidecar_path(shard).is_file():
+        return None
+    sidecar = parsed_sidecar(shard)
+    return sidecar if shard.stat().st_size == sidecar["num_bytes"] else None
 
 
 def _is_same_set(sidecar: dict[str, Any], store: Store, settings: BetonSettings) -> bool:
