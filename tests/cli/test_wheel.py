@@ -1,6 +1,7 @@
 """The wheel holds the whole of Backdrop under one import name, beside a repository's own `trainer/` and `stores/`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.material.small_scenes import photograph, write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = ("stores", "saliency", "pipeline", "trainer")
@@ -91,3 +94,26 @@ def test_a_repository_keeps_its_own_trainer_and_stores(repository: Path, install
 
 def test_the_installed_command_line_runs_there(repository: Path, installed: Path) -> None:
     assert "backdrop" in run(["-m", "backdrop.cli", "--version"], repository, installed).lower()
+
+
+def test_the_library_is_found_by_its_stub(repository: Path, installed: Path) -> None:
+    program = "import backdrop; print(backdrop.View().size_px, 'open_store' in dir(backdrop), backdrop.__file__)"
+    size_px, has_name, file = run(["-c", program], repository, installed).split()
+    assert (size_px, has_name) == ("224", "True")
+    assert Path(file).is_relative_to(installed)
+
+
+@pytest.mark.slow
+def test_the_snippets_of_the_library_run_from_the_wheel(repository: Path, installed: Path) -> None:
+    """But for those that need other packages."""
+    for number in range(8):
+        path = repository / "photos" / "ab"[number % 2] / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, photograph(48, 56, number), number)
+    shutil.copy(ROOT / "tests/material/plugins/simsiam.py", repository)
+    text = (ROOT / "backdrop/LIBRARY.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    own = [snippet for snippet in snippets if not re.search("^(import|from) (lightly|lightning|timm)", snippet, re.M)]
+    assert len(own) >= 6
+    for snippet in own:
+        run(["-c", snippet], repository, installed)
