@@ -7,7 +7,7 @@ import pytest
 from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.trainer.report import views_page
-from backdrop.trainer.run import loop, run_folder
+from backdrop.trainer.run import loop, run_folder, training
 from backdrop.trainer.run.loop import RunRequest, pretrain, resolve_settings
 from backdrop.trainer.run.store_of_table import departures
 from backdrop.trainer.run.trained_store import TrainedStore, trained_store
@@ -61,9 +61,16 @@ def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_said_before_the_run_starts(
     beton: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loop, "train", lambda *_, **__: None)
+    class Enough(Exception):
+        """It is said before any network is built."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise Enough
+
+    monkeypatch.setattr(training, "start", stop)
     request = RunRequest(method="moco", background="none", recipe="moco_coco", overrides=["batch_size=8"])
-    pretrain(request, StoreSource(store=beton), out=tmp_path / "run")
+    with pytest.raises(Enough):
+        pretrain(request, StoreSource(store=beton), out=tmp_path / "run")
     assert "recipe moco_coco on this store is no row of its paper's tables" in capsys.readouterr().err
 
 
