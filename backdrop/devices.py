@@ -1,6 +1,7 @@
 """What there is to compute with: the GPUs and cores that this process may use, often fewer than the machine's."""
 
 import os
+from pathlib import Path
 
 
 def visible_gpus() -> list[str]:
@@ -17,3 +18,14 @@ def num_cores() -> int:
     """The cores of this process: fewer than the machine's where Slurm or taskset says so."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not every Slurm confines its jobs
+
+
+# Where a container's share of the memory stands, of either version of control groups.
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def memory_bytes() -> int:
+    """The memory of this process: less than the machine's where a container or a job has a share of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = [Path(path).read_text().strip() for path in _MEMORY_LIMITS if os.path.exists(path)]
+    return min([machine, *(int(limit) for limit in said if limit.isdigit())])  # "max" is none

@@ -165,6 +165,8 @@ def pretrain_command(
 @overrides_option("Change one setting of the recipe.", metavar="KEY=VALUE")
 @config_option
 @click.option("--geometry", type=click.Choice(["host", "device"]), default="host", show_default=True)
+@click.option("--order", type=click.Choice(["random", "quasi-random"]), default="random", show_default=True)
+@click.option("--cold", "is_cold", is_flag=True, help="Instead: KB and faults an image, of a file not in memory.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=None, help="Default: the recipe's, at most 256.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, show_default=True, help="That decode; 0: all cores.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=10.0, show_default=True)
@@ -181,6 +183,8 @@ def loader_bench_command(
     overrides: tuple[str, ...],
     config: Path | None,
     geometry: str,
+    order: str,
+    is_cold: bool,
     batch_size: int | None,
     threads: int,
     seconds: float,
@@ -189,6 +193,7 @@ def loader_bench_command(
 ) -> None:
     """Measure the loader: images/s, where the time goes, memory, the cores that a GPU needs."""
     from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
+    from backdrop.pipeline.loader import cold_bench
     from backdrop.pipeline.loader.loader_bench import bench, table
     from backdrop.pipeline.loader.loader_options import LoaderOptions
     from backdrop.trainer.run.loop import resolve_settings
@@ -205,7 +210,15 @@ def loader_bench_command(
         batch_size = min(settings.batch_size, 256)
         note_default("batch size", batch_size, f"the recipe's is {settings.batch_size}, of all GPUs together")
     given = {} if gpu_images_per_s is None else {"gpu_images_per_s": gpu_images_per_s}
-    options = LoaderOptions(batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry)
+    options = LoaderOptions(
+        batch_size=batch_size, seed=settings.seed, num_threads=threads, geometry=geometry, order=order
+    )
+    if is_cold and trace_path is not None:
+        raise UserError("--trace shows where time goes; --cold counts what is read of the disk: give one of the two")
+    if is_cold:
+        found = cold_bench.cold_bench(beton, settings.plan, options, seconds=seconds)
+        print_result(found, cold_bench.table(found))
+        return
     result = bench(beton, settings.plan, options, seconds=seconds, trace_path=trace_path, **given)
     print_result(result, table(result))
 

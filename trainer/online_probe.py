@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import DeviceStage
-from backdrop.pipeline.views.random_streams import PROBE_ROWS, row_order
+from backdrop.pipeline.views.random_streams import PROBE_ROWS
+from backdrop.pipeline.views.row_order import row_order
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.settings import at_least
 from backdrop.trainer.parts.nearest_neighbours import NUM_NEIGHBOURS, TEMPERATURE, Features, top_accuracies

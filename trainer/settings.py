@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, ORDERS
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, Background, View, ViewPlan
 from backdrop.settings import SEEDS, at_least, leaves, one_of
@@ -77,6 +77,12 @@ class RunSettings:
         at_least(0),
         "Threads of the loader; 0 = all cores, shared by the processes of a machine",
     ] = 0
+    order: Annotated[
+        str,
+        one_of(ORDERS),
+        "How an epoch goes through its rows: random, or quasi-random = within windows of 8,192 rows from 256 places of "
+        "the file, for one that is colder than memory (pipeline/loader/LOADER.md)",
+    ] = "random"
     geometry: Annotated[
         str,
         one_of(GEOMETRIES),

@@ -22,3 +22,15 @@ FIELD_DTYPE = np.dtype([("type_id", "<u1"), ("name", "<u1", 16), ("arguments", "
 CUSTOM_FIELD = 255
 # What is allocated: a blob of a sample, where and how many bytes.
 ALLOCATION_DTYPE = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+INTEGERS, RGB_IMAGES = 1, 2
+# Records by kind of field: numbers, integers, images, bytes, arrays, JSON, tensors.
+_BYTES_DTYPE = np.dtype([("ptr", "<u8"), ("size", "<u8")])
+RECORDS = {
+    0: np.dtype("<f8"),
+    INTEGERS: np.dtype("<i8"),
+    RGB_IMAGES: np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")]),
+    3: _BYTES_DTYPE,
+    4: np.dtype("<u8"),
+    5: _BYTES_DTYPE,
+    6: np.dtype("<u8"),
+}

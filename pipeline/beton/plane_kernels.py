@@ -121,16 +121,22 @@ def decode_planes(memory: DecodeMemory, data: np.ndarray, height: int, width: in
 
 @kernel
 def _decode_as_rgb(memory, data, height, width):
-    """Decode to RGB, and make planes of that as JFIF does."""
-    size, pixels, rgb = height * width, memory.pixels, memory.rgb
-    status = decode_jpeg(memory.decoder, data, height, width, rgb, 3 * width)
+    """Decode to RGB, and make planes of that."""
+    status = decode_jpeg(memory.decoder, data, height, width, memory.rgb, 3 * width)
+    return status, planes_of_rgb(memory.rgb, height, width, memory.pixels)
+
+
+@kernel
+def planes_of_rgb(rgb: np.ndarray, height: int, width: int, pixels: np.ndarray) -> Planes:
+    """The planes of full size of RGB pixels, uint8 flat, as JFIF makes them; written into `pixels`."""
+    size = height * width
     for at in range(size):
         r, g, b = np.float64(rgb[3 * at]), np.float64(rgb[3 * at + 1]), np.float64(rgb[3 * at + 2])
         luma = 0.299 * r + 0.587 * g + 0.114 * b
         pixels[at] = np.uint8(luma + 0.5)
         pixels[size + at] = np.uint8(min((b - luma) / 1.772 + 128.5, 255.0))
         pixels[2 * size + at] = np.uint8(min((r - luma) / 1.402 + 128.5, 255.0))
-    return status, Planes(pixels, True, height, width, 1, 1, (0, size, 2 * size), (width, width, width))
+    return Planes(pixels, True, height, width, 1, 1, (0, size, 2 * size), (width, width, width))
 
 
 # --- planes that are stored as they are: 4:2:0, luma padded to even sides --------------------------------------------
@@ -155,8 +161,15 @@ def is_stored(data: np.ndarray, height: int, width: int) -> bool:
 
 @kernel
 def has_size(data: np.ndarray, height: int, width: int) -> bool:
-    """Whether a blob holds stored planes, or a JPEG whose header says so, of an image of this size."""
-    return is_stored(data, height, width) or jpeg_size(data) == (height, width)
+    """Whether a blob holds stored planes, RGB pixels, or a JPEG whose header says so, of an image of this size."""
+    is_planes_or_jpeg = is_stored(data, height, width) or jpeg_size(data) == (height, width)
+    return is_planes_or_jpeg or is_rgb(data, height, width)
+
+
+@kernel
+def is_rgb(data: np.ndarray, height: int, width: int) -> bool:
+    """Whether a blob holds RGB pixels of an image of this size, row by row, as FFCV's own files may."""
+    return data.size == 3 * height * width and jpeg_size(data) != (height, width)
 
 
 @kernel

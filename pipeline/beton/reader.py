@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from backdrop.errors import CorruptStore, UserError
-from backdrop.pipeline.beton import shards
+from backdrop.pipeline.beton import ffcv_images, shards
 from backdrop.pipeline.beton.layout import FORMAT, FORMAT_VERSION, PLANES_VERSION, SHARDS_VERSION
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, checksum
 from backdrop.pipeline.beton.table_reader import (
@@ -107,12 +107,16 @@ def sidecar_path(beton: Path) -> Path:
 def read_sidecar(beton: Path) -> dict[str, Any]:
     """Return what the sidecar says, after checking that the .beton beside it, or every shard, is there and complete.
 
+    Of a file of FFCV's own, which has no sidecar: what can be said of it.
+
     Raises: UserError where a file or the sidecar is missing, damaged, of another format, or of another size; or where
         it is one of several shards.
     """
     path = sidecar_path(beton)
     if not beton.exists():
         raise UserError(f"there is no file {beton}; export it from a store first")
+    if not path.is_file() and beton.is_file() and ffcv_images.is_ffcvs_own(beton):
+        return ffcv_images.sidecar_of(beton)
     if not path.is_file():
         lack = f"is a folder without {path.name}" if beton.is_dir() else f"has no {path.name} beside it"
         raise UserError(f"{beton} {lack}: its export did not finish; export it again")
@@ -220,12 +224,13 @@ def of_others(out: Path, sidecar: dict[str, Any]) -> UserError:
 class Beton:
     """A complete .beton, mapped, one file or several shards: neither records nor blobs are private to a process.
 
-    records: (N,) of SCENE_DTYPE, row by row. file_bytes: uint8, what their pointers are places in. sidecar: what is
-    said of it, `read_sidecar`.
+    records: (N,) of SCENE_DTYPE, row by row. file_bytes: uint8, what their pointers are places in. table_end: in bytes,
+    what lies behind is blobs. sidecar: what is said of it, `read_sidecar`.
     """
 
     records: np.ndarray
     file_bytes: np.ndarray
+    table_end: int
     sidecar: dict[str, Any]
 
 
@@ -238,10 +243,20 @@ def open_beton(beton: Path) -> Beton:
     sidecar = read_sidecar(beton)
     if "shards" in sidecar:
         return _open_shards(beton, sidecar)
+    if sidecar["format"] == ffcv_images.FORMAT:
+        return _open_ffcvs_own(beton, sidecar)
     records, file_bytes = open_records(beton), map_file(beton)
     if table_checksum(file_bytes, len(records)) != sidecar["table_checksum"]:
         raise CorruptStore(f"{beton}: its header or records are not those that were written; export it again")
-    return Beton(records=records, file_bytes=file_bytes, sidecar=sidecar)
+    table_end = TABLE_START + records.nbytes
+    return Beton(records=records, file_bytes=file_bytes, table_end=table_end, sidecar=sidecar)
+
+
+def _open_ffcvs_own(beton: Path, sidecar: dict[str, Any]) -> Beton:
+    file_bytes = map_file(beton)
+    records, table_end = ffcv_images.table_of(beton, file_bytes)
+    check_records(beton, records)
+    return Beton(records=records, file_bytes=file_bytes, table_end=table_end, sidecar=sidecar)
 
 
 def _open_shards(beton: Path, sidecar: dict[str, Any]) -> Beton:
@@ -256,7 +271,7 @@ def _open_shards(beton: Path, sidecar: dict[str, Any]) -> Beton:
     for file, start, shard in zip(files, shards.places(sizes), sidecar["shards"], strict=False):
         _check_first_record(file, file_bytes[start:], records[row])
         row += shard["num_rows"]
-    return Beton(records=records, file_bytes=file_bytes, sidecar=sidecar)
+    return Beton(records=records, file_bytes=file_bytes, table_end=0, sidecar=sidecar)
 
 
 def _check_first_record(file: Path, shard_bytes: np.ndarray, expected: np.void) -> None:
@@ -274,10 +289,11 @@ def read_records(beton: Path) -> np.ndarray:
 def read_blob(file_bytes: np.ndarray, record: np.void, name: str) -> bytes:
     """Return one blob ("image", "mask", "background" or "key") of a record; b"" where it has none.
 
-    Raises: CorruptStore where its bytes are not those that were written.
+    Raises: CorruptStore where its bytes are not those that were written; those of FFCV's own files are not checked.
     """
     start, num_bytes = int(record[f"{name}_ptr"]), int(record[f"{name}_bytes"])
     data = file_bytes[start : start + num_bytes].tobytes()
-    if num_bytes and (len(data) < num_bytes or checksum(data) != record[f"{name}_checksum"]):
+    expected = int(record[f"{name}_checksum"])
+    if num_bytes and (len(data) < num_bytes or (expected and checksum(data) != expected)):
         raise CorruptStore(f"row {record['row']}: the bytes of its {name} are not those that were written")
     return data

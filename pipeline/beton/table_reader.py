@@ -11,6 +11,7 @@ import numpy as np
 
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton import scene_kernels as kernels
+from backdrop.pipeline.beton import table_kernels
 from backdrop.pipeline.beton.ffcv_layout import CUSTOM_FIELD, FFCV_VERSION, FIELD_DTYPE, HEADER_DTYPE
 from backdrop.pipeline.beton.scene import FIELD_NAME, SCENE_DTYPE
 from backdrop.stores.format.schema import Status
@@ -18,6 +19,7 @@ from backdrop.stores.format.schema import Status
 # The largest side that an export allows (`export_beton.BetonSettings`).
 MAX_SIDE_PX = 4096
 TABLE_START = HEADER_DTYPE.itemsize + FIELD_DTYPE.itemsize
+_HAS_MASK = np.array([status.has_mask for status in sorted(Status)])  # statuses are numbered from 0 on
 
 
 def map_file(path: Path) -> np.ndarray:
@@ -76,24 +78,18 @@ def has_mask(records: np.ndarray) -> np.ndarray:
     return np.isin(records["status"], [status for status in Status if status.has_mask])
 
 
+def rows_with_mask(records: np.ndarray) -> np.ndarray:
+    """Return the rows that can be trained on, int32, ascending: those of `has_mask`, at four bytes each."""
+    rows = np.empty(len(records), np.int32)
+    return rows[: table_kernels.rows_with_mask(records, _HAS_MASK, rows)]
+
+
 def check_records(beton: Path, records: np.ndarray, *, first_row: int = 0) -> None:
     """Raise CorruptStore at the first row whose record no export writes.
 
     Args: beton: for messages. records: (N,) of SCENE_DTYPE. first_row: row of the first.
     """
-    height, width = records["height"], records["width"]
-    lends = records["background_bytes"] > 0
-    background = [records[f"background_{side}"] for side in ("height", "width")]
-    checks = (
-        (records["row"] != first_row + np.arange(len(records)), "is of another row"),
-        (~np.isin(records["status"], list(Status)), "has an unknown status"),
-        (has_mask(records) != (records["image_bytes"] > 0), "has an image where its status says none, or none"),
-        (has_mask(records) & ((height == 0) | (width == 0)), "has a mask without pixels"),
-        (records["foreground_pixels"] > height.astype(np.int64) * width, "has more foreground than pixels"),
-        (np.maximum(height, width) > MAX_SIDE_PX, f"has a side of more than {MAX_SIDE_PX} px"),
-        (lends != ((background[0] > 0) & (background[1] > 0)), "has a background without pixels"),
-        (np.maximum(*background) > MAX_SIDE_PX, f"has a background with a side of more than {MAX_SIDE_PX} px"),
-    )
-    for is_wrong, what in checks:
-        if is_wrong.any():
-            raise CorruptStore(f"{beton}: the record of row {int(np.argmax(is_wrong))} {what}; export it again")
+    wrong, at = table_kernels.first_wrong(records, first_row, _HAS_MASK, MAX_SIDE_PX)
+    if wrong != table_kernels.OK:
+        what = table_kernels.WRONG[wrong].format(max_side_px=MAX_SIDE_PX)
+        raise CorruptStore(f"{beton}: the record of row {first_row + at} {what}; export it again")

@@ -12,8 +12,10 @@ from backdrop.pipeline.beton.plane_kernels import (
     copy_row,
     decode_planes,
     has_size,
+    is_rgb,
     is_stored,
     make_decode_memory,
+    planes_of_rgb,
     stored_planes,
     to_420,
 )
@@ -105,8 +107,8 @@ def _blob(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> np.ndarr
 
 
 @kernel
-def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32) -> bool:
-    return np.int64(start) % 8 == 0 and 0 <= np.int64(start) <= file_bytes.size - np.int64(size)
+def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32, alignment: int = 8) -> bool:
+    return np.int64(start) % alignment == 0 and 0 <= np.int64(start) <= file_bytes.size - np.int64(size)
 
 
 @kernel
@@ -160,17 +162,19 @@ def _crop_mask(words, record, slot, view, position):
 @kernel
 def _read_row(scene, file_bytes, record_V, draws, scratch):
     """Check a row's blobs, expand its mask into scratch.words and draw its views; returns a problem or OK."""
-    if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"]):
+    has_checksum = scene["image_checksum"] != 0  # FFCV's own files have none, and their images lie at any place
+    if not _is_inside(file_bytes, scene["image_ptr"], scene["image_bytes"], 8 if has_checksum else 1):
         return BAD_RECORD
     if not _is_inside(file_bytes, scene["mask_ptr"], scene["mask_bytes"]):
         return BAD_RECORD
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     runs = _blob(file_bytes, scene["mask_ptr"], scene["mask_bytes"])
-    if checksum(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"])) != scene["image_checksum"]:
+    image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
+    if has_checksum and checksum(image) != scene["image_checksum"]:
         return IMAGE_CHANGED
     if runs.size > 0 and checksum(runs) != scene["mask_checksum"]:
         return MASK_CHANGED
-    if not has_size(_blob(file_bytes, scene["image_ptr"], scene["image_bytes"]), height, width):
+    if not has_size(image, height, width):
         return IMAGE_BROKEN
     end_stage(scratch.clock, CHECKS)
     words = _words(scene, scratch)
@@ -195,12 +199,14 @@ def _words(scene, scratch):
 
 @kernel
 def _planes(scratch, data, height, width, shrink):
-    """The planes of an image: those that are stored, or a JPEG's, decoded into the thread's memory.
+    """The planes of an image: those that are stored, or a JPEG's or of RGB pixels, made in the thread's memory.
 
     Returns: (0, how many times smaller they are, planes), or -1 at first. Stored ones have the size that they have.
     """
     if is_stored(data, height, width):
         return 0, 1, stored_planes(data, height, width)
+    if is_rgb(data, height, width):
+        return 0, 1, planes_of_rgb(data, height, width, scratch.decoding.pixels)
     status, planes = decode_planes(scratch.decoding, data, _shrunk(height, shrink), _shrunk(width, shrink))
     return status, shrink, planes
 

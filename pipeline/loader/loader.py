@@ -5,23 +5,26 @@ Order, sharding and draws come from `random_streams`, so they depend on nothing 
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from backdrop.errors import CorruptStore, UserError
+from backdrop.errors import CorruptStore, UserError, program
+from backdrop.pipeline.beton import ffcv_images
 from backdrop.pipeline.beton.reader import open_beton, read_blob
-from backdrop.pipeline.beton.table_reader import has_mask
+from backdrop.pipeline.beton.table_reader import rows_with_mask
 from backdrop.pipeline.loader.batch_ring import BatchRing
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.producer import Producer
+from backdrop.pipeline.loader.read_ahead import RowReadAhead, batches_of, reads_rows
 from backdrop.pipeline.loader.scene_decoder import Layout, SceneDecoder
 from backdrop.pipeline.loader.trace import Trace
 from backdrop.pipeline.views.batch import Batch, PlaneBatch, ViewBatch, WholeBatch
+from backdrop.pipeline.views.row_order import WINDOW_ROWS
 from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.settings import check_settings
 
@@ -43,7 +46,9 @@ class Loader:
         self.plan, self.batch_size, self.seed = plan, options.batch_size, options.seed
         self._beton = open_beton(Path(beton))
         self._records, self.sidecar = self._beton.records, self._beton.sidecar
-        trainable = np.flatnonzero(has_mask(self._records)).astype(np.int64)
+        if not self.has_masks:
+            _check_bare(beton, plan)
+        trainable = rows_with_mask(self._records)
         self.num_left_out = len(self._records) - len(trainable)
         self._rows = trainable if options.rows is None else subset(options.rows, trainable, len(self._records))
         self._decoder = SceneDecoder(
@@ -54,6 +59,7 @@ class Loader:
             trace=trace or Trace(max_events=0),
             replacements=self._rows if options.bad_rows == "skip" else None,
         )
+        self._order, self._read_ahead = options.order, self._reading(options)
         # A batch is prepared when the one `batches_ahead` before it is taken, and stays valid until as many more are.
         self._ring = BatchRing(2 * options.batches_ahead, options.batch_size, self._decoder.layout.row_bytes)
         if not self.num_batches:
@@ -67,7 +73,7 @@ class Loader:
 
     @property
     def rows(self) -> np.ndarray:
-        """The rows that are trained on, int64 (N,), ascending."""
+        """The rows that are trained on, int32 (N,), ascending."""
         return self._rows
 
     @property
@@ -84,6 +90,16 @@ class Loader:
     def num_batches(self) -> int:
         """Batches per epoch of this rank."""
         return num_batches(len(self._rows), self._share, self.batch_size)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it is of a store; a file of FFCV's own has images and labels alone."""
+        return self.sidecar["format"] != ffcv_images.FORMAT
+
+    @property
+    def mean_row_bytes(self) -> float:
+        """Bytes of image and mask of a row, on average."""
+        return sum(float(self._records[f"{blob}_bytes"].mean(dtype=np.float64)) for blob in ("image", "mask"))
 
     @property
     def num_threads(self) -> int:
@@ -112,22 +128,33 @@ class Loader:
         """Path of a row's image relative to its data set. Raises: CorruptStore where its bytes are damaged."""
         return read_blob(self._beton.file_bytes, self._records[row], "key").decode("utf-8", "surrogateescape")
 
+    def _reading(self, options: LoaderOptions) -> RowReadAhead | None:
+        """What has the next rows read; None where the system reads ahead as it likes."""
+        if not reads_rows(options.read_ahead, options.order, self._beton.file_bytes.size):
+            return None
+        is_windowed = options.order == "quasi-random"
+        window = max(1, WINDOW_ROWS // (self.batch_size * self._share.world_size)) if is_windowed else 1
+        return RowReadAhead(self._beton, self.batch_size, window)
+
     def _key_in_message(self, row: int) -> str:
         try:
             return self.key(row)
         except CorruptStore:
             return "(its key is damaged too)"
 
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch | WholeBatch]:
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Generator[Batch | WholeBatch, None, None]:
         """Yield the batches of one epoch, from first_batch on; close the iterator (or leave the loop) to end early.
 
         Raises: CorruptStore at the batch that holds a bad row, naming it and its key. UserError in a forked process.
         """
         if os.getpid() != self._pid:  # its threads stayed behind in the other process; this one would wait for ever
             raise UserError("this loader was opened in another process; open one in the process that reads it")
-        order = epoch_rows(self._rows, self._share, seed=self.seed, epoch=epoch)
-        starts = range(first_batch * self.batch_size, self.num_batches * self.batch_size, self.batch_size)
-        batches = (order[start : start + self.batch_size] for start in starts)
+        order = epoch_rows(self._rows, self._share, self._order, seed=self.seed, epoch=epoch)
+        order = order[: self.num_batches * self.batch_size]
+        if self._read_ahead is None:
+            batches = batches_of(order, self.batch_size, first_batch)
+        else:
+            batches = self._read_ahead.batches(order, first_batch)
         producer = Producer(self._decoder, self._ring, batches, epoch)
         try:
             first_step = epoch * self.num_batches + first_batch
@@ -160,6 +187,15 @@ def _check(options: LoaderOptions) -> None:
     check_settings(options)
     if options.shrink_on_decoding and options.geometry != "host":
         raise UserError("shrink_on_decoding goes with geometry='host' only: whole images are handed over whole")
+
+
+def _check_bare(beton: Path, plan: ViewPlan) -> None:
+    """Raise UserError where a plan asks for the masks or backgrounds that a file of FFCV's own does not have."""
+    if plan.background.name != "none" or any(view.min_foreground > 0 for view in plan.views):
+        raise UserError(
+            f"{beton} is a data set of FFCV's own and has no masks: train on it with --bg none and without "
+            f"min_foreground, or build a store of its images: {program()} build-store"
+        )
 
 
 def _section(flat: torch.Tensor, start: int, *shape: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES
+from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, ORDERS, READ_AHEAD
 from backdrop.settings import SEEDS, at_least, one_of
 
 
@@ -24,7 +24,19 @@ class LoaderOptions:
     rank: Annotated[int, at_least(0), "Which of the processes that share the rows this is"] = 0
     world_size: Annotated[int, at_least(1), "Number of those processes"] = 1
     drop_last: Annotated[bool, "Whether a last batch that is not full is left out"] = True
-    rows: Annotated[np.ndarray | None, "int64, visit only these; None = all"] = None
+    rows: Annotated[np.ndarray | None, "Integers, visit only these; None = all"] = None
+    order: Annotated[
+        str,
+        one_of(ORDERS),
+        "How an epoch goes through its rows: quasi-random stays within windows of 8,192 rows from 256 places of the "
+        "file, for files that are colder than memory (LOADER.md)",
+    ] = "random"
+    read_ahead: Annotated[
+        str,
+        one_of(READ_AHEAD),
+        "Who decides what is read before it is wanted: system, rows = the loader, or auto = rows for a file of more "
+        "than half of this machine's memory, or with quasi-random order",
+    ] = "auto"
     geometry: Annotated[
         str,
         one_of(GEOMETRIES),

@@ -51,12 +51,12 @@ class ReferenceLoader:
         self._images = HashedImages(store=store, root=index.root, archive=index.archive)
         self._settings = settings or BetonSettings()
         self.batch_size, self.seed = options.batch_size, options.seed
-        self._may_shrink = options.shrink_on_decoding
+        self._may_shrink, self._order = options.shrink_on_decoding, options.order
         self._share = check_share(options.batch_size, options.rank, options.world_size, options.drop_last)
         trainable = np.flatnonzero(np.isin(store.status, [status for status in Status if status.has_mask]))
         self.num_left_out = store.num_rows - len(trainable)
         self._rows = (
-            trainable.astype(np.int64) if options.rows is None else subset(options.rows, trainable, store.num_rows)
+            trainable.astype(np.int32) if options.rows is None else subset(options.rows, trainable, store.num_rows)
         )
         needs_donor, _ = crops.background_needs(plan)
         crops.view_specs(plan), crops.epoch_code(plan, 0)  # refuse a plan that cannot be carried out now
@@ -82,9 +82,9 @@ class ReferenceLoader:
 
     def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch, from first_batch on."""
-        order = epoch_rows(self._rows, self._share, seed=self.seed, epoch=epoch)
+        order = epoch_rows(self._rows, self._share, self._order, seed=self.seed, epoch=epoch)
         for number in range(first_batch, self.num_batches):
-            rows = order[number * self.batch_size : (number + 1) * self.batch_size]
+            rows = order[number * self.batch_size : (number + 1) * self.batch_size].astype(np.int64)
             yield self._batch(rows, epoch, epoch * self.num_batches + number)
 
     def close(self) -> None:

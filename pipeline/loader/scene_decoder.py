@@ -15,6 +15,7 @@ from backdrop.devices import num_cores
 from backdrop.errors import CorruptStore, UserError, program
 from backdrop.pipeline.beton.plane_kernels import close_decode_memory
 from backdrop.pipeline.beton.reader import Beton
+from backdrop.pipeline.beton.table_kernels import largest_sides, rows_that_lend
 from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, BatchRows, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
 from backdrop.pipeline.loader.loader_options import LoaderOptions
@@ -123,17 +124,18 @@ def _planes_bytes(place: tuple[int, int]) -> int:
     return place[0] * place[1] + 2 * (-(-place[0] // 2)) * (-(-place[1] // 2))
 
 
-def _largest(records: np.ndarray, prefix: str) -> tuple[int, int]:
-    """Height and width that hold every image (or background) of a file."""
-    return int(records[prefix + "height"].max(initial=1)), int(records[prefix + "width"].max(initial=1))
-
-
 def _donors(plan: ViewPlan, records: np.ndarray) -> crops.Donors:
     """The rows of a file that lend backgrounds to a plan. Raises: UserError: it does not say how large their objects
     were, and the plan has to know.
     """
-    lends = records[records["background_bytes"] > 0]
-    if crops.moves_foreground(plan) and ((lends["status"] == Status.OK) & (lends["foreground_pixels"] == 0)).any():
+    if not crops.background_needs(plan)[0]:
+        return crops.donors(*np.zeros((3, 0), np.int64))
+    rows = np.empty(len(records), np.int32)
+    rows = rows[: rows_that_lend(records, rows)]
+    if not crops.moves_foreground(plan):
+        return crops.donors(rows, *(records[f"background_{side}"][rows] for side in ("height", "width")))
+    lends = records[rows]
+    if ((lends["status"] == Status.OK) & (lends["foreground_pixels"] == 0)).any():
         raise UserError(
             f"background {plan.background.name} has to know how large foregrounds are, which this .beton was exported "
             f"too early to say; export it again: {program()} store export STORE.zarr --format beton"
@@ -141,7 +143,7 @@ def _donors(plan: ViewPlan, records: np.ndarray) -> crops.Donors:
     fraction = lends["foreground_pixels"] / (lends["height"].astype(np.int64) * lends["width"])
     chosen = crops.lends_to(plan, fraction)
     height, width = (lends[f"background_{side}"][chosen] for side in ("height", "width"))
-    return crops.donors(lends["row"][chosen], height, width, fraction[chosen])
+    return crops.donors(rows[chosen], height, width, fraction[chosen])
 
 
 class SceneDecoder:
@@ -165,8 +167,8 @@ class SceneDecoder:
         """
         records = beton.records
         num_threads = options.num_threads or num_cores()
-        place = _largest(records, "")
-        donor_place = _largest(records, "background_")
+        sides = largest_sides(records)
+        place, donor_place = sides[:2], sides[2:]
         self.plan = plan
         self.layout = whole_layout(plan, place, donor_place) if options.geometry == "device" else crop_layout(plan)
         self.specs = crops.view_specs(plan)

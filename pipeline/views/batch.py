@@ -8,6 +8,11 @@ import torch
 # Where views are cut, and what a row that cannot be read does; `loader.Loader` says more.
 GEOMETRIES = ("host", "device")
 BAD_ROWS = ("error", "skip")
+# How an epoch goes through its rows: each row by its own random key, or by windows of neighbours in the file.
+ORDERS = ("random", "quasi-random")
+# Who decides what is read before it is wanted: auto = rows for a file that is large for this machine, or read in
+# windows; system = the system, around whatever was read; rows = the loader, the very rows that come next.
+READ_AHEAD = ("auto", "system", "rows")
 
 
 @dataclass(frozen=True, kw_only=True)

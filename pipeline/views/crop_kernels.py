@@ -73,10 +73,10 @@ class Foreground(NamedTuple):
 class Donors(NamedTuple):
     """The rows that lend a background: sorted row numbers, and the sizes of their backgrounds in pixels."""
 
-    row: np.ndarray  # int64 (N,)
-    height: np.ndarray  # int64 (N,)
-    width: np.ndarray  # int64 (N,)
-    fraction: np.ndarray  # float64 (N,), share of the image that its foreground covers
+    row: np.ndarray  # int32 (N,)
+    height: np.ndarray  # uint16 (N,)
+    width: np.ndarray  # uint16 (N,)
+    fraction: np.ndarray  # float64 (N,), share of the image that its foreground covers; (0,) where no plan asks for it
 
 
 class Canvas(NamedTuple):
@@ -536,7 +536,7 @@ def draw_recombined_box(
 
     The box of the view that was drawn before, in the image, gives way to what this one shows of the image.
     """
-    foreground, height, width = seen.foreground, donors.height[chosen], donors.width[chosen]
+    foreground, height, width = seen.foreground, np.int64(donors.height[chosen]), np.int64(donors.width[chosen])
     if foreground.box.height == 0:  # most rows do not need it
         foreground = measure(foreground.words, foreground.height, foreground.width, True)
     common = _pair_stream(stream, plan, SAME)
@@ -582,7 +582,7 @@ def draw_donor(record: np.void, stream: Stream, spec: np.void, plan: PlanCode, d
     if chosen < 0:
         return False
     foreground = seen.foreground
-    height, width = donors.height[chosen], donors.width[chosen]
+    height, width = np.int64(donors.height[chosen]), np.int64(donors.width[chosen])
     if plan.moves_foreground:
         box = draw_recombined_box(record, stream, spec, plan, donors, chosen, seen)
         record["donor_is_flipped"] = record["is_flipped"]

@@ -225,14 +225,14 @@ def donors(row: np.ndarray, height: np.ndarray, width: np.ndarray, fraction: np.
     """Return the rows that lend backgrounds, checked.
 
     Args: row: (N,) sorted row numbers. height, width: (N,) sizes of their backgrounds in pixels. fraction: (N,), share
-        of each image that its foreground covers; None = 0, for plans that move no foreground.
+        of each image that its foreground covers; None = unknown, for plans that move no foreground.
     """
     assert row.shape == height.shape == width.shape
-    assert (np.diff(row) > 0).all(), "donor rows must be sorted and unique"
-    fraction = np.zeros(len(row)) if fraction is None else np.ascontiguousarray(fraction, dtype=np.float64)
-    assert fraction.shape == row.shape
-    row, height, width = (np.ascontiguousarray(values, dtype=np.int64) for values in (row, height, width))
-    return Donors(row, height, width, fraction)
+    assert (row[1:] > row[:-1]).all(), "donor rows must be sorted and unique"
+    assert fraction is None or fraction.shape == row.shape
+    row = np.ascontiguousarray(row, dtype=np.int32)
+    height, width = (np.ascontiguousarray(values, dtype=np.uint16) for values in (height, width))
+    return Donors(row, height, width, np.array(() if fraction is None else fraction, dtype=np.float64))
 
 
 def lends_to(plan: ViewPlan, fraction: np.ndarray) -> np.ndarray:

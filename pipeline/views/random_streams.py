@@ -47,6 +47,7 @@ OBJECT_COLUMN = 1_740
 # Draw numbers of one row or of a whole epoch, used with view = NO_VIEW.
 NO_VIEW = 4_294_967_295
 ROW_ORDER = 2_000
+BLOCK_ORDER = 2_002  # of quasi-random order, with the block's number as the row
 PROBE_ROWS = 2_001  # which rows are scored while a run goes on
 REPLACEMENT = 2_100  # + try: which row takes the place of one that cannot be read
 
@@ -86,20 +87,3 @@ def uniform(seed: int, epoch: int, row: int, view: int, draw: int) -> float:
 def integer(seed: int, epoch: int, row: int, view: int, draw: int, stop: int) -> int:
     """Return the integer in [0, stop) of one key; stop is below 2^53, the bias below stop / 2^53."""
     return int(uniform(seed, epoch, row, view, draw) * stop)
-
-
-@kernel
-def _order_keys(seed: int, epoch: int, num_rows: int, draw: int) -> np.ndarray:
-    keys = np.empty(num_rows, dtype=np.uint64)
-    for row in range(num_rows):
-        keys[row] = bits(seed, epoch, row, NO_VIEW, draw)
-    return keys
-
-
-def row_order(seed: int, epoch: int, num_rows: int, draw: int = ROW_ORDER) -> np.ndarray:
-    """Return the order in which an epoch visits its rows: a permutation sorted by each row's own random key.
-
-    Args: seed, epoch, draw: the key. num_rows: rows of the dataset.
-    Returns: int64 (num_rows,), a permutation of 0 .. num_rows - 1.
-    """
-    return np.argsort(_order_keys(seed, epoch, num_rows, draw), kind="stable").astype(np.int64)

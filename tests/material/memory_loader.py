@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from backdrop.pipeline.views.batch import Batch, ViewBatch
-from backdrop.pipeline.views.random_streams import row_order
+from backdrop.pipeline.views.row_order import row_order
 from backdrop.pipeline.views.view_plan import VIEW_DTYPE, View, ViewPlan
 
 

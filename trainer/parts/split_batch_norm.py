@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.pipeline.views.random_streams import row_order
+from backdrop.pipeline.views.row_order import row_order
 from backdrop.trainer.parts.collectives import num_processes
 from backdrop.trainer.parts.row_exchange import RowExchange
 

@@ -23,6 +23,7 @@ from backdrop.settings.given import Given
 from backdrop.settings.overrides import split_override
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.sharing.store_cache import cache_folder
+from backdrop.trainer.cast import in_use
 from backdrop.trainer.following_settings import following
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
@@ -132,6 +133,7 @@ def opened_loader(
             num_threads=loader_threads(settings),
             rank=ranks.rank,
             world_size=ranks.size,
+            order=settings.order,
             geometry=settings.geometry,
             shrink_on_decoding=settings.shrink_on_decoding,
             bad_rows=settings.bad_rows,
@@ -140,6 +142,10 @@ def opened_loader(
     with loader:
         if not isinstance(store, str):
             _check_same_store(Path(store), beton, loader.store_id)
+        if not loader.has_masks and in_use(settings.cast) is not None:
+            raise UserError(
+                f"{beton} is a data set of FFCV's own and has no masks, which CAST is about; leave out --cast"
+            )
         METHODS.load(settings.method).check_labels(settings.algorithm, loader.labels)
         yield loader
 

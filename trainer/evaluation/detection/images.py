@@ -20,6 +20,7 @@ from torch import Tensor
 
 from backdrop.errors import ImageError, UserError
 from backdrop.pipeline.views import random_streams
+from backdrop.pipeline.views.row_order import row_order
 from backdrop.settings import at_least, check_settings
 from backdrop.stores.images.image_codec import decode_rgb
 
@@ -151,7 +152,7 @@ def batches_of_visits(images: Sequence[LabelledImage], batch_size: int, seed: in
     waiting: dict[bool, list[Visit]] = {True: [], False: []}
     epoch = 0
     while True:
-        for row in random_streams.row_order(seed, epoch, len(images)).tolist():
+        for row in row_order(seed, epoch, len(images)).tolist():
             group = waiting[images[row].width > images[row].height]
             group.append(Visit(epoch, row))
             if len(group) == batch_size:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import UserError
-from backdrop.pipeline.views.random_streams import row_order
+from backdrop.pipeline.views.row_order import row_order
 from backdrop.tensor_files import named_below, read_tensors, write_tensors
 from backdrop.trainer.downstream_settings import Schedule
 from backdrop.trainer.parts.learning_rates import half_cosine, linear_warmup, num_passed
