@@ -50,6 +50,7 @@ def test_foregrounds_of_other_images_are_refused(scenes: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of dill's, in datasets
 def test_parquet_is_loaded_by_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
