@@ -47,6 +47,7 @@ STORE = {
 OTHERS = {
     "build-store": "backdrop.pipeline.commands:build_store_command",
     "doctor": "backdrop.pipeline.commands:doctor_command",
+    "warm-up": "backdrop.pipeline.commands:warm_up_command",
     "pretrain": "backdrop.trainer.commands:pretrain_command",
     "loader-bench": "backdrop.trainer.commands:loader_bench_command",
     "evaluate": "backdrop.trainer.commands:evaluate_command",

@@ -366,3 +366,11 @@ def doctor_command() -> None:
     findings = [*machine(), *data_sets()]
     print_result([asdict(finding) for finding in findings], lines_of(findings))
     sys.exit(1 if any(finding.state == "problem" for finding in findings) else 0)
+
+
+@click.command("warm-up", cls=Command)
+def warm_up_command() -> None:
+    """Compile the loader's kernels, once on a machine; what starts then, also many processes at once, loads them."""
+    from backdrop.pipeline.loader.warm_up import warm_up
+
+    print_result(warm_up())

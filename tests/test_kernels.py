@@ -14,7 +14,7 @@ CALLER = """
 import callee
 from backdrop.kernels import follow_sources, kernel
 
-@kernel
+@kernel(says="compiling doubled")
 def doubled():
     return 2 * callee.number()
 
@@ -71,6 +71,15 @@ def test_a_kernel_is_called_by_another_and_by_python(folder: Path) -> None:
     assert sorted(path.name.split("-")[0] for path in (folder / "__pycache__").glob("*.nbc")) == [
         "callee.number", "caller.doubled",
     ]  # fmt: skip
+
+
+def test_processes_that_start_together_compile_once(folder: Path) -> None:
+    environment = {"PYTHONPATH": f"{folder}:{ROOT}", "PATH": "/usr/bin:/bin"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", PROGRAM], env=environment, cwd=folder, **pipes) for _ in range(2)]
+    printed, said = zip(*(process.communicate() for process in both), strict=True)
+    assert sorted(printed) == ["42 0\n", "42 1\n"]
+    assert "".join(said).count("compiling doubled") == 1
 
 
 def test_kernels_run_where_no_folder_can_be_written(folder: Path) -> None:

@@ -65,6 +65,7 @@ class Loader:
         if not self.num_batches:
             self.close()
             raise UserError(too_few_rows(len(self._rows), self._share, options.batch_size))
+        self._decoder.compile()
 
     @property
     def num_rows(self) -> int:

@@ -186,6 +186,21 @@ class SceneDecoder:
         self._clocks = [scratch.clock for scratch in all_scratch]
         self.scratch_bytes = sum(map(_num_bytes, all_scratch))
 
+    def compile(self) -> None:
+        """Compile the kernel, or load it, by filling no rows: so that no step of a training takes as long as that."""
+        scratch = self._scratch.get()
+        rows, flat = np.zeros(1, np.int64), np.zeros(self.layout.row_bytes, np.uint8)
+        batch = BatchRows(
+            rows,
+            self._beton.records,
+            self._beton.file_bytes,
+            self.records_of(flat, 1),
+            self.layout.slot(flat, 1, self._may_shrink),
+        )
+        draws = crops.Draws(self.seed, 0, self.specs, crops.epoch_code(self.plan, 0), self.donors)
+        fill_rows(0, 0, batch, draws, scratch)
+        self._scratch.put(scratch)
+
     def close(self) -> None:
         """End the threads and free their memory."""
         self._pool.shutdown(wait=True, cancel_futures=True)
