@@ -1,17 +1,17 @@
-"""Print the table of the study's kept rows and draw its charts beside STUDY.md: python -m tests.study"""
+"""Print the tables of the study's kept rows and draw its charts beside STUDY.md: python -m tests.study"""
 
 from pathlib import Path
 
 from tests.study.charts import charts
-from tests.study.table import markdown, read_cells
+from tests.study.table import markdown, papers_tables, read_cells
 
 
 def main() -> None:
-    """Print the table; write the charts."""
+    """Print the tables; write the charts."""
     cells = read_cells()
     for name, svg in charts(cells).items():
         Path(__file__).with_name(name).write_text(svg, encoding="utf-8")
-    print(markdown(cells))
+    print(papers_tables(), markdown(cells), sep="\n\n")
 
 
 if __name__ == "__main__":

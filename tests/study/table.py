@@ -1,4 +1,4 @@
-"""Rows of the study to a table: mean and standard error over seeds."""
+"""Kept rows to tables: of the study, mean and standard error over seeds; of the papers' tables at scale small."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backdrop.trainer.reproduction.comparison import Sample
 
-ROWS = Path(__file__).parents[1] / "golden" / "study.csv"
+GOLDEN = Path(__file__).parents[1] / "golden"
 SPEED = "steps_per_s"
 # Columns of the printed table: title, row's column.
 COLUMNS = {
@@ -31,8 +31,7 @@ def read_cells() -> Cells:
 
     Speeds of different hardware have no mean: theirs is left to the rows of the hardware that most rows were made on.
     """
-    with ROWS.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read("study.csv")
     hardware = [row["hardware"] for row in rows]
     usual = max(hardware, key=hardware.count)
     cells: dict[tuple[str, ...], list[dict[str, str]]] = {}
@@ -40,6 +39,31 @@ def read_cells() -> Cells:
         own = row if row["hardware"] == usual else row | {SPEED: ""}
         cells.setdefault(tuple(row[name] for name in KEY), []).append(own)
     return cells
+
+
+def papers_tables() -> str:
+    """Return cells of the papers' tables at scale small: ours, over the table's baseline, the paper's direction."""
+    lines = [
+        "| table | images | row | kNN top-1 | over the baseline, 95 % | paper | |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for cell in _read("small_tables.csv"):
+        ours = f"{float(cell['ours']):.1f} ± {float(cell['ours_sem']):.1f}"
+        over = ""
+        if cell["over_baseline"]:
+            over, low, high = (f"{float(cell[name]):+.1f}" for name in ("over_baseline", "low", "high"))
+            over = f"{over}, {low} to {high}, p = {float(cell['p']):.2f}"
+        name = f"{'CAST' if cell['paper'] == 'cast' else 'Ryali'} {cell['table']}"
+        images = "photographs" if cell["scale"] == "small-photographs" else "drawn"
+        lines.append(
+            f"| {name} | {images} | {cell['row']} | {ours} | {over} | {cell['paper_direction']} | {cell['verdict']} |"
+        )
+    return "\n".join(lines)
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with (GOLDEN / name).open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def sample_of(rows: Sequence[Mapping[str, str]], column: str) -> Sample | None:

@@ -140,12 +140,12 @@ def test_random_weights_are_scored_on_a_run_of_the_table(tmp_path: Path) -> None
     filled = {row.row.name: row for row in contents.fill(wanted, tmp_path)[0].rows}
     assert [one.ours.by_seed for one in filled["Random Init"].cells if one.ours] == [{0: 21.5}]
     assert not any(one.ours for one in filled["MoCo-COCO"].cells)
+    assert filled["Random Init"].runs == ()
 
 
 DEMO = ("ryali", "--table", "4", "--scale", "demo", "--rows", "(a)", "--rows", "(d)", "--out", "out", "--workers", "0")
 
 
-@pytest.mark.slow
 def test_table_4_is_filled_in_killed_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw_if_absent(Path("artifacts/sample"), SampleSettings(num_train=64, num_val=20, side_px=48))

@@ -10,7 +10,9 @@ FOLDER = Path(table.__file__).parent
 
 
 def test_the_page_has_the_table_of_the_rows() -> None:
-    assert table.markdown(table.read_cells()) in (FOLDER / "STUDY.md").read_text(), "python -m tests.study prints it"
+    page = (FOLDER / "STUDY.md").read_text()
+    assert table.markdown(table.read_cells()) in page, "python -m tests.study prints it"
+    assert table.papers_tables() in page
 
 
 def test_the_pages_charts_are_of_the_rows() -> None:

@@ -116,7 +116,9 @@ def _rows(part: Part, wanted: Wanted, out: Path) -> Iterator[FilledRow]:
                     paper_direction=_direction(cell, base.get(column_of(cell))),
                 )
             )
-        yield FilledRow(row=row, runs=runs, differs=differs, cells=tuple(cells))
+        # A page about a trained network is none about its random weights.
+        shown = () if row.subject == "untrained" else runs
+        yield FilledRow(row=row, runs=shown, differs=differs, cells=tuple(cells))
 
 
 def column_of(cell: Cell) -> tuple[str, ...]:
