@@ -16,6 +16,7 @@ from backdrop.pipeline.loader.scene_decoder import SceneDecoder
 from backdrop.pipeline.loader.trace import Trace
 from backdrop.pipeline.views import random_streams, row_order
 from backdrop.pipeline.views.view_plan import View, ViewPlan
+from backdrop.stores.format.schema import Status
 
 
 def warm_up() -> dict[str, str | float]:
@@ -28,6 +29,7 @@ def warm_up() -> dict[str, str | float]:
     row_order.quasi_random_order(0, 0, 1)
     random_streams.integer(0, 0, 0, 0, 0, 1)
     records, file_bytes = np.zeros(1, SCENE_DTYPE), np.zeros(8, np.uint8)
+    records["status"] = Status.DECODE_ERROR  # which has no image
     records.flags.writeable = file_bytes.flags.writeable = False  # as a mapped file is
     scene_kernels.checksum(file_bytes)
     check_records(Path("none"), records)
