@@ -22,7 +22,7 @@ from backdrop.stores.format.writer import PLACE_TAKEN, staging_folder
 # off.
 MIN_AGE_S = 3600.0
 # What takes the place of ".zarr" in the names of exports that lie beside their store.
-EXPORT_SUFFIXES = (".beton", ".h5", ".masks", ".coco.json")
+EXPORT_SUFFIXES = (".beton", ".h5", ".masks", ".coco.json", ".webdataset", ".parquet", ".foregrounds")
 # What a killed publishing to a folder leaves of a file: its name with a number behind.
 UNFINISHED_OBJECT = re.compile(r".+#\d+")
 

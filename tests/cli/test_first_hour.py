@@ -1,6 +1,7 @@
 """What a newcomer meets in the first hour: Ctrl-C, going on, paths with spaces, commands as they were called."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -123,7 +124,9 @@ def test_scores_are_lines_with_the_untrained_networks_beside_them() -> None:
 
 def made(*words: str) -> str:
     """What make would run, whatever is there."""
-    return subprocess.run(["make", "-nB", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # These tests may run under make themselves.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", "-nB", *words], cwd=ROOT, capture_output=True, text=True, check=True, env=own).stdout
 
 
 def test_the_demo_installs_nothing_of_the_tests_and_says_how_much() -> None:

@@ -215,12 +215,10 @@ def test_an_error_of_our_own_arrives_too(beton: Path, monkeypatch: pytest.Monkey
     def fail(*arguments: object) -> None:
         raise ZeroDivisionError("in the producing thread")
 
-    monkeypatch.setattr("backdrop.pipeline.loader.scene_decoder.fill_rows", fail)
-    with (
-        Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2)) as loader,
-        pytest.raises(ZeroDivisionError, match="producing thread"),
-    ):
-        next(loader.epoch(0))
+    with Loader(beton, PLAN, LoaderOptions(batch_size=2, seed=1, num_threads=2)) as loader:
+        monkeypatch.setattr("backdrop.pipeline.loader.scene_decoder.fill_rows", fail)
+        with pytest.raises(ZeroDivisionError, match="producing thread"):
+            next(loader.epoch(0))
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_bad_settings_are_refused_in_one_sentence(tmp_path: Path, command: str, 
     [
         ("missing.zarr", "there is no store at .*missing.zarr; make it: python cli.py build-store"),
         ("missing.beton", "there is no file .*missing.beton; make it: python cli.py store export"),
-        ("images", "is neither a .zarr store nor a .beton file"),
+        ("images", "is neither a .zarr store nor a .beton;"),
         ("half.zarr", "half.zarr is half built"),
         ("whole.zarr", "there is no file .*whole.beton; make it: python cli.py store export"),
     ],
