@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
+import numba
 import numpy as np
 import pytest
 from PIL import Image
 from tqdm._monitor import TMonitor
 
 from backdrop.errors import CorruptStore, UserError
+from backdrop.ffcv_types import _give_types
 from backdrop.pipeline.beton.reader import read_records
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
@@ -426,7 +429,21 @@ def test_two_loaders_and_a_dataloader_live_in_one_process(beton: Path, start_met
     assert run_program("side_by_side", beton, start_method).split()[-1] == "done"
 
 
-@pytest.mark.parametrize("order", ["ours,ffcv,ours", pytest.param("ffcv,ours,ffcv,ours,ffcv", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("module_name", ["ffcv.memory_managers.os_cache", "ffcv.memory_managers.process_cache.manager"])
+def test_what_ffcv_does_to_its_types_changes_none_of_ours(module_name: str) -> None:
+    """As its modules do it: the type that all kernels share would have another hash."""
+    module = ModuleType(module_name)
+    vars(module)["nb"] = numba
+    before = hash(numba.uint8[::1])
+    _give_types(module)
+    module.nb.uint8[::1].mutable = False
+    assert numba.uint8[::1].mutable
+    assert hash(numba.uint8[::1]) == before
+    assert not module.nb.uint8[::1].mutable
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["ours,ffcv,ours", "ffcv,ours,ffcv,ours,ffcv"])
 def test_ffcvs_own_loader_may_run_in_the_same_process(beton: Path, tmp_path: Path, order: str) -> None:
     """It changed the types of kernels that were compiled before, `decode_jpeg` for one."""
     for number in range(12):
