@@ -92,8 +92,15 @@ def test_kernels_run_where_no_folder_can_be_written(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("suffix", ["*.nbi", "*.nbc"])
-@pytest.mark.parametrize("length", [0, 40])
+@pytest.mark.parametrize(
+    ("suffix", "length"),
+    [
+        ("*.nbi", 0),
+        pytest.param("*.nbi", 40, marks=pytest.mark.slow),
+        pytest.param("*.nbc", 0, marks=pytest.mark.slow),
+        ("*.nbc", 40),
+    ],
+)
 def test_a_cache_that_was_cut_off_is_compiled_again(folder: Path, suffix: str, length: int) -> None:
     """A full disk or a power cut."""
     run(folder)

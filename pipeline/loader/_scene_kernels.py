@@ -357,7 +357,7 @@ class BatchRows(NamedTuple):
     slot: Slot  # where pixels and masks go
 
 
-@kernel(says="compiling the loader's kernels, once on this machine (some 15 s)")
+@kernel(says="compiling the loader's kernels, once on this machine (some 20 s)")
 def fill_rows(first, last, batch, draws, scratch):
     """Fill positions first .. last - 1 of a batch.
 

@@ -131,7 +131,7 @@ def test_without_foreground_the_constraint_is_void() -> None:
         assert crops.draw_box(free, 0, empty, **key) == crops.draw_box(bound, 0, empty, **key)
 
 
-@pytest.mark.parametrize("scale", [(0.2, 1.0), (0.05, 0.14)])
+@pytest.mark.parametrize("scale", [(0.2, 1.0), pytest.param((0.05, 0.14), marks=pytest.mark.slow)])
 def test_unconstrained_boxes_have_torchvisions_distribution(scale: tuple[float, float]) -> None:
     height, width, num = 75, 100, 4000
     plan = ViewPlan(views=(View(scale=scale),))

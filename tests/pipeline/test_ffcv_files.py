@@ -29,7 +29,7 @@ def with_ffcv(name: str, *words: str | Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.fixture(scope="module", params=["jpg", pytest.param("raw", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=pytest.mark.slow) for kind in ("jpg", "raw")])
 def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stock") / f"{request.param}.beton"
     with_ffcv("write", path, request.param)
@@ -127,6 +127,7 @@ for words in sys.argv[1].split(';'):
 """
 
 
+@pytest.mark.slow
 def test_everything_but_reading_with_ffcv_goes_without_it(scenes: Path, tmp_path: Path) -> None:
     beton = scenes.with_suffix(".beton")
     commands = [

@@ -255,7 +255,13 @@ def told_in_time(url: str) -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("fault", "after_bytes"),
-    [("cut", 5_000), ("stall", 12_000), *(pytest.param(of, 20_000, marks=pytest.mark.slow) for of in ("cut", "reset"))],
+    [
+        ("cut", 5_000),
+        *(
+            pytest.param(of, at, marks=pytest.mark.slow)
+            for of, at in (("stall", 12_000), ("cut", 20_000), ("reset", 20_000))
+        ),
+    ],
 )
 def test_a_network_that_fails_while_publishing(
     fault: str, after_bytes: int, cable: Cable, impatient: None, s3: str, store: Path, tmp_path: Path

@@ -454,7 +454,7 @@ QUIET = (HealthCheck.too_slow, HealthCheck.filter_too_much)
 class TestStoreModel(StoreModel.TestCase):
     """A few short histories."""
 
-    settings = settings(max_examples=12, stateful_step_count=8, deadline=None, suppress_health_check=QUIET)
+    settings = settings(max_examples=6, stateful_step_count=8, deadline=None, suppress_health_check=QUIET)
 
 
 @pytest.mark.slow
