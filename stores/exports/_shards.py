@@ -1,14 +1,15 @@
 """A folder of files, one a part of the store, that appears whole; a part that is there already is kept."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import PARTIAL, sync, written_aside
+from backdrop.durable_files import sync, written_aside
 from backdrop.stores.exports import FOLDER_RECORD
-from backdrop.stores.exports._record import is_exported, write_record
+from backdrop.stores.exports._folder import growing_folder
+from backdrop.stores.exports._record import is_exported
 from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import Status
 
 # Writes rows of the store to a file of this name.
 WriteShard = Callable[[Store, range, Path], None]
@@ -25,14 +26,7 @@ def export_shards(
     """
     if is_exported(out, out / FOLDER_RECORD, store, format_name):
         return out
-    partial = out.with_name(out.name + PARTIAL)
-    with disk_errors(out):
-        partial.mkdir(parents=True, exist_ok=True)
-        for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while a file was written
-            stale.unlink()
-        if any(partial.iterdir()):
-            is_exported(partial, partial / FOLDER_RECORD, store, format_name)  # refuses one of another store
-        write_record(partial / FOLDER_RECORD, store, format_name)
+    with growing_folder(store, out, format_name) as partial:
         for part in range(store.num_parts):
             first = part * store.part_rows
             rows = range(first, first + store.part(part).num_rows)
@@ -42,6 +36,17 @@ def export_shards(
                     write(store, rows, aside)
             progress(len(rows))
         sync(partial)
-        os.rename(partial, out)
-        sync(out.parent)
     return out
+
+
+def row_facts(store: Store, row: int) -> dict[str, Any]:
+    """Return what a store says of a row beside its pictures, JSON-able, by the names of its arrays."""
+    return {
+        "key": store.key(row),
+        "label": int(store.label[row]),
+        "status": Status(int(store.status[row])).label,
+        "message": store.message(row),
+        "height": int(store.height[row]),
+        "width": int(store.width[row]),
+        "foreground_fraction": float(store.foreground_fraction[row]),
+    }

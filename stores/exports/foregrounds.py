@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import PARTIAL, sync, sync_all
+from backdrop.durable_files import sync_all
 from backdrop.errors import UserError
 from backdrop.stores.exports import FOLDER_RECORD
-from backdrop.stores.exports._record import is_exported, write_record
+from backdrop.stores.exports._folder import growing_folder
+from backdrop.stores.exports._record import is_exported
 from backdrop.stores.exports.png import file_names
 from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import decode_rgb, sha256
@@ -45,14 +45,7 @@ def export(
     names = file_names(store)
     if is_there(out, store):
         return out
-    partial = out.with_name(out.name + PARTIAL)
-    with disk_errors(out):
-        partial.mkdir(parents=True, exist_ok=True)
-        for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while a file was written
-            stale.unlink()
-        if any(partial.iterdir()):
-            is_there(partial, store)  # refuses one of another store
-        write_record(partial / FOLDER_RECORD, store, FORMAT_NAME, sizes=SIZES)
+    with growing_folder(store, out, FORMAT_NAME, sizes=SIZES) as partial:
         with (partial / SIZES).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             sizes = csv.writer(file, lineterminator="\n")
             sizes.writerow(_HEADER)
@@ -63,8 +56,6 @@ def export(
                     sizes.writerow([name.as_posix(), *_size(store, row)])
                 progress(1)
         sync_all(partial)
-        partial.rename(out)
-        sync(out.parent)
     return out
 
 

@@ -12,10 +12,9 @@ from typing import Any
 from backdrop.errors import UserError
 from backdrop.stores.exports import FOLDER_RECORD
 from backdrop.stores.exports._record import is_exported
-from backdrop.stores.exports._shards import export_shards
+from backdrop.stores.exports._shards import export_shards, row_facts
 from backdrop.stores.exports.png import png_of
 from backdrop.stores.format.reader import Store
-from backdrop.stores.format.schema import Status
 
 FORMAT_NAME = "parquet"
 # Column -> its type in Arrow and in Hugging Face's words.
@@ -66,14 +65,7 @@ def _write(store: Store, rows: range, file: Path) -> None:
 
 def _row(store: Store, row: int) -> dict[str, Any]:
     mask_HW, background = store.mask(row), store.background_jpeg(row)
-    return {
-        "key": store.key(row),
-        "label": int(store.label[row]),
-        "status": Status(int(store.status[row])).label,
-        "message": store.message(row),
-        "height": int(store.height[row]),
-        "width": int(store.width[row]),
-        "foreground_fraction": float(store.foreground_fraction[row]),
+    return row_facts(store, row) | {
         "mask": None if mask_HW is None else {"bytes": png_of(mask_HW), "path": None},
         "background": {"bytes": background, "path": None} if background else None,
     }

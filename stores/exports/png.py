@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import PARTIAL, sync
+from backdrop.durable_files import sync
 from backdrop.errors import UserError
 from backdrop.stores.exports import FOLDER_RECORD
-from backdrop.stores.exports._record import is_exported, write_record
+from backdrop.stores.exports._folder import growing_folder
+from backdrop.stores.exports._record import is_exported
 from backdrop.stores.format.reader import Store
 
 FORMAT_NAME = "png"
@@ -45,22 +45,13 @@ def export(store: Store, out: Path, *, progress: Callable[[int], None] = lambda 
     names = file_names(store)
     if is_there(out, store):
         return out
-    partial = out.with_name(out.name + PARTIAL)
-    with disk_errors(out):
-        partial.mkdir(parents=True, exist_ok=True)
-        for stale in partial.glob(f".*{PARTIAL}"):  # of a kill while the record was written
-            stale.unlink()
-        if any(partial.iterdir()):
-            is_there(partial, store)  # refuses one of another store
-        write_record(partial / RECORD, store, FORMAT_NAME, foreground=255)
+    with growing_folder(store, out, FORMAT_NAME, foreground=255) as partial:
         for part in range(store.num_parts):
             first = part * store.part_rows
             _write_rows(store, partial, {row: names[row] for row in range(first, first + store.part(part).num_rows)})
             progress(store.part(part).num_rows)
         for folder, _, _ in os.walk(partial):
             sync(Path(folder))
-        partial.rename(out)
-        sync(out.parent)
     return out
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from backdrop.stores.exports import FOLDER_RECORD
 from backdrop.stores.exports._record import is_exported
-from backdrop.stores.exports._shards import export_shards
+from backdrop.stores.exports._shards import export_shards, row_facts
 from backdrop.stores.exports.png import png_of
 from backdrop.stores.format.reader import Store
-from backdrop.stores.format.schema import Status
 
 FORMAT_NAME = "webdataset"
 
@@ -48,16 +47,7 @@ def _write(store: Store, rows: range, file: Path) -> None:
 def _sample(store: Store, row: int) -> dict[str, bytes]:
     """What a row has, by the ends of its files' names."""
     mask_HW, background = store.mask(row), store.background_jpeg(row)
-    about = {
-        "key": store.key(row),
-        "row": row,
-        "label": int(store.label[row]),
-        "status": Status(int(store.status[row])).label,
-        "message": store.message(row),
-        "height": int(store.height[row]),
-        "width": int(store.width[row]),
-        "foreground_fraction": float(store.foreground_fraction[row]),
-    }
+    about = {"key": store.key(row), "row": row} | row_facts(store, row)
     sample = {} if mask_HW is None else {"mask.png": png_of(mask_HW)}
     if background:
         sample["background.jpg"] = background

@@ -71,7 +71,7 @@ def _read(folder: Path) -> dict[str, _Scores]:
     for row in csv.DictReader(path.read_text().splitlines()):
         values.setdefault(row["evaluation"], {})[row["metric"]] = float(row["value"])
     return {
-        name: _Scores(values[name], values.get(name + _UNTRAINED, {}), _summary(folder, name))
+        name: _Scores(values[name], values.get(name + _UNTRAINED, {}), kept_summary(folder, name))
         for name in values
         if not name.endswith(_UNTRAINED)
     }
@@ -155,7 +155,8 @@ def _is_neither_better(metric: str) -> bool:
     return metric.removesuffix("_top1") in _NEITHER_BETTER
 
 
-def _summary(folder: Path, evaluation: str) -> dict[str, Any]:
+def kept_summary(folder: Path, evaluation: str) -> dict[str, Any]:
+    """Return the summary of an evaluation of a run, {} where it was not scored. Args: folder: of the run."""
     path = folder / f"{evaluation}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 

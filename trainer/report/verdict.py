@@ -1,6 +1,5 @@
 """What a page about a run leads with: how good its features are and how much backgrounds count."""
 
-import json
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from backdrop.errors import program
 from backdrop.stores.pages.bars import Bar, bars
+from backdrop.trainer.report.score_table import kept_summary
 
 # Evaluations that say how good features are, the stricter first.
 _TASKS = ("linear", "knn")
@@ -30,7 +30,7 @@ def verdict(run: Path) -> str:
 
     Args: run: its folder, with <evaluation>.json where it was scored.
     """
-    summaries = {task: _summary(run, task) for task in (*_TASKS, "imagenet-9")}
+    summaries = {task: kept_summary(run, task) for task in (*_TASKS, "imagenet-9")}
     main = next((task for task in _TASKS if summaries[task]), None)
     if main is None:
         return (
@@ -68,11 +68,6 @@ def _sentence(
         f"{said}; a right background is worth <b>{gap_scores[_GAP]:.0f} points</b>{gap} to it: BG-Gap, Mixed-Same less "
         "Mixed-Rand, lower is better."
     )
-
-
-def _summary(run: Path, task: str) -> dict[str, Any]:
-    file = run / f"{task}.json"
-    return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def _scores(summary: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
