@@ -164,7 +164,7 @@ def _say_foreground(size: dict[str, Any], again: "Another") -> None:
 @click.command("recompute", cls=Command)
 @click.argument("store", type=path_type)
 @click.option("--where", default=None, metavar="CONDITION", help="The rows: status=decode-error, say.")
-@click.option("--rows", default=None, metavar="NUMBERS", help="The rows by number, instead: 1,5-9.")
+@click.option("--rows", default=None, metavar="NUMBERS|@FILE", help="Those instead: 1,5-9, or a file of keys.")
 @click.option("--detector", default=None, cls=DetectorOption, help="The one that built the store.")
 @root_option("Where the images lie.")
 @click.option("--out", type=path_type, required=True, help="The new store: a finished one never changes.")

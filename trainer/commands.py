@@ -77,6 +77,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--epochs", type=int, default=None, help="Passes over the images.")
 @click.option("--batch-size", type=int, default=None, help="Images a step, over all devices.")
 @click.option("--lr", type=float, default=None, help="Peak rate for optimiser.lr_per_images images a step.")
+@click.option("--without", default=None, metavar="ROWS|@FILE", help="Leave out 1,5-9, or a file of keys (store view).")
 @click.option("--log", default=None, help="Tell csv, wandb or mlflow of the curves, too; several with commas.")
 @settings_options("Change one setting of the recipe.", metavar="KEY=VALUE")
 @click.option("--resume", is_flag=True, expose_value=False, help="Not needed: the same command goes on by itself.")
@@ -98,6 +99,7 @@ def pretrain_command(
     epochs: int | None,
     batch_size: int | None,
     lr: float | None,
+    without: str | None,
     log: str | None,
     overrides: tuple[str, ...],
     config: Path | None,
@@ -117,6 +119,7 @@ def pretrain_command(
     changes = given_settings(config=config, overrides=overrides, options={
         "--backbone": ("backbone", backbone), "--seed": ("seed", seed), "--epochs": ("epochs", epochs),
         "--batch-size": ("batch_size", batch_size), "--lr": ("optimiser.lr", lr), "--log": ("log", log),
+        "--without": ("without", without and _left_out(without, store, cache, root, dataset)),
     })  # fmt: skip
     chosen, changes = choices(changes, method=method, background=bg, with_cast=with_cast)
     recipe = recipe or default_recipe(chosen.method)
@@ -154,6 +157,17 @@ def pretrain_command(
         lines = [f"run: {summary['state']} at step {summary['steps']:,}{loss}, in {out}"]
         lines.append(f"its page: {program()} report {shlex.quote(str(out))}")
         print_result(summary, "\n".join(lines))
+
+
+def _left_out(
+    without: str, store: Path | str | None, cache: Path | None, root: Path | None, dataset: str | None
+) -> str:
+    """The setting `without` of what --without was given: rows of the store that the other options say."""
+    from backdrop.pipeline.beton.beton_of_store import StoreSource
+    from backdrop.trainer.run.left_out_rows import left_out_by_name
+
+    store = store or built_default_store(dataset or "imagenet", "train")
+    return left_out_by_name(without, StoreSource(store=store, cache=cache, root=root, dataset=dataset))
 
 
 @click.command("loader-bench", cls=Command)

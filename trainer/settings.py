@@ -66,6 +66,10 @@ class RunSettings:
         at_least(0),
         "Checkpoints at the end of every so many epochs stay for ever; 0 = only the latest stay",
     ] = 0
+    without: Annotated[
+        str,
+        "Rows of the store that are left out, such as 1,5-9; --without @FILE says them by their keys",
+    ] = ""
     log_steps: Annotated[int, at_least(1), "Steps between writes to metrics.jsonl; every step is recorded"] = 20
     log: Annotated[
         str,

@@ -4,7 +4,6 @@ The result has the identity, and byte for byte the content, of a build from scra
 unchanged ones, or some of the chosen rows repaired.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from backdrop.stores.format.writer import (
     write_part_files,
 )
 from backdrop.stores.indexes.dataset_index import DatasetIndex
+from backdrop.stores.indexes.named_rows import named_rows
 
 INDEX_FIELD = "index_sha256"
 
@@ -52,14 +52,16 @@ class RecomputeSpec:
 
 
 def chosen_rows(store: Store, *, where: str | None, numbers: str | None) -> list[int]:
-    """The rows that a user chose, by a condition or by number.
+    """The rows that a user chose, by a condition, by number or in a file of keys.
 
-    Args: store: a finished store. where: as `rows_where` takes it. numbers: as `parse_rows` takes them.
+    Args: store: a finished store. where: as `rows_where` takes it. numbers: as `named_rows` takes them.
     Raises: UserError: neither or both were given; as those.
     """
     if (where is None) == (numbers is None):
-        raise UserError("give either --where CONDITION or --rows NUMBERS.")
-    return rows_where(store, where) if where is not None else parse_rows(str(numbers), store.num_rows)
+        raise UserError("give either --where CONDITION or --rows NUMBERS|@FILE.")
+    if where is not None:
+        return rows_where(store, where)
+    return named_rows(str(numbers), store.num_rows, store.key, option="--rows")
 
 
 def rows_where(store: Store, condition: str) -> list[int]:
@@ -81,24 +83,6 @@ def rows_where(store: Store, condition: str) -> list[int]:
     if not rows:
         raise UserError(f"no row of {store.path} has status {given}; there is nothing to compute anew")
     return rows
-
-
-def parse_rows(text: str, num_rows: int) -> list[int]:
-    """Row numbers as a user writes them, "1,5-9" (both ends included), sorted.
-
-    Raises:
-        UserError: not of this form, or beyond the store's `num_rows` rows.
-    """
-    rows: set[int] = set()
-    for piece in text.split(","):
-        matched = re.fullmatch(r"\s*([0-9]+)(?:-([0-9]+))?\s*", piece)
-        if matched is None:
-            raise UserError(f"--rows {text!r}: give row numbers and ranges such as 1,5-9")
-        first, last = int(matched[1]), int(matched[2] or matched[1])
-        if not first <= last < num_rows:
-            raise UserError(f"--rows {text!r}: {piece.strip()} is no row, or no range of rows, of 0 to {num_rows - 1}")
-        rows.update(range(first, last + 1))
-    return sorted(rows)
 
 
 def recompute_store(

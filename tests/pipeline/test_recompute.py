@@ -11,7 +11,7 @@ import pytest
 import backdrop.stores.format.writer
 from backdrop.errors import CorruptStore, UserError
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSpec, settings_of
-from backdrop.pipeline.build.recompute import RecomputeSpec, parse_rows, recompute_store, rows_where, run_part
+from backdrop.pipeline.build.recompute import RecomputeSpec, chosen_rows, recompute_store, rows_where, run_part
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import missing_parts
@@ -207,10 +207,6 @@ def test_a_damaged_parent_is_not_passed_on(file: str, message: str, parent: Path
 
 
 def test_choosing_rows(parent: Path, images: Path, tmp_path: Path) -> None:
-    assert parse_rows("5-9, 1,7", 10) == [1, 5, 6, 7, 8, 9]
-    for text in ("", "1,", "a", "3-1", "10", "-1", "1-", "0-10"):
-        with pytest.raises(UserError, match="--rows"):
-            parse_rows(text, 10)
     store = open_store(parent)
     assert rows_where(store, "status=ok,decode-error,no-foreground,all-foreground") == list(range(NUM_IMAGES))
     for text in ("status", "status=bad", "label=3", "status="):
@@ -218,3 +214,9 @@ def test_choosing_rows(parent: Path, images: Path, tmp_path: Path) -> None:
             rows_where(store, text)
     with pytest.raises(UserError, match="nothing to compute anew"):
         rows_where(store, "status=mask-error")
+    (marks := tmp_path / "bad.txt").write_text(f"{store.key(7)}\n{store.key(2)}\n")
+    assert (
+        chosen_rows(store, where=None, numbers=f"@{marks}") == [2, 7] == chosen_rows(store, where=None, numbers="2,7")
+    )
+    with pytest.raises(UserError, match="either --where"):
+        chosen_rows(store, where="status=ok", numbers="2")

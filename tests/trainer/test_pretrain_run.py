@@ -201,6 +201,7 @@ def test_results_of_an_evaluation_replace_its_earlier_ones(finished: Path) -> No
     [
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"batch_size": 4}, "batch_size: 8 -> 4"),
+        ({"without": "1,5-9"}, "without: '' -> '1,5-9'"),
         ({"views": tiny("moco", "random", with_cast=True).views}, "views.0.size_px"),
     ],
 )
@@ -211,7 +212,7 @@ def test_resume_with_other_settings_names_them(finished: Path, changes: dict, me
 
 
 def test_a_folder_in_use_is_refused_without_resume(finished: Path) -> None:
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="resume=True"):
         run(replace(tiny("moco", "random"), epochs=1), finished)
 
 

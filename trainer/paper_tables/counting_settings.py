@@ -16,6 +16,8 @@ NOT_COUNTING = (
     "algorithm.start_from",
 )  # fmt: skip
 _PROBE = "probe."
+# No row of a paper leaves images out; a run that does is another one, every other run what it was.
+_LEFT_OUT = "without"
 
 
 def counting(settings: RunSettings) -> dict[str, Any]:
@@ -25,6 +27,8 @@ def counting(settings: RunSettings) -> dict[str, Any]:
     no probability; a crop that need hold no foreground has no fallback.
     """
     found = by_path(_without_idle(settings))
+    if not settings.without:
+        del found[_LEFT_OUT]
     return {path: value for path, value in found.items() if path not in NOT_COUNTING and not path.startswith(_PROBE)}
 
 

@@ -30,6 +30,7 @@ from backdrop.trainer.online_probe import BATCH_SIZE, OnlineProbe
 from backdrop.trainer.recipes import RECIPES
 from backdrop.trainer.run.checks import check
 from backdrop.trainer.run.distributed import TIMEOUT, loader_threads, share_of
+from backdrop.trainer.run.left_out_rows import rows_left
 from backdrop.trainer.run.read_start_weights import start_weights
 from backdrop.trainer.run.run_folder import Origin
 from backdrop.trainer.run.trained_store import TrainedStore, trained_store
@@ -137,6 +138,7 @@ def opened_loader(
             geometry=settings.geometry,
             shrink_on_decoding=settings.shrink_on_decoding,
             bad_rows=settings.bad_rows,
+            rows=rows_left(settings.without, beton),
         ),
     )
     with loader:

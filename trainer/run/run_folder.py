@@ -14,6 +14,7 @@ import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from backdrop.trainer.run.foreign_members import check_members, members_used
 from backdrop.trainer.run.trained_store import TrainedStore
 from backdrop.trainer.settings import RunSettings, differences, from_json, to_json
 
+# Of a setting that differs: the rows that a run leaves out may be thousands.
+_LINE_WIDTH = 300
 RESULT_COLUMNS = ("metric", "value", "evaluation", "recipe", "seed", "commit", "store_id", "facts")
 
 
@@ -74,7 +77,7 @@ def open_folder(folder: Path, settings: RunSettings, *, origin: Origin, store_id
     folder.mkdir(parents=True, exist_ok=True)
     found = {path.name for path in folder.iterdir()}
     if found and not resume:
-        raise UserError(f"{folder} is not empty; add --resume to go on with the run in it, or name another --out")
+        raise UserError(f"{folder} is not empty; go on with the run in it (resume=True), or name another folder")
     # settings.json is written last: without it, a kill left no more than the beginnings of a folder.
     if {name for name in found if not name.endswith(PARTIAL)} <= {"run.json"}:
         write_json(folder / "run.json", _provenance(origin, store_id, settings))
@@ -94,7 +97,7 @@ def _check_same_run(folder: Path, settings: RunSettings, store_id: str) -> None:
     if changed:
         raise UserError(
             f"the run in {folder} has other settings; give the same ones to go on with it, or name another --out. "
-            f"Different: {'; '.join(changed)}"
+            f"Different: {'; '.join(shorten(line, _LINE_WIDTH) for line in changed)}"
         )
     old_store = read_run(folder)["store_id"]
     if old_store != store_id:
