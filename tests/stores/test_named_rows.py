@@ -24,15 +24,12 @@ def test_rows_are_written_as_they_are_read(rows: list[int]) -> None:
 
 def test_a_file_of_keys(tmp_path: Path) -> None:
     """Also keys that no line can hold as they are, which stand there as JSON."""
-    keys = sorted(["a.jpg", "b c.jpg", 'q"uoted', '"begins', "two\nlines", "\udcff.jpg", "\u65e5\u672c.jpg", " blank"])
-    file = tmp_path / "bad.txt"
-    file.write_text(
-        '"two\\nlines"\r\nb c.jpg\n\n"\\udcff.jpg"\n"\\"begins"\n\u65e5\u672c.jpg\nb c.jpg', encoding="utf-8"
-    )
+    named = ["two\nlines", "b c.jpg", "\udcff.jpg", '"begins', "\u65e5\u672c.jpg"]
+    keys = sorted([*named, "a.jpg", 'q"uoted', " blank"])
+    lines = ['"two\\nlines"\r', "b c.jpg", "", '"\\udcff.jpg"', '"\\"begins"', "\u65e5\u672c.jpg", "b c.jpg"]
+    (file := tmp_path / "bad.txt").write_text("\n".join(lines), encoding="utf-8", newline="")
     found = named_rows(f"@{file}", len(keys), keys.__getitem__, option="--rows")
-    assert [keys[row] for row in found] == sorted(
-        ["two\nlines", "b c.jpg", "\udcff.jpg", '"begins', "\u65e5\u672c.jpg"]
-    )
+    assert [keys[row] for row in found] == sorted(named)
 
 
 def test_what_a_file_cannot_say_is_told(tmp_path: Path) -> None:
