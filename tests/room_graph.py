@@ -6,7 +6,7 @@ its folders as rooms and the files of its tasks as one room above them.
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,21 +28,26 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@cache
 def parse(path: Path) -> ast.Module:
     """Return a file's syntax tree."""
     return ast.parse(path.read_text(), filename=str(path))
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    """Yield the dotted names that a file imports, within functions too."""
+@cache
+def imported(tree: ast.Module) -> tuple[str, ...]:
+    """Return the dotted names that a file imports, within functions too."""
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return tuple(names)
 
 
+@cache
 def file_graph() -> dict[str, set[str]]:
     """Return file -> files of the project that it imports, by dotted name without the package's."""
     names = {module_name(path).removesuffix(".__init__") for path in SOURCES}

@@ -1,7 +1,7 @@
 """The rules of the house that a machine can check: floors, file names, docstrings, size of functions."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -36,7 +36,28 @@ MAX_NESTING = 3
 MAX_PARAMETERS = 7
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def of_every(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Make one test of a rule for files, which names all that break it: a test a file costs more than the rules."""
+
+    def decorate(rule: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            broken = [f"{path.relative_to(ROOT)}: {error}" for path in paths for error in _errors(rule, path)]
+            assert not broken, "\n".join(broken)
+
+        test.__doc__ = rule.__doc__
+        return test
+
+    return decorate
+
+
+def _errors(rule: Callable[[Path], None], path: Path) -> Iterator[AssertionError]:
+    try:
+        rule(path)
+    except AssertionError as error:
+        yield error
+
+
+@of_every(SOURCES)
 def test_imports_go_down_only(path: Path) -> None:
     floor = FLOORS.index(module_name(path).split(".")[0])
     for name in imported(parse(path)):
@@ -78,7 +99,7 @@ def test_what_is_private_to_a_room_stays_in_it() -> None:
             assert not file.startswith("_") or mine.startswith(folder), f"{mine} imports {other}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_the_command_line_is_known_to_commands_alone(path: Path) -> None:
     if path.name in COMMAND_FILES:
         return
@@ -115,7 +136,7 @@ SHARED_BY_TESTS = (
 )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=module_name)
+@of_every(sorted((ROOT / "tests").rglob("*.py")))
 def test_no_test_file_is_imported(path: Path) -> None:
     """Nor in a program that is written in a string, for another process."""
     programs = [
@@ -150,7 +171,7 @@ def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.Class
                 )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_everything_public_says_what_it_is(path: Path) -> None:
     tree = parse(path)
     assert ast.get_docstring(tree), f"{module_name(path)} has no docstring"
@@ -170,7 +191,7 @@ def nesting(node: ast.AST, depth: int = 0) -> int:
     )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_functions_can_be_read_without_scrolling(path: Path) -> None:
     for node in ast.walk(parse(path)):
         if not isinstance(node, ast.FunctionDef):
@@ -182,7 +203,7 @@ def test_functions_can_be_read_without_scrolling(path: Path) -> None:
         assert nesting(node) <= MAX_NESTING + 1, f"{module_name(path)}.{node.name} nests {nesting(node)} deep"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_what_belongs_together_has_a_name(path: Path) -> None:
     """A command is excepted: click gives it every option of the command line as a parameter of its own."""
     for node in ast.walk(parse(path)):
@@ -193,7 +214,7 @@ def test_what_belongs_together_has_a_name(path: Path) -> None:
         assert len(own) <= MAX_PARAMETERS, f"{module_name(path)}.{node.name} takes {len(own)}: {', '.join(own)}"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_no_error_is_swallowed(path: Path) -> None:
     for node in ast.walk(parse(path)):
         if isinstance(node, ast.ExceptHandler):
@@ -203,7 +224,7 @@ def test_no_error_is_swallowed(path: Path) -> None:
             assert not (silent and wide), f"{module_name(path)}:{node.lineno}: swallows every error"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@of_every(SOURCES)
 def test_bars_and_messages_have_one_style(path: Path) -> None:
     """Bars come from backdrop/progress.py; standard output is for results, which commands alone print."""
     for node in ast.walk(parse(path)):

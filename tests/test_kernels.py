@@ -95,7 +95,7 @@ def test_kernels_run_where_no_folder_can_be_written(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("suffix", "length"),
     [
-        ("*.nbi", 0),
+        pytest.param("*.nbi", 0, marks=pytest.mark.slow),
         pytest.param("*.nbi", 40, marks=pytest.mark.slow),
         pytest.param("*.nbc", 0, marks=pytest.mark.slow),
         ("*.nbc", 40),

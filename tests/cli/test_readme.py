@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 NOT_RUN = ("make demo", "make test")
 
 
+FEW_PIXELS = {"working_size_px": 64, "crf_test_size_px": 96}
+
 # In the order in which their commands build on each other.
 PAGES = (
     "README.md",
@@ -68,11 +70,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the defaults of a CPU shorter: the same stages, phases, losses and files, an eighth of the epochs.
+    """Make the defaults of a CPU shorter: the same stages, phases, losses and files, fewer epochs and pixels.
 
     What the defaults are is tested where they stand (test_recipes.py, test_deepusps.py); here, that commands fit.
     """
-    small = replace(PRESETS["small"], stage1_epochs=2, averaged_epochs=1, stage2_epochs=3)
+    small = replace(PRESETS["small"], stage1_epochs=2, averaged_epochs=1, stage2_epochs=2, **FEW_PIXELS)
     monkeypatch.setitem(PRESETS, "small", small)
     as_it_is = smoke.settings
     monkeypatch.setattr(smoke, "settings", lambda *given: replace(as_it_is(*given), epochs=2))

@@ -12,12 +12,13 @@ from backdrop.stores.format.reader import open_store
 from tests.material.command_line import run
 
 WITH_NEGATIVES = ("moco", "cast")
-# By default each method with one background, and MoCo with all; the other pairs are slow together.
+DEFAULT_BACKGROUND = {"moco": "swaps", "byol": "random"}
+# By default each method with one background; the other pairs are slow together (test_methods.py has them on tiny runs).
 PAIRS = [
     pytest.param(
         method,
         background,
-        marks=[] if method == "moco" or background == "rm" else [pytest.mark.slow],
+        marks=[] if background == DEFAULT_BACKGROUND.get(method, "rm") else [pytest.mark.slow],
     )
     for method in backdrop.trainer.methods.NAMES
     for background in backdrop.pipeline.views.backgrounds.NAMES

@@ -174,10 +174,10 @@ def nasty_records(sound: Path) -> list[tuple[int, bytes]]:
 
 @pytest.mark.parametrize(
     ("is_sealed", "step"),
-    [(True, 9), pytest.param(False, 1, marks=pytest.mark.slow), pytest.param(True, 1, marks=pytest.mark.slow)],
+    [(True, 19), pytest.param(False, 1, marks=pytest.mark.slow), pytest.param(True, 1, marks=pytest.mark.slow)],
 )
 def test_extreme_numbers_are_refused_or_harmless(child: Child, sound: Path, is_sealed: bool, step: int) -> None:
-    """By default every ninth, which is one or two values for each field."""
+    """By default every nineteenth, which is about one value for each field of either row."""
     for at, data in (nasty_headers() + nasty_records(sound))[::step]:
         check(child, sound, [Change(at, data, is_sealed=is_sealed)])
 

@@ -157,14 +157,15 @@ def test_centroid_proposals_follow_the_truncated_normal() -> None:
     np.testing.assert_allclose(drawn, expected, atol=1e-9)
 
 
-def test_compiled_and_plain_python_agree() -> None:
+@pytest.mark.parametrize("num_rows", [5, pytest.param(40, marks=pytest.mark.slow)])
+def test_compiled_and_plain_python_agree(num_rows: int) -> None:
     plan = ViewPlan(
         views=(View(min_foreground=0.3), View(min_foreground=0.3), View(scale=(0.05, 0.14), is_global=False)),
         background=Background(name="swaps", probability=0.6), pair_constraint=True,
         crop_proposal="centroid", crop_fallback="bbox",
     )  # fmt: skip
     specs, code = crops.view_specs(plan), crops.epoch_code(plan, 0)
-    for row in range(20):
+    for row in range(num_rows):
         words = crops.mask_words(np.packbits(blob(40, 100, row), axis=1), 100)
         mask = kernels.measure(words, 40, 100, True)
         compiled, plain = (np.zeros(3, dtype=VIEW_DTYPE) for _ in range(2))

@@ -88,6 +88,7 @@ def test_a_file_of_ffcvs_own_that_ends_early_is_refused(stock: Path, tmp_path: P
         open_beton(short)
 
 
+@pytest.mark.slow
 def test_ffcv_reads_ours(scenes: Path) -> None:
     ours = open_beton(scenes.with_suffix(".beton"))
     lines = [line.rsplit(maxsplit=3) for line in with_ffcv("read_ours", scenes.with_suffix(".beton"))]

@@ -143,9 +143,22 @@ def test_random_weights_are_scored_on_a_run_of_the_table(tmp_path: Path) -> None
     assert filled["Random Init"].runs == ()
 
 
-DEMO = ("ryali", "--table", "4", "--scale", "demo", "--rows", "(a)", "--rows", "(d)", "--out", "out", "--workers", "0")
+TABLE_4 = ("ryali", "--table", "4", "--scale", "demo", "--out", "out", "--workers", "0", "--rows", "(a)")
+DEMO = (*TABLE_4, "--rows", "(d)")
 
 
+def test_a_row_of_table_4_is_trained_scored_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chain at its shortest; with a kill in the middle, below."""
+    monkeypatch.chdir(tmp_path)
+    draw_if_absent(Path("artifacts/sample"), SampleSettings(num_train=32, num_val=8, side_px=32))
+    assert "page: out/index.html" in reproduce(*TABLE_4)
+    (trained,) = Path("out").glob("trainings/*/reproduction/trained.json")
+    mtime = trained.stat().st_mtime_ns
+    assert "page: out/index.html" in reproduce(*TABLE_4)
+    assert trained.stat().st_mtime_ns == mtime
+
+
+@pytest.mark.slow
 def test_table_4_is_filled_in_killed_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     draw_if_absent(Path("artifacts/sample"), SampleSettings(num_train=64, num_val=20, side_px=48))
