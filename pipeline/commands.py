@@ -197,6 +197,7 @@ def store_recompute(
 @click.argument("store", type=StoreOrUrl())
 @root_option("Where the images lie.")
 @click.option("--rows", default=None, metavar="N|all", help="Write so many rows, spread evenly. Default: 2000.")
+@click.option("--compare", type=StoreOrUrl(), help="Another detector's store: where it disagrees comes first.")
 @click.option("--out", type=path_type, default=None, help="Default: <store>.gallery beside it, of a URL in --cache.")
 @click.option("--overwrite", is_flag=True, help="Write it over another gallery that lies there.")
 @click.option("--serve", is_flag=True, help="Write nothing: serve all rows to the browsers of this machine.")
@@ -207,6 +208,7 @@ def store_view(
     store: Path | str,
     root: Path | None,
     rows: str | None,
+    compare: Path | str | None,
     out: Path | None,
     overwrite: bool,
     serve: bool,
@@ -214,7 +216,10 @@ def store_view(
     allow_partial: bool,
     cache: Path | None,
 ) -> None:
-    """Write a page to browse a store's rows by eye, a folder that opens from a file; or serve it."""
+    """Write a page to browse a store's rows by eye, a folder that opens from a file; or serve it.
+
+    The rows whose masks are most likely wrong come first; b marks one as bad, for recompute and pretrain --without.
+    """
     from backdrop.pipeline.gallery.folder import write_gallery
     from backdrop.pipeline.gallery.selection import choose_rows, parse_num_rows
     from backdrop.pipeline.gallery.server import serve_gallery
@@ -232,12 +237,14 @@ def store_view(
     images = find_images(opened, root)
     if images.missing:
         note(f"without the source images: {images.missing}")
+    other = None if compare is None else open_for_reading(compare, cache)
     if serve:
         serve_gallery(
-            opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)")
-        )
+            opened, images, port, lambda url: print_result({"gallery": url}, f"gallery: {url} (Ctrl-C ends it)"),
+            other=other,
+        )  # fmt: skip
     else:
-        page = write_gallery(opened, images, choose_rows(opened, num_rows), out, overwrite=overwrite)
+        page = write_gallery(opened, images, choose_rows(opened, num_rows), out, other=other, overwrite=overwrite)
         print_result({"gallery": str(page)}, f"gallery: {page}")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from backdrop.pipeline.gallery.doubt import Doubts
 from backdrop.pipeline.gallery.row_pictures import KINDS, keeps_soft_maps
 from backdrop.pipeline.gallery.source_images import SourceImages
 from backdrop.stores.format.reader import Store
@@ -52,13 +53,14 @@ def chunk_path(chunk: int) -> str:
     return f"data/rows-{chunk:05d}.js"
 
 
-def store_script(store: Store, images: SourceImages, rows: np.ndarray) -> str:
+def store_script(store: Store, images: SourceImages, rows: np.ndarray, doubts: Doubts) -> str:
     """The script `data/store.js`.
 
     Args:
         store: an open store.
         images: what was found of its images.
         rows: the rows on the page, ascending.
+        doubts: about each of them.
     """
     class_names, class_of = _classes(store, rows)
     fraction = np.round(store.foreground_fraction[rows] * 65_535).astype("<u2")
@@ -85,6 +87,7 @@ def store_script(store: Store, images: SourceImages, rows: np.ndarray) -> str:
                 "status": _column(store.status[rows]),
                 "class": _column(class_of),
                 "fraction": _column(fraction),
+                "doubt": _column(np.round(doubts.value * 65_535).astype("<u2")),
             },
         },
     )
@@ -96,7 +99,9 @@ def _steps(rows: np.ndarray) -> np.ndarray:
     return steps.astype(np.min_scalar_type(steps.max(initial=0)))
 
 
-def rows_script(store: Store, rows: np.ndarray, chunk: int, why_not: Callable[[int], Mapping[str, str]]) -> str:
+def rows_script(
+    store: Store, rows: np.ndarray, chunk: int, why_not: Callable[[int], Mapping[str, str]], doubts: Doubts
+) -> str:
     """A script `data/rows-*.js`.
 
     Args:
@@ -104,8 +109,17 @@ def rows_script(store: Store, rows: np.ndarray, chunk: int, why_not: Callable[[i
         rows: all rows on the page.
         chunk: which of its scripts.
         why_not: row -> the pictures it has not, and why; "" or absent: it has it.
+        doubts: about all rows on the page.
     """
-    return _call("rows", chunk, [_facts(store, int(row), why_not(int(row))) for row in chunk_rows(rows, chunk)])
+    first = chunk * CHUNK_ROWS
+    return _call(
+        "rows",
+        chunk,
+        [
+            {**_facts(store, int(row), why_not(int(row))), "doubts": doubts.reasons(at)}
+            for at, row in enumerate(chunk_rows(rows, chunk), first)
+        ],
+    )
 
 
 def _facts(store: Store, row: int, why_not: Mapping[str, str]) -> dict[str, object]:

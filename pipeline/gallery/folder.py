@@ -23,6 +23,7 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.gallery import content
+from backdrop.pipeline.gallery.doubt import Doubts, facts_of
 from backdrop.pipeline.gallery.row_pictures import RowPictures
 from backdrop.pipeline.gallery.source_images import SourceImages
 from backdrop.progress import stage_bar
@@ -30,14 +31,20 @@ from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.pages.style import CSS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "gallery.json"
 PAGE = "index.html"
 _ASSETS = (PAGE, "gallery.css", "gallery.js")
 
 
 def write_gallery(
-    store: Store, images: SourceImages, rows: np.ndarray, out: Path | None = None, *, overwrite: bool = False
+    store: Store,
+    images: SourceImages,
+    rows: np.ndarray,
+    out: Path | None = None,
+    *,
+    other: Store | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write the page; one of the same rows of the same store that is there already is kept.
 
@@ -46,19 +53,21 @@ def write_gallery(
         images: what was found of its images.
         rows: the rows to show, ascending.
         out: the folder; it appears whole or not at all. None = beside the store.
+        other: another detector's masks of the same images: where they disagree, a row is shown earlier.
         overwrite: put it in the place of another gallery that lies there; never of anything else.
 
     Returns:
         The page, out/index.html.
 
     Raises:
-        UserError: another gallery or something else lies at `out`, it cannot be written, or no row is built yet.
+        UserError: another gallery or something else lies at `out`, it cannot be written, no row is built yet, or
+            `other` is of other images.
         CorruptStore: the store is damaged.
     """
     if not len(rows):
         raise UserError(f"{store.path} has no row yet; give the command that builds it again, it resumes")
     out = out or store.path.with_suffix(".gallery")
-    record = _record(store, images, rows)
+    record = _record(store, images, rows) | ({"other": other.store_id} if other else {})
     if out.exists() and _is_same(out, record, overwrite=overwrite):
         return out / PAGE
     partial = out.with_name(out.name + PARTIAL)
@@ -70,8 +79,9 @@ def write_gallery(
             partial.mkdir()
         write_aside(partial / RECORD, json.dumps(record, indent=1) + "\n")
         (partial / "data").mkdir(exist_ok=True)
-        _write_rows(store, images, rows, partial)
-        write_aside(partial / "data" / "store.js", content.store_script(store, images, rows))
+        doubts = Doubts(facts_of(store, rows, other))
+        _write_rows(store, images, rows, doubts, partial)
+        write_aside(partial / "data" / "store.js", content.store_script(store, images, rows, doubts))
         for name, text in page_files().items():
             write_aside(partial / name, text)
         if out.exists():  # another gallery, to be overwritten
@@ -106,7 +116,9 @@ def _is_same(folder: Path, record: Mapping[str, Any], *, overwrite: bool) -> boo
     """
     try:
         there = json.loads((folder / RECORD).read_bytes())
-        different = [name for name in record if there[name] != record[name]]
+        if there["format"] != record["format"]:
+            raise ValueError(there["format"])
+        different = [name for name in {*there, *record} if there.get(name) != record.get(name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} is there already and no gallery of a store; remove it, or give another --out"
@@ -129,6 +141,8 @@ def _how_it_differs(there: Mapping[str, Any], record: Mapping[str, Any]) -> str:
         return (
             f"the same rows with {_whose(there['images'])}, where now it would be made with {_whose(record['images'])}"
         )
+    if there.get("other") != record.get("other"):
+        return "the same rows, compared with other masks or with none"
     return "the same rows, made by another version of Backdrop"
 
 
@@ -137,7 +151,7 @@ def _whose(images: str) -> str:
     return f"the images of {images}" if images else "no images beside the masks"
 
 
-def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, folder: Path) -> None:
+def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, doubts: Doubts, folder: Path) -> None:
     pictures = RowPictures(store, images)
 
     def write_pictures(row: int) -> dict[str, str]:
@@ -153,6 +167,6 @@ def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, folder: Pa
                 for row in now:
                     (folder / content.picture_path(row, "image")).parent.mkdir(parents=True, exist_ok=True)
                 why_not = dict(zip(now, threads.map(write_pictures, now), strict=True))
-                script = content.rows_script(store, rows, chunk, why_not.__getitem__)
+                script = content.rows_script(store, rows, chunk, why_not.__getitem__, doubts)
                 write_aside(folder / content.chunk_path(chunk), script)
             bar.update(len(now))

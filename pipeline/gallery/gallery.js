@@ -15,6 +15,7 @@ const gallery = (() => {
     background: "background with the foreground covered",
   };
   const SORTS = {
+    doubt: ["likely wrong, first", (place) => WHOLE - columns.doubt[place]],
     row: ["row number", () => null],
     small: ["foreground, least first", (place) => columns.fraction[place]],
     large: ["foreground, most first", (place) => WHOLE - columns.fraction[place]],
@@ -23,10 +24,11 @@ const gallery = (() => {
   };
 
   let facts; // what gallery.store was given
-  let columns; // row, status, class, fraction: typed arrays, one entry for each row on the page
+  let columns; // row, status, class, fraction, doubt: typed arrays, one entry for each row on the page
   let kinds; // pictures that some row has
   let order; // Uint32Array: the rows that pass the filters, as places in the columns, sorted
   let state;
+  let marks = new Map(); // rows marked as bad: row -> key
   let lastTicket = 0;
   const chunks = new Map();
   const byId = (id) => document.getElementById(id);
@@ -95,7 +97,7 @@ const gallery = (() => {
 
   const unfiltered = () => ({
     statuses: new Set(facts.statuses.map(({ code }) => code)),
-    class: -1, from: 0, to: 100, sort: "row", page: 0, row: -1,
+    class: -1, from: 0, to: 100, onlyMarked: false, sort: "doubt", page: 0, row: -1,
   });
 
   // A test of one row. Filters that let everything pass are left out, for a million rows are tested at every change.
@@ -103,6 +105,7 @@ const gallery = (() => {
     const tests = [];
     if (state.statuses.size < facts.statuses.length) tests.push((place) => state.statuses.has(columns.status[place]));
     if (state.class >= 0) tests.push((place) => columns.class[place] === state.class);
+    if (state.onlyMarked) tests.push((place) => marks.has(columns.row[place]));
     if (withFraction && (state.from > 0 || state.to < 100)) {
       // A tenth of a column's step of grace, so that "to 8" takes in what reads as 8 %.
       const low = (state.from / 100) * WHOLE - 0.1, high = (state.to / 100) * WHOLE + 0.1;
@@ -141,6 +144,7 @@ const gallery = (() => {
     }
     if (state.class >= 0) words.set("class", facts.classes[state.class]);
     for (const name of ["from", "to", "sort"]) if (state[name] !== plain[name]) words.set(name, state[name]);
+    if (state.onlyMarked) words.set("marked", "only");
     if (state.page > 0) words.set("page", state.page + 1);
     if (state.row >= 0) words.set("row", columns.row[state.row]);
     history.replaceState(null, "", `#${words}`);
@@ -159,7 +163,8 @@ const gallery = (() => {
       class: words.has("class") ? facts.classes.indexOf(words.get("class")) : -1,
       from: number("from", 0, 100, 0),
       to: number("to", 0, 100, 100),
-      sort: Object.hasOwn(SORTS, words.get("sort")) ? words.get("sort") : "row",
+      onlyMarked: words.get("marked") === "only",
+      sort: Object.hasOwn(SORTS, words.get("sort")) ? words.get("sort") : plain.sort,
       page: Math.round(number("page", 1, 2 ** 31, 1)) - 1,
       row: words.has("row") ? columns.row.indexOf(Number(words.get("row"))) : -1,
     };
@@ -220,11 +225,14 @@ const gallery = (() => {
 
   function card(row) {
     const share = row.status.code <= 2 ? `${percent(row.fraction)} foreground` : "";
-    const name = [`Row ${row.row}`, row.key, row.status.label, share].filter(Boolean).join(", ");
+    const name = [`Row ${row.row}`, row.key, row.status.label, share, ...row.doubts].filter(Boolean).join(", ");
     const button = element("button", { class: "row", type: "button", "aria-label": name, "data-place": row.place });
+    showMark(button, row.row);
     const head = element("span", { class: "head" }, element("span", { class: "key" }, row.key));
     if (row.status.code !== 0) head.append(element("span", { class: "bad" }, row.status.label));
+    head.append(element("span", { class: "marked" }, "marked bad"));
     head.append(element("span", { class: "n" }, share || `row ${row.row}`));
+    if (row.doubts.length) head.append(element("span", { class: "doubts" }, row.doubts.join(", ")));
     button.append(head, element("span", { class: "strip" }, ...kinds.map((kind) => picture(row, kind, "span"))));
     button.addEventListener("click", () => openRow(row.place));
     return element("li", {}, button);
@@ -270,6 +278,7 @@ const gallery = (() => {
     for (const box of byId("statuses").querySelectorAll("input")) box.checked = state.statuses.has(Number(box.value));
     byId("class").value = state.class;
     byId("sort").value = state.sort;
+    byId("only-marked").checked = state.onlyMarked;
     byId("from").value = state.from;
     byId("to").value = state.to;
     showHistogram();
@@ -306,12 +315,14 @@ const gallery = (() => {
     byId("row-facts").replaceChildren(...tableRows([
       ["row", row.row],
       ["status", `${row.status.label}: ${row.message || row.status.meaning}`],
+      ["why it may be wrong", row.doubts.join(", ") || "nothing that the store knows speaks against it"],
       ["class", facts.classes[columns.class[place]] + (row.label < 0 ? "" : `, number ${row.label}`)],
       ["image", height ? `${width} x ${height} px, ${plural(row.bytes, "byte")}` : plural(row.bytes, "byte")],
       ["foreground", row.status.code <= 2 ? percent(row.fraction) : "unknown: no mask"],
       ["box of the foreground", boxHeight ? `${boxWidth} x ${boxHeight} px, ${left} from the left, ${top} from the top` : "none"],
       ["SHA-256 of the image file", row.sha256],
     ]));
+    showMark(byId("row-mark"), row.row);
     byId("row-previous").disabled = beside(-1) === null;
     byId("row-next").disabled = beside(1) === null;
     if (!byId("row").open) byId("row").showModal();
@@ -337,6 +348,68 @@ const gallery = (() => {
     toAddress();
     if (!isSame) showPage(at % PAGE_ROWS);
     else if (at >= 0 && byId("rows").contains(document.activeElement)) cards()[at % PAGE_ROWS]?.focus();
+  }
+
+  // ----------------------------------------------------------------------------------------------------- bad rows
+
+  // Marks lie in this browser, by the store's id; another tab may have made some since.
+  const marksName = () => `backdrop bad rows of ${facts.storeId ?? `${facts.dataset} ${facts.split}, half built`}`;
+
+  function readMarks() {
+    try {
+      marks = new Map(JSON.parse(localStorage.getItem(marksName()) ?? "[]"));
+    } catch {
+      // A browser that keeps nothing for pages of files: marks last as long as the page does.
+    }
+  }
+
+  async function toggleMark(place) {
+    const { row, key } = await details(place);
+    readMarks();
+    if (!marks.delete(row)) marks.set(row, key);
+    let kept = true;
+    try {
+      localStorage.setItem(marksName(), JSON.stringify([...marks]));
+    } catch {
+      kept = false;
+    }
+    const button = cards().find((card) => Number(card.dataset.place) === place);
+    if (button) showMark(button, row);
+    if (state.row === place) showMark(byId("row-mark"), row);
+    showMarks(kept ? "" : " This browser keeps none: download the list before you close the page.");
+  }
+
+  function showMark(button, row) {
+    button.classList.toggle("is-marked", marks.has(row));
+    if (button.matches(".row")) button.setAttribute("aria-description", marks.has(row) ? "marked as bad" : "");
+    else button.setAttribute("aria-pressed", marks.has(row));
+  }
+
+  function showMarks(note = "") {
+    byId("marks-text").textContent = (marks.size ? `${plural(marks.size, "row")} marked as bad.` : "None is marked.") + note;
+    for (const name of ["marks-download", "marks-copy"]) byId(name).disabled = !marks.size;
+    byId("only-marked").disabled = !marks.size && !state.onlyMarked;
+  }
+
+  // A key a line, in the order of rows; one that no line can hold is written as JSON.
+  function markedKeys() {
+    const written = (key) => (/^"|[\u0000-\u001f]|\p{Surrogate}/u.test(key) ? JSON.stringify(key) : key);
+    return [...marks].sort(([a], [b]) => a - b).map(([, key]) => `${written(key)}\n`).join("");
+  }
+
+  function download() {
+    const url = URL.createObjectURL(new Blob([markedKeys()], { type: "text/plain" }));
+    element("a", { href: url, download: "bad-rows.txt" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  }
+
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(markedKeys());
+      showMarks(" Copied.");
+    } catch {
+      showMarks(" This browser lets no page copy: download the list.");
+    }
   }
 
   // --------------------------------------------------------------------------------------------------- find a row
@@ -397,11 +470,16 @@ const gallery = (() => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
     const inDialog = byId("row").open;
     const keys = inDialog
-      ? { ArrowLeft: () => step(-1), ArrowRight: () => step(1), p: () => step(-1), n: () => step(1) }
+      ? { ArrowLeft: () => step(-1), ArrowRight: () => step(1), p: () => step(-1), n: () => step(1), b: () => toggleMark(state.row) }
       : {
         ArrowLeft: () => moveFocus(-1), ArrowRight: () => moveFocus(1),
         // Up and down scroll, until a row has the focus.
-        ...(event.target.closest(".row") ? { ArrowUp: () => moveFocus(-numColumns()), ArrowDown: () => moveFocus(numColumns()) } : {}),
+        ...(event.target.closest(".row")
+          ? {
+            ArrowUp: () => moveFocus(-numColumns()), ArrowDown: () => moveFocus(numColumns()),
+            b: () => toggleMark(Number(event.target.closest(".row").dataset.place)),
+          }
+          : {}),
         n: () => turn(1, 0), p: () => turn(-1, 0),
         "/": () => { byId("tools").open = true; byId("find").select(); },
       };
@@ -425,7 +503,7 @@ const gallery = (() => {
     document.title = `${facts.dataset} ${facts.split}: foregrounds`;
     byId("title").textContent = `Foregrounds of ${facts.dataset}, ${facts.split}`;
     const all = columns.row.length === facts.numBuilt;
-    const onPage = all ? "" : ` This page shows ${grouped(columns.row.length)} of them, spread evenly; statuses that are rare are shown more often than they occur.`;
+    const onPage = all ? "" : ` This page shows ${grouped(columns.row.length)} of them, up to a quarter those most likely wrong of all, the others spread evenly; statuses that are rare are shown more often than they occur.`;
     byId("summary").textContent =
       `A store of masks and backgrounds of ${plural(facts.numRows, "image")}, made with the detector "${detector.name ?? "unknown"}".${onPage}`;
     if (threshold !== undefined) byId("about-mask").textContent = `What is more salient than ${threshold}: foreground is outlined, the rest darkened.`;
@@ -482,6 +560,10 @@ const gallery = (() => {
       byId(`previous${suffix}`).addEventListener("click", () => turn(-1));
       byId(`next${suffix}`).addEventListener("click", () => turn(1));
     }
+    byId("only-marked").addEventListener("change", (event) => change({ onlyMarked: event.target.checked }));
+    byId("marks-download").addEventListener("click", download);
+    byId("marks-copy").addEventListener("click", copy);
+    byId("row-mark").addEventListener("click", () => toggleMark(state.row));
     byId("row-previous").addEventListener("click", () => step(-1));
     byId("row-next").addEventListener("click", () => step(1));
     byId("row-close").addEventListener("click", () => byId("row").close());
@@ -494,6 +576,8 @@ const gallery = (() => {
   // Show what the address says.
   async function begin() {
     state = fromAddress();
+    readMarks();
+    showMarks();
     const place = state.row;
     await refresh();
     if (place >= 0) openRow(place);

@@ -12,6 +12,7 @@ from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.pipeline.gallery import content
+from backdrop.pipeline.gallery.doubt import Doubts, facts_of
 from backdrop.pipeline.gallery.folder import PAGE, page_files
 from backdrop.pipeline.gallery.row_pictures import KINDS, RowPictures
 from backdrop.pipeline.gallery.source_images import SourceImages
@@ -35,6 +36,7 @@ class GalleryServer(ThreadingHTTPServer):
         store: an open store.
         images: what was found of its images.
         port: 0 = any free one.
+        other: as `write_gallery` takes it.
 
     Raises:
         UserError: the port is taken or may not be used.
@@ -42,8 +44,9 @@ class GalleryServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, store: Store, images: SourceImages, port: int = 0) -> None:
+    def __init__(self, store: Store, images: SourceImages, port: int = 0, *, other: Store | None = None) -> None:
         self._store, self._images = store, images
+        self._doubts = Doubts(facts_of(store, self.rows, other))
         self._pictures = RowPictures(store, images)
         self._files = page_files()
         # A browser asks for a row's four pictures at once: they are drawn together, once.
@@ -75,10 +78,10 @@ class GalleryServer(ThreadingHTTPServer):
             return _TYPES[name.rpartition(".")[2]], self._files[name]
         if path == "/data/store.js":
             with self._drawing:
-                return _TYPES["js"], content.store_script(self._store, self._images, self.rows).encode()
+                return _TYPES["js"], content.store_script(self._store, self._images, self.rows, self._doubts).encode()
         if (match := _ROWS.fullmatch(path)) and int(match[1]) < content.num_chunks(self.rows):
             return _TYPES["js"], content.rows_script(
-                self._store, self.rows, int(match[1]), self._pictures.expected
+                self._store, self.rows, int(match[1]), self._pictures.expected, self._doubts
             ).encode()
         if (match := _PICTURE.fullmatch(path)) and int(match[2]) < self._store.num_rows:
             return (
@@ -111,13 +114,15 @@ def _instead(why: str) -> bytes:
     ).encode()
 
 
-def serve_gallery(store: Store, images: SourceImages, port: int, say: Callable[[str], None]) -> None:
+def serve_gallery(
+    store: Store, images: SourceImages, port: int, say: Callable[[str], None], *, other: Store | None = None
+) -> None:
     """Serve a store until Ctrl-C.
 
     Args: as `GalleryServer`. say: called with the URL once the server listens.
     Raises: UserError: the port cannot be had.
     """
-    with GalleryServer(store, images, port) as server, suppress(KeyboardInterrupt):
+    with GalleryServer(store, images, port, other=other) as server, suppress(KeyboardInterrupt):
         say(server.url)
         server.serve_forever()
 

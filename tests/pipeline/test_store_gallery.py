@@ -235,7 +235,9 @@ def test_rows_are_spread_and_rare_ones_kept(store: Store) -> None:
     assert len(rows) == 20
     assert (np.diff(rows) > 0).all()
     assert {5, 6, 40, 41} < set(rows.tolist())
-    assert np.diff(rows[~np.isin(rows, (5, 6, 40, 41))]).max() <= 6
+    worst = {0, 1, 50, 51, 2}  # squares of 1 to 9 of 4,800 pixels
+    assert worst < set(rows.tolist())
+    assert np.diff(rows[~np.isin(rows, [5, 6, 40, 41])]).max() <= 7
     assert choose_rows(store, None).tolist() == list(range(len(KEYS)))
     assert (parse_num_rows(None), parse_num_rows("all"), parse_num_rows("7")) == (2000, None, 7)
     for wrong in ("0", "-3", "half", "1.5", "\u0663"):

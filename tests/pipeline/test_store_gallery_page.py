@@ -12,11 +12,13 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from backdrop.pipeline.gallery.content import _column
+from backdrop.pipeline.gallery.doubt import Doubts, facts_of
 from backdrop.pipeline.gallery.folder import write_gallery
 from backdrop.pipeline.gallery.selection import choose_rows
 from backdrop.pipeline.gallery.server import GalleryServer
 from backdrop.pipeline.gallery.source_images import SourceImages, find_images
 from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.indexes.named_rows import named_rows
 from tests.material.browser import PHONE_PX, Browser
 from tests.material.gallery_store import HOSTILE, KEYS, MESSAGE, mask_of, status_of, write_images, write_store
 
@@ -55,8 +57,15 @@ def acts(browser: Browser, action: Callable[[], object]) -> None:
 
 
 def opened(browser: Browser, page: Path | str, **how: object) -> None:
-    browser.open(page, **how)  # type: ignore[arg-type]
+    """Open the page, in the order of rows unless its address says another."""
+    address = page.as_uri() if isinstance(page, Path) else page
+    browser.open(address if "#" in address else f"{address}#sort=row", **how)  # type: ignore[arg-type]
     browser.wait(lambda: browser.run("return document.documentElement.dataset.ready"))
+
+
+def in_row_order(browser: Browser) -> None:
+    acts(browser, browser.find("#reset").click)
+    acts(browser, lambda: Select(browser.find("#sort")).select_by_value("row"))
 
 
 def by_foreground() -> list[int]:
@@ -74,7 +83,7 @@ def test_all_is_well_as_it_first_appears_and_with_a_row_open(browser: Browser, p
 
 
 def test_keys_and_messages_are_text(browser: Browser, page: Path) -> None:
-    opened(browser, page.as_uri() + "#page=3")
+    opened(browser, page.as_uri() + "#sort=row&page=3")
     assert keys_shown(browser) == KEYS[2 * PAGE_ROWS :]
     assert browser.run("return [...document.images].every(image => image.getAttribute('src').startsWith('pictures/'))")
     opened(browser, page.as_uri() + "#row=41")
@@ -90,10 +99,10 @@ def test_filters(browser: Browser, page: Path) -> None:
     ok = browser.find("#statuses input[value='0']")
     acts(browser, ok.click)
     assert keys_shown(browser) == [KEYS[row] for row in (5, 6, 40, 41)]
-    acts(browser, browser.find("#reset").click)
+    in_row_order(browser)
     acts(browser, lambda: Select(browser.find("#class")).select_by_visible_text("weird"))
     assert keys_shown(browser) == [key for key in KEYS if key.startswith("weird/")]
-    acts(browser, browser.find("#reset").click)
+    in_row_order(browser)
     least = browser.find("#from")
     least.clear()
     acts(browser, lambda: least.send_keys("40", Keys.TAB))
@@ -134,6 +143,51 @@ def test_sorting_paging_and_an_address_that_brings_it_back(browser: Browser, pag
     seen += keys_shown(browser)
     assert sorted(seen) == KEYS
     assert seen != KEYS
+
+
+def test_what_is_most_likely_wrong_comes_first(browser: Browser, page: Path, store: Store) -> None:
+    browser.open(page)
+    browser.wait(lambda: browser.run("return document.documentElement.dataset.ready"))
+    doubts = Doubts(facts_of(store, np.arange(len(KEYS))))
+    order = np.argsort(-np.round(doubts.value * 65_535), kind="stable")
+    assert set(order[:2].tolist()) == {5, 6}, "nothing was found, and everything"
+    assert keys_shown(browser) == [KEYS[row] for row in order[:PAGE_ROWS]]
+    tiny = next(row for row in order.tolist() if doubts.reasons(row))
+    said = browser.find(f".row[data-place='{tiny}'] .doubts").text
+    assert said == ", ".join(doubts.reasons(tiny)) == "covers 0.0% of the image"
+
+
+def test_rows_are_marked_as_bad_and_listed(browser: Browser, page: Path, tmp_path: Path) -> None:
+    """One key marks; the marks outlive the page, and the list is what --rows @FILE and --without @FILE read."""
+    opened(browser, page)
+    browser.run("localStorage.clear()")
+    opened(browser, page)
+    text = "return document.querySelector('#marks-text').textContent"
+    assert browser.run(text) == "None is marked."
+    browser.press(*[Keys.ARROW_RIGHT] * 4, "b")
+    browser.wait(lambda: browser.run(text) == "1 row marked as bad.")
+    assert browser.run("return document.activeElement.matches('.row.is-marked')")
+    hostile = KEYS.index(HOSTILE)
+    opened(browser, page.as_uri() + f"#row={hostile}")
+    browser.wait(lambda: browser.run("return document.querySelector('dialog').open"))
+    assert browser.find("#row-mark").get_attribute("aria-pressed") == "false"
+    browser.press("b")
+    browser.wait(lambda: browser.find("#row-mark").get_attribute("aria-pressed") == "true")
+    assert browser.faults() == []
+    browser.press(Keys.ARROW_LEFT)
+    browser.wait(lambda: browser.find("#row-mark").get_attribute("aria-pressed") == "false")
+    opened(browser, page.as_uri() + "#sort=row&marked=only")
+    assert keys_shown(browser) == [KEYS[3], HOSTILE]
+    browser.driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+    browser.find("#marks-download").click()
+    browser.wait(lambda: (tmp_path / "bad-rows.txt").exists())
+    named = named_rows(f"@{tmp_path / 'bad-rows.txt'}", len(KEYS), KEYS.__getitem__, option="--rows")
+    assert named == [3, hostile]
+    browser.press(Keys.TAB)
+    browser.run("document.querySelector('.row').focus()")
+    browser.press("b")
+    browser.wait(lambda: browser.run(text) == "1 row marked as bad.")
+    assert browser.console_errors() == []
 
 
 def test_the_keyboard_alone(browser: Browser, page: Path) -> None:
@@ -200,7 +254,7 @@ def test_served_it_is_the_same(browser: Browser, store: Store, images: SourceIma
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            opened(browser, server.url + "#page=2")
+            opened(browser, server.url + "#sort=row&page=2")
             assert keys_shown(browser) == KEYS[PAGE_ROWS : 2 * PAGE_ROWS]
             browser.wait(lambda: browser.run("return [...document.images].some(image => image.naturalWidth === 80)"))
             assert browser.faults() == []
@@ -235,6 +289,7 @@ def test_a_million_rows_are_filtered_and_sorted_at_once(browser: Browser, page: 
         "status": np.zeros(num_rows, "u1"),
         "class": rng.integers(0, 1000, num_rows).astype("<u2"),
         "fraction": rng.integers(0, 65_536, num_rows).astype("<u2"),
+        "doubt": rng.integers(0, 65_536, num_rows).astype("<u2"),
     }
     script = (folder / "data" / "store.js").read_text()
     facts = json.loads(script.removeprefix("gallery.store(").removesuffix(");\n"))
