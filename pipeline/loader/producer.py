@@ -74,6 +74,7 @@ class Producer:
     def _run(self) -> None:
         """Put batch after batch, at last None, or the error that ended it."""
         try:
+            draws = self._decoder.draws(self._epoch)
             for number, rows in enumerate(self._batches):
                 if not self._has_slot(number):
                     return
@@ -82,7 +83,7 @@ class Producer:
                     # Its own: rows may be replaced; contiguous, as the kernels are compiled for.
                     rows = np.array(rows, dtype=np.int64)
                     flat_BN = self._memory[self._slot(number)][: len(rows)]
-                    skipped = self._decoder.fill(rows, flat_BN, self._epoch, self._called_off)
+                    skipped = self._decoder.fill(rows, flat_BN, draws, self._called_off)
                 self._ready.put(Filled(rows, flat_BN, skipped))
             self._ready.put(None)
         except BaseException as error:  # handed to the consumer, who raises it

@@ -197,8 +197,7 @@ class SceneDecoder:
             self.records_of(flat, 1),
             self.layout.slot(flat, 1, self._may_shrink),
         )
-        draws = crops.Draws(self.seed, 0, self.specs, crops.epoch_code(self.plan, 0), self.donors)
-        fill_rows(0, 0, batch, draws, scratch)
+        fill_rows(0, 0, batch, self.draws(0), scratch)
         self._scratch.put(scratch)
 
     def close(self) -> None:
@@ -212,24 +211,28 @@ class SceneDecoder:
         sums_ns = np.sum([stage_sums(clock) for clock in self._clocks], axis=0)
         return dict(zip(STAGES, (sums_ns / 1e9).tolist(), strict=True))
 
-    def fill(self, rows: np.ndarray, flat_BN: np.ndarray, epoch: int, called_off: threading.Event) -> tuple[str, ...]:
+    def draws(self, epoch: int) -> crops.Draws:
+        """Return what decides the draws of an epoch; once for all its batches, as the plan is checked on the way."""
+        return crops.Draws(self.seed, epoch, self.specs, crops.epoch_code(self.plan, epoch), self.donors)
+
+    def fill(
+        self, rows: np.ndarray, flat_BN: np.ndarray, draws: crops.Draws, called_off: threading.Event
+    ) -> tuple[str, ...]:
         """Fill one batch.
 
         Args: rows: int64 (B,), contiguous; a row that is replaced is written over. flat_BN: uint8 (B, row_bytes) of
-            the layout, contiguous, written. epoch: for the draws. called_off: ends the work, half done.
+            the layout, contiguous, written. draws: of the epoch. called_off: ends the work, half done.
         Returns: a line for each row that was replaced, in order.
         Raises: CorruptStore at a row that cannot be read. RuntimeError: closed meanwhile.
         """
         flat, num, skipped = flat_BN.reshape(-1), len(rows), dict[int, str]()
         record_BV = self.records_of(flat, num)
         slot = self.layout.slot(flat, num, self._may_shrink)
-        plan = crops.epoch_code(self.plan, epoch)
         group = min(max(1, -(-num // (GROUPS_PER_THREAD * self.num_threads))), MAX_GROUP_ROWS)
         firsts: queue.SimpleQueue[int] = queue.SimpleQueue()
         for first in range(0, num, group):
             firsts.put(first)
         batch = BatchRows(rows, self._beton.records, self._beton.file_bytes, record_BV, slot)
-        draws = crops.Draws(self.seed, epoch, self.specs, plan, self.donors)
         failed = threading.Event()
 
         def work() -> None:
