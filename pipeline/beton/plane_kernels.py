@@ -16,7 +16,13 @@ from numba.extending import intrinsic, overload
 
 from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.beton import scene_kernels
-from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg, jpeg_size, open_decoder
+from backdrop.pipeline.beton.scene_kernels import (
+    close_decoder,
+    decode_jpeg,
+    height_of_one_scan,
+    jpeg_size,
+    open_decoder,
+)
 from backdrop.pipeline.beton.turbojpeg import load as load_turbojpeg
 
 # As in scene_kernels.py: compiled code that is cached on disk refers to a name, not to an address.
@@ -43,6 +49,15 @@ _decompress_planes: Any = types.ExternalFunction(
 )
 
 _SPACE_YCBCR, _SPACE_GREY = 1, 2
+_MESSAGE, _FIND = "backdrop_tjGetErrorStr2", "backdrop_strstr"
+for _name, _function in ((_MESSAGE, _turbojpeg.tjGetErrorStr2), (_FIND, ctypes.CDLL(None).strstr)):
+    llvmlite.binding.add_symbol(_name, ctypes.cast(_function, ctypes.c_void_p).value)
+_message: Any = types.ExternalFunction(_MESSAGE, types.uintp(types.uintp))  # of a decoder, where it stands
+_find: Any = types.ExternalFunction(_FIND, types.uintp(types.uintp, types.uintp))  # a text in another, 0 = not there
+# What libjpeg says first of an image of which nothing is wrong but that there are more rows than its header says. Of
+# one that is damaged above, that is not what it says first.
+_MORE_ROWS = np.frombuffer(b"extraneous bytes before marker 0xd9\0", np.uint8)
+
 # libjpeg-turbo's names of samplings as what one pixel of colour stands for, (rows, columns): 4:4:4, 4:2:2, 4:2:0, grey,
 # 4:4:0, 4:1:1.
 _SAMPLING = ((1, 1), (1, 2), (2, 2), (1, 1), (2, 1), (1, 4))
@@ -99,24 +114,64 @@ def decode_planes(memory: DecodeMemory, data: np.ndarray, height: int, width: in
     data: uint8 (N,). height, width: of the image; or of it 2, 4 or 8 times smaller, rounded up.
     Returns: (0, planes), or -1 where libjpeg reports an error or a warning.
     """
+    return decode_upper_planes(memory, data, height, width, 1, height)
+
+
+@kernel
+def decode_upper_planes(
+    memory: DecodeMemory, data: np.ndarray, height: int, width: int, shrink: int, end_row: int
+) -> tuple[int, Planes]:
+    """Decode a JPEG into a thread's memory, of its rows only those that are wanted, where it can be left there.
+
+    data: uint8 (N,). height, width: of the image. shrink: how many times smaller it is decoded: 1, 2, 4 or 8.
+    end_row: of the image, behind the last that is wanted. What stands in the planes below is left over from others.
+    Returns: as `decode_planes`; damage below what was decoded is not seen, so the bytes should be known to be right.
+    """
+    shrunk_height, shrunk_width = (height + shrink - 1) // shrink, (width + shrink - 1) // shrink
+    is_planes, planes = _laid_out(memory, data, shrunk_height, shrunk_width)
+    if not is_planes:
+        return _decode_as_rgb(memory, data, shrunk_height, shrunk_width)
+    # Colour of which one pixel stands for several reaches over into their neighbours.
+    reach = planes.sub_y * shrink
+    wanted = ((max(end_row, 1) + reach - 1) // reach + planes.sub_y - 1) * reach
+    coded = (wanted + 8 * planes.sub_y - 1) // (8 * planes.sub_y) * (8 * planes.sub_y)
+    place = height_of_one_scan(data) if coded < height and data.size <= memory.rgb.size else -1
+    if place >= 0:
+        lowered = memory.rgb[: data.size]
+        copy_row(data, lowered)
+        lowered[place], lowered[place + 1] = np.uint8(coded >> 8), np.uint8(coded & 255)
+        status = _fill(memory, lowered, planes, (coded + shrink - 1) // shrink)
+        if status == 0 or _find(_message(np.uintp(memory.decoder)), _MORE_ROWS.ctypes.data) != 0:
+            return 0, planes
+    return _fill(memory, data, planes, shrunk_height), planes
+
+
+@kernel
+def _laid_out(memory, data, height, width):
+    """Where the planes of a JPEG, decoded to height x width pixels, come to lie; False where it has none of ours."""
     header = memory.header
-    at, start = header.ctypes.data, data.ctypes.data
-    decoder = np.uintp(memory.decoder)
-    status = _read_header(decoder, start, data.size, at, at + 4, at + 8, at + 12)
+    at = header.ctypes.data
+    status = _read_header(np.uintp(memory.decoder), data.ctypes.data, data.size, at, at + 4, at + 8, at + 12)
     sampling, space = header[2], header[3]
     is_grey = space == _SPACE_GREY
-    if status != 0 or not 0 <= sampling < len(_SAMPLING) or not (is_grey or space == _SPACE_YCBCR):
-        return _decode_as_rgb(memory, data, height, width)
-    sub_y, sub_x = _SAMPLING[sampling]
+    is_ours = status == 0 and 0 <= sampling < len(_SAMPLING) and (is_grey or space == _SPACE_YCBCR)
+    sub_y, sub_x = _SAMPLING[sampling if is_ours else 0]
     rows, columns = (height + sub_y - 1) // sub_y, (width + sub_x - 1) // sub_x
     blue = rows * sub_y * columns * sub_x
-    red = blue + rows * columns
-    assert memory.pixels.size >= red + rows * columns + SLACK_BYTES
-    for number, begin in enumerate((0, blue, red)):
-        memory.addresses[number] = memory.pixels.ctypes.data + begin
-    status = _decompress_planes(decoder, start, data.size, memory.addresses.ctypes.data, width, np.uintp(0), height, 0)
-    strides = (columns * sub_x, columns, columns)
-    return status, Planes(memory.pixels, not is_grey, height, width, sub_y, sub_x, (0, blue, red), strides)
+    starts, strides = (0, blue, blue + rows * columns), (columns * sub_x, columns, columns)
+    return is_ours, Planes(memory.pixels, not is_grey, height, width, sub_y, sub_x, starts, strides)
+
+
+@kernel
+def _fill(memory, data, planes, height):
+    """Decode the planes of a JPEG that says it is this high, times what it is decoded smaller."""
+    assert memory.pixels.size >= planes.starts[2] + planes.starts[2] - planes.starts[1] + SLACK_BYTES
+    for number in range(3):
+        memory.addresses[number] = memory.pixels.ctypes.data + planes.starts[number]
+    return _decompress_planes(
+        np.uintp(memory.decoder), data.ctypes.data, data.size, memory.addresses.ctypes.data, planes.width, np.uintp(0),
+        height, 0,
+    )  # fmt: skip
 
 
 @kernel

@@ -40,6 +40,8 @@ _PRIME_3 = np.uint64(0x165667B19E3779F9)
 _PRIME_4 = np.uint64(0x85EBCA77C2B2AE63)
 _PRIME_5 = np.uint64(0x27D4EB2F165667C5)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
+# Markers of a JPEG: frames with one pass over all coefficients, the interval of restarts, a scan.
+_BASELINE, _EXTENDED, _RESTARTS, _SCAN = 0xC0, 0xC1, 0xDD, 0xDA
 
 
 def open_decoder() -> int:
@@ -56,13 +58,9 @@ def close_decoder(decoder: int) -> None:
 
 
 @kernel
-def jpeg_size(data: np.ndarray) -> tuple[int, int]:
-    """(height, width) in the first frame header of a JPEG, uint8 (N,); (0, 0) where there is none.
-
-    To be compared before `decode_jpeg`: of an image that is larger or smaller than asked for, libjpeg-turbo makes the
-    next size that fits, and what was decoded before would stand in the rest.
-    """
-    at = 2
+def _frame_header(data: np.ndarray) -> tuple[int, bool]:
+    """Where the first frame header of a JPEG stands, uint8 (N,), -1 = nowhere; whether restarts are set before it."""
+    at, has_restarts = 2, False
     while at + 9 <= data.size and data[at] == 0xFF:
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
@@ -70,11 +68,50 @@ def jpeg_size(data: np.ndarray) -> tuple[int, int]:
         elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # without a payload
             at += 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            return (np.int64(height[0]) << 8) | height[1], (np.int64(width[0]) << 8) | width[1]
+            return at, has_restarts
         else:
-            at += 2 + ((np.int64(data[at + 2]) << 8) | data[at + 3])
-    return np.int64(0), np.int64(0)
+            has_restarts |= marker == _RESTARTS
+            at += 2 + _two_bytes(data, at + 2)
+    return -1, has_restarts
+
+
+@kernel
+def _two_bytes(data: np.ndarray, at: int) -> int:
+    return (np.int64(data[at]) << 8) | data[at + 1]
+
+
+@kernel
+def jpeg_size(data: np.ndarray) -> tuple[int, int]:
+    """(height, width) in the first frame header of a JPEG, uint8 (N,); (0, 0) where there is none.
+
+    To be compared before `decode_jpeg`: of an image that is larger or smaller than asked for, libjpeg-turbo makes the
+    next size that fits, and what was decoded before would stand in the rest.
+    """
+    at, _ = _frame_header(data)
+    if at < 0:
+        return np.int64(0), np.int64(0)
+    return _two_bytes(data, at + 5), _two_bytes(data, at + 7)
+
+
+@kernel
+def height_of_one_scan(data: np.ndarray) -> int:
+    """Where a JPEG says how high it is, uint8 (N,), if its rows are coded from the top in one scan without restarts.
+
+    Its upper rows stay what they are when the height that it states is made less. Returns: -1 = of others.
+    """
+    frame, has_restarts = _frame_header(data)
+    if frame < 0 or frame + 10 > data.size or has_restarts:
+        return -1
+    if data[frame + 1] != _BASELINE and data[frame + 1] != _EXTENDED:
+        return -1
+    at = frame
+    while at + 5 <= data.size and data[at] == 0xFF:
+        if data[at + 1] == _SCAN:
+            return frame + 5 if data[at + 4] == data[frame + 9] else -1  # as many components as there are
+        if data[at + 1] == _RESTARTS:
+            return -1
+        at += 2 + _two_bytes(data, at + 2)
+    return -1
 
 
 @kernel

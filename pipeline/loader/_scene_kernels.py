@@ -10,7 +10,7 @@ from backdrop.pipeline.beton import scene_kernels as blob_kernels
 from backdrop.pipeline.beton.plane_kernels import (
     DecodeMemory,
     copy_row,
-    decode_planes,
+    decode_upper_planes,
     has_size,
     is_rgb,
     is_stored,
@@ -112,12 +112,6 @@ def _is_inside(file_bytes: np.ndarray, start: np.uint64, size: np.uint32, alignm
 
 
 @kernel
-def _shrunk(side, shrink):
-    """Side of an image that the decoder makes smaller."""
-    return (side + shrink - 1) // shrink
-
-
-@kernel
 def _shrink_for(box, side):
     """How many times smaller an image may be decoded so that a box keeps the pixels that its view has: 1, 2, 4 or 8."""
     for shrink in (8, 4, 2):
@@ -198,16 +192,18 @@ def _words(scene, scratch):
 
 
 @kernel
-def _planes(scratch, data, height, width, shrink):
+def _planes(scratch, data, size, shrink, end_row):
     """The planes of an image: those that are stored, or a JPEG's or of RGB pixels, made in the thread's memory.
 
+    size: (height, width) of the image. end_row: behind the last of its rows that is wanted.
     Returns: (0, how many times smaller they are, planes), or -1 at first. Stored ones have the size that they have.
     """
+    height, width = size
     if is_stored(data, height, width):
         return 0, 1, stored_planes(data, height, width)
     if is_rgb(data, height, width):
         return 0, 1, planes_of_rgb(data, height, width, scratch.decoding.pixels)
-    status, planes = decode_planes(scratch.decoding, data, _shrunk(height, shrink), _shrunk(width, shrink))
+    status, planes = decode_upper_planes(scratch.decoding, data, height, width, shrink, end_row)
     return status, shrink, planes
 
 
@@ -216,10 +212,12 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     """Decode a row's image, then cut every view out of it and its mask; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
-    shrink = 8 if slot.may_shrink else 1
+    # Bytes without a checksum are decoded to their end, where damage is noticed.
+    shrink, end_row = 8 if slot.may_shrink else 1, 0 if scene["image_checksum"] != 0 else height
     for view in range(record_V.size):
-        shrink = min(shrink, _shrink_for(_box(record_V[view]), slot.side[view]))
-    status, shrink, planes = _planes(scratch, image, height, width, shrink)
+        box = _box(record_V[view])
+        shrink, end_row = min(shrink, _shrink_for(box, slot.side[view])), max(end_row, box[0] + box[2])
+    status, shrink, planes = _planes(scratch, image, (height, width), shrink, end_row)
     if status != 0:
         return IMAGE_BROKEN
     end_stage(scratch.clock, DECODE)
@@ -257,7 +255,7 @@ def _fill_donor(position, view, record, scenes, file_bytes, slot, scratch):
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
     box, side = _donor_box(record), slot.side[view]
     shrink = _shrink_for(box, side) if slot.may_shrink else 1
-    status, shrink, planes = _planes(scratch, background, height, width, shrink)
+    status, shrink, planes = _planes(scratch, background, (height, width), shrink, box[0] + box[2])
     if status != 0:
         return DONOR_BROKEN
     is_flipped = record["donor_is_flipped"] != 0
@@ -297,7 +295,7 @@ def _fill_whole(position, scene, file_bytes, slot, scratch):
     """Decode a row's image and unfold its mask at the top left of their place in the batch; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
     image = _blob(file_bytes, scene["image_ptr"], scene["image_bytes"])
-    status, _, planes = _planes(scratch, image, height, width, 1)
+    status, _, planes = _planes(scratch, image, (height, width), 1, height)
     if status != 0:
         return IMAGE_BROKEN
     _hand_over(planes, slot, slot.image[0], position, slot.height, slot.width)
@@ -317,7 +315,7 @@ def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch)
     if problem != OK:
         return problem
     height, width = np.int64(scene["background_height"]), np.int64(scene["background_width"])
-    status, _, planes = _planes(scratch, background, height, width, 1)
+    status, _, planes = _planes(scratch, background, (height, width), 1, height)
     if status != 0:
         return DONOR_BROKEN
     _hand_over(planes, slot, slot.donor[view], position, slot.donor_height, slot.donor_width)
