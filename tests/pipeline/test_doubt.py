@@ -42,7 +42,8 @@ def facts(
         (facts(0.0, (0, 0, 0, 0), Status.NO_FOREGROUND), 0.95, []),
         (facts(0.0, (0, 0, 0, 0), Status.DECODE_ERROR), 0.5, []),
         (facts(0.01, (0, 0, 100, 20), iou=0.0), 1 - 0.35 * 0.7 * (1 - 0.8 * 0.65) * 0.1,
-         ["covers 1.0% of the image", "reaches 3 borders", "scattered, 10% of its box", "IoU 0.00 with the other masks"]),
+         ["covers 1.0% of the image", "reaches 3 borders", "scattered, 10% of its box",
+          "IoU 0.00 with the other masks"]),
     ],
 )  # fmt: skip
 def test_doubts_by_hand(row: Facts, doubt: float, said: list[str]) -> None:
@@ -58,7 +59,7 @@ def test_two_detectors_are_compared_by_their_masks(tmp_path: Path) -> None:
     assert ious(store, store, [0, 5, 6, 7]).tolist() == [1.0] * 4
     assert Doubts(facts_of(store, rows, store)).value.tolist() == Doubts(facts_of(store, rows)).value.tolist()
     page = write_gallery(store, find_images(store, None), rows[:4], tmp_path / "g", other=store)
-    with pytest.raises(UserError, match="compared with other masks or with none.*--overwrite"):
+    with pytest.raises(UserError, match=r"compared with other masks or with none.*--overwrite"):
         write_gallery(store, find_images(store, None), rows[:4], page.parent)
     small_store(tmp_path / "b.zarr")
     with pytest.raises(UserError, match=r"b\.zarr is a store of other images"):
