@@ -165,7 +165,7 @@ def identity_of(index: DatasetIndex, detector_identity: dict, settings: BuildSet
         "soft_maps": "uint8" if settings.keeps_soft_maps else None,
         "image_decoding": {"orientation": "exif applied", "colour": "rgb"},
         "builder_version": ALGORITHM_VERSION,
-        "schema_version": schema.SCHEMA_VERSION,
+        "schema_version": schema.FIELDS_VERSION,
     }
 
 

@@ -15,8 +15,9 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
 from backdrop.stores.format.bounded_files import open_plain
 from backdrop.stores.format.mask_codec import decode_mask, decode_saliency
+from backdrop.stores.format.packed_arrays import ArrayPlace, array_place, arrays_of, is_packed
 from backdrop.stores.format.schema import Status
-from backdrop.stores.format.zarr_files import chunk_path, read_chunk
+from backdrop.stores.format.zarr_files import chunk_path
 from backdrop.stores.images.image_codec import MAX_PIXELS, sha256
 
 Mapped = mmap.mmap | bytes
@@ -52,7 +53,8 @@ class Part:
         receipt: content of its `part.json`.
         first_row: number of its first row in the store.
         map_blob: opens a blob's file; the store passes one that keeps the number of open maps down.
-        fetch: called with files' names before they are first opened, for a part that is kept elsewhere.
+        fetch: called with files' names before they are first opened, for a part that is kept elsewhere; its arrays
+            are then files by themselves here.
     """
 
     def __init__(
@@ -66,11 +68,17 @@ class Part:
         self.path = path
         self.first_row = first_row
         self.num_rows: int = receipt["num_rows"]
-        self.files: dict[str, dict] = receipt["files"]
+        self._receipt = receipt
+        self._is_packed = fetch is None and is_packed(receipt)
         self._map_blob = map_blob
         self._fetch = fetch
         self._columns: dict[str, np.ndarray] = {}
-        self._blobs: dict[str, tuple[Path, memoryview, memoryview]] = {}
+        self._blobs: dict[str, tuple[ArrayPlace, memoryview, memoryview]] = {}
+
+    @property
+    def array_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of the files of the arrays, by name: the same for the same content, however it is kept."""
+        return {name: stated["sha256"] for name, stated in arrays_of(self._receipt).items()}
 
     def column(self, name: str) -> np.ndarray:
         """A column of the schema, (rows, ...), read-only. Raises CorruptStore."""
@@ -85,9 +93,9 @@ class Part:
 
     def blob(self, name: str, at: int) -> bytes:
         """The bytes of one row in a blob of the schema, checked. Raises CorruptStore."""
-        file, offsets, checksums = self._blobs.get(name) or self._open_blob(name)
-        begin, end = offsets[at], offsets[at + 1]
-        data = self._map_blob(file)[begin:end] if begin < end else b""
+        place, offsets, checksums = self._blobs.get(name) or self._open_blob(name)
+        begin, end = place.offset + offsets[at], place.offset + offsets[at + 1]
+        data = self._map_blob(place.file)[begin:end] if begin < end else b""
         if google_crc32c.value(data) != checksums[at]:
             raise self._corrupt(name, at, "its checksum does not match")
         return data
@@ -138,19 +146,22 @@ class Part:
         if self._fetch:
             self._fetch([file])
         num_bytes = np.dtype(dtype).itemsize * int(np.prod(shape))
+        place = self._place(file)
         try:
-            data = read_chunk(self.path, name, shape, num_bytes)
+            data = place.read() if place.num_bytes == num_bytes else b""
         except OSError as error:
             raise CorruptStore(f"{self.path / file} cannot be read: {error.strerror}") from error
-        stated = self.files.get(file, {}).get("sha256")
-        if stated != sha256(data).hex() or len(data) != num_bytes:
+        if arrays_of(self._receipt).get(file, {}).get("sha256") != sha256(data).hex() or len(data) != num_bytes:
             raise CorruptStore(f"{self.path / file} is damaged: it does not match the part's {schema.RECEIPT}")
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def _open_blob(self, name: str) -> tuple[Path, memoryview, memoryview]:
-        """File, offsets and checksums of a blob; memory views, because their entries are plain numbers."""
+    def _place(self, file: str) -> ArrayPlace:
+        return array_place(self.path, self._receipt, file, is_packed=self._is_packed)
+
+    def _open_blob(self, name: str) -> tuple[ArrayPlace, memoryview, memoryview]:
+        """Place, offsets and checksums of a blob; memory views, because their entries are plain numbers."""
         blob = schema.Blob(name)
-        file = self.path / chunk_path(name)
+        place = self._place(chunk_path(name))
         stated = self._array(blob.offsets, "<i8", (self.num_rows + 1,))
         row_bytes = np.diff(stated)
         if stated[0] != 0 or row_bytes.min() < 0 or row_bytes.max() > MAX_ROW_BYTES[name]:
@@ -159,7 +170,9 @@ class Part:
         checksums = self._array(blob.crc32c, "<u4", (self.num_rows,)).data
         if offsets[-1] and self._fetch:
             self._fetch([chunk_path(name)])
-        if offsets[-1] and len(self._map_blob(file)) != offsets[-1]:
-            raise CorruptStore(f"{file} has {len(self._map_blob(file))} bytes where its offsets end at {offsets[-1]}")
-        self._blobs[name] = (file, offsets, checksums)
+        if offsets[-1] and place.num_bytes != offsets[-1]:
+            raise CorruptStore(f"{self.path}: {name} has {place.num_bytes} bytes, its offsets end at {offsets[-1]}")
+        if offsets[-1] and len(self._map_blob(place.file)) != place.file_bytes:
+            raise CorruptStore(f"{place.file} has {len(self._map_blob(place.file))} bytes, not {place.file_bytes}")
+        self._blobs[name] = (place, offsets, checksums)
         return self._blobs[name]

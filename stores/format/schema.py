@@ -10,8 +10,12 @@ import enum
 from dataclasses import dataclass
 
 SCHEMA_NAME = "backdrop-masks-and-backgrounds"
-# MAJOR: a reader of another major number must refuse. MINOR: fields were added, old readers read on.
-SCHEMA_VERSION = "1.0"
+# MAJOR: a reader that does not know this number must refuse. MINOR: fields were added, old readers read on.
+SCHEMA_VERSION = "2.0"
+# Major number -> newest minor number of the schemas that are read: 1 keeps the same arrays, each in files of its own.
+READABLE_VERSIONS = {1: 0, 2: 0}
+# Of the fields, however they are kept: it stands in the identity of a store, which is the same for the same content.
+FIELDS_VERSION = "1.0"
 MASK_POLARITY = "1 = foreground, 0 = background"
 
 

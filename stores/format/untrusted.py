@@ -8,6 +8,8 @@ they are decoded. No name of a file is taken from what was received unless it is
 import json
 import mmap
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,14 @@ import zstandard
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
 from backdrop.stores.format.mask_codec import packed_shape
+from backdrop.stores.format.packed_arrays import (
+    ARRAYS,
+    MAX_OVERHEAD_BYTES,
+    ArrayPlace,
+    array_place,
+    arrays_of,
+    is_packed,
+)
 from backdrop.stores.format.provenance import canonical_json, identity_digest
 from backdrop.stores.format.schema import (
     MAX_BACKGROUND_BYTES,
@@ -25,7 +35,7 @@ from backdrop.stores.format.schema import (
     MAX_TEXT_BYTES,
     Status,
 )
-from backdrop.stores.format.writer import num_parts, rows_of_part
+from backdrop.stores.format.writer import num_parts, readable_versions, rows_of_part
 from backdrop.stores.format.zarr_files import chunk_path
 from backdrop.stores.images.image_codec import MAX_PIXELS, jpeg_header, sha256
 
@@ -67,10 +77,9 @@ def check_manifest(data: bytes, what: str) -> dict:
         CorruptStore: it is damaged, or no manifest that our writer writes.
     """
     manifest = _canonical(data, what)
-    if manifest.get("schema") != schema.SCHEMA_NAME or _minor(manifest, what) is None:
-        ours = schema.SCHEMA_VERSION.partition(".")[0]
+    if manifest.get("schema") != schema.SCHEMA_NAME or _version(manifest, what)[0] not in schema.READABLE_VERSIONS:
         version = f"{manifest.get('schema')!r:.80} {manifest.get('schema_version')!r:.80}"
-        raise UserError(f"{what} has schema {version}; this version reads {schema.SCHEMA_NAME} {ours}.x")
+        raise UserError(f"{what} has schema {version}; this version reads {schema.SCHEMA_NAME} {readable_versions()}")
     sound = _is_count(manifest.get("num_rows"), 1, MAX_ROWS)
     sound = sound and _is_count(manifest.get("part_rows"), 1, MAX_PART_ROWS)
     sound = sound and isinstance(manifest.get("identity"), dict)
@@ -112,53 +121,57 @@ def check_receipt(data: bytes, manifest: dict, part: int, what: str) -> dict:
     sound = {**receipt, **expected} == receipt and isinstance(receipt.get("files"), dict)
     if not sound or not _are_status_counts(receipt.get("status_counts"), len(rows)):
         raise CorruptStore(f"{what} is damaged, or of another part or store")
-    is_newer = (_minor(manifest, what) or 0) > int(schema.SCHEMA_VERSION.partition(".")[2])
-    _check_files(receipt["files"], len(rows), is_newer, what)
+    major, minor = _version(manifest, what)
+    if is_packed(receipt) != (major > 1):
+        raise CorruptStore(f"{what} is damaged, or of another version than its store")
+    if is_packed(receipt):
+        _check_packed(receipt, what)
+    _check_arrays(arrays_of(receipt), len(rows), minor > schema.READABLE_VERSIONS[major], what)
     return receipt
 
 
-def check_rows(folder: Path, num_rows: int) -> None:
+def check_rows(folder: Path, receipt: dict) -> None:
     """Check what a part's rows would make us allocate, without decoding anything.
 
     Args:
-        folder: a part whose files match its receipt.
-        num_rows: rows of the part.
+        folder: a part, whole, whose files match its receipt.
+        receipt: its content.
 
     Raises:
         CorruptStore: a row's size, offset, status, or the header of its mask, soft map or background is out of bounds.
     """
-    check_statuses(folder, folder / chunk_path("status"))
+    place = partial(array_place, folder, receipt, is_packed=is_packed(receipt))
+    check_statuses(folder, place(chunk_path("status")))
     for blob in schema.BLOBS:
-        check_blob(folder, blob, num_rows, folder / chunk_path(blob.name))
+        check_blob(folder, blob, place, place(chunk_path(blob.name)))
 
 
-def check_statuses(folder: Path, file: Path) -> None:
-    """Check the statuses of the part `folder`, kept in `file`. Raises CorruptStore: one of them is unknown."""
-    if not np.isin(np.fromfile(file, np.uint8), [int(status) for status in Status]).all():
+def check_statuses(folder: Path, place: ArrayPlace) -> None:
+    """Check the statuses of the part `folder`, kept at `place`. Raises CorruptStore: one of them is unknown."""
+    if not np.isin(_array(place, "|u1"), [int(status) for status in Status]).all():
         raise CorruptStore(f"{_where(folder)}: a row's status is unknown")
 
 
-def check_blob(folder: Path, blob: schema.Blob, num_rows: int, file: Path) -> None:
+def check_blob(folder: Path, blob: schema.Blob, place_of: Callable[[str], ArrayPlace], place: ArrayPlace) -> None:
     """Check one blob as `check_rows` does.
 
     Args:
-        folder: a part, with the files that `needed_for` names.
+        folder: of the part.
         blob: which.
-        num_rows: rows of the part.
-        file: the blob's bytes, in the folder or not there yet; there is none where no row has any.
+        place_of: where the files that `needed_for` names lie.
+        place: the blob's bytes, where they are kept or on their way there.
 
     Raises:
         CorruptStore: an offset, a row's size or the header of its bytes is out of bounds.
     """
-    heights, widths = (_column(folder, name, num_rows).astype(np.int64) for name in ("height", "width"))
+    heights, widths = (_array(place_of(chunk_path(name)), "<i4").astype(np.int64) for name in ("height", "width"))
     if min(heights.min(), widths.min()) < 0 or (heights * widths).max() > MAX_PIXELS:
         raise CorruptStore(f"{_where(folder)}: a row's height and width are out of bounds")
-    num_bytes = file.stat().st_size if file.exists() else 0
-    offsets = np.fromfile(folder / chunk_path(blob.offsets), "<i8")
-    if offsets[0] != 0 or offsets[-1] != num_bytes or (np.diff(offsets) < 0).any():
+    offsets = _array(place_of(chunk_path(blob.offsets)), "<i8")
+    if offsets[0] != 0 or offsets[-1] != place.num_bytes or (np.diff(offsets) < 0).any():
         raise CorruptStore(f"{_where(folder)}: {blob.offsets} do not follow one another to the end of {blob.name}")
-    if num_bytes and blob.name in ("mask", "saliency", "background"):
-        _check_headers(file, blob.name, offsets, heights, widths, _where(folder))
+    if place.num_bytes and blob.name in ("mask", "saliency", "background"):
+        _check_headers(place, blob.name, offsets, heights, widths, _where(folder))
 
 
 def needed_for(blob: schema.Blob) -> list[str]:
@@ -171,9 +184,10 @@ def _where(folder: Path) -> str:
 
 
 def _check_headers(
-    file: Path, name: str, offsets: np.ndarray, heights: np.ndarray, widths: np.ndarray, where: str
+    place: ArrayPlace, name: str, offsets: np.ndarray, heights: np.ndarray, widths: np.ndarray, where: str
 ) -> None:
-    with open(file, "rb") as handle, mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) as data:
+    offsets = offsets + place.offset
+    with open(place.file, "rb") as handle, mmap.mmap(handle.fileno(), 0, prot=mmap.PROT_READ) as data:
         for at in np.flatnonzero(np.diff(offsets)):
             begin, end, height, width = (int(of) for of in (offsets[at], offsets[at + 1], heights[at], widths[at]))
             if name == "background":
@@ -194,9 +208,8 @@ def _content_size(frame: bytes) -> int:
         return -1
 
 
-def _column(folder: Path, name: str, num_rows: int) -> np.ndarray:
-    dtype = next(column.dtype for column in schema.COLUMNS if column.name == name)
-    return np.fromfile(folder / chunk_path(name), dtype, count=num_rows)
+def _array(place: ArrayPlace, dtype: str) -> np.ndarray:
+    return np.frombuffer(place.read(), dtype)
 
 
 def _canonical(data: bytes, what: str) -> dict:
@@ -211,16 +224,35 @@ def _canonical(data: bytes, what: str) -> dict:
     return value
 
 
-def _minor(manifest: dict, what: str) -> int | None:
-    """Minor number of the schema; None when the major number is not ours."""
+def _version(manifest: dict, what: str) -> tuple[int, int]:
+    """Major and minor number of the schema."""
     found = re.fullmatch(r"(\d{1,6})\.(\d{1,6})", str(manifest.get("schema_version")))
     if not found:
         raise CorruptStore(f"{what} states no version of its schema")
-    return int(found.group(2)) if found.group(1) == schema.SCHEMA_VERSION.partition(".")[0] else None
+    return int(found.group(1)), int(found.group(2))
 
 
-def _check_files(files: dict, num_rows: int, is_newer: bool, what: str) -> None:
-    """Names and sizes of a part's files; those of fixed size must have it."""
+def _check_packed(receipt: dict, what: str) -> None:
+    """The one file that holds a part's arrays: no other, of the size that they need, and every array within it."""
+    files, arrays = receipt["files"], receipt["arrays"]
+    sound = files.keys() == {ARRAYS} and isinstance(files[ARRAYS], dict) and isinstance(arrays, dict)
+    sound = sound and _is_digest(files[ARRAYS].get("sha256")) and _is_count(files[ARRAYS].get("bytes"), 1, 1 << 50)
+    if not sound:
+        raise CorruptStore(f"{what} is damaged: its files are not {ARRAYS} alone")
+    at = 0
+    for name, stated in arrays.items():  # in the order of their names, in which they lie
+        sound = isinstance(stated, dict) and _is_count(stated.get("bytes"), 1, 1 << 50)
+        sound = sound and _is_count(stated.get("offset"), at, at + MAX_OVERHEAD_BYTES)
+        if not sound:
+            raise CorruptStore(f"{what} is damaged at {name!r:.120}")
+        at = stated["offset"] + stated["bytes"]
+    most = at + MAX_OVERHEAD_BYTES * (len(arrays) + 1)
+    if not at <= files[ARRAYS]["bytes"] <= most:
+        raise CorruptStore(f"{what} gives {ARRAYS} {files[ARRAYS]['bytes']} bytes, which its arrays cannot have")
+
+
+def _check_arrays(files: dict, num_rows: int, is_newer: bool, what: str) -> None:
+    """Names and sizes of the files of a part's arrays; those of fixed size must have it."""
     fixed, most = _sizes(num_rows)
     missing = [name for name in fixed if name not in files]
     if missing:

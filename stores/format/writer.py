@@ -29,6 +29,7 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
 from backdrop.stores.format.bounded_files import read_bounded
 from backdrop.stores.format.mask_codec import encode_mask, encode_saliency, packed_shape
+from backdrop.stores.format.packed_arrays import ARRAYS, array_place, arrays_of, is_packed, pack
 from backdrop.stores.format.provenance import canonical_json, differing_fields, identity_digest, plain_identity
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.zarr_files import array_files, group_metadata
@@ -143,15 +144,19 @@ def read_attributes(path: Path) -> dict:
         raise UserError(f"{root_file} cannot be read ({error.strerror}); have its owner change that") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptStore(f"{root_file} is damaged, or no metadata of a store ({type(error).__name__})") from error
-    ours = schema.SCHEMA_VERSION.partition(".")[0]
-    if name != schema.SCHEMA_NAME or version.partition(".")[0] != ours:
+    if name != schema.SCHEMA_NAME or version.partition(".")[0] not in map(str, schema.READABLE_VERSIONS):
         raise UserError(
-            f"{path} has schema {name} {version}; this version reads {schema.SCHEMA_NAME} {ours}.x. "
+            f"{path} has schema {name} {version}; this version reads {schema.SCHEMA_NAME} {readable_versions()}. "
             "Use the version of Backdrop that wrote it, or build the store anew."
         )
     if not sound:
         raise CorruptStore(f"{root_file} is damaged: some of its fields are none of a store")
     return attributes
+
+
+def readable_versions() -> str:
+    """The schemas that are read, for a message: "1.x and 2.x"."""
+    return " and ".join(f"{major}.x" for major in schema.READABLE_VERSIONS)
 
 
 def num_parts(attributes: dict) -> int:
@@ -190,29 +195,34 @@ def write_part(path: Path, part: int, rows: Sequence[StoreRow | EncodedRow]) -> 
 
 
 def write_part_files(path: Path, part: int, files: dict[str, bytes], status_counts: dict[str, int]) -> dict:
-    """Write one part from the content of its files; `write_part` for one that is taken from another store as it is.
+    """Write one part from the files of its arrays; `write_part` for one that is taken from another store as it is.
 
     Args:
         path: the store's folder.
         part: number of the part.
-        files: path below the part -> content, without the receipt.
+        files: name -> content, as `part_files` and `checked_part_files` give them.
         status_counts: rows per status.
 
     Returns, raises: as `write_part`.
     """
     attributes = read_attributes(path)
     expected = rows_of_part(attributes, part)
+    packed, offsets = pack(files)
     receipt = {
         "part": part,
         "first_row": expected.start,
         "num_rows": len(expected),
         "identity_sha256": attributes["identity_sha256"],
         "status_counts": status_counts,
-        "files": {name: {"bytes": len(data), "sha256": sha256(data).hex()} for name, data in sorted(files.items())},
+        "files": {ARRAYS: {"bytes": len(packed), "sha256": sha256(packed).hex()}},
+        "arrays": {
+            name: {"bytes": len(data), "offset": offsets[name], "sha256": sha256(data).hex()}
+            for name, data in sorted(files.items())
+        },
     }
     place = path / schema.PARTS / schema.part_name(part)
     with disk_errors(path):
-        _publish(path, schema.part_name(part), {**files, schema.RECEIPT: canonical_json(receipt)}, place)
+        _publish(path, schema.part_name(part), {ARRAYS: packed, schema.RECEIPT: canonical_json(receipt)}, place)
     return json.loads((place / schema.RECEIPT).read_bytes())
 
 
@@ -233,7 +243,7 @@ def encode_row(row: StoreRow) -> EncodedRow:
 
 
 def part_files(rows: Sequence[EncodedRow]) -> dict[str, bytes]:
-    """Every file of a part but its receipt: path below the part -> content."""
+    """The files of a part's arrays: name -> content."""
     files = {schema.ROOT_METADATA: group_metadata()}
     for column in schema.COLUMNS:
         values = np.asarray([row.columns[column.name] for row in rows], dtype=column.dtype)
@@ -307,8 +317,9 @@ def read_receipt(path: Path, part: int) -> tuple[bytes, dict]:
         receipt = json.loads(data)
         counts = receipt["status_counts"]
         sound = receipt["part"] == part and _is_count(receipt["num_rows"], 1, schema.MAX_PART_ROWS)
-        sound = sound and all(_is_count(of["bytes"], 0, 1 << 60) for of in receipt["files"].values())
-        sound = sound and all(isinstance(of["sha256"], str) for of in receipt["files"].values())
+        for stated in (*receipt["files"].values(), *arrays_of(receipt).values()):
+            sound = sound and _is_count(stated["bytes"], 0, 1 << 60) and isinstance(stated["sha256"], str)
+            sound = sound and _is_count(stated.get("offset", 0), 0, 1 << 60)
         sound = sound and counts.keys() <= {status.label for status in Status}
         sound = sound and all(_is_count(count, 0, receipt["num_rows"]) for count in counts.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -323,18 +334,19 @@ def _is_count(value: object, least: int, most: int) -> bool:
 
 
 def checked_part_files(path: Path, part: int) -> dict[str, bytes]:
-    """Every file of a part but its receipt: path below the part -> content, after its digest was compared.
+    """The files of a part's arrays: name -> content, after its digest was compared.
 
     Raises:
-        CorruptStore: a file is missing, or does not match the receipt.
+        CorruptStore: one is missing, or does not match the receipt.
     """
     folder = path / schema.PARTS / schema.part_name(part)
-    files = {}
-    for name, stated in read_receipt(path, part)[1]["files"].items():
+    receipt, files = read_receipt(path, part)[1], {}
+    for name, stated in arrays_of(receipt).items():
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CorruptStore(f"{folder / schema.RECEIPT} names a file outside its part: {name!r}")
+        place = array_place(folder, receipt, name, is_packed=is_packed(receipt))
         try:
-            files[name] = read_bounded(folder / name, stated["bytes"])
+            files[name] = place.read()
         except OSError as error:
             raise CorruptStore(f"{folder / name} cannot be read: {error.strerror}") from error
         if sha256(files[name]).hex() != stated["sha256"]:
@@ -386,7 +398,7 @@ def _refuse_foreign(path: Path) -> None:
 def _refuse_other_identity(path: Path, attributes: dict) -> None:
     there = read_attributes(path)
     lines = differing_fields(attributes["identity"], there["identity"])
-    for name in ("num_rows", "part_rows"):
+    for name in ("schema_version", "num_rows", "part_rows"):
         if there[name] != attributes[name]:
             lines.append(f"{name}: {attributes[name]} here, {there[name]} there")
     if lines:

@@ -5,12 +5,9 @@ a ranged GET without zarr, and opened by any zarr v3 reader. Writing these few l
 of a store independent of the version of a zarr library; a test opens everything with zarr alone.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import read_bounded
 from backdrop.stores.format.provenance import canonical_json
 
 ZARR_NAMES = {"|u1": "uint8", "<i4": "int32", "<u4": "uint32", "<i8": "int64", "<f4": "float32"}
@@ -62,13 +59,3 @@ def array_files(name: str, array: np.ndarray) -> dict[str, bytes]:
     if array.size:
         files[chunk_path(name, array.ndim)] = np.ascontiguousarray(array).tobytes()
     return files
-
-
-def read_chunk(group: Path, name: str, shape: tuple[int, ...], max_bytes: int) -> bytes:
-    """The raw bytes of array `name`, at most as many as `max_bytes`; empty where the array has no entries.
-
-    Raises:
-        OSError: the file is not there.
-        CorruptStore: it is larger, or no plain file.
-    """
-    return read_bounded(group / chunk_path(name, len(shape)), max_bytes) if 0 not in shape else b""

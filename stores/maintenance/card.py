@@ -15,6 +15,7 @@ from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
+from backdrop.stores.format.packed_arrays import ARRAYS
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import manifest_bytes
@@ -77,6 +78,7 @@ FIELDS = {
 }
 
 
+OCTETS = "application/octet-stream"
 # What Croissant asks for and a store cannot know.
 ABOUT = ("license", "url", "creator", "datePublished", "citeAs", "keywords", "publisher")
 
@@ -126,7 +128,7 @@ def card(path: Path | str, about: Mapping[str, object] | None = None) -> dict:
             "identifier": f"sha256:{manifest['identity_sha256']}",
             "description": json.dumps(identity, sort_keys=True),
         },
-        "distribution": [*_file_objects(path, manifest), *(_file_set(name) for name in FIELDS)],
+        "distribution": [*_file_objects(path, manifest), *_file_sets(manifest)],
         "recordSet": [_record_set(manifest)],
     }
 
@@ -161,7 +163,7 @@ def _description(name: str, manifest: dict) -> str:
     counts = ", ".join(f"{manifest['totals']['status'][status.label]} {status.label}" for status in Status)
     return (
         f"Foreground masks and backgrounds of the {manifest['num_rows']} images of {name} ({counts}). "
-        f"A zarr v3 group, schema {manifest['schema']} {manifest['schema_version']}, in {len(manifest['parts'])} parts "
+        f"Schema {manifest['schema']} {manifest['schema_version']}, in {len(manifest['parts'])} zarr v3 groups "
         f"of {manifest['part_rows']} rows; every array of a part is one raw little-endian chunk. Mask polarity: "
         f"{manifest['mask_polarity']}."
     )
@@ -186,16 +188,24 @@ def _file_objects(path: Path, manifest: dict) -> list[dict]:
     ]
 
 
-def _file_set(name: str) -> dict:
-    """All parts' chunks of one array."""
-    num_dimensions = 1 + next((len(column.row_shape) for column in schema.COLUMNS if column.name == name), 0)
-    return {
-        "@type": "cr:FileSet",
-        "@id": f"{name}-chunks",
-        "name": f"{name}-chunks",
-        "encodingFormat": "application/octet-stream",
-        "includes": f"{schema.PARTS}/part-*/{chunk_path(name, num_dimensions)}",
-    }
+def _file_sets(manifest: dict) -> list[dict]:
+    """All parts' files of arrays, and in them the chunks of each array; those of schema 1 are files by themselves."""
+    parts = f"{schema.PARTS}/part-*"
+    if manifest["schema_version"].startswith("1."):
+        return [_file_set(f"{name}-chunks", f"{parts}/{_chunk(name)}", OCTETS) for name in FIELDS]
+    within = {"containedIn": {"@id": "arrays"}}
+    return [
+        _file_set("arrays", f"{parts}/{ARRAYS}", "application/zip"),
+        *(_file_set(f"{name}-chunks", _chunk(name), OCTETS) | within for name in FIELDS),
+    ]
+
+
+def _chunk(name: str) -> str:
+    return chunk_path(name, 1 + next((len(column.row_shape) for column in schema.COLUMNS if column.name == name), 0))
+
+
+def _file_set(name: str, includes: str, encoding: str) -> dict:
+    return {"@type": "cr:FileSet", "@id": name, "name": name, "encodingFormat": encoding, "includes": includes}
 
 
 def _record_set(manifest: dict) -> dict:

@@ -83,7 +83,7 @@ def _same_parts(a: Store, b: Store) -> set[int]:
     if a.part_rows != b.part_rows:
         return set()
     both = [part for part in range(min(a.num_parts, b.num_parts)) if a.has_part(part) and b.has_part(part)]
-    return {part for part in both if a.part(part).files == b.part(part).files}
+    return {part for part in both if a.part(part).array_digests == b.part(part).array_digests}
 
 
 def _rows(store: Store, left_out: set[int]) -> Iterator[tuple[Part, int, str]]:

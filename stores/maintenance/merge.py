@@ -8,7 +8,8 @@ from backdrop.errors import CorruptStore, UserError
 from backdrop.progress import stage_bar
 from backdrop.stores.format import schema
 from backdrop.stores.format.bounded_files import read_bounded
-from backdrop.stores.format.provenance import differing_fields, log_event
+from backdrop.stores.format.packed_arrays import arrays_of
+from backdrop.stores.format.provenance import canonical_json, differing_fields, log_event
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import (
     checked_part_files,
@@ -89,7 +90,7 @@ def _common_attributes(stores: Sequence[Path]) -> dict:
                 + "\n  ".join(lines)
                 + "\nMerge stores that were built with the same images, detector and settings."
             )
-    if first["schema_version"] != schema.SCHEMA_VERSION:
+    if first["schema_version"] not in (f"{major}.{minor}" for major, minor in schema.READABLE_VERSIONS.items()):
         raise UserError(
             f"{stores[0]} has schema version {first['schema_version']}, this version writes {schema.SCHEMA_VERSION}. "
             "Merge with the version of Backdrop that wrote it."
@@ -102,7 +103,7 @@ def _sources_of_parts(stores: Sequence[Path], attributes: dict) -> dict[int, Pat
     source_of: dict[int, Path] = {}
     digest_of: dict[int, str] = {}
     for store in stores:
-        for part, digest in _receipt_digests(store, attributes).items():
+        for part, digest in _part_digests(store, attributes).items():
             if digest_of.setdefault(part, digest) != digest:
                 raise UserError(
                     f"{schema.part_name(part)} is not the same in {source_of[part]} and {store}, though both say that "
@@ -119,20 +120,21 @@ def _sources_of_parts(stores: Sequence[Path], attributes: dict) -> dict[int, Pat
     return source_of
 
 
-def _receipt_digests(store: Path, attributes: dict) -> dict[int, str]:
-    """SHA-256 of the receipt of every part that a store has."""
+def _part_digests(store: Path, attributes: dict) -> dict[int, str]:
+    """SHA-256 of what every part that a store has holds, however it is kept."""
     manifest = store / schema.MANIFEST
     if manifest.exists() and read_bounded(manifest, schema.MAX_MANIFEST_BYTES) != manifest_bytes(store):
         raise CorruptStore(f"{manifest} does not match the receipts of its store; 'store verify' names the parts")
     digests, absent = {}, set(missing_parts(store))
     for part in range(num_parts(attributes)):
         if part not in absent:
-            data, receipt = read_receipt(store, part)
+            receipt = read_receipt(store, part)[1]
             rows = rows_of_part(attributes, part)
             stated = receipt.get("identity_sha256"), receipt.get("first_row"), receipt["num_rows"]
             if stated != (attributes["identity_sha256"], rows.start, len(rows)):
                 raise CorruptStore(f"{store}: the receipt of {schema.part_name(part)} is damaged, or of another store")
-            digests[part] = sha256(data).hex()
+            arrays = {name: stated["sha256"] for name, stated in arrays_of(receipt).items()}
+            digests[part] = sha256(canonical_json([arrays, receipt["status_counts"]])).hex()
     return digests
 
 

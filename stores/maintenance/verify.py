@@ -15,6 +15,7 @@ from backdrop.progress import stage_bar
 from backdrop.stores.format import schema
 from backdrop.stores.format.bounded_files import open_plain
 from backdrop.stores.format.mask_codec import unpack_rows
+from backdrop.stores.format.packed_arrays import ARRAYS, arrays_of, is_packed, listed_places
 from backdrop.stores.format.part_reader import Part, map_file
 from backdrop.stores.format.provenance import differing_fields, identity_digest
 from backdrop.stores.format.reader import open_store
@@ -121,6 +122,8 @@ def _check_part(path: Path, attributes: dict, part: int, full: bool) -> list[Pro
     if stated != (len(rows), rows.start, attributes["identity_sha256"]):
         problems.append(Problem(part, None, f"{schema.RECEIPT} is of another store, or damaged"))
     problems += _check_files(folder, part, receipt, full)
+    if full and is_packed(receipt):
+        problems += _check_packed(folder / ARRAYS, part, receipt)
     if full and receipt["num_rows"] == len(rows):
         problems += _check_rows(Part(folder, receipt, rows.start, functools.cache(map_file)), part, receipt)
     return problems
@@ -153,6 +156,22 @@ def _wrong_with(file: Path, stated: dict, full: bool) -> str:
         if full and hashlib.file_digest(opened, "sha256").hexdigest() != stated["sha256"]:
             return "does not match the SHA-256 of its receipt"
     return ""
+
+
+def _check_packed(file: Path, part: int, receipt: dict) -> Iterator[Problem]:
+    """Compare what zarr finds in the one file of a part's arrays with what the receipt states of it."""
+    stated = {name: (of.get("offset"), of["bytes"]) for name, of in arrays_of(receipt).items()}
+    try:
+        listed, packed = listed_places(file), map_file(file)
+    except CorruptStore as error:
+        yield Problem(part, None, str(error))
+        return
+    if listed != stated:
+        yield Problem(part, None, f"{file.name} lists other arrays, or elsewhere, than {schema.RECEIPT} does")
+        return
+    for name, (offset, num_bytes) in listed.items():
+        if sha256(packed[offset : offset + num_bytes]).hex() != receipt["arrays"][name]["sha256"]:
+            yield Problem(part, None, f"{name} does not match the SHA-256 of its receipt")
 
 
 def _check_rows(part: Part, number: int, receipt: dict) -> list[Problem]:

@@ -26,6 +26,7 @@ from backdrop.errors import CorruptStore, StorageUnreachable, UserError
 from backdrop.stores.sharing.s3_profile import SECRETS, settings_of_profile
 
 if TYPE_CHECKING:
+    from obstore import GetOptions
     from obstore.store import ClientConfig, RetryConfig, S3Config
 
 REQUESTS_IN_FLIGHT = 8
@@ -153,21 +154,28 @@ class ObjectStorage:
                 raise CorruptStore(f"{name} at {self.url} has more than {max_bytes} bytes")
         return bytes(data)
 
-    def download(self, name: str, file: Path, num_bytes: int, sha256: str) -> None:
+    def download(self, name: str, file: Path, num_bytes: int, sha256: str, offset: int | None = None) -> None:
         """Write an object to a new file, in bounded memory, checking it on the way; it is not synced.
 
+        Args: offset: of the first of `num_bytes` in the object; None = they are all of it.
         Raises:
             CorruptStore: the object is missing, or not of that size and digest.
         """
+        is_whole = offset is None
+        span: GetOptions | None = None if offset is None else {"range": (offset, offset + num_bytes)}
         with self._errors():
             try:
-                result = obstore.get(self._store, name)
+                result = obstore.get(self._store, name, options=span)
             except FileNotFoundError as error:
                 if "NoSuchBucket" in str(error):
                     raise
                 raise CorruptStore(f"{name} is missing at {self.url}") from None
-            what = f"{name} at {self.url}"
-            if result.meta["size"] != num_bytes:
+            except BaseError as error:
+                if span and ("InvalidRange" in str(error) or "416" in _status(str(error))):
+                    raise CorruptStore(f"{name} at {self.url} ends before byte {offset}") from None
+                raise
+            what = f"{name} at {self.url}" if is_whole else f"byte {offset} of {name} at {self.url}"
+            if result.range[1] - result.range[0] != num_bytes or (is_whole and result.meta["size"] != num_bytes):
                 stream: Iterable[bytes] = [b""]
             elif num_bytes <= CHUNK_BYTES:
                 stream = [bytes(result.bytes())]

@@ -10,6 +10,7 @@ from pathlib import Path
 from backdrop.durable_files import sync
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
+from backdrop.stores.format.packed_arrays import ARRAYS
 from backdrop.stores.format.schema import MAX_MANIFEST_BYTES, MAX_METADATA_BYTES, MAX_RECEIPT_BYTES
 from backdrop.stores.format.untrusted import check_manifest, check_receipt, read_json
 from backdrop.stores.images.image_codec import sha256
@@ -45,13 +46,13 @@ def fetch_file(
     partial: Path,
     check: Callable[[Path], None] = lambda aside: None,
 ) -> None:
-    """Fetch one file of a part, check it, and move it into place; of several that race any wins.
+    """Fetch one file of a part, or one of its packed arrays; check it, and move it into place; of racers any wins.
 
     It is not made durable here: for thousands of files that is done once, at the end.
 
     Args:
         file: its name, below the part, from a receipt that was checked.
-        stated: its "bytes" and "sha256" there.
+        stated: its "bytes" and "sha256" there, and "offset" of an array that is packed with others.
         folder: the part's folder; folders below it are made.
         partial: a folder on the same disk for what is not whole yet.
         check: called with the file before it is moved; what it raises keeps the file out.
@@ -67,7 +68,8 @@ def fetch_file(
         (folder / parent).mkdir(exist_ok=True)
     aside = partial / uuid.uuid4().hex
     try:
-        storage.download(object_name(part, file), aside, stated["bytes"], stated["sha256"])
+        name = object_name(part, ARRAYS if "offset" in stated else file)
+        storage.download(name, aside, stated["bytes"], stated["sha256"], stated.get("offset"))
         check(aside)
         os.replace(aside, folder / file)
     finally:

@@ -293,7 +293,7 @@ class _Fetched:
             if not _matches(folder / file, stated):
                 fetch_file(self.storage, part, file, stated, folder, self.staging / "partial")
                 objects, num_bytes = objects + 1, num_bytes + stated["bytes"]
-        check_rows(folder, receipt["num_rows"])
+        check_rows(folder, receipt)
         return objects, num_bytes, sum(stated["bytes"] for stated in receipt["files"].values())
 
     def _folder(self, part: int) -> Path:

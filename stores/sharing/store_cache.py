@@ -3,7 +3,8 @@
     store = open_published("s3://bucket/imagenet-train", Path("/scratch/stores"))
     store.mask(417)            # fetches the mask file of part 0, once
 
-    CACHE/<store id>.zarr      the files fetched so far: no whole store, to open it by itself use `remote.pull`
+    CACHE/<store id>.zarr      what was fetched so far, each array's files by themselves: no whole store, to open it
+                               by itself use `remote.pull`
     CACHE/<store id>.partial   files that are not whole yet
     CACHE/<store id>.locks     one file per part: of processes that want the same part one fetches, the others wait
     CACHE/<digest>.url         which store lay at a URL when it was last looked at
@@ -30,6 +31,7 @@ from backdrop.durable_files import sync
 from backdrop.errors import StorageUnreachable, UserError
 from backdrop.progress import note_default, stage_bar, warn
 from backdrop.stores.format import schema
+from backdrop.stores.format.packed_arrays import array_place, arrays_of, file_by_itself
 from backdrop.stores.format.provenance import canonical_json
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.format.untrusted import check_blob, check_manifest, check_receipt, check_statuses, needed_for
@@ -167,24 +169,28 @@ class _CachedStore:
         with locked(self.locks / schema.part_name(part)):
             folder.mkdir(exist_ok=True)
             receipt = self._receipt(part)
-            needed = [file for blob_file in files for file in self._needed(blob_file, receipt)]
+            arrays = arrays_of(receipt)
+            needed = [file for blob_file in files for file in self._needed(blob_file, arrays)]
             for file in dict.fromkeys([*needed, *files]):
-                if file in receipt["files"] and not (folder / file).exists():
-                    check = functools.partial(self._check, folder, file, receipt["num_rows"])
-                    fetch_file(_storage(self.url), part, file, receipt["files"][file], folder, self.partial, check)
+                if file in arrays and not (folder / file).exists():
+                    check = functools.partial(self._check, folder, file, receipt)
+                    fetch_file(_storage(self.url), part, file, arrays[file], folder, self.partial, check)
 
     @staticmethod
-    def _needed(file: str, receipt: dict) -> list[str]:
+    def _needed(file: str, arrays: dict) -> list[str]:
         """The files by which one is checked."""
-        return needed_for(BLOB_FILES[file]) if file in BLOB_FILES and file in receipt["files"] else []
+        return needed_for(BLOB_FILES[file]) if file in BLOB_FILES and file in arrays else []
 
     @staticmethod
-    def _check(folder: Path, file: str, num_rows: int, aside: Path) -> None:
+    def _check(folder: Path, file: str, receipt: dict, aside: Path) -> None:
         """Check and make durable what will be believed as soon as it has its name."""
+        place = file_by_itself(aside, aside.stat().st_size)
         if file in BLOB_FILES:
-            check_blob(folder, BLOB_FILES[file], num_rows, aside)
+            check_blob(
+                folder, BLOB_FILES[file], functools.partial(array_place, folder, receipt, is_packed=False), place
+            )
         elif file == STATUS_FILE:
-            check_statuses(folder, aside)
+            check_statuses(folder, place)
         sync(aside)
 
     def _receipt(self, part: int) -> dict:
@@ -199,7 +205,7 @@ class _CachedStore:
     def fetch_part(self, part: int) -> None:
         """Have all files of a part here that reading it may need."""
         self.fetch([part], [schema.RECEIPT])
-        self.fetch([part], [file for file in self._receipt(part)["files"] if not file.endswith(schema.ROOT_METADATA)])
+        self.fetch([part], [file for file in arrays_of(self._receipt(part)) if not file.endswith(schema.ROOT_METADATA)])
 
     def _fetch_in_new_process(self, parts: Sequence[int], files: Sequence[str]) -> None:
         """After a fork, when this process can make no requests itself; of one part all files, to start but one."""

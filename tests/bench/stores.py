@@ -1,6 +1,7 @@
 """Random reads from a store beside zarr-python and h5py, builds per core, bytes per image, the tiled background."""
 
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,8 +115,8 @@ def background_reads(store: Store, order: np.ndarray, peer: Path) -> dict[str, d
 
 def by_zarr(store: Store, name: str) -> Callable[[int], bytes]:
     """Read a row's bytes as somebody with zarr alone would who opened the arrays, and read the offsets, before."""
-    group = zarr.open_group(store.path, mode="r")
-    parts = [group[f"parts/part-{part:05d}"] for part in range(store.num_parts)]
+    files = [store.path / f"parts/part-{part:05d}/arrays.zip" for part in range(store.num_parts)]
+    parts = [zarr.open_group(zarr.storage.ZipStore(file, mode="r"), mode="r") for file in files]
     arrays = [(part[name], part[f"{name}_offsets"][:]) for part in parts]
 
     def read(number: int) -> bytes:
@@ -192,8 +193,8 @@ def bytes_per_image(store: Store, index: DatasetIndex) -> dict[str, dict]:
 
 def chunk_bytes(store: Store, field: str) -> float:
     """Mean bytes of a row in a blob."""
-    chunks = (store.path / "parts").glob(f"part-*/{field}/c/0")
-    return sum(chunk.stat().st_size for chunk in chunks) / store.num_rows
+    receipts = [json.loads(file.read_bytes()) for file in (store.path / "parts").glob("part-*/part.json")]
+    return sum(receipt["arrays"].get(f"{field}/c/0", {"bytes": 0})["bytes"] for receipt in receipts) / store.num_rows
 
 
 def png_bytes(images: list[np.ndarray]) -> float:

@@ -16,6 +16,7 @@ from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import missing_parts
 from backdrop.stores.maintenance.verify import verify
+from tests.material.part_arrays import array_bytes, flip_bit
 from tests.material.small_images import (
     NUM_IMAGES,
     PART_ROWS,
@@ -192,16 +193,19 @@ def test_a_neighbour_changed_under_its_size_is_named(images: Path, tmp_path: Pat
     ("file", "message"),
     [
         ("part-00002/mask/c/0", "part-00002/mask/c/0 is damaged"),
-        ("part-00002/part.json", "part.json"),
+        ("part-00002/", "part.json"),
         ("part-00000/mask/c/0", "mask of row 0"),
         ("part-00000/label/c/0", "label/c/0 is damaged"),
     ],
 )
 def test_a_damaged_parent_is_not_passed_on(file: str, message: str, parent: Path, images: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(parent, tmp_path / "copy"))
-    data = bytearray((copy / "parts" / file).read_bytes())
-    data[len(data) // 20] ^= 1
-    (copy / "parts" / file).write_bytes(data)
+    part, _, name = file.partition("/")
+    if name:
+        flip_bit(copy / "parts" / part, name, len(array_bytes(copy / "parts" / part, name)) // 20)
+    else:
+        receipt = copy / "parts" / part / "part.json"
+        receipt.write_bytes(b"[" + receipt.read_bytes()[1:])
     with pytest.raises(CorruptStore, match=message):
         recompute(copy, images, tmp_path / "new", [1])
 

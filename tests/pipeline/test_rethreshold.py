@@ -18,6 +18,7 @@ from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import missing_parts
 from backdrop.stores.maintenance.verify import verify
+from tests.material.part_arrays import flip_bit
 from tests.material.small_images import (
     UNREADABLE,
     FormulaDetector,
@@ -132,10 +133,7 @@ def test_an_image_changed_under_its_name_is_named(images: Path, parent: Path, tm
 
 def test_a_damaged_parent_is_not_passed_on(images: Path, parent: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(parent, tmp_path / "copy"))
-    chunk = copy / "parts/part-00001/saliency/c/0"
-    data = bytearray(chunk.read_bytes())
-    data[5] ^= 1
-    chunk.write_bytes(data)
+    flip_bit(copy / "parts/part-00001", "saliency/c/0", 5)
     with pytest.raises(CorruptStore, match=r"saliency of row 4 \(a/004.jpg\) is damaged"):
         rethreshold_store(copy, index_of(images), tmp_path / "s", threshold=0.5, num_workers=0)
 

@@ -30,6 +30,7 @@ from backdrop.stores.format.mask_codec import pack_rows
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import COLUMNS, Status
 from backdrop.stores.format.writer import StoreRow, finish, open_for_build, write_part
+from tests.material.part_arrays import flip_bit
 from tests.material.small_store import IDENTITY, NUM_ROWS, PART_ROWS, mask_of, row_of, small_store, tree, write_parts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -199,10 +200,7 @@ def test_half_built_and_damaged_stores_give_no_export(name: str, store: Path, tm
     with pytest.raises(UserError, match="half built"):
         export(open_store(tmp_path / "half"), tmp_path / "out" / file_name)
     damaged = Path(shutil.copytree(store, tmp_path / "damaged"))
-    chunk = damaged / "parts/part-00002/mask/c/0"
-    data = bytearray(chunk.read_bytes())
-    data[-1] ^= 1
-    chunk.write_bytes(data)
+    flip_bit(damaged / "parts/part-00002", "mask/c/0", -1)
     with pytest.raises(CorruptStore, match="mask of row 10"):
         export(open_store(damaged), tmp_path / "out" / file_name)
     assert not (tmp_path / "out" / file_name).exists()

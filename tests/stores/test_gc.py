@@ -43,7 +43,7 @@ def test_old_stages_and_partial_files_go_and_young_ones_stay(path: Path) -> None
     cards = [leave(path.parent / f".toy.zarr.croissant.json.{age}.partial", age) for age in (7200, 10)]
     beton = leave(path.parent / "toy.beton.partial", 7200)
     shard = leave(path.parent / "toy.beton/toy-00001-of-00002.beton.partial", 7200)
-    within = leave(path / "parts/part-00000/mask/c/0.1234.partial", 7200)
+    within = leave(path / "parts/part-00000/arrays.zip.1234.partial", 7200)
     other = leave(path.parent / ".another.zarr.json.1.partial", 7200)
     dry = gc(path, dry_run=True)
     assert (dry["freed_bytes"], len(dry["removed"]), len(dry["kept"])) == (25, 5, 2)

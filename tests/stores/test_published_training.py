@@ -66,7 +66,7 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def listed(
             self: ObjectStorage, name: str, *rest: object, of: object = getattr(ObjectStorage, method)
         ) -> object:
-            names.append(name)
+            names.append(f"{name} {rest}")  # with the range of bytes
             return of(self, name, *rest)
 
         monkeypatch.setattr(ObjectStorage, method, listed)

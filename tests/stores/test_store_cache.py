@@ -18,7 +18,9 @@ from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.sharing.object_storage import ObjectStorage
 from backdrop.stores.sharing.remote import publish
 from backdrop.stores.sharing.store_cache import open_published
+from tests.material.part_arrays import array_bytes
 from tests.material.s3_server import BUCKET, S3Server, environment
+from tests.material.schema_versions import to_schema_1
 from tests.material.small_store import digest_of_all, mask_of, small_store, tree
 
 
@@ -44,12 +46,12 @@ def public(store: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the objects that are downloaded."""
+def downloads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
+    """Names of the objects that are downloaded, and from which byte on."""
     names, download = [], ObjectStorage.download
 
     def listed(self: ObjectStorage, name: str, *rest: object) -> None:
-        names.append(name)
+        names.append((name, rest[-1]))
         download(self, name, *rest)
 
     monkeypatch.setattr(ObjectStorage, "download", listed)
@@ -66,7 +68,9 @@ def everything(store: Store) -> list[object]:
     return [of_rows, soft_maps, columns, texts, store.keys(), store.store_id, store.identity]
 
 
-def test_it_reads_as_the_store_itself(s3: str, store: Path, tmp_path: Path, downloads: list[str]) -> None:
+def test_it_reads_as_the_store_itself(
+    s3: str, store: Path, tmp_path: Path, downloads: list[tuple[str, int | None]]
+) -> None:
     opened = open_published(s3, tmp_path / "cache")
     assert downloads == []
     assert everything(opened) == everything(open_store(store))
@@ -75,23 +79,35 @@ def test_it_reads_as_the_store_itself(s3: str, store: Path, tmp_path: Path, down
     again = open_published(s3, tmp_path / "cache")
     assert everything(again) == everything(open_store(store))
     assert len(downloads) == fetched
-    files, cached = tree(store), tree(opened.path)
-    assert cached.items() <= files.items()
+    cached = tree(opened.path)
+    arrays = [name for name in cached if not name.endswith(".json")]
+    for name in arrays:
+        _, part, array = name.split("/", 2)
+        assert cached.pop(name) == array_bytes(store / "parts" / part, array)
+    assert len(arrays) > 60
+    assert cached.items() <= tree(store).items()
     assert not list((tmp_path / "cache").glob("*.partial/*"))
 
 
-def test_only_what_is_asked_for_is_fetched(public: Path, tmp_path: Path, downloads: list[str]) -> None:
+def test_only_what_is_asked_for_is_fetched(
+    public: Path, tmp_path: Path, downloads: list[tuple[str, int | None]]
+) -> None:
     opened = open_published(f"file://{public}", tmp_path / "cache")
     assert opened.mask(5).shape == mask_of(5).shape
-    assert {name.split("/")[1] for name in downloads} == {"part-00001"}
-    of_a_mask = {"status", "mask", "mask_offsets", "mask_crc32c", "height", "width"}
-    assert {name.split("/")[2] for name in downloads} == of_a_mask
+    of_a_mask = ("status", "mask", "mask_offsets", "mask_crc32c", "height", "width")
+    assert set(downloads) == {array_of(public, 1, f"{name}/c/0") for name in of_a_mask}
     downloads.clear()
     assert opened.status.tolist() == [0, 0, 0, 3, 0, 1, 0, 0, 4, 0, 0]
-    assert sorted(downloads) == [f"parts/part-0000{part}/status/c/0" for part in (0, 2)], "of the others"
+    assert sorted(downloads) == [array_of(public, part, "status/c/0") for part in (0, 2)], "of the others"
 
 
-def test_threads_fetch_a_part_once(public: Path, tmp_path: Path, downloads: list[str]) -> None:
+def array_of(public: Path, part: int, name: str) -> tuple[str, int]:
+    """The object that an array lies in, and at which byte."""
+    place = f"parts/part-{part:05d}"
+    return f"{place}/arrays.zip", json.loads((public / place / "part.json").read_bytes())["arrays"][name]["offset"]
+
+
+def test_threads_fetch_a_part_once(public: Path, tmp_path: Path, downloads: list[tuple[str, int | None]]) -> None:
     stores_opened = [open_published(f"file://{public}", tmp_path / "cache") for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         assert len(set(pool.map(digest_of_all, stores_opened))) == 1
@@ -117,9 +133,10 @@ def test_other_processes_read_it(method: str, s3: str, store: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["key", "mask", "background", "saliency", "status", "mask_offsets", "part.json"])
 def test_damage_there_is_an_error_here_and_is_not_kept(name: str, public: Path, store: Path, tmp_path: Path) -> None:
-    file = f"parts/part-00001/{name if '.' in name else f'{name}/c/0'}"
+    file = f"parts/part-00001/{'part.json' if '.' in name else 'arrays.zip'}"
     content = (store / file).read_bytes()
-    for damaged in (content[:-1], bytes([content[0] ^ 1]) + content[1:], None):
+    at = 0 if "." in name else array_of(public, 1, f"{name}/c/0")[1]
+    for damaged in (content[: at or -1], content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :], None):
         (public / file).unlink() if damaged is None else (public / file).write_bytes(damaged)
         with pytest.raises(CorruptStore, match=file):
             everything(open_published(f"file://{public}", tmp_path / "cache"))
@@ -150,6 +167,7 @@ def forge_receipt(public: Path, files: dict) -> None:
 
 
 def test_hostile_names_are_refused(public: Path, tmp_path: Path) -> None:
+    to_schema_1(public)
     forge_receipt(public, {"../../../../evil": {"bytes": 1, "sha256": "0" * 64}})
     opened = open_published(f"file://{public}", tmp_path / "cache")
     assert opened.mask(0).any()
@@ -161,6 +179,7 @@ def test_hostile_names_are_refused(public: Path, tmp_path: Path) -> None:
 def test_rows_that_would_swell_up_are_not_kept(name: str, column: str, public: Path, tmp_path: Path) -> None:
     """A publisher whose digests are right and whose rows are not: what `pull` refuses is refused here."""
     file = f"{column}/c/0"
+    to_schema_1(public)
     (public / "parts" / "part-00001" / file).write_bytes(bytes([127]) * (4 if column == "status" else 16))
     content = (public / "parts" / "part-00001" / file).read_bytes()
     forge_receipt(public, {file: {"bytes": len(content), "sha256": sha256(content).hex()}})
@@ -181,7 +200,7 @@ def test_without_the_network_what_was_fetched_is_read(
     public.rename(tmp_path / "away")
     assert everything_of(open_published(url, cache)) == everything_of(open_store(store))
     assert f"holds of store {opened.store_id}" in capsys.readouterr().err
-    with pytest.raises(UserError, match=f"background_offsets/c/0 is missing at {url}"):
+    with pytest.raises(UserError, match=f"parts/part-00000/arrays.zip is missing at {url}"):
         open_published(url, cache).background_jpeg(0)
     with pytest.raises(UserError, match="no such folder; correct the URL"):
         open_published(url + "2", cache)
@@ -207,7 +226,7 @@ def test_what_cannot_be_opened(public: Path, tmp_path: Path, monkeypatch: pytest
 
 def test_a_failure_in_a_forked_process_is_told(public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_published(f"file://{public}", tmp_path / "cache")
-    (public / "parts" / "part-00000" / "mask" / "c" / "0").unlink()
+    (public / "parts" / "part-00000" / "arrays.zip").unlink()
     monkeypatch.setattr(backdrop.stores.sharing.object_storage, "_process", -1)  # as after a fork
-    with pytest.raises(UserError, match=r"parts/part-00000/mask/c/0 is missing at file://"):
+    with pytest.raises(UserError, match=r"parts/part-00000/arrays.zip is missing at file://"):
         opened.mask(0)

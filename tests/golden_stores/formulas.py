@@ -1,7 +1,7 @@
-"""Made the golden store of schema 1.0: `python -m tests.golden_stores.make_v1_0 FOLDER`.
+"""What the golden stores hold: formulas, so that a test can say what a reader must find without asking its code.
 
-Run once, with the writer of schema 1.0; the store in `v1.0/` is what it wrote, and is never written again. Its content
-is formulas, so that a test can say what a reader must find without asking the code under test.
+`v1.0/` is what `python -m tests.golden_stores.formulas FOLDER` wrote with the writer of schema 1.0, `v2.0/` is that
+store merged into a new one by the writer of schema 2.0. Neither is ever written again.
 """
 
 import sys
