@@ -66,7 +66,8 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def listed(
             self: ObjectStorage, name: str, *rest: object, of: object = getattr(ObjectStorage, method)
         ) -> object:
-            names.append(f"{name} {rest}")  # with the range of bytes
+            is_range = len(rest) == 4 and rest[3] is not None
+            names.append(f"{name} from {rest[3]}" if is_range else name)
             return of(self, name, *rest)
 
         monkeypatch.setattr(ObjectStorage, method, listed)
