@@ -19,7 +19,7 @@ help:
 	@echo "make demo       find foregrounds, build a store, pretrain, score, write a page (first builds .venv)"
 	@echo "make test       default tests        make test-slow  the longer ones"
 	@echo "make lint       ruff and mypy        make format     let ruff format the code"
-	@echo "make bench      measure, write bench.json"
+	@echo "make bench      measure, write bench.json and draw the last runs in bench.html"
 	@echo "make study      do masks help? the papers' tables with small runs, a night on two cores; goes on where it was"
 	@echo "make lock       resolve requirements.lock anew     make clean  remove .venv and build leftovers"
 
@@ -45,7 +45,9 @@ format: $(TESTED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A peer that has to be compiled: without it its line says so.
 bench: $(TESTED)
+	@$(INSTALL) pydensecrf2==1.1 || echo "pydensecrf2 cannot be built here: measured without it"
 	$(BIN)/python -m tests.bench
 
 # The photographs' half of the tables needs BACKDROP_DATA/imagenette.
