@@ -117,7 +117,19 @@ def build_store_command(
         note("this process's share is done; the last one to end finishes the store, and exports it")
     elif beton:
         summary["beton"] = _exported(index, summary, parent is None, engine, workers)
-    print_result(summary)
+    print_result(summary, _outcome(summary, root))
+
+
+def _outcome(summary: dict[str, Any], root: Path | None) -> str:
+    """What a build came to, in a line, and the command that shows it. Args: root: that was given for the images."""
+    if summary["store_id"] is None:
+        return f"store: not finished yet, in {summary['store']}"
+    empty = {status: summary["status"][status] for status in ("no-foreground", "all-foreground")}
+    num_ok = summary["status"]["ok"]
+    found = f"{num_ok:,} of {summary['num_rows']:,} images have a foreground and a background"
+    found += "".join(f", {count:,} {status}" for status, count in empty.items() if count)
+    page = ["store", "view", summary["store"], *(["--root", str(root)] if root else [])]
+    return f"store: {found}; in {summary['store']}\nits page: {program()} {shlex.join(page)}"
 
 
 def _exported(
@@ -190,7 +202,7 @@ def store_recompute(
     index = reopen_index(opened, root)
     summary = recompute_store(store, index, chosen_detector(detector), out, chosen, num_workers=workers, engine=engine)
     _note_store(summary)
-    print_result(summary)
+    print_result(summary, _outcome(summary, root))
 
 
 @click.command("view", cls=Command)

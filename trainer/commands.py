@@ -21,6 +21,7 @@ from backdrop.settings_options import config_option, settings_options, showed_or
 from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
 from backdrop.stores.datasets import built_default_store
 from backdrop.stores.engines import ENGINES
+from backdrop.trainer.backbone_names import completed as completed_backbones
 from backdrop.trainer.choices import choices
 from backdrop.trainer.evaluation import EVALUATIONS
 from backdrop.trainer.methods import METHODS
@@ -68,6 +69,7 @@ def run_or_weights_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--backbone",
     default=None,
+    shell_complete=completed_backbones,
     help="resnet18 to 152, vit_s16 and so on, alexnet, drn_d_22 to 105, drn_d_small, timm:NAME. Default: the recipe's.",
 )
 @click.option(

@@ -21,6 +21,8 @@ DECODED_BYTES = 10_000_000
 # Pictures by their names, which no data set takes.
 _OTHER_PICTURES = (".bmp", ".gif", ".tif", ".tiff", ".heic", ".avif", ".jp2")
 _MAX_NAMED = 3
+# Data sets whose images are in files of these.
+_PACKED = {"tar": (".tar",), "huggingface": (".parquet", ".arrow")}
 
 
 def data_sets() -> list[Finding]:
@@ -50,6 +52,9 @@ def data_sets() -> list[Finding]:
 def _of_data_set(name: str) -> Iterator[Finding]:
     root, member = data_folder(name), DATASETS.load(name)
     assert root is not None, "data_sets looks only where BACKDROP_DATA is set"
+    if name in _PACKED:
+        yield packed(name, root)
+        return
     by_folder = {member.images(root, split): split for split in member.SPLITS or ("all",)}
     there = [folder for folder in by_folder if folder.is_dir()]
     if not there:
@@ -57,6 +62,18 @@ def _of_data_set(name: str) -> Iterator[Finding]:
         yield Finding(subject=name, state="problem", found=f"{root} has none of its splits", to_do=to_do)
     for folder in there:
         yield sampled(f"{name} {by_folder[folder]}" if len(by_folder) > 1 else name, folder)
+
+
+def packed(name: str, root: Path) -> Finding:
+    """Count the files that hold the images of a data set. Args: name: of `_PACKED`. root: its folder."""
+    suffixes = _PACKED[name]
+    num = sum(path.suffix in suffixes for path in islice(root.rglob("*"), LOOKED_AT))
+    kinds = " or ".join(suffixes)
+    if not num:
+        to_do = f"expected there: {DATASETS.load(name).LAYOUT}"
+        return Finding(subject=name, state="problem", found=f"no {kinds} file in {root}", to_do=to_do)
+    found = f"{num} {kinds} file{'s' if num > 1 else ''}; build-store looks into them"
+    return Finding(subject=name, state="ok", found=found)
 
 
 def sampled(subject: str, folder: Path) -> Finding:

@@ -11,9 +11,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
-from backdrop.stores.datasets import image_folder
+from backdrop.stores.datasets import image_folder, reopen_index
 from backdrop.stores.format.reader import Store
+from backdrop.stores.format.schema import NOT_BUILT
 from backdrop.stores.images.image_codec import decode_rgb, sha256
+from backdrop.stores.indexes.dataset_index import Archive
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ def find_images(store: Store, root: Path | None) -> SourceImages:
         UserError: `root` was given and is no such folder.
     """
     try:
-        return _in_folder(store, image_folder(store.dataset, root=root, split=store.split))
+        folder = image_folder(store.dataset, root=root, split=store.split)
+        archive = None if _has_files(store, folder) else reopen_index(store, root).archive
+        return _in_folder(store, folder) if archive is None else _in_archive(store, archive)
     except UserError as error:
         if root is not None:
             raise
@@ -57,6 +61,30 @@ def find_images(store: Store, root: Path | None) -> SourceImages:
 
 def _none(row: int) -> np.ndarray:
     raise ImageError("the images are not at hand")
+
+
+def _has_files(store: Store, folder: Path) -> bool:
+    """Whether the images of some rows are files below a folder: listing a data set in shards or tables takes longer."""
+    rows = sorted({0, store.num_rows // 2, store.num_rows - 1})
+    return any((folder / store.key(row)).is_file() for row in rows if store.status[row] != NOT_BUILT)
+
+
+def _in_archive(store: Store, archive: Archive) -> SourceImages:
+    def read(row: int) -> np.ndarray:
+        try:
+            data = archive.read(store.key(row))
+        except (OSError, UserError) as error:
+            raise ImageError(str(error)) from error
+        return decode_rgb(_same(data, store, row))
+
+    return SourceImages("the data set's shards or tables", "", lambda row: True, read)
+
+
+def _same(data: bytes, store: Store, row: int) -> bytes:
+    """An image's bytes. Raises: ImageError: they are not those that the store was built from."""
+    if sha256(data) != store.source_sha256(row):
+        raise ImageError("the data set holds another image under this key than the store was built from")
+    return data
 
 
 def _in_folder(store: Store, folder: Path) -> SourceImages:
@@ -73,10 +101,7 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
         file = file_of(row)
         if file is None or not file.is_file():
             raise ImageError("its image is not in the data set's folder")
-        data = file.read_bytes()
-        if sha256(data) != store.source_sha256(row):
-            raise ImageError("the data set's folder holds another image under this key than the store was built from")
-        return decode_rgb(data)
+        return decode_rgb(_same(file.read_bytes(), store, row))
 
     return SourceImages("the data set's folder", "", is_there, read)
 

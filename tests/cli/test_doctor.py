@@ -217,6 +217,18 @@ def test_data_sets_and_their_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "2017" in findings["coco"].to_do
 
 
+def test_data_sets_in_shards_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BACKDROP_DATA", str(tmp_path))
+    (tmp_path / "tar" / "train").mkdir(parents=True)
+    (tmp_path / "huggingface" / "data").mkdir(parents=True)
+    (tmp_path / "huggingface" / "data" / "train-0.parquet").touch()
+    found = {finding.subject: finding for finding in data_sets.data_sets()}
+    assert found["huggingface"].state == "ok"
+    assert found["huggingface"].found.startswith("1 .parquet or .arrow file; ")
+    assert (found["tar"].state, found["tar"].found) == ("problem", f"no .tar file in {tmp_path / 'tar'}")
+    assert "{split}/*.tar" in found["tar"].to_do
+
+
 def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(folder: Path):
         raise PermissionError(13, "Permission denied", str(folder))

@@ -164,6 +164,7 @@ def test_the_shell_gets_a_script_of_completions() -> None:
         (["store"], "ver", {"verify"}),
         (["evaluate"], "k", {"knn"}),
         (["pretrain", "--bg"], "sw", {"swaps"}),
+        (["pretrain", "--backbone"], "alex", {"alexnet", "alexnet_bn"}),
         (["build-store", "--detector"], "m", {"mc", "mean"}),
         (["saliency", "predict", "--detector"], "artifacts/det", {"artifacts/det"}),  # a path: the shell's own
         (["pretrain"], "--qu", {"--quiet"}),

@@ -85,6 +85,10 @@ def test_some_rows_that_fail_are_built_and_said(folder: Path) -> None:
              "--detector", f"masks:{folder / 'masks'}", "--out", str(folder / "s.zarr")]  # fmt: skip
     built = CliRunner().invoke(cli.main, words)
     assert built.exit_code == 0, built.output
+    assert built.stdout.splitlines() == [
+        f"store: 16 of 24 images have a foreground and a background; in {folder / 's.zarr'}",
+        f"its page: python cli.py store view {folder / 's.zarr'} --root {folder / 'images'}",
+    ]
     assert f"warning: 8 of 24 rows have no mask. The reason of each: python cli.py store view {folder}" in built.stderr
 
 

@@ -64,6 +64,23 @@ def test_what_is_wrong_with_a_shard_is_said(shards: Path, tmp_path: Path) -> Non
         index.archive.read("0000.tar/9.jpg")
 
 
+def test_the_gallery_reads_images_in_shards(shards: Path, tmp_path: Path) -> None:
+    from backdrop.errors import ImageError
+    from backdrop.pipeline.build.masks_and_backgrounds import build_store
+    from backdrop.pipeline.gallery.source_images import find_images
+    from backdrop.stores.format.reader import open_store
+    from backdrop.stores.images.image_codec import decode_rgb
+
+    build_store(open_index("tar", root=shards), FormulaDetector(), tmp_path / "x.zarr", num_workers=0)
+    images = find_images(open_store(tmp_path / "x.zarr"), shards)
+    assert (images.where, images.missing) == ("the data set's shards or tables", "")
+    assert all(np.array_equal(images.read(row), decode_rgb(jpeg(row))) for row in range(NUM_IMAGES))
+    shard = shards / "train" / "0001.tar"
+    shard.write_bytes(shard.read_bytes().replace(jpeg(3), jpeg(3)[:-3] + b"..."))
+    with pytest.raises(ImageError, match="another image under this key"):
+        images.read(3)
+
+
 @pytest.fixture
 def parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data set in the Hub's form."""

@@ -5,11 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from backdrop.errors import UserError
 from backdrop.open_sets import PLUGINS_VARIABLE
+from backdrop.trainer import backbone_names as backbone_names_of_the_shell
 from backdrop.trainer.backbones import BACKBONES, backbone_names, build_backbone, find
 from backdrop.trainer.evaluation.harness.subject import untrained_like
 from backdrop.trainer.evaluation.harness.weights import load_network
@@ -41,6 +43,14 @@ def test_every_family_is_tested_and_says_what_it_serves() -> None:
     assert {id(find(name)) for name in NAMES} == {id(BACKBONES.load(member)) for member in BACKBONES.built_in()}
     assert {"resnet50", "drn_d_105", "drn_d_small", "timm:NAME"} <= set(backbone_names())
     assert "drn_d_small_skips" not in backbone_names()  # its backbone is drn_d_small
+
+
+def test_the_shell_is_offered_every_name_without_asking_the_families() -> None:
+    assert {*backbone_names()} - {"timm:NAME"} == {*backbone_names_of_the_shell.BUILT_IN}
+    assert set(timm.list_models()) == set(backbone_names_of_the_shell.timm_names())
+    assert backbone_names_of_the_shell.completed(None, None, "resnet1") == ["resnet18", "resnet101", "resnet152"]
+    assert "timm:" in backbone_names_of_the_shell.completed(None, None, "")
+    assert VIT in backbone_names_of_the_shell.completed(None, None, "timm:vit_tiny")
 
 
 @pytest.mark.parametrize("name", NAMES)
