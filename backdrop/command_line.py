@@ -17,7 +17,7 @@ import click
 
 from backdrop.command_options import path_type
 from backdrop.disk_errors import closed_folders
-from backdrop.errors import UserError, program
+from backdrop.errors import UserError, printable, program
 from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.progress import QUIET_VARIABLE, is_quiet
 from backdrop.utf8_mode import restart_in_utf8_mode
@@ -143,7 +143,7 @@ class Commands(click.Group):
             with closed_folders():
                 return super().invoke(ctx)
         except UserError as error:
-            raise _Mistake(str(error)) from error
+            raise _Mistake(printable(str(error))) from error
         except KeyboardInterrupt as stop:
             name = ctx.invoked_subcommand
             raise _Interrupted(_how_to_go_on(self.get_command(ctx, name) if name else None)) from stop
@@ -156,7 +156,7 @@ def print_result(result: object, text: str | None = None) -> None:
     """
     json_to = click.get_current_context().meta.get(_JSON_KEY)
     as_json = json.dumps(result, indent=2, default=str)
-    click.echo(as_json if text is None or json_to == "-" else text)
+    click.echo(as_json if text is None or json_to == "-" else printable(text))
     if json_to not in (None, "-"):
         _write_json(as_json, Path(json_to))
 

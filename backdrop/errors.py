@@ -1,5 +1,6 @@
 """Errors a user can cause: one class to catch at the command line, the others name what is at fault."""
 
+import re
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,6 +9,11 @@ from pathlib import Path
 
 class UserError(Exception):
     """Something the user gave is wrong; the message says what was given, what is allowed and what to do next."""
+
+
+def printable(text: str) -> str:
+    """Return a text with what a terminal would obey written out: names of files and tensors may hold anything."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def program() -> str:

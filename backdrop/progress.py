@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from backdrop.errors import printable
+
 if TYPE_CHECKING:  # importing it takes as long as click: not before there is something to show
     from tqdm import tqdm
 
@@ -163,4 +165,4 @@ def warn(message: str) -> None:
 def _say(message: str) -> None:
     from tqdm import tqdm
 
-    tqdm.write(message, file=sys.stderr)
+    tqdm.write(printable(message), file=sys.stderr)

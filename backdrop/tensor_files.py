@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import warnings
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,13 +131,55 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], str]:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, container  # noqa: SIM118
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of kinds of files and tensors that are refused
+            content = torch.load(path, map_location="cpu", weights_only=True)
     for name in _CONTAINERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content, container = content[name], name
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no dictionary of tensors")
-    return {str(name): value for name, value in content.items() if isinstance(value, Tensor)}, container
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor)
+    return tensors, container
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that would be more than the file when it is read: torch compresses none of its own."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > path.stat().st_size:
+        raise ValueError(f"it is an archive of {num_bytes:,} bytes in {path.stat().st_size:,}, not one of torch's.")
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor whose values are not all in the file: one would become a trillion as soon as it is copied."""
+    is_plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    if not is_plain or tensor.dtype not in _DTYPES:
+        kind = f"{str(tensor.dtype).removeprefix('torch.')}, {str(tensor.layout).removeprefix('torch.')}"
+        raise UserError(f"{path}: its {name} is {kind}, on {tensor.device}. Allowed are plain tensors of real numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise UserError(
+            f"{path}: its {name} is {tuple(tensor.shape)}, of which the file has {tensor.untyped_storage().nbytes():,} "
+            "bytes. Save it whole: tensor.clone()"
+        )
+
+
+def what_does_not_fit(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Return in words which tensors a network lacks, has no place for, or has in another shape; "" where all fit.
+
+    Args: wanted: the network's, which need no values (`torch.device("meta")`). given: a file's.
+    """
+    missing, foreign = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    other = [name for name in sorted(wanted.keys() & given.keys()) if wanted[name].shape != given[name].shape]
+    said = [f"it lacks {missing[0]}"] if missing else []
+    said += [f"{foreign[0]} is no part of one"] if foreign else []
+    said += [f"{other[0]} is {tuple(given[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"] if other else []
+    return " and ".join(said)
 
 
 @contextmanager
@@ -151,10 +195,12 @@ def readable(path: Path) -> Iterator[None]:
         KeyError,
         EOFError,
         UnpicklingError,
+        zipfile.BadZipFile,
     ) as error:
         # Torch's own words would have the user allow code to run.
         is_no_tensors = isinstance(error, UnpicklingError)
-        reason = "it holds other things than tensors." if is_no_tensors else str(error).strip().splitlines()[0]
+        words = "it holds other things than tensors." if is_no_tensors else str(error).strip()
+        reason = words.splitlines()[0] if words else "it is empty or cut off."
         raise UserError(
             f"{path} cannot be read as weights: {reason} Allowed: safetensors, or .pt and "
             ".pth files that hold tensors and nothing else (code in them is never run)."

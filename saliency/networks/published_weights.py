@@ -5,6 +5,7 @@ Shapes: D width, M rows and columns of the positional embedding's grid.
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from backdrop.saliency.networks.weight_names import (
     vit_weights,
 )
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
-from backdrop.tensor_files import read_published, weights_sha256
+from backdrop.tensor_files import read_published, weights_sha256, what_does_not_fit
 
 # What SwAV divides colours by; the other releases as ImageNet's.
 SWAV_STD = (0.228, 0.224, 0.225)
@@ -32,6 +33,16 @@ SWAV_STD = (0.228, 0.224, 0.225)
 HEAD_WIDTH = 64
 MOCO_V3_SMALL_WIDTH, MOCO_V3_SMALL_HEADS = 384, 12
 HUGE_WIDTH, HUGE_HEADS = 1280, 16
+# DINOv2's giant has 40.
+MAX_BLOCKS = 64
+_DIMENSIONS = {
+    PATCHES: 4,
+    "pos_embed": 3,
+    "cls_token": 3,
+    "register_tokens": 3,
+    "reg_token": 3,
+    "blocks.0.mlp.fc1.weight": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,13 +161,8 @@ def _whole_resnet50(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
         wanted = DilatedResNet50().state_dict()
     counts = {name: torch.zeros((), dtype=torch.long) for name in wanted if name.endswith("num_batches_tracked")}
     whole = {**counts, **own}
-    missing, foreign = sorted(wanted.keys() - whole.keys()), sorted(whole.keys() - wanted.keys())
-    other = [name for name in sorted(wanted.keys() & whole.keys()) if wanted[name].shape != whole[name].shape]
-    said = [f"it lacks {missing[0]}"] if missing else []
-    said += [f"{foreign[0]} is no part of one"] if foreign else []
-    said += [f"{other[0]} is {tuple(whole[other[0]].shape)}, not {tuple(wanted[other[0]].shape)}"] if other else []
-    if said:
-        raise UserError(f"the weights in {what} are no ResNet-50: {' and '.join(said)}")
+    if said := what_does_not_fit(wanted, whole):
+        raise UserError(f"the weights in {what} are no ResNet-50: {said}")
     return {name: whole[name].to(wanted[name].dtype) for name in wanted}
 
 
@@ -166,11 +172,17 @@ def vit_of(found: NamedWeights, what: str) -> PublishedVit:
     Args: found: by `vit_weights`. what: whose, for messages.
     Raises: UserError: tensors that do not fit such a network.
     """
+    _check_dimensions(found.tensors, what)
     own = _under_dinos_names({name: tensor.float() for name, tensor in found.tensors.items()}, what)
     shape, family = _shape_and_family(own, found.prefix, what)
+    # Before it is allocated: what a file says of a width is not what it has weights for.
+    with torch.device("meta"):
+        wanted = VisionTransformer(shape).state_dict()
+    if said := what_does_not_fit(wanted, own):
+        raise UserError(f"the weights in {what} are no whole vision transformer: {said}")
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; no one else's draws may move
         network = VisionTransformer(shape)
-    _fit(network, own, what)
+    network.load_state_dict(own)
     recognised = (
         f"{family}: width {shape.width}, {shape.num_heads} heads, {shape.num_blocks} blocks, patch {shape.patch_px}"
     )
@@ -180,6 +192,21 @@ def vit_of(found: NamedWeights, what: str) -> PublishedVit:
         left_out=found.not_taken,
         weights_sha256=weights_sha256(network.state_dict()),
     )
+
+
+def _check_dimensions(own: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors of other dimensions than the shape of a network is read from, and more blocks than any has."""
+    for name, num in _DIMENSIONS.items():
+        if name in own and own[name].ndim != num:
+            raise UserError(f"{what} does not fit: its {name} is {tuple(own[name].shape)}, of a ViT it has {num} sides")
+    num_blocks = len(_blocks(own))
+    if num_blocks > MAX_BLOCKS:
+        raise UserError(f"{what} does not fit: it has {num_blocks} blocks, a ViT at most {MAX_BLOCKS}")
+
+
+def _blocks(own: Iterable[str]) -> set[str]:
+    """The numbers of a ViT's blocks."""
+    return {found[1] for name in own if (found := re.match(r"blocks\.(\d+)\.", name))}
 
 
 def _under_dinos_names(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
@@ -205,14 +232,13 @@ def _under_dinos_names(own: dict[str, Tensor], what: str) -> dict[str, Tensor]:
 def _shape_and_family(own: dict[str, Tensor], prefix: str, what: str) -> tuple[VitShape, str]:
     width, _, patch_px, _ = own[PATCHES].shape
     side = math.isqrt(max(own["pos_embed"].shape[1] - 1, 0))
-    blocks = {int(found[1]) for name in own if (found := re.match(r"blocks\.(\d+)\.", name))}
     if own["pos_embed"].shape != (1, 1 + side**2, width) or width % HEAD_WIDTH:
         raise UserError(
             f"{what} does not fit: its pos_embed is {tuple(own['pos_embed'].shape)}, not (1, 1 + M x M, {width}) with "
             f"a width in multiples of {HEAD_WIDTH}"
         )
     shape = VitShape(
-        width=width, num_heads=width // HEAD_WIDTH, num_blocks=len(blocks), patch_px=patch_px, position_side=side,
+        width=width, num_heads=width // HEAD_WIDTH, num_blocks=len(_blocks(own)), patch_px=patch_px, position_side=side,
         num_registers=own["register_tokens"].shape[1] if "register_tokens" in own else 0,
         has_layer_scale="blocks.0.ls1.gamma" in own,
     )  # fmt: skip
@@ -239,16 +265,3 @@ def _of_family(shape: VitShape, family: str) -> tuple[VitShape, str]:
     if shape.width == HUGE_WIDTH:
         shape = replace(shape, num_heads=HUGE_HEADS)
     return shape, family
-
-
-def _fit(network: VisionTransformer, taken: dict[str, Tensor], what: str) -> None:
-    wanted = network.state_dict()
-    missing, foreign = sorted(wanted.keys() - taken.keys()), sorted(taken.keys() - wanted.keys())
-    if missing or foreign:
-        said = [f"it lacks {missing[0]}"] if missing else []
-        said += [f"{foreign[0]} is no part of such a network"] if foreign else []
-        raise UserError(f"the weights in {what} are no whole vision transformer: {' and '.join(said)}")
-    try:
-        network.load_state_dict(taken)
-    except RuntimeError as error:
-        raise UserError(f"the weights in {what} do not fit: {error}") from error

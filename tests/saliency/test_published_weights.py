@@ -164,7 +164,7 @@ REFUSED: dict[str, tuple[Callable[[dict], object], str]] = {
         "lacks blocks.1.norm1",
     ),
     "a layer too many": (lambda own: own | {"blocks.0.extra": own["norm.bias"]}, "blocks.0.extra is no part"),
-    "another shape": (lambda own: own | {"norm.bias": own["cls_token"]}, "do not fit"),
+    "another shape": (lambda own: own | {"norm.bias": own["cls_token"]}, r"norm.bias is \(1, 1, 64\), not \(64,\)"),
     "no square of positions": (lambda own: own | {"pos_embed": own["pos_embed"][:, :-1]}, "pos_embed is"),
     "DINOv3": (lambda own: own | {"rope_embed.periods": own["norm.bias"]}, "DINOv3"),
     "a giant's layers": (lambda own: own | {"blocks.0.mlp.w12.weight": own["norm.bias"]}, "gated"),

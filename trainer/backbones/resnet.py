@@ -47,6 +47,8 @@ def published(tensors: dict[str, torch.Tensor], what: str) -> Published | None:
     if found is None:
         return None
     own = found.tensors
+    if "conv1.weight" not in own or own["conv1.weight"].ndim != 4:
+        raise UserError(f"{what} holds a ResNet whose conv1.weight is no convolution: give another file")
     stages = [{name.split(".")[1] for name in own if name.startswith(f"layer{stage}.")} for stage in range(1, 5)]
     blocks = [len(numbers) for numbers in stages]
     has_third = "layer1.0.conv3.weight" in own

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from backdrop.errors import UserError
-from backdrop.tensor_files import named_below, read_tensors, readable, write_tensors
+from backdrop.tensor_files import named_below, read_tensors, readable, what_does_not_fit, write_tensors
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.methods import METHODS
 from backdrop.trainer.parts.backbones import Backbone
@@ -29,6 +29,8 @@ from backdrop.trainer.run import run_folder
 _BACKBONE = "backbone."
 # Names of a classifier beside a backbone's, torchvision's.
 CLASSIFIER = "fc."
+# Of what torch says of layers that do not fit, which is all of them.
+_MOST_CHARACTERS = 400
 _GO_ON = "delete it to go on from the checkpoint before"
 BACKBONE_FILE = "backbone.safetensors"
 
@@ -118,7 +120,8 @@ def load(
     try:
         load_whole_state(method, named_below(tensors, "method."))
     except RuntimeError as error:
-        raise UserError(f"checkpoint {path} does not fit this run's settings: {error}") from error
+        why = " ".join(str(error).split())[:_MOST_CHARACTERS]
+        raise UserError(f"checkpoint {path} does not fit this run's settings: {why}") from error
     restore_momenta(method, optimiser, named_below(tensors, "momentum."))
     if scaler is not None and "scaler" in state:
         scaler.load_state_dict(state["scaler"])
@@ -206,11 +209,12 @@ def name_of_backbone(run_or_weights: Path) -> tuple[str, bool]:
     if run_or_weights.suffix != ".safetensors":
         return "", False
     with readable(run_or_weights), safetensors.safe_open(run_or_weights, framework="pt", device="cpu") as file:
-        return _named(file.metadata() or {})
+        return named(file.metadata() or {})
 
 
-def _named(metadata: dict[str, str]) -> tuple[str, bool]:
-    return metadata.get("backbone", ""), json.loads(metadata.get("cifar_stem", "false"))
+def named(metadata: dict[str, str]) -> tuple[str, bool]:
+    """Return which backbone the header of a file of `save_backbone` names, "" = none, and its cifar_stem."""
+    return metadata.get("backbone", ""), metadata.get("cifar_stem") == "true"
 
 
 def load_backbone(run_or_weights: Path) -> Backbone:
@@ -224,7 +228,7 @@ def load_backbone(run_or_weights: Path) -> Backbone:
         raise UserError(f"there is nothing at {path}; give the folder of a run of pretrain, or a .safetensors file")
     if path.is_file():
         tensors, metadata = read_tensors(path, _GO_ON)
-        name, cifar_stem = _named(metadata)
+        name, cifar_stem = named(metadata)
         if not name:
             raise UserError(f"{path} does not say which backbone it holds; give a run's {BACKBONE_FILE} or its folder")
         tensors = {key: value for key, value in tensors.items() if not key.startswith(CLASSIFIER)}
@@ -244,12 +248,26 @@ def _latest(run: Path) -> Path:
 
 
 def _filled_backbone(path: Path, name: str, cifar_stem: bool, tensors: dict[str, torch.Tensor]) -> Backbone:
-    with torch.random.fork_rng():
-        backbone = build_backbone(name, cifar_stem=cifar_stem)
+    return filled(buildnamed(path, name, cifar_stem=cifar_stem), tensors, path)
+
+
+def buildnamed(path: Path, name: str, *, cifar_stem: bool) -> Backbone:
+    """Build the untrained backbone that a file says it is of; nobody else's draws move.
+
+    Args: path: of the file, for messages. Raises: UserError: there is none of that name.
+    """
     try:
-        backbone.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"the weights at {path} are no {name}: {error}") from error
+        with torch.random.fork_rng():
+            return build_backbone(name, cifar_stem=cifar_stem)
+    except UserError as error:
+        raise UserError(f"{path} says of itself that it is of the backbone {name!r}: {error}") from error
+
+
+def filled(backbone: Backbone, tensors: dict[str, torch.Tensor], path: Path) -> Backbone:
+    """Return a backbone with the weights of a file, in evaluation mode. Raises: UserError: they are another's."""
+    if said := what_does_not_fit(backbone.state_dict(), tensors):
+        raise UserError(f"the weights at {path} are no {backbone.name}: {said}")
+    backbone.load_state_dict(tensors)
     return backbone.eval()
 
 

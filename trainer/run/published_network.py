@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backdrop.errors import UserError
 from backdrop.saliency.networks.weight_names import some_of
+from backdrop.tensor_files import what_does_not_fit
 from backdrop.trainer.backbones import BACKBONES, Published, build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 
@@ -52,10 +53,10 @@ def published_network(tensors: dict[str, Tensor], what: str) -> PublishedNetwork
     layers = {name for name, _ in backbone.named_children()}
     if foreign := sorted(name for name in own.keys() - wanted.keys() if name.split(".")[0] in layers):
         raise UserError(f"the weights in {what} are no {found.name}: it has no {foreign[0]}")
-    try:
-        backbone.load_state_dict({name: value for name, value in own.items() if name in wanted})
-    except RuntimeError as error:
-        raise UserError(f"the weights in {what} do not fit: {error}") from error
+    taken = {name: value for name, value in own.items() if name in wanted}
+    if said := what_does_not_fit(wanted, taken):
+        raise UserError(f"the weights in {what} are no {found.name}: {said}")
+    backbone.load_state_dict(taken)
     return PublishedNetwork(
         backbone=backbone.eval(),
         name=found.name,

@@ -1,17 +1,14 @@
 """The network that is scored: a run's, or one of a release's file, and its classifier where it has one."""
 
-import json
 from pathlib import Path
 
 import safetensors
-import torch
 from torch import Tensor, nn
 
 from backdrop.errors import UserError
 from backdrop.progress import note
 from backdrop.saliency.networks.weight_names import said_of
 from backdrop.tensor_files import read_published, readable
-from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.parts.backbones import Backbone
 from backdrop.trainer.run import checkpoint
 from backdrop.trainer.run.published_network import published_network
@@ -44,7 +41,7 @@ def load_network(run_or_weights: Path, *, says: bool = True) -> tuple[Backbone, 
         if "backbone" in metadata and not any(name.startswith("fc.") for name in names):
             return checkpoint.load_backbone(path), None
         if "backbone" in metadata:
-            return _probe_of_a_run(tensors, metadata, str(path))
+            return _probe_of_a_run(tensors, metadata, path)
     else:
         tensors, _ = read_published(path)
     found = published_network(tensors, str(path))
@@ -56,18 +53,16 @@ def load_network(run_or_weights: Path, *, says: bool = True) -> tuple[Backbone, 
 
 
 def _probe_of_a_run(
-    tensors: dict[str, Tensor], metadata: dict[str, str], what: str
+    tensors: dict[str, Tensor], metadata: dict[str, str], path: Path
 ) -> tuple[Backbone, nn.Linear | None]:
     """Build what `evaluate linear` or a supervised run left: any backbone of ours, by its name, and `fc`."""
-    with torch.random.fork_rng():
-        backbone = build_backbone(metadata["backbone"], cifar_stem=json.loads(metadata.get("cifar_stem", "false")))
-    try:
-        backbone.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("fc.")})
-    except RuntimeError as error:
-        raise UserError(f"the weights in {what} are no {metadata['backbone']}: {error}") from error
+    untrained = checkpoint.build_named(path, *checkpoint.named(metadata))
+    backbone = checkpoint.filled(
+        untrained, {name: value for name, value in tensors.items() if not name.startswith(checkpoint.CLASSIFIER)}, path
+    )
     head = _head(tensors, backbone.num_features)
     # What `evaluate linear` leaves names no data set: it is left of ImageNet's classes alone.
-    return backbone.eval(), None if head is None else _of_imagenet(head, metadata.get("classes", IMAGENET))
+    return backbone, None if head is None else _of_imagenet(head, metadata.get("classes", IMAGENET))
 
 
 def _of_imagenet(head: nn.Linear, dataset: str) -> nn.Linear | None:
