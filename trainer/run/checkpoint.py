@@ -248,10 +248,10 @@ def _latest(run: Path) -> Path:
 
 
 def _filled_backbone(path: Path, name: str, cifar_stem: bool, tensors: dict[str, torch.Tensor]) -> Backbone:
-    return filled(buildnamed(path, name, cifar_stem=cifar_stem), tensors, path)
+    return filled(build_named(path, name, cifar_stem), tensors, path)
 
 
-def buildnamed(path: Path, name: str, *, cifar_stem: bool) -> Backbone:
+def build_named(path: Path, name: str, cifar_stem: bool) -> Backbone:
     """Build the untrained backbone that a file says it is of; nobody else's draws move.
 
     Args: path: of the file, for messages. Raises: UserError: there is none of that name.
