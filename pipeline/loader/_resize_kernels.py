@@ -1,20 +1,17 @@
-"""Cut a box out of an image's planes or a packed mask, resize it and flip it; of planes, make RGB of the result.
+"""Cut a box out of an image's planes, resize it, flip it, and make RGB of the result.
 
 Pixels stay as they are stored: luma and colour differences are each cut and resized at their own resolution (colour
 centred between the luma that it belongs to, as JFIF says), and only the pixels of the view become RGB. Each plane:
 triangle filter with antialias, the weights of torchvision's bilinear resize (antialias=True): the support grows with
 the scale, edges are those of the box, weights sum to 1. The vertical pass comes first, because it runs along whole
 rows and leaves only as many rows as the output has; LANES filtered rows then go through the horizontal one side by
-side. Masks: the pixel under the centre of each output pixel.
+side.
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, overload
 
 from backdrop.kernels import follow_sources, kernel
 from backdrop.pipeline.beton import plane_kernels
@@ -36,7 +33,6 @@ from backdrop.pipeline.loader._vector_kernels import (
 )
 
 CHANNELS = 3
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 # Weights sum to this.
 _ONE = 65535.0
 
@@ -282,99 +278,6 @@ def crop_planes(planes, cut, out, memory):
         for k in range(min(LANES, side - first_row)):
             copy_row(memory.lines[k, : CHANNELS * side], out[first_row + k])
     _blacken_beyond(planes, cut, out)
-
-
-def leading_zeros(word: np.uint64) -> int:
-    """Zeros above the highest set bit of a word that is not 0; the plain form of what the overload compiles to."""
-    return 64 - int(word).bit_length()
-
-
-@overload(leading_zeros, inline="always")
-def _overload_leading_zeros(word):
-    def implementation(word):
-        return _leading_zeros(word)
-
-    return implementation
-
-
-@intrinsic
-def _leading_zeros(typing_context, word):
-    def generate(context, builder, signature, arguments):
-        return builder.ctlz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.uint64), generate
-
-
-@kernel
-def _first_after(column: int, width: int, side: int) -> int:
-    """First output column whose centre lies at or right of a source column's left edge."""
-    return (2 * side * column + width - 1) // (2 * width)
-
-
-@kernel
-def _set_bits(line: np.ndarray, start: int, end: int) -> None:
-    """Set bits start .. end - 1 of packed bytes, highest first."""
-    if start >= end:
-        return
-    first, last = start >> 3, (end - 1) >> 3
-    head, tail = np.uint8(0xFF >> (start & 7)), np.uint8((0xFF << (7 - ((end - 1) & 7))) & 0xFF)
-    if first == last:
-        line[first] |= head & tail
-        return
-    line[first] |= head
-    line[first + 1 : last] = np.uint8(0xFF)
-    line[last] |= tail
-
-
-@kernel
-def _first_change(words: np.ndarray, column: int, end: int) -> int:
-    """First column after `column` whose bit differs from its, or end."""
-    w = column >> 6
-    is_set = (words[w] >> np.uint64(63 - (column & 63))) & np.uint64(1)
-    flipped = _ALL if is_set else np.uint64(0)
-    rest = (words[w] ^ flipped) & (_ALL >> np.uint64(column & 63))
-    last = (end - 1) >> 6
-    while rest == np.uint64(0) and w < last:
-        w += 1
-        rest = words[w] ^ flipped
-    if rest == np.uint64(0):
-        return end
-    return min((w << 6) + leading_zeros(rest), end)
-
-
-@kernel
-def _crop_line(words, left, width, is_flipped, side, line) -> None:
-    """Resize a stretch of one mask row by nearest centre: each run of set bits becomes a run."""
-    line[:] = np.uint8(0)
-    column, end = max(left, 0), min(left + width, 64 * words.size)
-    while column < end:
-        change = _first_change(words, column, end)
-        if (words[column >> 6] >> np.uint64(63 - (column & 63))) & np.uint64(1):
-            start, stop = _first_after(column - left, width, side), _first_after(change - left, width, side)
-            if is_flipped:
-                start, stop = side - stop, side - start
-            _set_bits(line, start, stop)
-        column = change
-
-
-@kernel(error_model="numpy")
-def crop_mask(words, top, left, height, width, is_flipped, out):
-    """Cut a box out of a mask, resize it to a square by nearest centre and flip it, from bits to bits.
-
-    What lies beyond the mask is background. Output pixel i takes source pixel floor((i + 1/2) * box side / S).
-    words: uint64 (H, ceil(W / 64)), leftmost pixel highest. out: uint8 (S, ceil(S / 8)), leftmost pixel highest.
-    """
-    side = out.shape[0]
-    previous = -1
-    for y in range(side):
-        source = top + ((2 * y + 1) * height) // (2 * side)
-        if source < 0 or source >= words.shape[0]:
-            out[y] = np.uint8(0)
-        elif source == previous:
-            copy_row(out[y - 1], out[y])
-        else:
-            _crop_line(words[source], left, width, is_flipped, side, out[y])
-        previous = source
 
 
 follow_sources(__name__, _vector_kernels, plane_kernels)

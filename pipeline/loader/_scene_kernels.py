@@ -20,12 +20,12 @@ from backdrop.pipeline.beton.plane_kernels import (
     to_420,
 )
 from backdrop.pipeline.beton.scene_kernels import checksum, expand_runs, is_within
-from backdrop.pipeline.loader import _resize_kernels, _stage_clock, _vector_kernels
+from backdrop.pipeline.loader import _mask_kernels, _resize_kernels, _stage_clock, _vector_kernels
+from backdrop.pipeline.loader._mask_kernels import MaskMemory, Window, crop_mask, edges_of, make_mask_memory
 from backdrop.pipeline.loader._resize_kernels import (
     CHANNELS,
     Cut,
     ResizeMemory,
-    crop_mask,
     crop_planes,
     make_resize_memory,
 )
@@ -63,6 +63,7 @@ class Scratch(NamedTuple):
 
     decoding: DecodeMemory
     resizing: ResizeMemory
+    masks: MaskMemory
     words: np.ndarray  # uint64 flat, mask
     clock: np.ndarray  # see `_stage_clock`
 
@@ -96,6 +97,7 @@ def make_scratch(height: int, width: int, sides: np.ndarray, reaches_out: bool =
     return Scratch(
         decoding=make_decode_memory(height, width),
         resizing=make_resize_memory(max(height, width), sides, reaches_out),
+        masks=make_mask_memory(height, width, int(sides.max())),
         words=np.empty(height * ((width + 63) // 64), np.uint64),
         clock=make_clock(),
     )
@@ -144,13 +146,13 @@ def _crop(planes, cut, slot, start, side, position, scratch):
 
 
 @kernel
-def _crop_mask(words, record, slot, view, position):
+def _crop_mask(mask, record, slot, view, position, memory):
     side = slot.side[view]
     num_bytes = (side + 7) // 8
     begin = slot.batch_size * slot.mask[view] + position * side * num_bytes
     out = slot.flat[begin : begin + side * num_bytes].reshape(side, num_bytes)
-    box = (record["top"], record["left"], record["height"], record["width"])
-    crop_mask(words, box[0], box[1], box[2], box[3], record["is_flipped"] != 0, out)
+    box = _box(record)
+    crop_mask(mask, Window(box[0], box[1], box[2], box[3], record["is_flipped"] != 0), out, memory)
 
 
 @kernel
@@ -221,13 +223,15 @@ def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     if status != 0:
         return IMAGE_BROKEN
     end_stage(scratch.clock, DECODE)
+    runs = _blob(file_bytes, scene["mask_ptr"], scene["mask_bytes"]).view(np.uint32)
+    mask = edges_of(runs, height, width, scratch.masks.first)
     for view in range(record_V.size):
         record = record_V[view]
         is_flipped = record["is_flipped"] != 0
         begin, side = slot.image[view], slot.side[view]
         _crop(planes, Cut(_box(record), shrink, is_flipped), slot, begin, side, position, scratch)
         end_stage(scratch.clock, RESIZE)
-        _crop_mask(_words(scene, scratch), record, slot, view, position)
+        _crop_mask(mask, record, slot, view, position, scratch.masks)
         end_stage(scratch.clock, MASKS)
     return OK
 
@@ -377,6 +381,6 @@ def fill_rows(first, last, batch, draws, scratch):
 
 follow_sources(
     __name__,
-    *(blob_kernels, plane_kernels, _resize_kernels, _vector_kernels, _stage_clock),
+    *(blob_kernels, plane_kernels, _mask_kernels, _resize_kernels, _vector_kernels, _stage_clock),
     *(_crop_kernels, placement_kernels, random_streams, view_plan),
 )

@@ -27,8 +27,8 @@ from backdrop.pipeline.beton.writer import export_beton, planes_bytes
 from backdrop.pipeline.loader import _resize_kernels as kernels
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
-from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_image, crop_mask
-from backdrop.pipeline.views import crops, device_crops
+from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_image
+from backdrop.pipeline.views import device_crops
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import Store, open_store
@@ -280,7 +280,7 @@ def test_planes_give_the_views_of_the_jpegs(
 ) -> None:
     """All of these are 4:2:0 or grey: what is stored is what is decoded, bit by bit, in both geometries."""
     planes = export_beton(*built, tmp_path / "planes.beton", settings=PLANES)
-    num_bytes = planes_bytes(built[0], MAX_SIDE_PX)
+    num_bytes = planes_bytes(built[0], PLANES)
     assert f"about {num_bytes / 1e9:,.2f} GB" in capsys.readouterr().err
     records = read_records(planes)
     assert 0.5 * num_bytes < records["image_bytes"].sum() + records["background_bytes"].sum() < 1.1 * num_bytes
@@ -403,46 +403,3 @@ def test_views_of_photographs_are_near_torchvisions(shared_data: Path) -> None:
             assert distance.mean() < MEAN_DISTANCE, (path, box)
             assert distance.max() < MAX_DISTANCE, (path, box)
         close_decode_memory(memory)
-
-
-@settings(deadline=None, max_examples=40)
-@given(size_and_place=boxes, side=st.integers(1, 70), is_flipped=st.booleans(), seed=st.integers(0, 99))
-def test_mask_crops_take_the_pixel_under_each_centre(
-    size_and_place: tuple[int, ...], side: int, is_flipped: bool, seed: int
-) -> None:
-    height, width, top, left = size_and_place
-    mask_HW = (np.random.default_rng(seed).random((height + top, width + left + 5)) < 0.5).astype(np.uint8)
-    words = crops.mask_words(np.packbits(mask_HW, axis=1), mask_HW.shape[1])
-    out = np.empty((side, (side + 7) // 8), np.uint8)
-    kernels.crop_mask(words, top, left, height, width, is_flipped, out)
-    expected = crop_mask(mask_HW, (top, left, height, width), side, is_flipped)
-    assert (np.unpackbits(out, axis=1, count=side) == expected).all()
-
-
-def test_compiled_and_plain_mask_crops_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    masks = [
-        rng.random((9, 150)) < 0.5,
-        np.ones((9, 150)),
-        np.zeros((9, 150)),
-        np.arange(9 * 150).reshape(9, 150) % 40 < 20,
-    ]
-    cases = [
-        (crops.mask_words(np.packbits(mask.astype(np.uint8), axis=1), 150), box, side, is_flipped)
-        for mask in masks
-        for box in ((0, 0, 9, 150), (2, 60, 5, 70), (8, 63, 1, 2), (1, 64, 3, 64))
-        for side in (1, 13, 32)
-        for is_flipped in (False, True)
-    ]
-
-    def results() -> list[np.ndarray]:
-        outs = [np.full((side, (side + 7) // 8), 7, np.uint8) for _, _, side, _ in cases]
-        for (words, box, _, is_flipped), out in zip(cases, outs, strict=True):
-            kernels.crop_mask(words, *box, is_flipped, out)
-        return outs
-
-    compiled = results()
-    for name in ("crop_mask", "_crop_line", "_first_change", "_first_after", "_set_bits"):
-        monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
-    for out, plain in zip(compiled, results(), strict=True):
-        assert (out == plain).all()

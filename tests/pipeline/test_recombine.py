@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.errors import UserError
-from backdrop.pipeline.loader import _resize_kernels as resize_kernels
 from backdrop.pipeline.loader.reference_loader import crop_image, crop_mask
 from backdrop.pipeline.views import compositing, crops, device_crops, placement_kernels
 from backdrop.pipeline.views import crop_kernels as kernels
 from backdrop.pipeline.views.batch import PlaneBatch
 from backdrop.pipeline.views.view_plan import Background, ObjectPlacement, View, ViewPlan
+from tests.material import masks
 from tests.material.planes import crop, plane_arrays, random_planes
 from tests.reference import recombination as reference
 
@@ -214,9 +214,7 @@ def test_beyond_the_image_is_black_and_within_all_three_ways_agree(
     assert (ours[~is_inside] == 0).all()
     assert (ours[is_inside] > 0).all()
 
-    out = np.full((side, (side + 7) // 8), 255, np.uint8)
-    words = crops.mask_words(np.packbits(mask_HW, axis=1), size[1])
-    resize_kernels.crop_mask(words, *a_box, is_flipped, out)
+    out = masks.crop(mask_HW, a_box, side, is_flipped)
     expected_mask = crop_mask(mask_HW, a_box, side, is_flipped)
     assert (np.unpackbits(out, axis=1, count=side) == expected_mask).all()
 
