@@ -275,6 +275,10 @@ def store_view(
     help="beton: yuv420 keeps planes, which need no decoding, for machines with memory for them; default jpeg.",
 )  # fmt: skip
 @click.option(
+    "--background-side-px", type=click.IntRange(min=0), default=None,
+    help="beton: longest side of the planes that backgrounds become; 0 = JPEGs as the store has them. Default: 224.",
+)  # fmt: skip
+@click.option(
     "--shard-rows", type=click.IntRange(min=1), default=None,
     help="beton: rows of a shard; of no more, it is one file. Default: 16384.",
 )  # fmt: skip
@@ -289,6 +293,7 @@ def store_export(
     out: Path | None,
     max_side_px: int | None,
     pixels: str | None,
+    background_side_px: int | None,
     shard_rows: int | None,
     workers: int | None,
     engine: str,
@@ -303,7 +308,12 @@ def store_export(
     from backdrop.pipeline.export_store import BetonExport, export_store
 
     options = BetonExport(
-        max_side_px=max_side_px, pixels=pixels, shard_rows=shard_rows, num_workers=workers, engine=engine
+        max_side_px=max_side_px,
+        pixels=pixels,
+        background_side_px=background_side_px,
+        shard_rows=shard_rows,
+        num_workers=workers,
+        engine=engine,
     )
     written = export_store(store, format_name, out=out, root=root, options=options, cache=cache, overwrite=overwrite)
     print_result({"format": format_name, "path": str(written)}, f"{format_name}: {written}")

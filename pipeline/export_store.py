@@ -19,12 +19,13 @@ BETON = "beton"
 class BetonExport:
     """What is said of a .beton alone.
 
-    max_side_px, pixels, shard_rows: see `BetonSettings`; None = the default. engine, num_workers: what writes its
-    shards, see `ExportWork`.
+    max_side_px, pixels, background_side_px, shard_rows: see `BetonSettings`; None = the default.
+    engine, num_workers: what writes its shards, see `ExportWork`.
     """
 
     max_side_px: int | None = None
     pixels: str | None = None
+    background_side_px: int | None = None
     shard_rows: int | None = None
     engine: str = ExportWork.engine
     num_workers: int | None = None
@@ -58,7 +59,8 @@ def export_store(
         return beton_of(StoreSource(store=store, cache=cache, root=root))
     if format_name in MASK_FORMATS and options != BetonExport():
         raise UserError(
-            f"--max-side-px, --pixels, --shard-rows, --workers and --engine are for --format beton, not {format_name}."
+            "--max-side-px, --pixels, --background-side-px, --shard-rows, --workers and --engine are for --format "
+            f"beton, not {format_name}."
         )
     if format_name in MASK_FORMATS and format_name not in WITH_IMAGES and root is not None:
         raise UserError(f"--root is for --format beton and {', '.join(WITH_IMAGES)}; {format_name} holds masks alone.")
@@ -67,7 +69,11 @@ def export_store(
         index = reopen_index(opened, root) if format_name in WITH_IMAGES else None
         return export_masks(opened, format_name, out, index=index, overwrite=overwrite)
     settings = default_settings(
-        opened.dataset, max_side_px=options.max_side_px, pixels=options.pixels, shard_rows=options.shard_rows
+        opened.dataset,
+        max_side_px=options.max_side_px,
+        pixels=options.pixels,
+        background_side_px=options.background_side_px,
+        shard_rows=options.shard_rows,
     )
     work = ExportWork(engine=options.engine, num_workers=options.num_workers, overwrite=overwrite)
     return export_beton(opened, reopen_index(opened, root), out, settings=settings, work=work)

@@ -1,7 +1,7 @@
 """What a finished .beton holds: its sidecar, its records and their blobs, each checked before it is given out."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,14 +55,25 @@ class BetonSettings:
     pixels: Annotated[
         str,
         one_of(PIXELS),
-        "jpeg, or yuv420 = planes (4:2:0) that need no decoding, 1.5 bytes a pixel, of images and backgrounds alike: "
-        "for machines whose memory holds them; the views are those of the JPEGs",
+        "Of images: jpeg, or yuv420 = planes (4:2:0) that need no decoding, 1.5 bytes a pixel, for machines whose "
+        "memory holds them; the views are those of the JPEGs",
     ] = "jpeg"
+    background_side_px: Annotated[
+        int,
+        at_least(0),
+        "Longest side in pixels of the planes (4:2:0, 1.5 bytes a pixel) that backgrounds are kept as, which need no "
+        "decoding; 0 = JPEGs as the store has them, or planes of that size with pixels=yuv420",
+    ] = 224
     shard_rows: Annotated[
         int,
         at_least(1),
-        "Rows of a shard; of no more, the .beton is one file (ImageNet: 79 shards of 1.9 GB)",
+        "Rows of a shard; of no more, the .beton is one file (ImageNet: 79 shards of some 2 GB)",
     ] = 1 << 14
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether anything is kept as planes, which versions that knew JPEGs alone cannot read."""
+        return self.pixels == "yuv420" or self.background_side_px > 0
 
     @property
     def of_scenes(self) -> dict[str, Any]:
@@ -77,7 +88,7 @@ def page_bytes(settings: BetonSettings, background_side_px: int = 0) -> int:
     background and key: less than 1 MiB. Planes: two bytes for each pixel, of a background too.
     """
     largest = 7 * settings.max_side_px**2 + (4 << 20)
-    largest += 2 * background_side_px**2 if settings.pixels == "yuv420" else 0
+    largest += 2 * background_side_px**2 if settings.has_planes else 0
     return max(MIN_PAGE_BYTES, 1 << (largest - 1).bit_length())
 
 
@@ -194,12 +205,16 @@ def _check_types(values: dict[str, Any], types: dict[str, type]) -> None:
 def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
     """Whether out is complete and of this store and these settings, in shards or not.
 
+    One of before backgrounds could be planes is kept as it is, with JPEGs: it gives the views that it gave.
+
     Raises: UserError: complete, but of others.
     """
     try:
         sidecar = read_sidecar(out)
     except UserError:
         return False  # half written or damaged: replaced, or gone on with
+    if "background_side_px" not in sidecar["settings"]:
+        settings = replace(settings, background_side_px=0)
     if is_of(sidecar, store, settings):
         return True
     raise of_others(out, sidecar)
@@ -207,8 +222,8 @@ def is_written(out: Path, store: Store, settings: BetonSettings) -> bool:
 
 def is_of(sidecar: dict[str, Any], store: Store, settings: BetonSettings) -> bool:
     """Whether a sidecar is of a store and of settings; however the rows are dealt to files, they are the same."""
-    # Files of before `pixels` was a setting hold JPEGs.
-    found = {"pixels": "jpeg", **sidecar["settings"], "shard_rows": settings.shard_rows}
+    # Files of before these were settings hold JPEGs.
+    found = {"pixels": "jpeg", "background_side_px": 0, **sidecar["settings"], "shard_rows": settings.shard_rows}
     return sidecar["store_id"] == store.store_id and found == asdict(settings)
 
 

@@ -1,7 +1,7 @@
 """A scene: all that training needs of one row of a store, as one record of a .beton file.
 
-The image is a JPEG, its mask a list of runs on the same pixel grid, the background a small JPEG; or image and
-background are planes that need no decoding (`plane_kernels`). Each blob carries its
+The image is a JPEG, or planes that need no decoding (`plane_kernels`), its mask a list of runs on the same pixel grid,
+the background small planes, or the store's JPEG. Each blob carries its
 size and its XXH64 checksum in the record, so that a reader needs no table of allocations and notices every changed
 byte.
 """
@@ -15,13 +15,7 @@ import numpy as np
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton import scene_kernels as kernels
 from backdrop.pipeline.beton.hashed_images import HashedImages
-from backdrop.pipeline.beton.plane_kernels import (
-    close_decode_memory,
-    decode_planes,
-    make_decode_memory,
-    store_planes,
-    stored_bytes,
-)
+from backdrop.pipeline.beton.plane_blobs import planes_blob, planes_blob_of_rgb
 from backdrop.pipeline.views.crops import mask_words
 from backdrop.stores.format.mask_codec import pack_rows, unpack_rows
 from backdrop.stores.format.part_reader import Part
@@ -79,14 +73,23 @@ class Scene:
     background_width: int
 
 
-def scene_of_row(images: HashedImages, row: int, *, max_side_px: int, jpeg_quality: int, pixels: str = "jpeg") -> Scene:
+def scene_of_row(
+    images: HashedImages,
+    row: int,
+    *,
+    max_side_px: int,
+    jpeg_quality: int,
+    pixels: str = "jpeg",
+    background_side_px: int = 0,
+) -> Scene:
     """Gather one row from its store and its image file.
 
     The file's bytes are kept where the loader can decode them as they are (baseline, upright, grey or three components,
     sides within the limit); otherwise the image is decoded, shrunk to the limit and encoded again.
 
     Args: images: of the store that has the row's mask. row: which. max_side_px: longest side kept.
-        jpeg_quality: of images that are encoded again. pixels: one of `reader.PIXELS`.
+        jpeg_quality: of images that are encoded again. pixels: one of `reader.PIXELS`. background_side_px: as of
+        `background_blob`.
     Raises: UserError where the image file is not the one the store was built from. CorruptStore where the store's
         mask or background does not fit the image.
     """
@@ -103,11 +106,12 @@ def scene_of_row(images: HashedImages, row: int, *, max_side_px: int, jpeg_quali
     image_jpeg, size = training_jpeg(images.read(row), full_size, max_side_px, jpeg_quality)
     if image_jpeg is None:
         raise CorruptStore(f"row {row}, {key}: the store says {full_size} pixels, the image file has {size}")
-    background_jpeg = store.background_jpeg(row)
-    background_size = _checked_size(background_jpeg) if background_jpeg else (0, 0)
-    if background_size is None:
-        raise CorruptStore(f"row {row}, {key}: the store's background cannot be decoded; run `verify` on {store.path}")
-    is_planes = pixels == "yuv420"
+    try:
+        background, background_size = background_blob(store.background_jpeg(row), background_side_px, pixels)
+    except CorruptStore as error:
+        raise CorruptStore(
+            f"row {row}, {key}: the store's background cannot be decoded; run `verify` on {store.path}"
+        ) from error
     return Scene(
         row=row,
         key=key,
@@ -115,9 +119,9 @@ def scene_of_row(images: HashedImages, row: int, *, max_side_px: int, jpeg_quali
         status=status,
         height=size[0],
         width=size[1],
-        image_blob=planes_blob(image_jpeg, size) if is_planes else image_jpeg,
+        image_blob=planes_blob(image_jpeg, size) if pixels == "yuv420" else image_jpeg,
         mask_packed=resize_mask(store.mask_packed(row), full_size, size),
-        background_blob=planes_blob(background_jpeg, background_size) if is_planes else background_jpeg,
+        background_blob=background,
         background_height=background_size[0],
         background_width=background_size[1],
     )
@@ -150,23 +154,22 @@ def training_jpeg(
     return encode_jpeg(image_HWC, quality), size
 
 
-def planes_blob(jpeg: bytes, size: tuple[int, int]) -> bytes:
-    """Return the planes of a JPEG of (height, width) as a .beton stores them; b"" of none.
+def background_blob(jpeg: bytes, side_px: int, pixels: str = "jpeg") -> tuple[bytes, tuple[int, int]]:
+    """Bring a background into the form of a scene.
 
+    Args: jpeg: as the store has it, b"" of none. side_px: longest side of the planes that it becomes; 0 = it keeps its
+        size, and stays a JPEG unless pixels, one of `reader.PIXELS`, says otherwise.
+    Returns: (bytes, (height, width)); (b"", (0, 0)) of none.
     Raises: CorruptStore where it cannot be decoded.
     """
-    if not jpeg:
-        return b""
-    memory = make_decode_memory(*size)
-    try:
-        status, planes = decode_planes(memory, np.frombuffer(jpeg, np.uint8), *size)
-        if status != 0:
-            raise CorruptStore(f"a JPEG of {size[0]} x {size[1]} pixels cannot be decoded; run `verify` on the store")
-        out = np.empty(stored_bytes(*size), np.uint8)
-        store_planes(planes, out)
-    finally:
-        close_decode_memory(memory)
-    return out.tobytes()
+    size = _checked_size(jpeg) if jpeg else (0, 0)
+    if size is None:
+        raise CorruptStore("a background cannot be decoded")
+    if side_px and max(size) > side_px:
+        new_size = shrunk_size(size, side_px)
+        image_HWC = cv2.resize(decode_rgb(jpeg), new_size[::-1], interpolation=cv2.INTER_AREA)
+        return planes_blob_of_rgb(image_HWC), new_size
+    return planes_blob(jpeg, size) if side_px or pixels == "yuv420" else jpeg, size
 
 
 def _is_plain_jpeg(data: bytes) -> bool:

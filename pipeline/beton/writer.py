@@ -111,7 +111,7 @@ def export_beton(
         return out
     store.prefetch(*STORE_ARRAYS)
     if settings.pixels == "yuv420":
-        note(f"{out.name} will have about {planes_bytes(store, settings.max_side_px) / 1e9:,.2f} GB: planes, not JPEGs")
+        note(f"{out.name} will have about {planes_bytes(store, settings) / 1e9:,.2f} GB: planes, not JPEGs")
     images = HashedImages(store=store, root=index.root, archive=index.archive, hashed_since=work.hashed_since)
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def make_room(out: Path) -> None:
         out.rmdir()
 
 
-def planes_bytes(store: Store, max_side_px: int) -> int:
+def planes_bytes(store: Store, settings: BetonSettings) -> int:
     """Return about how many bytes images and backgrounds of a store take as planes; backgrounds: at most."""
     opened, total = copy.copy(store), 0.0  # it keeps what it reads, and goes
     for number in range(opened.num_parts):
@@ -163,13 +163,14 @@ def planes_bytes(store: Store, max_side_px: int) -> int:
         has_mask = np.isin(part.column("status"), [status for status in Status if status.has_mask])
         height, width = (part.column(side)[has_mask].astype(np.float64) for side in ("height", "width"))
         longest = np.maximum(np.maximum(height, width), 1)
-        for side_px in (max_side_px, _background_side_px(store)):
+        for side_px in (settings.max_side_px, _background_side_px(store, settings)):
             total += (1.5 * height * width * np.minimum(1, side_px / longest) ** 2).sum()
     return int(total)
 
 
-def _background_side_px(store: Store) -> int:
-    return int(store.identity.get("background", {}).get("max_side_px", MAX_SIDE_PX))
+def _background_side_px(store: Store, settings: BetonSettings) -> int:
+    side_px = int(store.identity.get("background", {}).get("max_side_px", MAX_SIDE_PX))
+    return min(side_px, settings.background_side_px or side_px)
 
 
 # --- one file -------------------------------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def _write_one(
     partial = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}{PARTIAL}" if said else out.name + PARTIAL)
     try:
         scenes = _ahead(lambda row: scene_of_row(images, row, **settings.of_scenes), rows, num_threads)
-        page = page_bytes(settings, _background_side_px(images.store))
+        page = page_bytes(settings, _background_side_px(images.store, settings))
         write_file(partial, scenes, num_rows=len(rows), page_bytes=page, progress=progress)
         _check_written(partial, images, rows, settings)
         digest, num_bytes = _sync_and_hash(partial)
@@ -200,8 +201,7 @@ def _write_one(
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
-    is_plain = settings.pixels == "jpeg"
-    version = SHARDS_VERSION if said else FORMAT_VERSION if is_plain else PLANES_VERSION
+    version = SHARDS_VERSION if said else PLANES_VERSION if settings.has_planes else FORMAT_VERSION
     facts = {"sha256": digest, "num_bytes": num_bytes, "num_rows": len(rows), "table_checksum": table, **said}
     return _write_sidecar(out, images.store, settings, version, facts)
 

@@ -187,6 +187,7 @@ def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
         ALIGNMENT_BYTES,
         BLOBS,
         SCENE_DTYPE,
+        background_blob,
         encode_runs,
         resize_mask,
         training_jpeg,
@@ -199,7 +200,8 @@ def _beton_bytes(index: DatasetIndex, rows: list[StoreRow]) -> int:
             size = (row.height, row.width)
             jpeg, new_size = training_jpeg(index.read(row.row), size, settings.max_side_px, settings.jpeg_quality)
             runs = encode_runs(resize_mask(row.mask_packed, size, new_size), new_size[1])
-            blobs += [len(jpeg or b""), runs.nbytes, len(row.background_jpeg)]
+            background, _ = background_blob(row.background_jpeg, settings.background_side_px)
+            blobs += [len(jpeg or b""), runs.nbytes, len(background)]
         num_bytes.append(sum(-(-blob // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for blob in blobs))
     page = page_bytes(settings)
     pages = math.ceil(SCENE_DTYPE.itemsize * len(index) / page) + math.ceil(np.mean(num_bytes) * len(index) / page)

@@ -108,6 +108,7 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
 
 def _in_beton(store: Store, beton: Path) -> SourceImages:
     # Here, because what it imports takes seconds that a store with its data set does without.
+    from backdrop.pipeline.beton.plane_blobs import rgb_of_blob
     from backdrop.pipeline.beton.reader import open_beton, read_blob
 
     try:
@@ -120,8 +121,9 @@ def _in_beton(store: Store, beton: Path) -> SourceImages:
     records, file_bytes = opened.records, opened.file_bytes
 
     def read(row: int) -> np.ndarray:
-        if not records[row]["image_bytes"]:
+        record = records[row]
+        if not record["image_bytes"]:
             raise ImageError("its image is not in the .beton")
-        return decode_rgb(read_blob(file_bytes, records[row], "image"))
+        return rgb_of_blob(read_blob(file_bytes, record, "image"), (int(record["height"]), int(record["width"])))
 
     return SourceImages(f"{beton.name}, scaled down", "", lambda row: bool(records[row]["image_bytes"]), read)

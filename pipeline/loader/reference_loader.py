@@ -13,9 +13,22 @@ import torch
 
 from backdrop.errors import UserError
 from backdrop.pipeline.beton.hashed_images import HashedImages
-from backdrop.pipeline.beton.plane_kernels import close_decode_memory, decode_planes, make_decode_memory
+from backdrop.pipeline.beton.plane_kernels import (
+    Planes,
+    close_decode_memory,
+    decode_planes,
+    is_stored,
+    make_decode_memory,
+    stored_planes,
+)
 from backdrop.pipeline.beton.reader import BetonSettings
-from backdrop.pipeline.beton.scene import num_foreground_pixels, resize_mask, scene_of_row, shrunk_size
+from backdrop.pipeline.beton.scene import (
+    background_blob,
+    num_foreground_pixels,
+    resize_mask,
+    scene_of_row,
+    shrunk_size,
+)
 from backdrop.pipeline.loader.epoch_order import check_share, epoch_rows, num_batches, subset, too_few_rows
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views import crops
@@ -130,7 +143,10 @@ class ReferenceLoader:
             return np.zeros((view.size_px, view.size_px, 3), dtype=np.uint8)
         box = tuple(int(record[f"donor_{name}"]) for name in ("top", "left", "height", "width"))
         shrink = self._shrink(box, view)
-        planes = decoded_planes(self._store.background_jpeg(int(record["donor_row"])), shrink)
+        blob, size = background_blob(
+            self._store.background_jpeg(int(record["donor_row"])), self._settings.background_side_px
+        )
+        planes, shrink = blob_planes(blob, size, shrink)
         return crop_image(planes, box, shrink, view.size_px, bool(record["donor_is_flipped"]))
 
     def _shrink(self, box: tuple[int, ...], view: View) -> int:
@@ -155,13 +171,28 @@ def decoded_planes(jpeg: bytes, shrink: int = 1) -> list[tuple[np.ndarray, int, 
     finally:
         close_decode_memory(memory)
     assert status == 0, "a row with a mask has an image that can be decoded"
+    return _as_arrays(planes)
+
+
+def _as_arrays(planes: Planes) -> list[tuple[np.ndarray, int, int]]:
     found = []
     for number in range(3 if planes.has_colour else 1):
         sub_y, sub_x = (planes.sub_y, planes.sub_x) if number else (1, 1)
-        rows, columns, stride = -(-height // sub_y), -(-width // sub_x), planes.strides[number]
+        rows, columns, stride = -(-planes.height // sub_y), -(-planes.width // sub_x), planes.strides[number]
         flat = planes.data[planes.starts[number] :][: rows * stride]
         found.append((flat.reshape(rows, stride)[:, :columns].astype(np.float64), sub_y, sub_x))
     return found
+
+
+def blob_planes(blob: bytes, size: tuple[int, int], shrink: int) -> tuple[list[tuple[np.ndarray, int, int]], int]:
+    """Return the planes of a background as of `decoded_planes`, and how many times smaller they are; stored ones never.
+
+    Args: blob, size: of `background_blob`. shrink: how many times smaller a JPEG is decoded.
+    """
+    data = np.frombuffer(blob, np.uint8)
+    if not is_stored(data, *size):
+        return decoded_planes(blob, shrink), shrink
+    return _as_arrays(stored_planes(data, *size)), 1
 
 
 def crop_image(
@@ -221,7 +252,8 @@ def _donors(store: Store, trainable: np.ndarray, plan: ViewPlan, settings: Beton
         header = jpeg_header(jpeg) if jpeg else None
         if header is not None:
             rows.append(row)
-            sizes.append((header.height, header.width))
+            side_px = settings.background_side_px or max(header.height, header.width)
+            sizes.append(shrunk_size((header.height, header.width), side_px))
             fractions.append(_foreground_fraction(store, row, settings) if crops.moves_foreground(plan) else 0.0)
     row_N, fraction_N = np.array(rows, dtype=np.int64), np.array(fractions)
     height_N, width_N = np.array(sizes, dtype=np.int64).reshape(-1, 2).T

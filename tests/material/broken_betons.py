@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from backdrop.pipeline.beton.ffcv_layout import HEADER_DTYPE
+from backdrop.pipeline.beton.plane_kernels import STORED
 from backdrop.pipeline.beton.reader import sidecar_path
 from backdrop.pipeline.beton.scene import SCENE_DTYPE, checksum
 from backdrop.pipeline.beton.table_reader import TABLE_START, open_records, table_checksum
@@ -72,5 +73,7 @@ def damaged(beton: Path, folder: Path, row: int, blob: str, *, hides: bool) -> P
     data = blob_of(copy, row, blob)
     half = len(data) // 2
     wrong = b"\xff" * 8 + data[8:] if blob == "mask" else data[:half] + bytes(len(data) - half)
+    if data.startswith(STORED.tobytes()):  # of planes any bytes are pixels, but for the first
+        wrong = bytes(half) + data[half:]
     set_blob(copy, row, blob, wrong, hides=hides)
     return copy

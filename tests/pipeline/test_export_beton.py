@@ -159,10 +159,10 @@ def test_the_file_holds_the_store(beton: Path, built: tuple[Store, DatasetIndex]
     assert (records["label"] == store.label).all()
     assert (records["status"] == store.status).all()
     for row, record in enumerate(records):
-        made = scene.scene_of_row(images, row, max_side_px=MAX_SIDE_PX, jpeg_quality=90)
+        made = scene.scene_of_row(images, row, **BetonSettings(max_side_px=MAX_SIDE_PX).of_scenes)
         assert read_blob(file_bytes, record, "key").decode() == store.key(row)
         assert read_blob(file_bytes, record, "image") == made.image_blob
-        assert read_blob(file_bytes, record, "background") == store.background_jpeg(row)
+        assert read_blob(file_bytes, record, "background") == made.background_blob
         if Status(int(store.status[row])).has_mask:
             runs = np.frombuffer(read_blob(file_bytes, record, "mask"), np.uint32)
             assert (scene.decode_runs(runs, made.height, made.width) == made.mask_packed).all()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from backdrop.errors import CorruptStore
+from backdrop.pipeline.beton.plane_blobs import rgb_of_blob
 from backdrop.pipeline.beton.reader import open_beton, read_blob
 from backdrop.pipeline.beton.scene import decode_runs
 from backdrop.pipeline.loader.loader import Loader
@@ -23,7 +24,6 @@ from backdrop.pipeline.views.view_plan import ViewPlan
 from backdrop.stores.format.mask_codec import unpack_rows
 from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
-from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.images.imagenet_statistics import IMAGENET_MEAN, IMAGENET_STD
 from backdrop.stores.pages import pictures
 from backdrop.trainer import cast
@@ -109,9 +109,11 @@ class Scenes:
         return read_blob(self._bytes, self.records[row], "key").decode("utf-8", "surrogateescape")
 
     def background(self, row: int) -> np.ndarray | None:
-        """Tiled background of a row, uint8 RGB, None where there is none."""
-        jpeg = read_blob(self._bytes, self.records[row], "background")
-        return decode_rgb(jpeg) if jpeg else None
+        """Filled background of a row as the file has it, uint8 RGB, None where there is none."""
+        record = self.records[row]
+        blob = read_blob(self._bytes, record, "background")
+        size = int(record["background_height"]), int(record["background_width"])
+        return rgb_of_blob(blob, size) if blob else None
 
     def example(self, row: int) -> Example:
         """What the store holds of a row, without views."""
@@ -127,7 +129,7 @@ class Scenes:
             row=row,
             key=self.key(row),
             foreground_fraction=float(mask_HW.mean()),
-            image_HWC=decode_rgb(read_blob(self._bytes, record, "image")),
+            image_HWC=rgb_of_blob(read_blob(self._bytes, record, "image"), (height, width)),
             mask_HW=mask_HW,
             saliency_HW=None if self._store is None else self._store.saliency(row),
             background_HWC=background_HWC,
