@@ -32,7 +32,7 @@ def test_the_page_shows_the_last_run_and_the_range_of_all() -> None:
     assert html.index('id="loader"') < html.index('id="stores"')
     loader, stores = html.split('<section id="stores">')
     assert ">1.75<" in loader
-    assert "1.25 - 1.75" in loader
+    assert '<td class="n">1.25</td><td class="n">1.75</td>' in loader
     assert "peer: &lt;theirs&gt;" in loader
     assert loader.count("<svg") == 2, "a course for each of its two lines"
     assert "<svg" not in stores, "one run has no course"

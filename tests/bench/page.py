@@ -5,13 +5,13 @@ from html import escape
 
 import numpy as np
 
-from backdrop.stores.pages.curves import Chart, Line, chart, number
-from backdrop.stores.pages.document import Section, page, picture, table
+from backdrop.stores.pages.curves import Chart, Line, figure, number
+from backdrop.stores.pages.document import Section, page, table
 from tests.bench.runs import SectionRun
 
 # Older ones were of other code.
 NUM_RUNS = 20
-LEAD = """<p>A ratio is of two sides of the same run; the last column says what both did. Machines are noisy: of several
+LEAD = """<p>A ratio is of two sides of the same run; the second column says what both did. Machines are noisy: of several
 runs the range says more than the last.</p>"""
 
 
@@ -31,9 +31,10 @@ def _body(runs: Sequence[SectionRun]) -> str:
         f"cores, Python {last.python}, load {last.load:.1f} before, {last.seconds:.0f} s"
     )
     rows = [_row(name, entry, runs) for name, entry in last.lines.items()]
-    head = ("", "value", "peer", "ratio", "least - most", "what both sides did")
+    head = ("", "what both sides did", "value", "peer", "ratio", "least", "most")
+    numbers = table(head, rows, label=last.section, num_text_columns=2)
     drawn = "".join(_drawn(name, runs) for name in last.lines)
-    return f'<p>{escape(where)}</p>{table(head, rows, label=last.section)}<div class="grid">{drawn}</div>'
+    return f'<p>{escape(where)}</p>{numbers}<div class="charts">{drawn}</div>'
 
 
 def _row(name: str, entry: dict, runs: Sequence[SectionRun]) -> tuple[str, ...]:
@@ -41,19 +42,20 @@ def _row(name: str, entry: dict, runs: Sequence[SectionRun]) -> tuple[str, ...]:
     peer = "" if entry["peer"] is None else number(entry["peer"])
     ratio = "" if entry["ratio"] is None else f"{entry['ratio']:.2f}"
     value = f"{number(entry['value'])} {escape(entry['unit'])}"
-    return (
-        escape(_short(name)), value, peer, ratio, f"{values.min():.3g} - {values.max():.3g}", escape(entry["what"]),
-    )  # fmt: skip
+    range_ = (number(values.min()), number(values.max()))
+    return (escape(_short(name)), escape(entry["what"]), value, peer, ratio, *range_)
 
 
 def _drawn(name: str, runs: Sequence[SectionRun]) -> str:
     """A line's ratio over its runs, or its value where it has no peer; nothing of a single run."""
-    values = _course(name, runs)
+    values, has_ratio = _course(name, runs), runs[-1].lines[name]["ratio"] is not None
     if len(values) < 2:
         return ""
     line = Line(x_N=np.arange(1 - len(values), 1, dtype=np.float64), y_N=values)
-    drawn = chart(Chart(name=name, lines=(line,), x_name="runs before the last", y_range=(0.0, 0.0)))
-    return picture(drawn, escape(_short(name)))
+    unit = "ratio" if has_ratio else runs[-1].lines[name]["unit"]
+    return figure(
+        Chart(name=_short(name), unit=unit, lines=(line,), x_name="runs before the last", y_range=(0.0, 0.0)), ""
+    )
 
 
 def _course(name: str, runs: Sequence[SectionRun]) -> np.ndarray:
