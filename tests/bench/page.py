@@ -11,8 +11,8 @@ from tests.bench.runs import SectionRun
 
 # Older ones were of other code.
 NUM_RUNS = 20
-LEAD = """<p>A ratio is of two sides of the same run; the second column says what both did. Machines are noisy: of several
-runs the range says more than the last.</p>"""
+LEAD = """<p>A ratio is of two sides of the same run; the second column says what both did. Machines are noisy: the
+range of several runs says more than the last.</p>"""
 
 
 def bench_page(runs: Sequence[SectionRun]) -> str:
