@@ -132,6 +132,7 @@ SHARED_BY_TESTS = (
     "reference",
     "room_graph",
     "check_members",
+    "scale",
     "study",
 )
 

@@ -1,4 +1,7 @@
-"""What a stage does that is no command of the product: `python -m tests.scale.work STAGE ...`."""
+"""What a stage does that is no command of the product: `python -m tests.scale.work STAGE ...`.
+
+Each imports what it needs itself: a stage's time and memory are not to be those of torch where it has none.
+"""
 
 import os
 import shutil
@@ -10,17 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
-from backdrop.pipeline.loader.loader import Loader
-from backdrop.pipeline.loader.loader_options import LoaderOptions
-from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.reader import open_store
-from backdrop.trainer.parts.nearest_neighbours import Features, top_accuracies
-from backdrop.trainer.run import metrics_log
-from tests.material.long_logs import write_log
-from tests.material.s3_server import BUCKET, S3Server, environment
 
 NUM_CLASSES = 1000
 NUM_EPOCHS = 800
@@ -56,6 +50,8 @@ def link(rows: str, out: str, *sources: str) -> None:
 
 def s3(store: str, out: str) -> None:
     """Publish to a server of this machine and pull from there, by the product's commands."""
+    from tests.material.s3_server import BUCKET, S3Server, environment
+
     with tempfile.TemporaryDirectory() as folder:
         server, url = S3Server(Path(folder) / "log"), f"s3://{BUCKET}/rows"
         try:
@@ -78,6 +74,11 @@ def open_(store: str) -> None:
 
 def epoch(store: str) -> None:
     """Go through one epoch of some rows of all, with two views of 224 px and random backgrounds."""
+    from backdrop.pipeline.beton.beton_of_store import StoreSource, beton_of
+    from backdrop.pipeline.loader.loader import Loader
+    from backdrop.pipeline.loader.loader_options import LoaderOptions
+    from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
+
     source = beton_of(StoreSource(store=Path(store)))
     plan = ViewPlan(views=(View(size_px=224),) * 2, background=Background(name="random", probability=0.2))
     num_rows = open_store(Path(store)).num_rows
@@ -90,18 +91,18 @@ def epoch(store: str) -> None:
         loader.close()
 
 
-def _num_steps(rows: int) -> int:
-    return NUM_EPOCHS * max(1, rows // BATCH_SIZE)
-
-
 def log(rows: str, run: str) -> None:
     """Make up the log of 800 epochs at batch 256."""
+    from tests.material.long_logs import write_log
+
     Path(run).mkdir(parents=True, exist_ok=True)
-    write_log(Path(run) / metrics_log.FILE, _num_steps(int(rows)))
+    write_log(Path(run) / "metrics.jsonl", NUM_EPOCHS * max(1, int(rows) // BATCH_SIZE))
 
 
 def resume(run: str) -> None:
     """What a run does with its log when it is started again just before its end, and a report with it."""
+    from backdrop.trainer.run import metrics_log
+
     last = metrics_log.last_metrics(Path(run))
     assert last is not None
     metrics_log.drop_metrics_from(Path(run), last["step"] - 100)
@@ -111,18 +112,27 @@ def resume(run: str) -> None:
 
 def features(rows: str, file: str) -> None:
     """Make up features of unit length around a centre for each class, float16, a chunk at a time."""
-    centres = torch.nn.functional.normalize(torch.randn(NUM_CLASSES, NUM_FEATURES, generator=_seeded(0)), dim=1)
+    import torch
+
+    def seeded(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    centres = torch.nn.functional.normalize(torch.randn(NUM_CLASSES, NUM_FEATURES, generator=seeded(0)), dim=1)
     made = np.lib.format.open_memmap(file, "w+", np.float16, (int(rows) + NUM_TEST, NUM_FEATURES))
     for start in range(0, len(made), 8192):
         stop = min(start + 8192, len(made))
         near = centres[torch.arange(start, stop) % NUM_CLASSES]
-        near = near + 0.1 * torch.randn(near.shape, generator=_seeded(start + 1))
+        near = near + 0.1 * torch.randn(near.shape, generator=seeded(start + 1))
         made[start:stop] = torch.nn.functional.normalize(near, dim=1).half().numpy()
     made.flush()
 
 
 def knn(file: str) -> None:
     """Score the last of the features by the neighbours among the others."""
+    import torch
+
+    from backdrop.trainer.parts.nearest_neighbours import Features, top_accuracies
+
     made = torch.from_numpy(np.load(file, mmap_mode="c"))
     label = torch.arange(len(made)) % NUM_CLASSES
     sets = [
@@ -133,13 +143,8 @@ def knn(file: str) -> None:
     assert all(0 <= top1 <= top5 <= 100 for top1, top5 in found)
 
 
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-WORK: dict[str, Callable[..., None]] = {
-    "link": link, "s3": s3, "open": open_, "epoch": epoch, "log": log, "resume": resume, "features": features, "knn": knn,
-}  # fmt: skip
+STAGES: tuple[Callable[..., None], ...] = (link, s3, open_, epoch, log, resume, features, knn)
+WORK = {stage.__name__.rstrip("_"): stage for stage in STAGES}
 
 if __name__ == "__main__":
     WORK[sys.argv[1]](*sys.argv[2:])
