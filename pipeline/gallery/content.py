@@ -1,13 +1,16 @@
 """What the page knows of a store, as scripts: a page opened from a file may load those, and nothing else, on demand.
 
 `data/store.js` says what the page needs at once: where the store comes from, and of every row the few bytes that are
-filtered and sorted by. `data/rows-00012.js` holds the rest of 256 rows, and is loaded when one of them is shown.
+filtered and sorted by. `data/rows-00012.js` holds the rest of 256 rows, and is loaded when one of them is shown. Of
+very many rows it holds their pictures too, smaller ones, for a million rows would be three million files otherwise; in
+it lie then rows that the page shows one after another as it is opened, the most doubtful first.
 Everything is data: the page sets it as text, never as HTML.
 """
 
 import base64
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,7 +21,13 @@ from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import MASK_POLARITY, NOT_BUILT, Status
 
 CHUNK_ROWS = 256
+# From so many rows on their pictures lie in the scripts: at 1.28 million rows 4,449 files of 4 MB.
+PACKED_FROM = 50_000
+PACKED_CHUNK_ROWS = 288
+PACKED_SIDE_PX = 128
 PICTURES_PER_FOLDER = 1000
+# A row's pictures, kind -> JPEG, and of those it has not the reasons.
+Drawn = tuple[Mapping[str, bytes], Mapping[str, str]]
 MEANINGS = {
     Status.OK: "a mask with foreground and background",
     Status.NO_FOREGROUND: "nothing was found: the mask is empty",
@@ -33,14 +42,40 @@ def built_rows(store: Store) -> np.ndarray:
     return np.flatnonzero(store.status != NOT_BUILT)
 
 
-def num_chunks(rows: np.ndarray) -> int:
-    """How many scripts of rows there are."""
-    return -(-len(rows) // CHUNK_ROWS)
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a page keeps what it shows of its rows.
+
+    chunk_rows: rows of one script. is_packed: whether their pictures lie in it too; else they are files.
+    """
+
+    chunk_rows: int
+    is_packed: bool
+
+    def num_chunks(self, rows: np.ndarray) -> int:
+        """How many scripts of rows there are."""
+        return -(-len(rows) // self.chunk_rows)
+
+    def places(self, doubts: Doubts) -> np.ndarray:
+        """Places of the rows, among those on the page, in the order in which the scripts hold them; int64."""
+        if not self.is_packed:
+            return np.arange(len(doubts.value))
+        return np.argsort(-_in_steps(doubts.value).astype(np.int64), kind="stable")
+
+    def of_chunk(self, places: np.ndarray, chunk: int) -> np.ndarray:
+        """Those of one script. Args: places: as `places` returns them. chunk: which script."""
+        return places[chunk * self.chunk_rows : (chunk + 1) * self.chunk_rows]
 
 
-def chunk_rows(rows: np.ndarray, chunk: int) -> np.ndarray:
-    """The rows of one script."""
-    return rows[chunk * CHUNK_ROWS : (chunk + 1) * CHUNK_ROWS]
+def folder_layout(rows: np.ndarray) -> Layout:
+    """The layout of a folder of files with these rows."""
+    is_packed = len(rows) >= PACKED_FROM
+    return Layout(chunk_rows=PACKED_CHUNK_ROWS if is_packed else CHUNK_ROWS, is_packed=is_packed)
+
+
+def served_layout() -> Layout:
+    """The layout of a page that is served: pictures are drawn when they are looked at."""
+    return Layout(chunk_rows=CHUNK_ROWS, is_packed=False)
 
 
 def picture_path(row: int, kind: str) -> str:
@@ -53,7 +88,7 @@ def chunk_path(chunk: int) -> str:
     return f"data/rows-{chunk:05d}.js"
 
 
-def store_script(store: Store, images: SourceImages, rows: np.ndarray, doubts: Doubts) -> str:
+def store_script(store: Store, images: SourceImages, rows: np.ndarray, doubts: Doubts, layout: Layout) -> str:
     """The script `data/store.js`.
 
     Args:
@@ -61,9 +96,9 @@ def store_script(store: Store, images: SourceImages, rows: np.ndarray, doubts: D
         images: what was found of its images.
         rows: the rows on the page, ascending.
         doubts: about each of them.
+        layout: of the page.
     """
     class_names, class_of = _classes(store, rows)
-    fraction = np.round(store.foreground_fraction[rows] * 65_535).astype("<u2")
     return _call(
         "store",
         {
@@ -80,17 +115,23 @@ def store_script(store: Store, images: SourceImages, rows: np.ndarray, doubts: D
             "statuses": _statuses(store),
             "classes": class_names,
             "kinds": KINDS,
-            "chunkRows": CHUNK_ROWS,
+            "chunkRows": layout.chunk_rows,
+            "isPacked": layout.is_packed,
             "picturesPerFolder": PICTURES_PER_FOLDER,
             "columns": {
                 "step": _column(_steps(rows)),
                 "status": _column(store.status[rows]),
                 "class": _column(class_of),
-                "fraction": _column(fraction),
-                "doubt": _column(np.round(doubts.value * 65_535).astype("<u2")),
+                "fraction": _column(_in_steps(store.foreground_fraction[rows])),
+                "doubt": _column(_in_steps(doubts.value)),
             },
         },
     )
+
+
+def _in_steps(fraction: np.ndarray) -> np.ndarray:
+    """Fractions in [0, 1] as the page has them: whole numbers of 65,535ths."""
+    return np.round(fraction * 65_535).astype("<u2")
 
 
 def _steps(rows: np.ndarray) -> np.ndarray:
@@ -100,26 +141,26 @@ def _steps(rows: np.ndarray) -> np.ndarray:
 
 
 def rows_script(
-    store: Store, rows: np.ndarray, chunk: int, why_not: Callable[[int], Mapping[str, str]], doubts: Doubts
+    store: Store, rows: np.ndarray, places: np.ndarray, chunk: int, drawn: Callable[[int], Drawn], doubts: Doubts
 ) -> str:
     """A script `data/rows-*.js`.
 
     Args:
         store: an open store.
         rows: all rows on the page.
-        chunk: which of its scripts.
-        why_not: row -> the pictures it has not, and why; "" or absent: it has it.
+        places: of those that the script holds.
+        chunk: its number.
+        drawn: row -> its pictures, where the script is to hold them, and those it has not, with the reason; "" or
+            absent: it has it.
         doubts: about all rows on the page.
     """
-    first = chunk * CHUNK_ROWS
-    return _call(
-        "rows",
-        chunk,
-        [
-            {**_facts(store, int(row), why_not(int(row))), "doubts": doubts.reasons(at)}
-            for at, row in enumerate(chunk_rows(rows, chunk), first)
-        ],
-    )
+    told = []
+    for at, row in zip(places.tolist(), rows[places].tolist(), strict=True):
+        jpegs, why_not = drawn(row)
+        packed = {kind: base64.b64encode(jpeg).decode("ascii") for kind, jpeg in jpegs.items()}
+        facts = {**_facts(store, row, why_not), "doubts": doubts.reasons(at)}
+        told.append(facts | ({"pictures": packed} if packed else {}))
+    return _call("rows", chunk, told)
 
 
 def _facts(store: Store, row: int, why_not: Mapping[str, str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The page as a folder of files that opens without a server or a network, and can be moved, copied or zipped.
 
     index.html, style.css, gallery.css, gallery.js    the page
-    data/, pictures/                                  what it loads, when it is looked at
+    data/, pictures/                                  what it loads, when it is looked at; of very many rows data/ alone
     gallery.json                                      which store and which rows it shows
 
 It grows as `<out>.partial` and takes its name when it is whole. Given again after a kill the same command goes on: a
@@ -24,14 +24,14 @@ from backdrop.durable_files import PARTIAL, sync, write_aside
 from backdrop.errors import UserError
 from backdrop.pipeline.gallery import content
 from backdrop.pipeline.gallery.doubt import Doubts, facts_of
-from backdrop.pipeline.gallery.row_pictures import RowPictures
+from backdrop.pipeline.gallery.row_pictures import SIDE_PX, RowPictures
 from backdrop.pipeline.gallery.source_images import SourceImages
 from backdrop.progress import stage_bar
 from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.pages.style import CSS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORD = "gallery.json"
 PAGE = "index.html"
 _ASSETS = (PAGE, "gallery.css", "gallery.js")
@@ -80,8 +80,9 @@ def write_gallery(
         write_aside(partial / RECORD, json.dumps(record, indent=1) + "\n")
         (partial / "data").mkdir(exist_ok=True)
         doubts = Doubts(facts_of(store, rows, other))
+        layout = content.folder_layout(rows)
         _write_rows(store, images, rows, doubts, partial)
-        write_aside(partial / "data" / "store.js", content.store_script(store, images, rows, doubts))
+        write_aside(partial / "data" / "store.js", content.store_script(store, images, rows, doubts, layout))
         for name, text in page_files().items():
             write_aside(partial / name, text)
         if out.exists():  # another gallery, to be overwritten
@@ -152,21 +153,26 @@ def _whose(images: str) -> str:
 
 
 def _write_rows(store: Store, images: SourceImages, rows: np.ndarray, doubts: Doubts, folder: Path) -> None:
-    pictures = RowPictures(store, images)
+    layout = content.folder_layout(rows)
+    pictures = RowPictures(store, images, content.PACKED_SIDE_PX if layout.is_packed else SIDE_PX)
 
-    def write_pictures(row: int) -> dict[str, str]:
+    def draw(row: int) -> content.Drawn:
         jpegs, why_not = pictures.draw(row)
+        if layout.is_packed:
+            return jpegs, why_not
         for kind, jpeg in jpegs.items():
             (folder / content.picture_path(row, kind)).write_bytes(jpeg)
-        return why_not
+        return {}, why_not
 
     with stage_bar(total=len(rows), unit="row", stage="gallery") as bar, ThreadPoolExecutor(num_cores()) as threads:
-        for chunk in range(content.num_chunks(rows)):
-            now = content.chunk_rows(rows, chunk).tolist()
+        places = layout.places(doubts)
+        for chunk in range(layout.num_chunks(rows)):
+            of_chunk = layout.of_chunk(places, chunk)
+            now = rows[of_chunk].tolist()
             if not (folder / content.chunk_path(chunk)).exists():
-                for row in now:
+                for row in [] if layout.is_packed else now:
                     (folder / content.picture_path(row, "image")).parent.mkdir(parents=True, exist_ok=True)
-                why_not = dict(zip(now, threads.map(write_pictures, now), strict=True))
-                script = content.rows_script(store, rows, chunk, why_not.__getitem__, doubts)
+                drawn = dict(zip(now, threads.map(draw, now), strict=True))
+                script = content.rows_script(store, rows, of_chunk, chunk, drawn.__getitem__, doubts)
                 write_aside(folder / content.chunk_path(chunk), script)
             bar.update(len(now))

@@ -1,10 +1,12 @@
 // The gallery of a store. data/store.js calls gallery.store(...) with a few bytes about every row, which is what filters
 // and sorts look at; what else is known of 256 rows comes with data/rows-*.js, loaded as a script when one of them is
-// shown, because a page opened from a file may load nothing else. All of it is shown as text, never as HTML.
+// shown, because a page opened from a file may load nothing else. Of very many rows it brings their pictures too, and few
+// such scripts are kept. All of it is shown as text, never as HTML.
 "use strict";
 
 const gallery = (() => {
   const PAGE_ROWS = 24;
+  const PACKED_KEPT = 32; // scripts with pictures, of some 4 MB: more than a page's rows can lie in
   const BINS = 20;
   const WHOLE = 65535; // a fraction of 1 in its column
   const TITLES = { image: "Image", saliency: "Soft map", mask: "Mask", background: "Background" };
@@ -25,6 +27,7 @@ const gallery = (() => {
 
   let facts; // what gallery.store was given
   let columns; // row, status, class, fraction, doubt: typed arrays, one entry for each row on the page
+  let ranks; // of packed rows, by place: where among all, the most doubtful first, a row lies in the scripts
   let kinds; // pictures that some row has
   let order; // Uint32Array: the rows that pass the filters, as places in the columns, sorted
   let state;
@@ -70,11 +73,17 @@ const gallery = (() => {
   }
 
   function chunk(number) {
-    if (!chunks.has(number)) {
+    if (chunks.has(number)) {
+      const entry = chunks.get(number); // to the end of those that are kept
+      chunks.delete(number);
+      chunks.set(number, entry);
+    } else {
+      if (facts.isPacked && chunks.size >= PACKED_KEPT) chunks.delete(chunks.keys().next().value);
       const entry = {};
       entry.promise = new Promise((resolve, reject) => Object.assign(entry, { resolve, reject }));
       chunks.set(number, entry);
       const script = element("script", { src: `data/rows-${String(number).padStart(5, "0")}.js` });
+      script.onload = () => script.remove();
       script.onerror = () => {
         chunks.delete(number);
         entry.reject(new Error(`${script.getAttribute("src")} could not be loaded`));
@@ -86,8 +95,9 @@ const gallery = (() => {
 
   // All that is known of a row, by its place in the columns.
   async function details(place) {
-    const rows = await chunk(Math.floor(place / facts.chunkRows));
-    return { place, row: columns.row[place], status: statusOf(place), ...rows[place % facts.chunkRows] };
+    const at = ranks ? ranks[place] : place;
+    const rows = await chunk(Math.floor(at / facts.chunkRows));
+    return { place, row: columns.row[place], status: statusOf(place), ...rows[at % facts.chunkRows] };
   }
 
   const statusOf = (place) => facts.statuses.find(({ code }) => code === columns.status[place]);
@@ -217,7 +227,7 @@ const gallery = (() => {
     const why = row.whyNot[kind];
     const folder = Math.floor(row.row / facts.picturesPerFolder);
     const shown = why ? element("span", { class: "none" }, why) : element("img", {
-      src: `pictures/${folder}/${row.row}-${kind}.jpg`, alt: `row ${row.row}: ${ALTERNATIVES[kind]}`,
+      src: row.pictures ? `data:image/jpeg;base64,${row.pictures[kind]}` : `pictures/${folder}/${row.row}-${kind}.jpg`, alt: `row ${row.row}: ${ALTERNATIVES[kind]}`,
       width: 256, height: 256, loading: "lazy", decoding: "async",
     });
     return element(tag, { class: "picture" }, shown, element("span", { class: "caption" }, TITLES[kind]));
@@ -589,6 +599,10 @@ const gallery = (() => {
       columns = Object.fromEntries(Object.entries(facts.columns).map(([name, column]) => [name, unpacked(column)]));
       let row = -1;
       columns.row = Uint32Array.from(columns.step, (step) => (row += step));
+      if (facts.isPacked) {
+        ranks = new Uint32Array(columns.row.length);
+        sorted(ranks.map((_, place) => place), SORTS.doubt[1]).forEach((place, rank) => { ranks[place] = rank; });
+      }
       // A store without soft maps has three pictures a row, not a fourth that is never there.
       kinds = facts.kinds.filter((kind) => kind !== "saliency" || facts.keepsSoftMaps);
       document.documentElement.style.setProperty("--kinds", kinds.length);

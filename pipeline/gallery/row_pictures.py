@@ -6,7 +6,7 @@ from backdrop.errors import ImageError
 from backdrop.pipeline.gallery.source_images import SourceImages
 from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
-from backdrop.stores.images.image_codec import encode_jpeg
+from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg
 from backdrop.stores.pages.pictures import grey_to_rgb, thumbnail, with_contour
 
 # In the order of the page. "saliency" is the soft map.
@@ -24,11 +24,15 @@ def keeps_soft_maps(store: Store) -> bool:
 
 
 class RowPictures:
-    """Draws the pictures of rows. May be used from several threads."""
+    """Draws the pictures of rows. May be used from several threads.
 
-    def __init__(self, store: Store, images: SourceImages) -> None:
+    Args: store, images: of the rows. side_px: longer side of the pictures.
+    """
+
+    def __init__(self, store: Store, images: SourceImages, side_px: int = SIDE_PX) -> None:
         self._store = store
         self._images = images
+        self._side_px = side_px
 
     def expected(self, row: int) -> dict[str, str]:
         """What `draw` will say of a row, without decoding anything: kind -> "", or why there is no such picture.
@@ -61,14 +65,14 @@ class RowPictures:
         if not why["saliency"]:
             saliency_HW = self._store.saliency(row)
             assert saliency_HW is not None
-            jpegs["saliency"] = _jpeg(grey_to_rgb(thumbnail(saliency_HW, SIDE_PX)))
+            jpegs["saliency"] = _jpeg(grey_to_rgb(thumbnail(saliency_HW, self._side_px)))
         if not why["mask"]:
             mask_HW = self._store.mask(row)
             assert mask_HW is not None
             under_HWC = np.full((*mask_HW.shape, 3), _PAPER, np.uint8) if image_HWC is None else image_HWC
-            jpegs["mask"] = _jpeg(with_contour(under_HWC, mask_HW, SIDE_PX))
+            jpegs["mask"] = _jpeg(with_contour(under_HWC, mask_HW, self._side_px, line_px=max(1, self._side_px // 128)))
         if not why["background"]:
-            jpegs["background"] = self._store.background_jpeg(row)
+            jpegs["background"] = self._background(row)
         return jpegs, {kind: reason for kind, reason in why.items() if reason}
 
     def _image(self, row: int, why: dict[str, str]) -> np.ndarray | None:
@@ -76,10 +80,18 @@ class RowPictures:
         if why["image"]:
             return None
         try:
-            return thumbnail(self._images.read(row), SIDE_PX)
+            # Decoded no larger than it needs to be, but for pictures of the usual size, which are to be as they were.
+            least_side_px = self._side_px if self._side_px < SIDE_PX else 0
+            return thumbnail(self._images.read(row, least_side_px), self._side_px)
         except ImageError as error:
             why["image"] = str(error)
             return None
+
+    def _background(self, row: int) -> bytes:
+        jpeg = self._store.background_jpeg(row)
+        if self._side_px >= SIDE_PX:
+            return jpeg
+        return _jpeg(thumbnail(decode_rgb(jpeg, least_side_px=self._side_px), self._side_px))
 
     def _has_blob(self, name: str, row: int) -> bool:
         number, at = divmod(row, self._store.part_rows)

@@ -48,6 +48,8 @@ class GalleryServer(ThreadingHTTPServer):
         self._store, self._images = store, images
         self._doubts = Doubts(facts_of(store, self.rows, other))
         self._pictures = RowPictures(store, images)
+        self._layout = content.served_layout()
+        self._places = self._layout.places(self._doubts)
         self._files = page_files()
         # A browser asks for a row's four pictures at once: they are drawn together, once.
         self._drawing = threading.Lock()
@@ -78,11 +80,13 @@ class GalleryServer(ThreadingHTTPServer):
             return _TYPES[name.rpartition(".")[2]], self._files[name]
         if path == "/data/store.js":
             with self._drawing:
-                return _TYPES["js"], content.store_script(self._store, self._images, self.rows, self._doubts).encode()
-        if (match := _ROWS.fullmatch(path)) and int(match[1]) < content.num_chunks(self.rows):
-            return _TYPES["js"], content.rows_script(
-                self._store, self.rows, int(match[1]), self._pictures.expected, self._doubts
-            ).encode()
+                script = content.store_script(self._store, self._images, self.rows, self._doubts, self._layout)
+                return _TYPES["js"], script.encode()
+        if (match := _ROWS.fullmatch(path)) and int(match[1]) < self._layout.num_chunks(self.rows):
+            chunk = int(match[1])
+            places = self._layout.of_chunk(self._places, chunk)
+            script = content.rows_script(self._store, self.rows, places, chunk, self._expected, self._doubts)
+            return _TYPES["js"], script.encode()
         if (match := _PICTURE.fullmatch(path)) and int(match[2]) < self._store.num_rows:
             return (
                 self._picture(int(match[2]), match[3])
@@ -95,6 +99,9 @@ class GalleryServer(ThreadingHTTPServer):
         """Report what went wrong with a request; not that a browser hung up, as it does when its reader pages on."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
+
+    def _expected(self, row: int) -> content.Drawn:
+        return {}, self._pictures.expected(row)
 
     def _picture(self, row: int, kind: str) -> Answer:
         with self._drawing:

@@ -24,13 +24,14 @@ class SourceImages:
 
     where: what to call that place, "" where there is none. missing: why there is none.
     is_there: whether a row's image can be expected, without reading it.
-    read: a row's image as uint8 RGB (H, W, 3), possibly scaled down; ImageError where it is none or another one.
+    read: a row's image as uint8 RGB (H, W, 3), possibly scaled down, but not below the side in px that it is given, 0 =
+        as large as it is; ImageError where it is none or another one.
     """
 
     where: str
     missing: str
     is_there: Callable[[int], bool]
-    read: Callable[[int], np.ndarray]
+    read: Callable[[int, int], np.ndarray]
 
 
 def find_images(store: Store, root: Path | None) -> SourceImages:
@@ -59,7 +60,7 @@ def find_images(store: Store, root: Path | None) -> SourceImages:
         return SourceImages("", str(error), lambda row: False, _none)
 
 
-def _none(row: int) -> np.ndarray:
+def _none(row: int, least_side_px: int) -> np.ndarray:
     raise ImageError("the images are not at hand")
 
 
@@ -70,12 +71,12 @@ def _has_files(store: Store, folder: Path) -> bool:
 
 
 def _in_archive(store: Store, archive: Archive) -> SourceImages:
-    def read(row: int) -> np.ndarray:
+    def read(row: int, least_side_px: int) -> np.ndarray:
         try:
             data = archive.read(store.key(row))
         except (OSError, UserError) as error:
             raise ImageError(str(error)) from error
-        return decode_rgb(_same(data, store, row))
+        return decode_rgb(_same(data, store, row), least_side_px=least_side_px)
 
     return SourceImages("the data set's shards or tables", "", lambda row: True, read)
 
@@ -97,11 +98,11 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
         file = file_of(row)
         return file is not None and file.is_file()
 
-    def read(row: int) -> np.ndarray:
+    def read(row: int, least_side_px: int) -> np.ndarray:
         file = file_of(row)
         if file is None or not file.is_file():
             raise ImageError("its image is not in the data set's folder")
-        return decode_rgb(_same(file.read_bytes(), store, row))
+        return decode_rgb(_same(file.read_bytes(), store, row), least_side_px=least_side_px)
 
     return SourceImages("the data set's folder", "", is_there, read)
 
@@ -120,10 +121,17 @@ def _in_beton(store: Store, beton: Path) -> SourceImages:
         return SourceImages("", str(error), lambda row: False, _none)
     records, file_bytes = opened.records, opened.file_bytes
 
+<<<<<<< HEAD
     def read(row: int) -> np.ndarray:
         record = records[row]
         if not record["image_bytes"]:
             raise ImageError("its image is not in the .beton")
         return rgb_of_blob(read_blob(file_bytes, record, "image"), (int(record["height"]), int(record["width"])))
+=======
+    def read(row: int, least_side_px: int) -> np.ndarray:
+        if not records[row]["image_bytes"]:
+            raise ImageError("its image is not in the .beton")
+        return decode_rgb(read_blob(file_bytes, records[row], "image"), least_side_px=least_side_px)
+>>>>>>> 5d915d2 (A gallery of very many rows keeps its pictures in its scripts, the most doubtful rows together: thousands of files, not millions)
 
     return SourceImages(f"{beton.name}, scaled down", "", lambda row: bool(records[row]["image_bytes"]), read)

@@ -43,7 +43,7 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def decode_rgb(data: bytes) -> np.ndarray:
+def decode_rgb(data: bytes, *, least_side_px: int = 0) -> np.ndarray:
     """Decode an image file to RGB.
 
     Grey is replicated, a palette looked up, CMYK converted, 16 bits scaled to 8, alpha dropped (the colours under it
@@ -51,6 +51,8 @@ def decode_rgb(data: bytes) -> np.ndarray:
 
     Args:
         data: bytes of a JPEG, PNG, WebP, BMP or GIF file.
+        least_side_px: for a picture of the image alone: a JPEG is decoded 2, 4 or 8 times smaller, which is faster,
+            where no side falls below so many pixels; 0 = as large as it is.
 
     Returns:
         image_HWC, uint8 RGB, contiguous and writable.
@@ -59,7 +61,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
         ImageError: not an image, truncated, damaged, or larger than `MAX_PIXELS`; the message is the reason and holds
             nothing (address, path) that differs between two runs.
     """
-    return _decode(data, "RGB")
+    return _decode(data, "RGB", least_side_px)
 
 
 def decode_grey(data: bytes) -> np.ndarray:
@@ -157,9 +159,11 @@ def _orientation_in_exif(exif: bytes) -> int:
     return 1
 
 
-def _decode(data: bytes, mode: str) -> np.ndarray:
+def _decode(data: bytes, mode: str, least_side_px: int = 0) -> np.ndarray:
     image = _open(data)
     try:
+        if least_side_px:
+            image.draft(None, (least_side_px, least_side_px))
         image.load()
         pixels = np.array(_as_mode(image, mode))
     except MemoryError:

@@ -42,7 +42,11 @@ CONFIGS: dict[str, tuple[str, bytes, Allowed]] = {
     "huge-number.json": (".json", b'{"epochs": ' + b"9" * 5000 + b"}", refused("epochs|" + NAMED)),
     "huge-exponent.json": (".json", b'{"epochs": 1e999}', refused("epochs")),
     "lone-surrogate.json": (".json", b'{"\\ud800": 1}', refused("unknown setting")),
-    "nested-settings.json": (".json", b'{"settings": {"settings": {"epochs": 1}}}', refused("unknown setting|settings")),
+    "nested-settings.json": (
+        ".json",
+        b'{"settings": {"settings": {"epochs": 1}}}',
+        refused("unknown setting|settings"),
+    ),
     "object-for-number.json": (".json", b'{"epochs": {"a": 1}}', refused("epochs")),
     "list-of-lists.json": (".json", b'{"epochs": [[1], [2]]}', refused("epochs")),
 }

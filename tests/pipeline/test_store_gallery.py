@@ -186,6 +186,43 @@ def test_a_kill_costs_no_finished_rows(
     assert drawn == []
 
 
+@pytest.fixture(scope="module")
+def packed(store: Store, images: SourceImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same rows as a page of very many rows has them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(content, "PACKED_FROM", 2)
+        patched.setattr(content, "PACKED_CHUNK_ROWS", 32)
+        return write_gallery(store, images, choose_rows(store, None), tmp_path_factory.mktemp("packed") / "g").parent
+
+
+def test_of_very_many_rows_the_pictures_lie_in_the_scripts(packed: Path, page: Path) -> None:
+    files = tree(packed)
+    scripts = [files[path].decode() for path in sorted(files) if path.startswith("data/rows-")]
+    assert len(scripts) == 2
+    assert not [path for path in files if path.startswith("pictures/")]
+    rows = [row for script in scripts for row in arguments(script, "rows")[1]]
+    _, apart = arguments((page / "data" / "rows-00000.js").read_text(), "rows")
+    (facts,) = arguments((packed / "data" / "store.js").read_text(), "store")
+    assert (facts["isPacked"], facts["chunkRows"]) == (True, 32)
+    order = np.argsort(-column(facts, "doubt").astype(int), kind="stable")
+    assert order.tolist() != list(range(len(order)))
+    for told, row in zip(rows, order.tolist(), strict=True):
+        pictures = told.pop("pictures", {})
+        assert told == apart[row]
+        assert set(pictures) == set(KINDS) - set(told["whyNot"])
+        if row == 30:
+            image_HWC = decode_rgb(base64.b64decode(pictures["image"])).astype(int)
+            assert np.abs(image_HWC - decode_rgb(image_of(30))).mean() < 3
+
+
+def test_imagenets_rows_are_few_files() -> None:
+    rows = np.arange(1_281_167)
+    layout = content.folder_layout(rows)
+    assert layout.is_packed
+    assert layout.num_chunks(rows) + 6 <= 5000
+    assert not content.folder_layout(rows[: content.PACKED_FROM - 1]).is_packed
+
+
 def test_nothing_of_others_is_overwritten(store: Store, images: SourceImages, tmp_path: Path) -> None:
     rows = choose_rows(store, 4)
     (tmp_path / "notes").mkdir()

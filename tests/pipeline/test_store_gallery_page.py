@@ -11,6 +11,7 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from backdrop.pipeline.gallery import content
 from backdrop.pipeline.gallery.content import _column
 from backdrop.pipeline.gallery.doubt import Doubts, facts_of
 from backdrop.pipeline.gallery.folder import write_gallery
@@ -80,6 +81,35 @@ def test_all_is_well_as_it_first_appears_and_with_a_row_open(browser: Browser, p
         browser.open(page.as_uri() + f"#row={KEYS.index(HOSTILE)}", width_px=width_px, dark=True)
         browser.wait(lambda: browser.run("return document.querySelector('dialog').open"))
         assert browser.faults() == []
+
+
+def test_pictures_that_lie_in_scripts_are_shown(
+    browser: Browser, store: Store, images: SourceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a million rows do: with few scripts kept, each page loads anew what it shows."""
+    monkeypatch.setattr(content, "PACKED_FROM", 2)
+    monkeypatch.setattr(content, "PACKED_CHUNK_ROWS", 1)
+    page = write_gallery(store, images, choose_rows(store, None), tmp_path / "g")
+    opened(browser, page)
+    for first in (0, PAGE_ROWS, 2 * PAGE_ROWS):
+        assert keys_shown(browser) == KEYS[first : first + PAGE_ROWS]
+        browser.wait(lambda: browser.run("return [...document.images].some(image => image.naturalWidth > 0)"))
+        if first < 2 * PAGE_ROWS:
+            acts(browser, browser.find("#next").click)
+    for _ in range(2):
+        acts(browser, browser.find("#previous").click)
+    assert keys_shown(browser) == KEYS[:PAGE_ROWS]
+    assert browser.run("return [...document.images].every(image => image.getAttribute('src').startsWith('data:'))")
+    assert browser.console_errors() == []
+    assert browser.run("return document.querySelectorAll('head script').length") == 0
+
+
+@pytest.mark.slow
+def test_all_is_well_where_pictures_lie_in_scripts(
+    browser: Browser, store: Store, images: SourceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(content, "PACKED_FROM", 2)
+    browser.check(write_gallery(store, images, choose_rows(store, None), tmp_path / "g"))
 
 
 def test_keys_and_messages_are_text(browser: Browser, page: Path) -> None:
