@@ -121,17 +121,10 @@ def _in_beton(store: Store, beton: Path) -> SourceImages:
         return SourceImages("", str(error), lambda row: False, _none)
     records, file_bytes = opened.records, opened.file_bytes
 
-<<<<<<< HEAD
-    def read(row: int) -> np.ndarray:
+    def read(row: int, least_side_px: int) -> np.ndarray:
         record = records[row]
         if not record["image_bytes"]:
             raise ImageError("its image is not in the .beton")
         return rgb_of_blob(read_blob(file_bytes, record, "image"), (int(record["height"]), int(record["width"])))
-=======
-    def read(row: int, least_side_px: int) -> np.ndarray:
-        if not records[row]["image_bytes"]:
-            raise ImageError("its image is not in the .beton")
-        return decode_rgb(read_blob(file_bytes, records[row], "image"), least_side_px=least_side_px)
->>>>>>> 5d915d2 (A gallery of very many rows keeps its pictures in its scripts, the most doubtful rows together: thousands of files, not millions)
 
     return SourceImages(f"{beton.name}, scaled down", "", lambda row: bool(records[row]["image_bytes"]), read)

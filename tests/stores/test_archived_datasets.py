@@ -74,11 +74,11 @@ def test_the_gallery_reads_images_in_shards(shards: Path, tmp_path: Path) -> Non
     build_store(open_index("tar", root=shards), FormulaDetector(), tmp_path / "x.zarr", num_workers=0)
     images = find_images(open_store(tmp_path / "x.zarr"), shards)
     assert (images.where, images.missing) == ("the data set's shards or tables", "")
-    assert all(np.array_equal(images.read(row), decode_rgb(jpeg(row))) for row in range(NUM_IMAGES))
+    assert all(np.array_equal(images.read(row, 0), decode_rgb(jpeg(row))) for row in range(NUM_IMAGES))
     shard = shards / "train" / "0001.tar"
     shard.write_bytes(shard.read_bytes().replace(jpeg(3), jpeg(3)[:-3] + b"..."))
     with pytest.raises(ImageError, match="another image under this key"):
-        images.read(3)
+        images.read(3, 0)
 
 
 @pytest.fixture
