@@ -9,7 +9,8 @@ from backdrop.pipeline.beton.layout import FORMAT_VERSION
 from backdrop.stores.format.provenance import commit, version_of
 from backdrop.stores.format.schema import SCHEMA_VERSION
 
-PACKAGES = ("torch", "torchvision", "ffcv", "zarr", "numba", "numpy", "opencv-python")
+PACKAGES = ("torch", "torchvision", "zarr", "numba", "numpy", "opencv-python-headless")
+OPTIONAL = ("ffcv",)
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -18,7 +19,7 @@ def versions() -> dict[str, str]:
     return {
         "backdrop": f"{version_of('backdrop-ssl') or 'not installed'} (commit {commit()})",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{name: version_of(name) or "not installed" for name in PACKAGES},
+        **{name: version_of(name) or "not installed" for name in (*PACKAGES, *OPTIONAL)},
         "cuda": f"{cuda_of_torch()}; driver: {nvidia_driver()}",
         "store schema": SCHEMA_VERSION,
         "beton format": str(FORMAT_VERSION),

@@ -513,9 +513,13 @@ const gallery = (() => {
     document.title = `${facts.dataset} ${facts.split}: foregrounds`;
     byId("title").textContent = `Foregrounds of ${facts.dataset}, ${facts.split}`;
     const all = columns.row.length === facts.numBuilt;
-    const onPage = all ? "" : ` This page shows ${grouped(columns.row.length)} of them, up to a quarter those most likely wrong of all, the others spread evenly; statuses that are rare are shown more often than they occur.`;
+    const onPage = all ? "" : ` This page shows ${grouped(columns.row.length)} of them, spread evenly but for up to a quarter of them that are the likeliest to be wrong, and for rare statuses.`;
+    const doubted = columns.doubt.reduce((count, doubt) => count + (doubt > 0), 0);
+    const first = doubted
+      ? ` Those whose masks are likely wrong come first: ${grouped(doubted)} are doubted.`
+      : " By rules of thumb no mask here is doubted: look for yourself.";
     byId("summary").textContent =
-      `A store of masks and backgrounds of ${plural(facts.numRows, "image")}, made with the detector "${detector.name ?? "unknown"}".${onPage}`;
+      `A store of masks and backgrounds of ${plural(facts.numRows, "image")}, made with the detector "${detector.name ?? "unknown"}".${onPage}${first}`;
     if (threshold !== undefined) byId("about-mask").textContent = `What is more salient than ${threshold}: foreground is outlined, the rest darkened.`;
     const notices = [
       isWhole ? "" : `The store is half built: ${grouped(facts.numBuilt)} of ${plural(facts.numRows, "row")} are there.`,

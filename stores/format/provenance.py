@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 # What may move a bit of a detector's output from machine to machine: logged with every build, not part of the identity.
-LOGGED_PACKAGES = ("backdrop-ssl", "numpy", "Pillow", "opencv-python", "numba", "torch", "zstandard")
+LOGGED_PACKAGES = ("backdrop-ssl", "numpy", "Pillow", "opencv-python-headless", "numba", "torch", "zstandard")
 
 ROOT = Path(__file__).resolve().parents[2]
 

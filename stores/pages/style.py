@@ -35,7 +35,7 @@ h3 { font-size: .95rem; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 p { max-width: 46rem; margin: .4rem 0; }
 p.note, figcaption, .facts { color: var(--soft); font-size: .875rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .7rem .9rem;
-  overflow-x: auto;
+  overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
   font: .85rem/1.45 ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; }
 code { font: .875em ui-monospace, SFMono-Regular, Menlo, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 a { color: var(--accent); }
@@ -75,6 +75,8 @@ td img { display: block; height: 3.2rem; width: auto; border-radius: 3px; }
 .strip .view img { border: 3px solid var(--edge); }
 .strip .view img + img { margin-top: .25rem; } .strip figcaption { line-height: 1.35; margin-top: .25rem; }
 .strip .view b { color: var(--edge); }
+.strips { display: flex; flex-wrap: wrap; gap: .7rem 1.4rem; align-items: start; }
+.strips .strip { margin: 0; max-width: 100%; grid-auto-columns: minmax(4.4rem, 8.5rem); }
 .strip.small { grid-auto-columns: minmax(3.6rem, 7rem); margin-top: .7rem; }
 .v0 { --edge: var(--v0); } .v1 { --edge: var(--v1); } .v2 { --edge: var(--v2); } .v3 { --edge: var(--v3); }
   .local { --edge: var(--soft); }
@@ -90,13 +92,15 @@ ul.bars small { color: var(--soft); font-size: .8rem; } ul.bars li > small { gri
 .bar i { position: absolute; top: -.15rem; bottom: -.15rem; width: 2px; background: var(--ink); }
 @media print { .bar, .bar span { print-color-adjust: exact; } }
 td.value { overflow-wrap: anywhere; }
-dl.kinds { max-width: 46rem; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
+dl.kinds { columns: 17rem; } dl.kinds dt { break-after: avoid; } dl.kinds dd { break-inside: avoid; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   details::details-content { content-visibility: visible; display: block; block-size: auto; }
   summary { color: inherit; }
   h2, h3 { break-after: avoid; } figure, article, tr { break-inside: avoid; } a { color: inherit; } }
-@media (max-width: 30rem) { table { font-size: .82rem; } th, td { padding-right: .55rem; } td img { height: 2.4rem; } }
+@media (max-width: 30rem) { .strip figcaption { font-size: .75rem; overflow-wrap: anywhere; }
+  .strips .strip { grid-auto-columns: minmax(4.4rem, 6.2rem); } table { font-size: .82rem; } th, td { padding-right: .45rem; }
+  tr > :last-child { padding-right: 0; } td img { height: 2.4rem; } }
 """
 )

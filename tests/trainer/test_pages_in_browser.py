@@ -15,7 +15,7 @@ from backdrop.trainer.recipes import smoke
 from backdrop.trainer.report import page, views_page
 from backdrop.trainer.report.loaded_run import load_all
 from backdrop.trainer.settings import to_json
-from tests.material.browser import Browser
+from tests.material.browser import PHONE_PX, Browser
 from tests.material.page_material import attention, example, seen
 from tests.material.scored_detectors import draw_set, write_run
 
@@ -62,6 +62,12 @@ def test_page_of_views(browser: Browser, tmp_path: Path) -> None:
     text = views_page.render(settings, [example(1), example(2)], epoch=0, recipe="smoke", store_id="0" * 64)
     path.write_text(text)
     browser.check(path)
+    browser.open(path, width_px=1280)
+    heights = browser.run("return [...document.querySelectorAll('article')].map(each => each.offsetHeight)")
+    assert max(heights) <= 720, "a row fits a screen"
+    cut = "return [...document.querySelectorAll('figcaption')].filter(c => c.scrollWidth > c.clientWidth).length"
+    browser.open(path, width_px=PHONE_PX)
+    assert browser.run(cut) == 0, "no caption is cut off on a phone"
     browser.run("document.querySelectorAll('details').forEach(each => { each.open = true })")
     assert browser.faults() == []
 

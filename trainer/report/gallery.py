@@ -92,6 +92,7 @@ def _article(example: Example, lines: list[list[str]], local_figures: list[str],
     if local_figures:
         strips += f'<div class="strip small">{"".join(local_figures)}</div>'
     folded = document.folded(f"All numbers drawn for row {example.row}", numbers) if numbers else ""
+    strips = f'<div class="strips">{strips}</div>' if numbers else strips
     return f'<article class="example"><h3>{escape(example.key)}</h3>{strips}{folded}</article>'
 
 
@@ -126,14 +127,14 @@ def _beside(example: Example, view: ViewPicture) -> list[str]:
         _figure(
             pictures.with_contour(view.image_HWC, view.mask_HW),
             f"foreground of the {view.name} of {example.key} outlined, the rest darkened",
-            f"mask of the {name}, {float(view.mask_HW.mean()):.0%} foreground",
+            f"its mask, {float(view.mask_HW.mean()):.0%} foreground",
         )
     ]
     if view.donor is not None:
         donor_HWC = pictures.with_boxes(
             view.donor.background_HWC, [box(view.record, "donor_")], [pictures.VIEW_COLOURS[0]]
         )
-        caption = f"donor of the {name}: tiled background of <code>{escape(view.donor.key)}</code>, the part taken"
+        caption = f"its donor <code>{escape(view.donor.key)}</code>, the part taken"
         figures.append(_figure(donor_HWC, f"tiled background of {view.donor.key} with the part that is taken", caption))
     if view.masked_HWC is not None:
         caption = f"masked {name}: what CAST compares the query with"
@@ -185,7 +186,7 @@ def _view_facts(view: ViewPicture, background: str) -> list[str]:
         for word, name in (("flipped", "is_flipped"), ("grey", "is_grey"), ("solarised", "is_solarised"))
         if record[name]
     ]
-    if record["blur_sigma_px"] > 0:
+    if record["blur_sigma_px"] >= 0.05:  # less rounds to none
         drawn.append(f"blur {float(record['blur_sigma_px']):.1f} px")
     if record["edge_sigma_px"] > 0:
         drawn.append(f"edge soft by {float(record['edge_sigma_px']):.1f} px")

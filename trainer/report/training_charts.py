@@ -27,6 +27,7 @@ _MEANINGS = {
     "knn_top1": "How often the nearest training rows give a held-out row of the store its class.",
     "lr": "How large a step the optimiser takes.",
     "positive_is_nearest": "Share of queries whose own key is nearer than every other image's, 0 to 1.",
+    "embedding_spread": "How far the embeddings of different images lie apart; near 0 = all are one, a collapse.",
     "attention_loss": "CAST: 1 - cosine between where the query looks and its foreground; 0 = exactly there.",
     "rows_without_foreground": "Share of images left out of the attention loss: a crop shows no foreground.",
     "images_per_s": "Images trained on per second, over all devices; the first value holds the start.",

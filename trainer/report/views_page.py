@@ -114,10 +114,9 @@ def render(
         ("batch", f"{settings.batch_size}", "images a step"),
         ("backgrounds replaced", f"{background.probability:.0%}", f"of views, {background.name}"),
         ("seed", f"{settings.seed}", f"recipe {recipe}"),
-        ("store", store_id[:12], "id"),
+        ("store", store_id[:8], "id"),
     ]
     articles = "".join(full_example_html(example, background.name) for example in examples)
-    rows = f'<div class="columns">{articles}</div>'
     lost = "".join(f"<li>{escape(message)}</li>" for message in skipped)
     return document.page(
         f"Views of {settings.method}, background {background.name}",
@@ -125,7 +124,7 @@ def render(
         [
             Section(anchor="reading", heading="How to read this", body=_reading(settings)),
             Section(anchor="drawn", heading="Tries and fallbacks", body=_drawn_table(examples, names)),
-            Section(anchor="rows", heading="Rows", body=(f"<ul>{lost}</ul>" if lost else "") + rows),
+            Section(anchor="rows", heading="Rows", body=(f"<ul>{lost}</ul>" if lost else "") + articles),
             Section(anchor="plan", heading="The plan", body=_plan_table(settings, names)),
         ],
     )
