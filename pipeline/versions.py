@@ -19,7 +19,7 @@ def versions() -> dict[str, str]:
     return {
         "backdrop": f"{version_of('backdrop-ssl') or 'not installed'} (commit {commit()})",
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{name: version_of(name) or "not installed" for name in (*PACKAGES, *OPTIONAL)},
+        **{name.removesuffix("-headless"): version_of(name) or "not installed" for name in (*PACKAGES, *OPTIONAL)},
         "cuda": f"{cuda_of_torch()}; driver: {nvidia_driver()}",
         "store schema": SCHEMA_VERSION,
         "beton format": str(FORMAT_VERSION),

@@ -11,9 +11,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from backdrop.errors import ImageError, UserError
-from backdrop.stores.datasets import image_folder, reopen_index
+from backdrop.stores.datasets import image_folder, open_archive
 from backdrop.stores.format.reader import Store
-from backdrop.stores.format.schema import NOT_BUILT
 from backdrop.stores.images.image_codec import decode_rgb, sha256
 from backdrop.stores.indexes.dataset_index import Archive
 
@@ -49,7 +48,7 @@ def find_images(store: Store, root: Path | None) -> SourceImages:
     """
     try:
         folder = image_folder(store.dataset, root=root, split=store.split)
-        archive = None if _has_files(store, folder) else reopen_index(store, root).archive
+        archive = open_archive(store.dataset, root=root, split=store.split)
         return _in_folder(store, folder) if archive is None else _in_archive(store, archive)
     except UserError as error:
         if root is not None:
@@ -62,12 +61,6 @@ def find_images(store: Store, root: Path | None) -> SourceImages:
 
 def _none(row: int, least_side_px: int) -> np.ndarray:
     raise ImageError("the images are not at hand")
-
-
-def _has_files(store: Store, folder: Path) -> bool:
-    """Whether the images of some rows are files below a folder: listing a data set in shards or tables takes longer."""
-    rows = sorted({0, store.num_rows // 2, store.num_rows - 1})
-    return any((folder / store.key(row)).is_file() for row in rows if store.status[row] != NOT_BUILT)
 
 
 def _in_archive(store: Store, archive: Archive) -> SourceImages:

@@ -25,7 +25,7 @@ from backdrop.progress import note_default
 
 if TYPE_CHECKING:
     from backdrop.stores.format.reader import Store
-    from backdrop.stores.indexes.dataset_index import DatasetIndex, Listing
+    from backdrop.stores.indexes.dataset_index import Archive, DatasetIndex, Listing
 
 
 class DatasetFile(Protocol):
@@ -129,6 +129,18 @@ def image_folder(dataset: str, *, root: Path | str | None, split: str = "train")
         problem = "is not a folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {problem}; {_expectation(name, split)}")
     return folder
+
+
+def open_archive(dataset: str, *, root: Path | str | None, split: str = "train") -> "Archive | None":
+    """Return where single images of a split are read by their keys, without listing it; None = they are files.
+
+    A data set's file says so with a function `archive(root, split)`, which most do without.
+
+    Args: dataset, root, split: as `open_index` takes them.
+    """
+    name, _ = _split_name(dataset)
+    archive = getattr(DATASETS.load(name), "archive", None)
+    return None if archive is None else archive(dataset_folder(name, root, split), split)
 
 
 def dataset_folder(dataset: str, root: Path | str | None, split: str = "train") -> Path:

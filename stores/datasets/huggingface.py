@@ -27,6 +27,11 @@ def images(root: Path, split: str) -> Path:
     return root
 
 
+def archive(root: Path, split: str) -> "HuggingFaceRows":
+    """Return the rows of a split."""
+    return HuggingFaceRows(root, split)
+
+
 def listing(root: Path, split: str, argument: str) -> Listing:
     """List the rows of a split.
 
@@ -51,7 +56,7 @@ def listing(root: Path, split: str, argument: str) -> Listing:
         found=list(zip(keys, sizes, strict=True)),
         class_of=lambda key: class_of[key],
         class_names=tuple(names or ()),
-        archive=HuggingFaceRows(root, split),
+        archive=archive(root, split),
     )
 
 

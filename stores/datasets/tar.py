@@ -29,6 +29,11 @@ def images(root: Path, split: str) -> Path:
     return root / split
 
 
+def archive(root: Path, split: str) -> "TarShards":
+    """Return the shards of a split."""
+    return TarShards(images(root, split))
+
+
 def listing(root: Path, split: str, argument: str) -> Listing:
     """List the images of all shards.
 
@@ -47,14 +52,14 @@ def listing(root: Path, split: str, argument: str) -> Listing:
             cls = str(PurePosixPath(name).with_suffix(_CLASS_SUFFIX))
             if cls in members:
                 class_of[key] = _number(_bytes_of(shard, cls), f"{shard}: {cls}")
-    archive = TarShards(folder)
+    shards = archive(root, split)
     if class_of:
-        return Listing(found=found, class_of=lambda key: class_of.get(key, -1), class_names=(), archive=archive)
+        return Listing(found=found, class_of=lambda key: class_of.get(key, -1), class_names=(), archive=shards)
     folders = {key: PurePosixPath(key).parent.name for key, _ in found if key.count("/") > 1}
     names = tuple(sorted(set(folders.values()))) if len(folders) == len(found) else ()
     rank = {name: number for number, name in enumerate(names)}
     return Listing(
-        found=found, class_of=lambda key: rank.get(folders.get(key, ""), -1), class_names=names, archive=archive
+        found=found, class_of=lambda key: rank.get(folders.get(key, ""), -1), class_names=names, archive=shards
     )
 
 
