@@ -92,7 +92,8 @@ ul.bars small { color: var(--soft); font-size: .8rem; } ul.bars li > small { gri
 .bar i { position: absolute; top: -.15rem; bottom: -.15rem; width: 2px; background: var(--ink); }
 @media print { .bar, .bar span { print-color-adjust: exact; } }
 td.value { overflow-wrap: anywhere; }
-dl.kinds { columns: 17rem; } dl.kinds dt { break-after: avoid; } dl.kinds dd { break-inside: avoid; } dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
+dl.kinds { columns: 17rem; } dl.kinds dt { break-after: avoid; } dl.kinds dd { break-inside: avoid; }
+dl.kinds dt { font-weight: 600; } dl.kinds dd { margin: 0 0 .4rem; color: var(--soft); }
 @media print { :root { color-scheme: light; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; }
   .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -100,7 +101,8 @@ dl.kinds { columns: 17rem; } dl.kinds dt { break-after: avoid; } dl.kinds dd { b
   summary { color: inherit; }
   h2, h3 { break-after: avoid; } figure, article, tr { break-inside: avoid; } a { color: inherit; } }
 @media (max-width: 30rem) { .strip figcaption { font-size: .75rem; overflow-wrap: anywhere; }
-  .strips .strip { grid-auto-columns: minmax(4.4rem, 6.2rem); } table { font-size: .82rem; } th, td { padding-right: .45rem; }
+  .strips .strip { grid-auto-columns: minmax(4.4rem, 6.2rem); } table { font-size: .82rem; }
+  th, td { padding-right: .45rem; }
   tr > :last-child { padding-right: 0; } td img { height: 2.4rem; } }
 """
 )
