@@ -32,7 +32,7 @@ def line_of(row: dict) -> str:
     """A row for the terminal."""
     return (
         f"{row['stage']:12s} {row['rows']:9,d} rows  {row['seconds']:9.1f} s  {row['cpu_seconds']:9.1f} s of CPU  "
-        f"{row['peak_mb']:7.0f} MB"
+        f"{row['peak_mb']:7.0f} MB, {row['own_mb']:.0f} of its own"
     )
 
 
@@ -45,9 +45,9 @@ def with_table(text: str, rows: Sequence[dict]) -> str:
 def _table(rows: Sequence[dict]) -> str:
     numbers = sorted({row["rows"] for row in rows})
     found = {(row["stage"], row["rows"]): row for row in rows}
-    heads = "".join(f" {number:,} rows: CPU s, MB |" for number in numbers)
+    heads = "".join(f" {number:,} rows |" for number in numbers)
     made = [
-        f"| stage |{heads} ImageNet: CPU s, MB (a) | over rows |",
+        f"| stage |{heads} ImageNet (a) | over rows |",
         f"|---|{'---|' * (len(numbers) + 2)}",
     ]
     fits = {fit.stage: fit for fit in growth.fits(rows)}
@@ -60,4 +60,4 @@ def _table(rows: Sequence[dict]) -> str:
 
 
 def _cell(row: dict | None) -> str:
-    return "" if row is None else f"{row['cpu_seconds']:,.1f}, {row['peak_mb']:,.0f}"
+    return "" if row is None else f"{row['cpu_seconds']:,.1f}, {row['peak_mb']:,.0f}, {row['own_mb']:,.0f}"
