@@ -20,7 +20,7 @@ class Fit:
     """A line through two runs of a stage: fixed + per_row x rows.
 
     smallest, largest: numbers of rows. cpu_seconds, megabytes: at ImageNet's rows, by that line. factor: how many times
-    the CPU time grew from the smallest run to the largest, over how many times the rows did; above 1 = faster than they.
+    the CPU time grew from the smallest run to the largest, over how many times the rows did; above 1 = faster.
     """
 
     stage: str

@@ -43,6 +43,8 @@ def with_table(text: str, rows: Sequence[dict]) -> str:
 
 
 def _table(rows: Sequence[dict]) -> str:
+    if not rows:
+        return ""
     numbers = sorted({row["rows"] for row in rows})
     found = {(row["stage"], row["rows"]): row for row in rows}
     heads = "".join(f" {number:,} rows |" for number in numbers)
