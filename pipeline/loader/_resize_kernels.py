@@ -20,12 +20,15 @@ from backdrop.pipeline.loader import _vector_kernels
 from backdrop.pipeline.loader._vector_kernels import (
     BLOCK,
     BYTES,
+    CACHE_LINE,
     LANES,
     LEVELS,
     MIDDLE,
     Lines,
     Taps,
     colours,
+    finish_stores,
+    store_past_cache,
     transpose_bytes,
     transpose_levels,
     weighted_columns,
@@ -67,7 +70,7 @@ class ResizeMemory(NamedTuple):
     columns: np.ndarray  # uint16 flat, the same by columns
     planes: np.ndarray  # uint16 (3, S * LANES), LANES rows of each plane resized, by columns
     pixels: np.ndarray  # uint8 flat, these as RGB, by columns
-    lines: np.ndarray  # uint8 (LANES, ...), these by rows
+    lines: np.ndarray  # uint8 flat, these by rows
 
 
 @kernel
@@ -95,7 +98,7 @@ def make_resize_memory(longest_side: int, sides: np.ndarray, reaches_out: bool =
         columns=np.zeros(LANES * row_length, np.uint16),
         planes=np.zeros((CHANNELS, side * LANES), np.uint16),
         pixels=np.zeros(LANES * line_length, np.uint8),
-        lines=np.zeros((LANES, line_length), np.uint8),
+        lines=np.zeros(LANES * line_length, np.uint8),
     )
 
 
@@ -211,10 +214,9 @@ def _filter_strip(data, start, part, first_row, side, memory, out):
 
 
 @kernel(error_model="numpy")
-def _colour_strip(side, memory):
-    """Turn LANES rows of resized planes into RGB, row by row in memory.lines."""
-    luma, blue, red = memory.planes[0], memory.planes[1], memory.planes[2]
-    lines, length = memory.lines.reshape(-1), memory.lines.shape[1]
+def _colour_strip(side, memory, length):
+    """Turn LANES rows of resized planes into RGB, row by row in memory.lines, each `length` bytes behind the last."""
+    luma, blue, red, lines = memory.planes[0], memory.planes[1], memory.planes[2], memory.lines
     for x in range(side):
         colours(luma, blue, red, LANES * x, memory.pixels, CHANNELS * LANES * x)
     for x in range(0, CHANNELS * side, BYTES):
@@ -267,6 +269,10 @@ def crop_planes(planes, cut, out, memory):
     colour = _part(planes, 1, cut, side, memory)
     to_red = planes.starts[2] - planes.starts[1]
     blue_out, red_out = memory.planes[1], memory.planes[2]
+    flat, row_bytes = out.reshape(-1), CHANNELS * side
+    # Rows that need no gaps between them, for what is written past their ends, fill whole cache lines.
+    is_even = side % BYTES == 0 and out.ctypes.data % CACHE_LINE == 0
+    length = row_bytes if is_even else row_bytes + BYTES
     if not planes.has_colour:
         blue_out[:], red_out[:] = np.uint16(MIDDLE), np.uint16(MIDDLE)
     for first_row in range(0, side, LANES):
@@ -274,9 +280,15 @@ def crop_planes(planes, cut, out, memory):
         if planes.has_colour:
             _filter_strip(planes.data, colour.start, colour, first_row, side, memory, blue_out)
             _filter_strip(planes.data, colour.start + to_red, colour, first_row, side, memory, red_out)
-        _colour_strip(side, memory)
-        for k in range(min(LANES, side - first_row)):
-            copy_row(memory.lines[k, : CHANNELS * side], out[first_row + k])
+        _colour_strip(side, memory, length)
+        begin, num_rows = first_row * row_bytes, min(LANES, side - first_row)
+        if is_even:
+            for at in range(0, num_rows * row_bytes, CACHE_LINE):
+                store_past_cache(memory.lines, at, flat, begin + at)
+        else:
+            for k in range(num_rows):
+                copy_row(memory.lines[k * length : k * length + row_bytes], out[first_row + k])
+    finish_stores()
     _blacken_beyond(planes, cut, out)
 
 

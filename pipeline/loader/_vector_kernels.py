@@ -20,6 +20,9 @@ BLOCK = 32
 # Columns that are transposed at once: what 128 bits hold, which is how far processors interleave.
 LEVELS, BYTES = 8, 16
 
+# What is written to memory at once, at places that are multiples of it.
+CACHE_LINE = 64
+
 # From Cb and Cr to R, G and B (JFIF), times 2^14: a colour difference of 256 steps a level comes out at 64.
 _CR_TO_R, _CB_TO_G, _CR_TO_G, _CB_TO_B = 22970, 5638, 11700, 29032
 # Where colour differences are none.
@@ -93,6 +96,19 @@ def colours(luma, blue, red, at, out, out_at):
     greens = y - ((b * _CB_TO_G) >> 16) - ((r * _CR_TO_G) >> 16)
     sums = np.concatenate([y + ((r * _CR_TO_R) >> 16), greens, y + ((b * _CB_TO_B) >> 16)]) >> 6
     out[out_at : out_at + 3 * LANES] = np.clip(sums, 0, 255)
+
+
+def store_past_cache(source, start, out, at):
+    """out[at : at + CACHE_LINE] = source[start : start + CACHE_LINE], of which the caches are to keep nothing.
+
+    Views are read once, later, by others; to fetch what is written over costs as much as to write it.
+    source, out: uint8 flat. The place in memory has to be a multiple of CACHE_LINE.
+    """
+    out[at : at + CACHE_LINE] = source[start : start + CACHE_LINE]
+
+
+def finish_stores():
+    """Have what was stored past the caches seen before whatever is written next."""
 
 
 # --- LLVM ------------------------------------------------------------------------------------------------------------
@@ -328,5 +344,44 @@ def _overload_transpose_bytes(columns, start, out, at, stride):
 def _overload_colours(luma, blue, red, at, out, out_at):
     def implementation(luma, blue, red, at, out, out_at):
         _colours(luma, blue, red, at, out, out_at)  # type: ignore[call-arg]  # numba hands over the first
+
+    return implementation
+
+
+@intrinsic
+def _store_past_cache(typing_context, source, start, out, at):
+    def generate(context, builder, signature, arguments):
+        source_value, start, out_value, at = arguments
+        line = _load(builder, _array(context, builder, source, source_value), start, _vector(_int8, CACHE_LINE))
+        target = builder.gep(_array(context, builder, out, out_value), [at])
+        stored = builder.store(line, builder.bitcast(target, line.type.as_pointer()), align=CACHE_LINE)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_int32, 1)]))
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(source, i, out, i), generate
+
+
+@intrinsic
+def _finish_stores(typing_context):
+    def generate(context, builder, signature, arguments):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@overload(store_past_cache, inline="always")
+def _overload_store_past_cache(source, start, out, at):
+    def implementation(source, start, out, at):
+        _store_past_cache(source, start, out, at)  # type: ignore[call-arg]  # numba hands over the first
+
+    return implementation
+
+
+@overload(finish_stores, inline="always")
+def _overload_finish_stores():
+    def implementation():
+        _finish_stores()  # type: ignore[call-arg]  # numba hands over the first
 
     return implementation

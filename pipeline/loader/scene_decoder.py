@@ -18,6 +18,7 @@ from backdrop.pipeline.beton.reader import Beton
 from backdrop.pipeline.beton.table_kernels import largest_sides, rows_that_lend
 from backdrop.pipeline.loader._scene_kernels import OK, PROBLEMS, BatchRows, Scratch, Slot, fill_rows, make_scratch
 from backdrop.pipeline.loader._stage_clock import STAGES, stage_sums
+from backdrop.pipeline.loader._vector_kernels import CACHE_LINE
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.trace import ROWS, Trace
 from backdrop.pipeline.views import crops
@@ -82,18 +83,23 @@ class Layout:
 
 
 def crop_layout(plan: ViewPlan) -> Layout:
-    """Lay out the records, then image, mask and donor of each view."""
+    """Lay out the records, then image, mask and donor of each view, pixels in whole cache lines."""
     at = len(plan.views) * VIEW_DTYPE.itemsize
     image, mask, donor = [], [], []
     for number, view in enumerate(plan.views):
         pixels = 3 * view.size_px**2
-        image.append(at)
-        mask.append(at + pixels)
-        at += pixels + view.size_px * ((view.size_px + 7) // 8)
+        image.append(_next_line(at))
+        mask.append(image[-1] + pixels)
+        at = _next_line(mask[-1] + view.size_px * ((view.size_px + 7) // 8))
         donor.append(at if crops.takes_donor(plan, number) else -1)
         at += pixels if donor[-1] >= 0 else 0
     sides = tuple(view.size_px for view in plan.views)
     return Layout(tuple(image), tuple(mask), tuple(donor), sides, None, None, at)
+
+
+def _next_line(at: int) -> int:
+    """Where the next cache line begins, of that many rows whatever the batch."""
+    return -(-at // CACHE_LINE) * CACHE_LINE
 
 
 def whole_layout(plan: ViewPlan, place: tuple[int, int], donor_place: tuple[int, int]) -> Layout:

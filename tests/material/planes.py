@@ -6,11 +6,20 @@ from backdrop.pipeline.beton.plane_kernels import SLACK_BYTES, Planes
 from backdrop.pipeline.loader import _resize_kernels as kernels
 
 
-def crop(planes: Planes, box: tuple[int, ...], side: int, is_flipped: bool, shrink: int = 1) -> np.ndarray:
-    """A box of planes as the loader cuts it, uint8 RGB (side, side, 3); it may reach beyond the image."""
+def crop(
+    planes: Planes, box: tuple[int, ...], side: int, is_flipped: bool, shrink: int = 1, *, past_line: int = 0
+) -> np.ndarray:
+    """A box of planes as the loader cuts it, uint8 RGB (side, side, 3); it may reach beyond the image.
+
+    past_line: bytes between the beginning of a cache line and that of the result.
+    """
     memory = kernels.make_resize_memory(max(planes.height, planes.width), np.array([side]), reaches_out=True)
-    out = np.empty((side, 3 * side), np.uint8)
+    room = np.full(3 * side * side + 3 * kernels.CACHE_LINE, 7, np.uint8)
+    begin = kernels.CACHE_LINE - room.ctypes.data % kernels.CACHE_LINE + past_line
+    out = room[begin : begin + 3 * side * side].reshape(side, 3 * side)
     kernels.crop_planes(planes, kernels.Cut(box, shrink, is_flipped), out, memory)
+    assert (room[:begin] == 7).all(), "nothing is written before its place"
+    assert (room[begin + out.size :] == 7).all(), "nor behind it"
     return out.reshape(side, side, 3)
 
 

@@ -367,13 +367,22 @@ def test_compiled_and_plain_crops_agree(monkeypatch: pytest.MonkeyPatch) -> None
     cases = [
         (random_planes(40, 51, sub, has_colour, 0), box, side)
         for sub, has_colour in (((2, 2), True), ((1, 1), False))
-        for box, side in (((2, 3, 30, 40), 12), ((0, 0, 40, 51), 33), ((39, 49, 1, 1), 3))
+        for box, side in (((2, 3, 30, 40), 16), ((0, 0, 40, 51), 33), ((39, 49, 1, 1), 3))
     ]
     compiled = [crop(*case, True) for case in cases]
     for name in ("crop_planes", "_filter_strip", "_colour_strip", "_part", "fill_taps", "_stretch", "copy_row"):
         monkeypatch.setattr(kernels, name, getattr(kernels, name).py_func)
     for case, expected in zip(cases, compiled, strict=True):
         assert (crop(*case, True) == expected).all()
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 80, 100])
+def test_crops_are_the_same_wherever_they_lie_in_memory(side: int) -> None:
+    """Those of whole cache lines go past the caches, the others do not."""
+    planes = random_planes(40, 51, (2, 2), True, 0)
+    crops_of = [crop(planes, (2, 3, 30, 40), side, False, past_line=start) for start in (0, 1, 16, 63)]
+    assert all((each == crops_of[0]).all() for each in crops_of)
+    assert np.abs(crops_of[0].astype(int) - crop_image(plane_arrays(planes), (2, 3, 30, 40), 1, side, False)).max() <= 1
 
 
 # Of views of photographs beside torchvision's of the same JPEGs, in grey levels: means, and the largest at any pixel.
