@@ -20,6 +20,11 @@ def num_cores() -> int:
     return min(there, int(os.environ.get("SLURM_CPUS_ON_NODE", there)))  # not every Slurm confines its jobs
 
 
+def share_of_cores() -> int:
+    """The cores for this process where torchrun started several on the machine; all of them where it did not."""
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 # Where a container's share of the memory stands, of either version of control groups.
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 

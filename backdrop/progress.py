@@ -67,9 +67,22 @@ def warnings_to(callback: Callable[[str], None]) -> Iterator[None]:
         _warning_listener.reset(token)
 
 
+_is_silent: ContextVar[bool] = ContextVar("_is_silent", default=False)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Show nothing at all within: of several processes on one work the first speaks for all."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
 def is_quiet() -> bool:
     """Return whether bars and notes are to be left out. Asked at every bar: tqdm itself looks once, on import."""
-    return os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
+    return _is_silent.get() or os.environ.get(QUIET_VARIABLE, "") not in ("", "0")
 
 
 def stage_bar(
@@ -157,7 +170,8 @@ def note_default(name: str, value: object, why: str) -> None:
 
 def warn(message: str) -> None:
     """Write a line that a user must know, above the bars, also when quiet."""
-    _say(message)
+    if not _is_silent.get():
+        _say(message)
     if listener := _warning_listener.get():
         listener(message)
 

@@ -1,10 +1,10 @@
-"""Several GPUs on one training, started by torchrun: who this process is, and what the processes tell each other.
+"""Several GPUs on one work, started by torchrun: who this process is, and what the processes tell each other.
 
 The first rank alone touches the run folder's pseudo-labels; batches go from it to all, predictions from all to it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -64,6 +64,25 @@ class Ranks:
         distributed.broadcast_object_list(box, src=0)
         return box[0]
 
+    def by_first(self, work: Callable[[], Any]) -> Any:
+        """Return what the first process finds or does, while the others wait.
+
+        Args: work: called there alone; gives what is small.
+        Raises: UserError, in all, what it raised there.
+        """
+        if self.size == 1:
+            return work()
+        value, error = None, None
+        if self.is_first:
+            try:
+                value = work()
+            except UserError as caught:
+                error = str(caught)
+        value, error = self.from_first((value, error))
+        if error is not None:
+            raise UserError(error)
+        return value
+
     def tensor_from_first(self, tensor: Tensor) -> Tensor:
         """The first rank's tensor.
 
@@ -97,9 +116,21 @@ class Ranks:
         return float(total)
 
 
+def is_first_process() -> bool:
+    """Whether this process speaks for all that torchrun started; true where it started none."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def present(device: torch.device | str) -> Ranks:
+    """Return this process among those that `joined`; alone where none did. Args: device: its own."""
+    if not distributed.is_initialized():
+        return Ranks(device=str(device))
+    return Ranks(device=str(device), rank=distributed.get_rank(), size=distributed.get_world_size())
+
+
 @contextmanager
 def joined(device: str | None = None, *, timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
-    """Take part in the training that torchrun started; alone where it did not.
+    """Take part in the work that torchrun started; alone where it did not, as before where this process has joined.
 
     Args:
         device: torch device; None = a GPU where there is one.
@@ -108,6 +139,9 @@ def joined(device: str | None = None, *, timeout: timedelta = TIMEOUT) -> Iterat
     Raises:
         UserError: torchrun started more processes than there are GPUs.
     """
+    if distributed.is_initialized():
+        yield present(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return
     size, local_rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
     has_gpu = torch.cuda.is_available() if device is None else device.startswith("cuda")
     if size == 1:

@@ -272,7 +272,11 @@ def evaluate_command(
     --subject untrained scores the same network with weights drawn anew by the run's seed; its scores lie in
     RUN/untrained. all says first what it will compute, has the fine-tuned detectors last (days on eight GPUs), keeps
     every score in the run's folder, and goes on with the same command.
+
+    Several GPUs, with the scores of one: torchrun --nproc-per-node N cli.py evaluate ...
     """
+    from backdrop.ranks import is_first_process
+
     changes = given_settings(config=config, overrides=overrides)
     overrides, is_untrained = tuple(change.override for change in changes), subject == "untrained"
     if task != "all":
@@ -287,7 +291,8 @@ def evaluate_command(
             summary = evaluate_run(
                 task, run_or_weights, data, overrides=overrides, strict=strict, is_untrained=is_untrained
             )
-        print_result(summary, scores_text(summary))
+        if is_first_process():
+            print_result(summary, scores_text(summary))
         return
     if show_settings or save_settings is not None:
         raise UserError("--show-settings and --save-config are of one evaluation: evaluate TASK --show-settings")
@@ -302,7 +307,8 @@ def evaluate_command(
         return
     with disk_errors(run_or_weights):
         summary = evaluate_all(run_or_weights, recipe, choice)
-    print_result(summary, table(summary))
+    if is_first_process():
+        print_result(summary, table(summary))
 
 
 @click.command("export-backbone", cls=Command)

@@ -1,4 +1,4 @@
-"""Starts tests/material/distributed_program.py in several processes."""
+"""Starts programs in several processes, such as tests/material/distributed_program.py."""
 
 import json
 import subprocess
@@ -13,6 +13,10 @@ def launch(folder: Path, plan: list[dict[str, Any]], num_processes: int = 2) -> 
     """Run a plan (see there) and wait; its files are in the folder."""
     folder.mkdir(exist_ok=True)
     (folder / "plan.json").write_text(json.dumps(plan))
-    words = ["-m", "tests.material.distributed_program", str(folder / "plan.json")]
+    return torchrun("-m", "tests.material.distributed_program", folder / "plan.json", num_processes=num_processes)
+
+
+def torchrun(*words: str | Path, num_processes: int) -> subprocess.CompletedProcess[str]:
+    """Have torchrun run a program and wait. Args: words: of the program."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(num_processes)]
     return subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)

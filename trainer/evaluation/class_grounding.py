@@ -10,7 +10,7 @@ The figure's pictures are drawn as class-grounding.html, with other networks bes
 section 4.4 measures the pretext task's maps (cut at 0.5, intersection over union with the mask), is this project's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -25,11 +25,12 @@ from torch.nn import functional
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.ranks import present
 from backdrop.settings import at_least, check_settings, one_of, within
 from backdrop.stores.pages import document, pictures
 from backdrop.stores.pages.document import Section
 from backdrop.trainer.evaluation.classification import check_classes
-from backdrop.trainer.evaluation.data.batches import batches_of, image_batches
+from backdrop.trainer.evaluation.data.batches import ImageBatch, batches_of, forwarded, image_bar, prepared
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.imagenet import open_scored
 from backdrop.trainer.evaluation.data.images import Images
@@ -138,11 +139,16 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
         "iou_of_foreground_everywhere": round(float(share_N.mean()), 4),
         "share_of_maps_that_are_zero": round(num_zero / len(iou_N), 4),
     }
-    rows = np.unique(np.linspace(0, len(masked) - 1, min(options.pictures, len(masked))).round().astype(np.int64))
+    present(subject.device).by_first(lambda: _draw(subject, networks, masked, options))
+    return result
+
+
+def _draw(subject: Subject, networks: dict[str, _Network], images: _MaskedImages, options: Options) -> None:
+    """Write the page of pictures into the network's folder."""
+    rows = np.unique(np.linspace(0, len(images) - 1, min(options.pictures, len(images))).round().astype(np.int64))
     with disk_errors(subject.probe_folder):
         subject.probe_folder.mkdir(parents=True, exist_ok=True)
-        write_aside(subject.probe_folder / PAGE_FILE, _page(networks, masked, rows, options))
-    return result
+        write_aside(subject.probe_folder / PAGE_FILE, _page(networks, images, rows, options))
 
 
 def class_cam(head: nn.Linear, map_BDhw: Tensor, class_B: Tensor) -> Tensor:
@@ -187,39 +193,38 @@ def _with_masks(images: Images, options: Options, result: Result) -> _MaskedImag
     return _MaskedImages(kept.root, kept.keys, kept.label_N, masks=masks)
 
 
-def _maps(
-    network: _Network, images: _MaskedImages, batches: Sequence[np.ndarray], options: Options
-) -> Iterator[tuple[np.ndarray, Tensor, Tensor, tuple[int, ...]]]:
-    """Yield, of each batch, rows int64 (B,), maps (B, h, w), classes int64 (B,), and the rows without pixels."""
-    transform, title = standard(network.size_px), "class-grounding"
-    for batch in image_batches(images, transform, batches, device=network.device, title=title):
-        with torch.no_grad():
-            class_B = torch.from_numpy(images.label_N[batch.row_B]).to(network.device)
-            if not len(class_B):
-                yield batch.row_B, torch.zeros(0, 1, 1), class_B, batch.corrupt_rows
-                continue
-            map_BDhw = network.backbone.forward_map(batch.image_BCHW)
-            if options.of == "predicted":
-                class_B = network.head(map_BDhw.mean(dim=(2, 3))).argmax(dim=1)
-            yield batch.row_B, class_cam(network.head, map_BDhw, class_B), class_B, batch.corrupt_rows
+def _maps(network: _Network, images: _MaskedImages, batch: ImageBatch, options: Options) -> tuple[Tensor, Tensor]:
+    """Maps (B, h, w) and classes int64 (B,) of a batch, in which some image has pixels."""
+    with torch.no_grad():
+        class_B = torch.from_numpy(images.label_N[batch.row_B]).to(network.device)
+        map_BDhw = network.backbone.forward_map(batch.image_BCHW)
+        if options.of == "predicted":
+            class_B = network.head(map_BDhw.mean(dim=(2, 3))).argmax(dim=1)
+        return class_cam(network.head, map_BDhw, class_B), class_B
 
 
 def _ious(
     network: _Network, images: _MaskedImages, options: Options, result: Result
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """IoU of the images with foreground in the crop, float32 (N,), its share of the crop, and how many maps are 0."""
+
+    def scores_of(batch: ImageBatch) -> tuple[Tensor, Tensor, Tensor]:
+        cam_Bhw, _ = _maps(network, images, batch, options)
+        mask_BHW = torch.from_numpy(np.stack([_cropped_mask(images, row, network.size_px) for row in batch.row_B]))
+        iou_B = binary_iou(_enlarged(cam_Bhw, network.size_px).cpu() > options.threshold, mask_BHW == 1)
+        return iou_B, mask_BHW.float().mean(dim=(1, 2)), cam_Bhw.flatten(1).amax(dim=1).cpu() == 0
+
     ious, shares, num_zero = [np.zeros(0, np.float32)], [np.zeros(0, np.float32)], 0
     corrupt: list[str] = []
-    for row_B, cam_Bhw, _, corrupt_rows in _maps(network, images, batches_of(len(images), BATCH_SIZE), options):
-        corrupt += [images.keys[row] for row in corrupt_rows]
-        if not len(row_B):
-            continue
-        mask_BHW = torch.from_numpy(np.stack([_cropped_mask(images, row, network.size_px) for row in row_B]))
-        iou_B = binary_iou(_enlarged(cam_Bhw, network.size_px).cpu() > options.threshold, mask_BHW == 1)
-        share_B = mask_BHW.float().mean(dim=(1, 2))
-        ious.append(iou_B[share_B > 0].numpy())
-        shares.append(share_B[share_B > 0].numpy())
-        num_zero += int((cam_Bhw.flatten(1).amax(dim=1).cpu()[share_B > 0] == 0).sum())
+    asked = ((images, rows) for rows in batches_of(len(images), BATCH_SIZE))
+    with image_bar(len(images), "class-grounding") as bar:
+        for batch in forwarded(asked, standard(network.size_px), scores_of, device=network.device, bar=bar):
+            corrupt += [images.keys[row] for row in batch.corrupt_rows]
+            if batch.outputs:
+                iou_B, share_B, is_zero_B = batch.outputs
+                ious.append(iou_B[share_B > 0].numpy())
+                shares.append(share_B[share_B > 0].numpy())
+                num_zero += int(is_zero_B[share_B > 0].sum())
     result.note_corrupt(corrupt)
     return np.concatenate(ious), np.concatenate(shares), num_zero
 
@@ -238,8 +243,14 @@ def _page(networks: dict[str, _Network], images: _MaskedImages, rows: np.ndarray
     """The figure: a line an image, with the map of each network."""
     figures: dict[int, list[str]] = {int(row): [] for row in rows}
     for name, network in networks.items():
-        for row_B, cam_Bhw, class_B, _ in _maps(network, images, [rows] if len(rows) else [], options):
-            maps = zip(row_B.tolist(), _enlarged(cam_Bhw, network.size_px).cpu().numpy(), class_B.tolist(), strict=True)
+        asked, transform = [(images, rows)] if len(rows) else [], standard(network.size_px)
+        for batch in prepared(asked, transform, device=network.device):
+            if not len(batch.row_B):
+                continue
+            cam_Bhw, class_B = _maps(network, images, batch, options)
+            maps = zip(
+                batch.row_B.tolist(), _enlarged(cam_Bhw, network.size_px).cpu().numpy(), class_B.tolist(), strict=True
+            )
             for row, map_HW, number in maps:
                 crop_HWC = standard(network.size_px).apply(images.pixels(row), row)
                 if name == OURS:

@@ -26,7 +26,7 @@ from backdrop.errors import UserError
 from backdrop.settings import check_settings, one_of
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
 from backdrop.trainer.evaluation.detection.model import FORMS
-from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
+from backdrop.trainer.evaluation.detection.training import Job, Schedule, check_alone, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
@@ -76,6 +76,7 @@ def problems_of_data(data: Path, options: Options) -> list[str]:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score: box_ and mask_ of ap50, ap, ap75, ap_small, ap_medium and ap_large, in percent."""
+    check_alone("coco-segmentation")
     check_settings(options)
     result = Result(facts={"release": "COCO 2017"})
     coco = _read_all(data, result)

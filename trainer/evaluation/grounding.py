@@ -36,6 +36,7 @@ from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.device_stage import DeviceStage, Views
 from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.progress import stage_bar
+from backdrop.ranks import present
 from backdrop.settings import SEEDS, check_settings, one_of, within
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store, open_store
@@ -45,6 +46,8 @@ from backdrop.trainer.evaluation.harness.defaults import no_problems
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject
 from backdrop.trainer.losses.saliency_attention import attention_target, grad_cam, importance
+from backdrop.trainer.parts.collectives import num_processes
+from backdrop.trainer.parts.pieces import Done, done_by_all, own_pieces
 from backdrop.trainer.parts.pretraining_method import PretrainingMethod, QueryKeyMethod
 from backdrop.trainer.run.trained_method import trained_method, untrained_method
 
@@ -132,10 +135,15 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
     share_of = {name: _shares(iou_N) for name, iou_N in found.iou_of.items()}
     result.facts["density"] = {name: share_B.round(4).tolist() for name, share_B in share_of.items()}
     share_of |= densities_of(options.beside)
-    with disk_errors(subject.run):
+    present(subject.device).by_first(lambda: _draw(subject, share_of))
+    return result
+
+
+def _draw(subject: Subject, share_of: dict[str, np.ndarray]) -> None:
+    """Write the densities over IoU into the network's folder."""
+    with disk_errors(subject.probe_folder):
         subject.probe_folder.mkdir(parents=True, exist_ok=True)
         write_aside(subject.probe_folder / PLOT_FILE, standalone(density_chart(share_of, AXIS)))
-    return result
 
 
 def densities_of(runs: Sequence[str]) -> dict[str, np.ndarray]:
@@ -180,18 +188,17 @@ class _Scored:
     num_skipped: int
 
 
-def _scored(methods: dict[str, QueryKeyMethod], all_views: Iterator[Views], options: Options) -> _Scored:
-    """Score the maps of each method."""
+def _scored(methods: dict[str, QueryKeyMethod], own_views: Iterator[Views], options: Options) -> _Scored:
+    """Score the maps of each method. Args: own_views: the batches that are this process's."""
     ious, zeros = ({name: [np.zeros(0, np.float32)] for name in methods} for _ in range(2))
     shares, num_skipped = [np.zeros(0, np.float32)], 0
-    for views in all_views:
-        for name, method in methods.items():
-            cam_Bhw = query_cam(method, views)
-            iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
-            ious[name].append(iou_B[is_counted_B].cpu().numpy())
-            zeros[name].append((cam_Bhw[is_counted_B].flatten(1).amax(dim=1) == 0).float().cpu().numpy())
-        shares.append(_target(views, cam_Bhw, options)[is_counted_B].float().mean(dim=(1, 2)).cpu().numpy())
-        num_skipped += int((~is_counted_B).sum())
+    for batch in done_by_all(_scored_batch(methods, views, options) for views in own_views):
+        share_B, *of_methods = (each.numpy() for each in batch.tensors)
+        shares.append(share_B)
+        num_skipped += batch.words
+        for name, iou_B, is_zero_B in zip(methods, of_methods[::2], of_methods[1::2], strict=True):
+            ious[name].append(iou_B)
+            zeros[name].append(is_zero_B)
     share_N = np.concatenate(shares)
     return _Scored(
         iou_of={name: np.concatenate(found) for name, found in ious.items()},
@@ -201,6 +208,19 @@ def _scored(methods: dict[str, QueryKeyMethod], all_views: Iterator[Views], opti
         foreground_share_N=share_N,
         num_skipped=num_skipped,
     )
+
+
+def _scored_batch(methods: dict[str, QueryKeyMethod], views: Views, options: Options) -> Done:
+    """Of the images with foreground in both crops its share of the query's, then for each method IoU and whether the
+    map is zero, each float32; and how many images are skipped."""
+    of_methods: list[Tensor] = []
+    for method in methods.values():
+        cam_Bhw = query_cam(method, views)
+        iou_B, is_counted_B = cam_iou(cam_Bhw, views, options)
+        is_zero_B = (cam_Bhw[is_counted_B].flatten(1).amax(dim=1) == 0).float()
+        of_methods += [iou_B[is_counted_B].cpu(), is_zero_B.cpu()]
+    share_B = _target(views, cam_Bhw, options)[is_counted_B].float().mean(dim=(1, 2))
+    return Done(tensors=(share_B.cpu(), *of_methods), words=int((~is_counted_B).sum()))
 
 
 def _shares(iou_N: np.ndarray) -> np.ndarray:
@@ -282,7 +302,7 @@ def binary_iou(a_BHW: Tensor, b_BHW: Tensor) -> Tensor:
 
 
 def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iterator[Views]:
-    """Two constrained crops of every image, without colour augmentation."""
+    """Two constrained crops of every image of this process's batches, without colour augmentation."""
     root = None if str(data) == "sample" else data
     index = reopen_index(store, root)
     plan = plain_plan(subject.image_size_px, options.min_foreground)
@@ -290,5 +310,8 @@ def _views(subject: Subject, store: Store, data: Path, options: Options) -> Iter
         store, index, plan, LoaderOptions(batch_size=BATCH_SIZE, seed=options.seed, drop_last=False)
     )
     stage = DeviceStage(plan, device=subject.device)
-    for batch in stage_bar(loader.epoch(0), stage="grounding", unit="batch", total=loader.num_batches, is_inner=True):
-        yield stage(batch)
+    numbers = range(loader.num_batches)
+    with stage_bar(stage="grounding", unit="batch", total=len(numbers), is_inner=True) as bar:
+        for number in own_pieces(numbers):
+            yield stage(next(loader.epoch(0, first_batch=number)))
+            bar.update(min(num_processes(), len(numbers) - number))

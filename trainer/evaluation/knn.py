@@ -175,6 +175,7 @@ def score_sets(
             k=(options.k, *options.other_k) if name == "val" else (options.k,),
             temperature=options.temperature,
             device=device,
+            is_shared=True,
         )
         for name, found in features.items()
         if name != "train"

@@ -20,7 +20,7 @@ from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
 from backdrop.trainer.downstream_settings import FinetuningRates, Schedule, check_schedule
 from backdrop.trainer.evaluation import linear
-from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.batches import prepared
 from backdrop.trainer.evaluation.data.imagenet import LAYOUT as LAYOUT_OF_IMAGES
 from backdrop.trainer.evaluation.data.imagenet import Splits, open_splits
 from backdrop.trainer.evaluation.data.images import Images, LabelledImages
@@ -32,6 +32,9 @@ from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_back
 from backdrop.trainer.evaluation.linear import Options as LinearOptions
 from backdrop.trainer.evaluation.probing.frozen_backbone import Probing, fit_head, identity_of
 from backdrop.trainer.evaluation.probing.probe import Fit, epoch_batches, fit, new_head
+from backdrop.trainer.parts.collectives import num_processes, rank
+from backdrop.trainer.parts.pieces import own_pieces
+from backdrop.trainer.parts.sync_batch_norm import synchronise_batch_norms
 
 DATA = "imagenet"
 LAYOUT = f"{LAYOUT_OF_IMAGES}; and ROOT/1percent.txt, ROOT/10percent.txt"
@@ -227,23 +230,33 @@ def finetune(
     check_schedule(schedule)
     head = new_head(probing.backbone.num_features, probing.num_classes, init_std=0.01, seed=seed)
     model = nn.Sequential(probing.backbone, head).to(probing.device)
+    is_shared = num_processes() > 1
+    if is_shared:
+        # BatchNorm normalises by the whole step's images, as in one process.
+        synchronise_batch_norms(model, None, device=probing.device, has_equal_shares=False)
     groups = [
         {"params": list(probing.backbone.parameters()), "lr_factor": trunk_lr},
         {"params": list(head.parameters()), "lr_factor": head_lr},
     ]
-    state = Fit(model=model, groups=groups)
+    state = Fit(name=probing.name, model=model, groups=groups, is_shared=is_shared)
     rows = np.arange(len(probing.train.label_N))
     assert probing.transform_of_epoch is not None
     transform_of_epoch = probing.transform_of_epoch
 
     def training(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = epoch_batches(rows, schedule, seed=seed, epoch=epoch)
-        return _images(probing, probing.train, transform_of_epoch(epoch), batches, state, f"epoch {epoch + 1}")
+        steps = epoch_batches(rows, schedule, seed=seed, epoch=epoch)
+        return _images(
+            probing,
+            probing.train,
+            transform_of_epoch(epoch),
+            [step[rank() :: num_processes()] for step in steps],
+            state,
+        )
 
     def validation() -> Iterator[tuple[Tensor, Tensor]]:
         val_rows = np.arange(len(probing.val.label_N))
         batches = [val_rows[at : at + _EVALUATION_BATCH] for at in range(0, len(val_rows), _EVALUATION_BATCH)]
-        return _images(probing, probing.val, probing.val_transform, batches, state, "val")
+        return _images(probing, probing.val, probing.val_transform, list(own_pieces(batches)), state)
 
     decisive: list[Any] = [
         probing.weights_sha256,
@@ -262,10 +275,10 @@ def finetune(
 
 
 def _images(
-    probing: Probing, images: LabelledImages, transform: Transform, batches: list[np.ndarray], state: Fit, title: str
+    probing: Probing, images: LabelledImages, transform: Transform, batches: list[np.ndarray], state: Fit
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B, 3, H, W) and their classes."""
-    for batch in image_batches(images, transform, batches, device=probing.device, title=title):
+    """Yield images (B, 3, H, W) and their classes; without any where a share of a step has none."""
+    for batch in prepared(((images, rows) for rows in batches), transform, device=probing.device):
         state.corrupt.update(images.keys[row] for row in batch.corrupt_rows)
-        if len(batch.row_B):
+        if len(batch.row_B) or state.is_shared:
             yield batch.image_BCHW, torch.from_numpy(images.label_N[batch.row_B]).to(probing.device)

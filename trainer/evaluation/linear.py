@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 
 from backdrop.disk_errors import disk_errors
+from backdrop.ranks import present
 from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.stores.images.imagenet_statistics import IMAGENET_STD
 from backdrop.tensor_files import write_tensors
@@ -251,6 +252,10 @@ def _leave(subject: Subject, backbone: Backbone, head: nn.Linear, metadata: dict
         metadata = metadata | {"backbone": settings.backbone, "cifar_stem": json.dumps(settings.cifar_stem)}
     tensors = {**backbone.state_dict(), **{f"fc.{name}": value for name, value in head.state_dict().items()}}
     path = folder / PROBE_FILE
-    with disk_errors(path):
-        write_tensors(path, tensors, metadata)
+
+    def write() -> None:
+        with disk_errors(path):
+            write_tensors(path, tensors, metadata)
+
+    present(subject.device).by_first(write)
     return path

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from backdrop.devices import num_cores
 from backdrop.errors import UserError
+from backdrop.ranks import present
 from backdrop.settings import SEEDS, above, at_least, check_settings, one_of
 from backdrop.trainer.evaluation.data.images import Images
 from backdrop.trainer.evaluation.data.transforms import Transform, resized_to_square
@@ -98,7 +99,8 @@ def run(subject: Subject, data: Path, options: Options) -> Result:
             device=subject.device,
         )
         result.note_corrupt(features[split].corrupt)
-    scores = _fit_all(features, {split: label_NK for split, (_, label_NK) in labels.items()}, options)
+    label_of_split = {split: label_NK for split, (_, label_NK) in labels.items()}
+    scores = present(subject.device).by_first(lambda: _fit_all(features, label_of_split, options))
     _report(scores, transform, result)
     return result
 

@@ -18,7 +18,7 @@ from backdrop.settings import check_settings, one_of
 from backdrop.trainer.downstream_settings import DetectorRates
 from backdrop.trainer.evaluation.detection.images import LabelledImage, Sizes
 from backdrop.trainer.evaluation.detection.model import FORMS
-from backdrop.trainer.evaluation.detection.training import Job, Schedule, fine_tune_and_detect, resolved
+from backdrop.trainer.evaluation.detection.training import Job, Schedule, check_alone, fine_tune_and_detect, resolved
 from backdrop.trainer.evaluation.detection.voc_ap import Detections, Objects, voc_scores
 from backdrop.trainer.evaluation.harness.defaults import no_facts, nothing_beside
 from backdrop.trainer.evaluation.harness.method_numbers import stated_by
@@ -75,6 +75,7 @@ def problems_of_data(data: Path, options: Options) -> list[str]:
 
 def run(subject: Subject, data: Path, options: Options) -> Result:
     """Fine-tune and score a detector: ap50, ap, ap75 in percent, in the papers' order."""
+    check_alone("voc-detection")
     check_settings(options)
     settings_of, rates = rates_of(options.settings_of, subject.method)
     result = Result(facts={"release": "VOC2007 + VOC2012", "settings_of": settings_of})

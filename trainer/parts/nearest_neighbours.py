@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from backdrop.progress import stage_bar
+from backdrop.trainer.parts.collectives import summed
+from backdrop.trainer.parts.pieces import own_pieces
 
 # DINO's evaluation (Caron et al. 2021, arXiv 2104.14294): neighbours that vote, and T of the votes exp(s / T).
 NUM_NEIGHBOURS = 20
@@ -48,14 +50,18 @@ def top_accuracies(
     k: Sequence[int],
     temperature: float,
     device: torch.device | str = "cpu",
+    is_shared: bool = False,
 ) -> list[tuple[float, float]]:
     """Return the percentages of test images whose class gets the most votes, and is among the five with most votes.
 
     Args: train, test: features and labels. num_classes: C. k: numbers of neighbours. temperature: T of the votes.
+        is_shared: whether each process that torchrun started looks at a share of the test images.
     Returns: (top1, top5) for each k.
     """
     num_hits = torch.zeros(len(k), 2, dtype=torch.int64)
-    for start in stage_bar(range(0, len(test), _TEST_CHUNK), stage="neighbours", unit="batch", is_inner=True):
+    starts = range(0, len(test), _TEST_CHUNK)
+    own_starts = list(own_pieces(starts)) if is_shared else starts
+    for start in stage_bar(own_starts, stage="neighbours", unit="batch", is_inner=True):
         feature_MD = test.chunk(start, start + _TEST_CHUNK, device)
         similarity_MK, neighbour_MK = neighbours(feature_MD, train, max(k))
         label_M1 = test.label_N[start : start + _TEST_CHUNK, None]
@@ -67,6 +73,7 @@ def top_accuracies(
             ranked_MC = vote_MC.sort(dim=1, descending=True, stable=True).indices
             is_hit_MC = ranked_MC == label_M1
             num_hits[number] += torch.stack([is_hit_MC[:, :1].sum(), is_hit_MC[:, :5].sum()])
+    num_hits = summed(num_hits) if is_shared else num_hits
     return [(100.0 * int(top1) / len(test), 100.0 * int(top5) / len(test)) for top1, top5 in num_hits]
 
 

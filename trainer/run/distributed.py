@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from backdrop.devices import num_cores
+from backdrop.devices import share_of_cores
 from backdrop.errors import UserError
 from backdrop.pipeline.views.device_stage import Views
 from backdrop.ranks import Ranks
@@ -62,10 +62,9 @@ def share_of(settings: RunSettings, num_processes: int) -> int:
 
 def loader_threads(settings: RunSettings) -> int:
     """Return the threads of this process's loader; 0 = one per core."""
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if settings.loader_threads or on_this_machine == 1:
+    if settings.loader_threads or int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == 1:
         return settings.loader_threads
-    return max(1, num_cores() // on_this_machine)
+    return share_of_cores()
 
 
 # ----------------------------------------------------------------------------------------------------------- networks
@@ -143,21 +142,6 @@ def without_averaging(step: Callable[[Views], dict[str, Tensor]]) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------------------- agreement
-
-
-def on_first(ranks: Ranks, work: Callable[[], None]) -> None:
-    """Have the first process do something while the others wait. Raises: UserError, in all, what it raised there."""
-    error = None
-    if ranks.is_first:
-        try:
-            work()
-        except UserError as caught:
-            if ranks.size == 1:
-                raise
-            error = str(caught)
-    error = ranks.from_first(error)
-    if error is not None:
-        raise UserError(error)
 
 
 def check_same(ranks: Ranks, value: int, question: str) -> None:

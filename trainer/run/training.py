@@ -206,8 +206,7 @@ def train(
     with run_history() as history, distributed.clear_loss_of_peers(ranks), distributed.stop_request() as request:
         if origin.store is not None and ranks.is_first:
             say_departures(origin.recipe, settings, origin.store)
-        distributed.on_first(
-            ranks,
+        ranks.by_first(
             lambda: run_folder.open_folder(out, settings, origin=origin, store_id=loader.store_id, resume=resume),
         )
         last = checkpoint_files.latest(out)
@@ -217,7 +216,7 @@ def train(
             return _finished(out, settings, checkpoint.load_backbone(out), num_steps, "already finished", ranks)
         begins_with = origin.start_weights if last is None else None
         training = _begun(settings, loader.num_batches, last, origin, ranks)
-        distributed.on_first(ranks, lambda: metrics_log.drop_metrics_from(out, training.step))
+        ranks.by_first(lambda: metrics_log.drop_metrics_from(out, training.step))
         history.start(out if ranks.is_first else None, num_processes=ranks.size, first_step=training.step)
         with _records(training, out) as records:
             if training.ranks.is_first:
@@ -351,7 +350,7 @@ def _scores_when_due(training: Training, recorder: Recorder, probe: Probe | None
         return {}
     scores: dict[str, float] = {}
     begun = time.perf_counter()
-    distributed.on_first(training.ranks, lambda: scores.update(probe(training.method.backbone, training.device)))
+    training.ranks.by_first(lambda: scores.update(probe(training.method.backbone, training.device)))
     recorder.leave_out(time.perf_counter() - begun)
     return scores
 

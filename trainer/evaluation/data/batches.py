@@ -1,20 +1,26 @@
-"""Images in batches, decoded in threads while the network computes.
+"""Images in batches, decoded in threads while the network computes, and what a network gives of them.
+
+The batches of a set are dealt to the processes that torchrun started (`parts/pieces.py`): each is what it would be in
+one process, so what the network gives of it has the same bits.
 
 Legend: B batch, C channels, H W rows and columns.
 """
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from backdrop.devices import share_of_cores
 from backdrop.errors import ImageError
 from backdrop.progress import stage_bar
 from backdrop.trainer.evaluation.data.images import PixelSource
 from backdrop.trainer.evaluation.data.transforms import Transform
+from backdrop.trainer.parts.pieces import Done, done_by_all, own_pieces
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,49 +32,122 @@ class ImageBatch:
     corrupt_rows: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forwarded:
+    """What a network gave of a batch.
+
+    outputs: each (B, ...) or of the batch as a whole; () where no image has pixels. row_B, corrupt_rows: of the batch.
+    """
+
+    outputs: tuple[Tensor, ...]
+    row_B: np.ndarray
+    corrupt_rows: tuple[int, ...]
+
+
+# The images of a batch, and its rows, int64 (B,).
+Asked = tuple[PixelSource, np.ndarray]
+
+
 def batches_of(num_rows: int, batch_size: int) -> list[np.ndarray]:
     """All rows in order: int64 (B,) each, the last one as long as is left."""
     rows = np.arange(num_rows)
     return [rows[start : start + batch_size] for start in range(0, num_rows, batch_size)]
 
 
+def image_bar(num_images: int, title: str) -> tqdm:
+    """Return a bar over images. Args: num_images: of all processes. title: words before it."""
+    return stage_bar(total=num_images, stage=title, unit="img", is_inner=True)
+
+
 def image_batches(
     images: PixelSource, transform: Transform, batches: Sequence[np.ndarray], *, device: torch.device, title: str
 ) -> Iterator[ImageBatch]:
-    """Yield the batches asked for, with a progress bar; the next is prepared while one is computed on.
+    """Yield the batches asked for, with a progress bar; see `prepared`.
+
+    Args: images: the images. batches: rows of each batch, int64 (B,). title: words before the bar.
+    """
+    with image_bar(sum(map(len, batches)), title) as bar:
+        for batch in prepared(((images, rows) for rows in batches), transform, device=device):
+            yield batch
+            bar.update(len(batch.row_B) + len(batch.corrupt_rows))
+
+
+def forwarded(
+    asked: Iterable[Asked],
+    transform: Transform,
+    output_of: Callable[[ImageBatch], tuple[Tensor, ...]],
+    *,
+    device: torch.device,
+    bar: tqdm | None = None,
+) -> Iterator[Forwarded]:
+    """Yield what a network gives of every batch, in their order and in every process; each computes its share of them.
 
     Args:
-        images: the images. transform: what is done to each one's pixels; called in threads.
-        batches: rows of each batch, int64 (B,).
-        device: where the batches are wanted. title: words before the bar.
-    Yields: batches; an image that cannot be decoded is left out of the pixels and named among the corrupt rows.
+        asked: the batches, the same in every process. transform, device: see `prepared`.
+        output_of: a batch with images to what is wanted of it; called in the caller's mode of gradients.
+        bar: counts the images of all processes.
+    Raises: UserError, in every process, what `output_of` raised in one.
     """
 
-    def prepare(row: int) -> np.ndarray | None:
+    def done(batch: ImageBatch) -> Done:
+        outputs = output_of(batch) if len(batch.row_B) else ()
+        return Done(tensors=outputs, words=(batch.row_B.tolist(), batch.corrupt_rows))
+
+    own = prepared(own_pieces(asked), transform, device=device)
+    for each in done_by_all(done(batch) for batch in own):
+        rows, corrupt_rows = each.words
+        row_B = np.array(rows, dtype=np.int64)
+        yield Forwarded(outputs=each.tensors, row_B=row_B, corrupt_rows=tuple(corrupt_rows))
+        if bar is not None:
+            bar.update(len(rows) + len(corrupt_rows))
+
+
+def prepared(asked: Iterable[Asked], transform: Transform, *, device: torch.device) -> Iterator[ImageBatch]:
+    """Yield batches; the next one, of whichever images, is prepared while one is computed on.
+
+    Args: asked: the batches. transform: what is done to each image's pixels; called in threads. device: where the
+        batches are wanted.
+    Yields: an image that cannot be decoded is left out of the pixels and named among the corrupt rows.
+    """
+
+    def prepare(images: PixelSource, row: int) -> np.ndarray | None:
         try:
             return transform.apply(images.pixels(row), row)
         except (ImageError, FileNotFoundError):
             return None
 
-    size_px = transform.size_px
-    mean_C11 = torch.tensor(transform.mean, device=device)[:, None, None]
-    std_C11 = torch.tensor(transform.std, device=device)[:, None, None]
-    with (
-        ThreadPoolExecutor() as pool,
-        stage_bar(total=sum(map(len, batches)), stage=title, unit="img", is_inner=True) as bar,
-    ):
-        ahead = [pool.submit(prepare, int(row)) for row in batches[0]] if len(batches) else []
-        for number, rows in enumerate(batches):
-            now = ahead
-            ahead = [pool.submit(prepare, int(row)) for row in batches[number + 1]] if number + 1 < len(batches) else []
-            prepared = [future.result() for future in now]
-            kept = [image for image in prepared if image is not None]
-            stacked = np.stack(kept) if kept else np.empty((0, size_px, size_px, 3), np.uint8)
-            image_BCHW = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255.0
-            is_there_B = np.array([image is not None for image in prepared], dtype=bool)
-            yield ImageBatch(
-                image_BCHW=(image_BCHW - mean_C11) / std_C11,
-                row_B=np.asarray(rows, dtype=np.int64)[is_there_B],
-                corrupt_rows=tuple(int(row) for row in np.asarray(rows)[~is_there_B]),
-            )
-            bar.update(len(rows))
+    with ThreadPoolExecutor(_threads()) as pool:
+
+        def begun(each: Asked) -> tuple[np.ndarray, list[Future[np.ndarray | None]]]:
+            images, rows = each
+            return rows, [pool.submit(prepare, images, int(row)) for row in rows]
+
+        ahead = None
+        for each in asked:
+            now, ahead = ahead, begun(each)
+            if now is not None:
+                yield _finished(*now, transform, device)
+        if ahead is not None:
+            yield _finished(*ahead, transform, device)
+
+
+def _threads() -> int:
+    """As `ThreadPoolExecutor` has it, of this process's share of the cores."""
+    return min(32, share_of_cores() + 4)
+
+
+def _finished(
+    rows: np.ndarray, futures: Sequence[Future[np.ndarray | None]], transform: Transform, device: torch.device
+) -> ImageBatch:
+    """A batch on the device, normalised."""
+    images = [future.result() for future in futures]
+    kept = [image for image in images if image is not None]
+    stacked = np.stack(kept) if kept else np.empty((0, transform.size_px, transform.size_px, 3), np.uint8)
+    mean_C11, std_C11 = (torch.tensor(each, device=device)[:, None, None] for each in (transform.mean, transform.std))
+    image_BCHW = torch.from_numpy(stacked).to(device).permute(0, 3, 1, 2).float() / 255.0
+    is_there_B = np.array([image is not None for image in images], dtype=bool)
+    return ImageBatch(
+        image_BCHW=(image_BCHW - mean_C11) / std_C11,
+        row_B=np.asarray(rows, dtype=np.int64)[is_there_B],
+        corrupt_rows=tuple(int(row) for row in np.asarray(rows)[~is_there_B]),
+    )

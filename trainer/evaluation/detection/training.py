@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from backdrop.disk_errors import disk_errors
-from backdrop.errors import ImageError, UserError
+from backdrop.errors import ImageError, UserError, program
 from backdrop.progress import stage_bar
 from backdrop.settings import SEEDS, above, at_least, check_settings, from_below, within
 from backdrop.stores.images.image_codec import sha256
@@ -39,6 +39,7 @@ from backdrop.trainer.evaluation.detection.images import (
 from backdrop.trainer.evaluation.detection.model import Detector, Target, build_detector, paste_masks
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import Subject, pretrained_backbone, weights_digest
+from backdrop.trainer.parts.collectives import num_processes
 from backdrop.trainer.parts.learning_rates import linear_warmup, num_passed
 from backdrop.trainer.parts.momenta import momenta, restore_momenta
 
@@ -125,6 +126,15 @@ def resolved(schedule: Schedule, defaults: dict[str, Any]) -> Schedule:
     whole = replace(schedule, **missing)
     check_settings(whole, "schedule")
     return whole
+
+
+def check_alone(task: str) -> None:
+    """Raise UserError where torchrun started several processes. Args: task: the evaluation."""
+    if num_processes() > 1:
+        raise UserError(
+            f"{task} fine-tunes its detector in one process, whose BatchNorm sees the whole batch: start it without "
+            f"torchrun. detectron2 does it on many GPUs: {program()} export-backbone --to detectron2"
+        )
 
 
 def fine_tune_and_detect(

@@ -1,15 +1,19 @@
 """Score a run or a weights file with one evaluation, and keep the scores where they belong."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from backdrop import data_folders
 from backdrop.errors import UserError
+from backdrop.progress import silence
+from backdrop.ranks import Ranks, joined
 from backdrop.settings import check_settings
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.stores.drawn_sample.first_use import draw_at_first_use
@@ -17,6 +21,7 @@ from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
 from backdrop.trainer.evaluation.harness.result import Result
 from backdrop.trainer.evaluation.harness.subject import UNTRAINED_FOLDER, Subject, open_subject
 from backdrop.trainer.run import run_folder
+from backdrop.trainer.run.distributed import clear_loss_of_peers
 
 UNTRAINED = "-untrained"
 
@@ -31,10 +36,10 @@ def evaluate_run(
     json_path: Path | None = None,
     is_untrained: bool = False,
 ) -> dict[str, Any]:
-    """Score a network on one data set.
+    """Score a network on one data set; in every process that torchrun started, or alone.
 
     A run's scores also go into its results.csv (an untrained network's as `<task>-untrained`) and `<task>.json` (of
-    the network untrained: below `untrained/`).
+    the network untrained: below `untrained/`); of several processes the first writes.
 
     Args:
         task: a file of trainer/evaluation.
@@ -44,27 +49,50 @@ def evaluate_run(
         strict: whether anything odd about the data is an error.
         json_path: where the summary is written too.
         is_untrained: score the network with weights drawn anew, as CAST's Table 1, row 1.
-    Returns: the summary: evaluation, data, options, scores, untrained, facts, problems, weights.
+    Returns: the summary, the same in every process: evaluation, data, options, scores, untrained, facts, problems,
+        weights.
     Raises: UserError: unknown task or option, no such network, data of another layout.
     """
     module = EVALUATIONS.load(task)
     options = chosen_options(module, overrides)
-    draw_at_first_use(str(data), None)
-    folder = data_folder(module, data)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    subject = open_subject(Path(run_or_weights), device, is_untrained=is_untrained)
-    if strict:
-        # What can be told of the data at once is not to be told after days.
-        Result(problems=list(module.problems_of_data(folder, options))).fail_where_strict(strict)
-    result = module.run(subject, folder, options)
-    result.fail_where_strict(strict)
-    summary = _summary(task, subject, run_or_weights, folder, options, result)
+    with sharing() as ranks:
+        ranks.by_first(lambda: draw_at_first_use(str(data), None))
+        folder = data_folder(module, data)
+        subject = open_subject(Path(run_or_weights), torch.device(ranks.device), is_untrained=is_untrained)
+        if strict:
+            # What can be told of the data at once is not to be told after days.
+            Result(problems=list(module.problems_of_data(folder, options))).fail_where_strict(strict)
+        result = module.run(subject, folder, options)
+        result.fail_where_strict(strict)
+        summary = _summary(task, subject, run_or_weights, folder, options, result)
+        # Of several processes all go on with what the first one says.
+        return ranks.by_first(lambda: _written(subject, task, summary, json_path))
+
+
+def _written(subject: Subject, task: str, summary: dict[str, Any], json_path: Path | None) -> dict[str, Any]:
+    """Keep a summary where it belongs. Returns: it."""
     if subject.run is not None:
         _keep(subject, subject.run, task, summary)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
         run_folder.write_json(json_path, summary)
     return summary
+
+
+@contextmanager
+def sharing() -> Iterator[Ranks]:
+    """Share the work with the other processes that torchrun started; all but the first are silent.
+
+    Within another one it is the same work, and nothing begins.
+    """
+    with ExitStack() as stack:
+        is_outermost = not distributed.is_initialized()
+        ranks = stack.enter_context(joined())
+        if is_outermost:
+            stack.enter_context(clear_loss_of_peers(ranks))
+            if not ranks.is_first:
+                stack.enter_context(silence())
+        yield ranks
 
 
 def scores_text(summary: dict[str, Any]) -> str:

@@ -3,13 +3,22 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from backdrop.errors import UserError
 from backdrop.progress import note, warn
+from backdrop.ranks import Ranks
 from backdrop.trainer.evaluation import EVALUATIONS, EvaluationFile
-from backdrop.trainer.evaluation.harness.evaluate import as_kept, chosen_options, data_folder, evaluate_run, kept_at
+from backdrop.trainer.evaluation.harness.evaluate import (
+    as_kept,
+    chosen_options,
+    data_folder,
+    evaluate_run,
+    kept_at,
+    sharing,
+)
 from backdrop.trainer.evaluation.harness.paper_cells import RECIPES, Printed, Scored, options_of, printed, tasks_of
 from backdrop.trainer.evaluation.harness.subject import loaded, probe_of, untrained_seed, weights_digest
 from backdrop.trainer.evaluation.harness.weights import load_network
@@ -94,7 +103,7 @@ def plan_table(steps: Sequence[Step]) -> str:
 
 
 def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str, Any]:
-    """Say what will be computed, run what can be run, and say of the rest what is missing.
+    """Say what will be computed, run what can be run, and say of the rest what is missing; see also `evaluate_run`.
 
     A run's scores that are there already, of the same weights, data and options, are not computed again, unless
     something was odd about the data.
@@ -104,8 +113,16 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
         get the data}), failed ({task: message}).
     Raises: UserError: see `plan`.
     """
-    steps = plan(run_or_weights, recipe, choice)
-    note(plan_table(steps))
+    with sharing() as ranks:
+        steps = ranks.by_first(lambda: plan(run_or_weights, recipe, choice))
+        note(plan_table(steps))
+        return _all_scored(run_or_weights, recipe, choice, steps, ranks)
+
+
+def _all_scored(
+    run_or_weights: Path, recipe: str, choice: Choice, steps: Sequence[Step], ranks: Ranks
+) -> dict[str, Any]:
+    """What `evaluate_all` returns, of a plan."""
     run = read_run(run_or_weights, masks=choice.masks) if run_or_weights.is_dir() else None
     beside = {} if run is None else compared(recipe, run)
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -113,8 +130,8 @@ def evaluate_all(run_or_weights: Path, recipe: str, choice: Choice) -> dict[str,
     digests: set[str] | None = None
     for number, step in enumerate(to_do := [step for step in steps if step.state != MISSING], start=1):
         # Every evaluation may change what the next one scores: `linear` leaves a classifier.
-        digests = _digests(run_or_weights, choice) if digests is None else digests
-        summary = _kept_summary(step, run_or_weights, choice, digests)
+        digests = ranks.by_first(partial(_digests, run_or_weights, choice)) if digests is None else digests
+        summary = ranks.by_first(partial(_kept_summary, step, run_or_weights, choice, digests))
         if summary is None:
             note(f"[{number}/{len(to_do)}] {step.task} ...")
             digests = None

@@ -16,8 +16,9 @@ import torch
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import write_aside
 from backdrop.errors import UserError
+from backdrop.ranks import present
 from backdrop.stores.images.image_codec import sha256
-from backdrop.trainer.evaluation.data.batches import ImageBatch, batches_of, image_batches
+from backdrop.trainer.evaluation.data.batches import ImageBatch, batches_of, forwarded, image_bar
 from backdrop.trainer.evaluation.data.images import Images
 from backdrop.trainer.evaluation.data.projections import top_classes
 from backdrop.trainer.evaluation.data.transforms import Transform
@@ -89,13 +90,18 @@ def kept(
     """
     digest = _digest(subject, images, transform, asked)
     path = subject.folder / f"{name}-{digest[:16]}.npz"
-    if path.exists():
+    ranks = present(subject.device)
+    if ranks.by_first(path.exists):
         with np.load(path, allow_pickle=False) as file:
             return Outputs(output_N=file["answers"], rows_N=file["rows"], corrupt=tuple(file["corrupt"].tolist()))
     output_N, rows_N, corrupt = _computed(subject, images, transform, output_of, title=name)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, answers=output_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+
+    def keep() -> None:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, answers=output_N, rows=rows_N, corrupt=np.array(corrupt, dtype=np.str_))
+
+    ranks.by_first(keep)
     return Outputs(output_N=output_N, rows_N=rows_N, corrupt=corrupt)
 
 
@@ -110,13 +116,14 @@ def _computed(
     outputs: list[np.ndarray] = []
     rows: list[np.ndarray] = []
     corrupt: list[str] = []
-    batches = image_batches(images, transform, batches_of(len(images), BATCH_SIZE), device=subject.device, title=title)
-    with torch.inference_mode():
-        for batch in batches:
+    asked = ((images, rows) for rows in batches_of(len(images), BATCH_SIZE))
+    with torch.inference_mode(), image_bar(len(images), title) as bar:
+        for batch in forwarded(
+            asked, transform, lambda batch: (output_of(batch).cpu(),), device=subject.device, bar=bar
+        ):
             corrupt += [images.keys[row] for row in batch.corrupt_rows]
-            if len(batch.row_B):
-                outputs.append(output_of(batch).cpu().numpy())
-                rows.append(batch.row_B)
+            outputs += [output_B.numpy() for output_B in batch.outputs]
+            rows += [batch.row_B] if batch.outputs else []
     if not outputs:
         raise UserError(f"no image of {images.root} can be decoded, e.g. {corrupt[0] if corrupt else 'none is there'}")
     output_N = np.concatenate(outputs)

@@ -8,7 +8,8 @@
 | `status`   | uint8 (N,)                 | 0 to do, 1 there, 2 the image cannot be decoded      |
 
 Both are allocated whole when the file is made and afterwards only overwritten in place, features before their status,
-so that a kill at any moment leaves a file that opens and goes on. They are read and written through a memory map: the
+so that a kill at any moment leaves a file that opens and goes on; of several processes the first writes. They are read
+and written through a memory map: the
 pages are the system's to give back, and 1.28 million rows of 2,048 take no more memory than a batch.
 
 Legend: N images, D features, B batch.
@@ -27,8 +28,9 @@ from torch import Tensor
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import written_aside
 from backdrop.errors import UserError
+from backdrop.ranks import present
 from backdrop.stores.images.image_codec import sha256
-from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.batches import Forwarded, ImageBatch, forwarded, image_bar
 from backdrop.trainer.evaluation.data.images import PixelSource
 from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.subject import number_format
@@ -82,12 +84,22 @@ def features_of(
     decisive = [*identity, str(number_format(device)), images.identity, transform.identity, file.dtype]
     digest = sha256(json.dumps(decisive).encode()).hex()
     path = file.folder / f"{file.name}-{digest[:16]}.h5"
+
+    def open_kept() -> np.ndarray:
+        with disk_errors(path):
+            if not path.exists():
+                file.folder.mkdir(parents=True, exist_ok=True)
+                _create(path, len(images), _num_features(forward, transform, device), file.dtype)
+            return np.flatnonzero(_maps(path)[1] == TO_DO)
+
     with disk_errors(path):
-        if not path.exists():
-            file.folder.mkdir(parents=True, exist_ok=True)
-            _create(path, len(images), _num_features(forward, transform, device), file.dtype)
+        ranks = present(device)
+        to_do = ranks.by_first(open_kept)
+        # The first process alone writes; the others look into the file once it is whole.
+        kept = _Filling(path) if ranks.is_first else None
+        _fill(forward, images, transform, to_do, kept, device=device, file=file)
+        ranks.by_first(lambda: None)
         feature_ND, status_N = _maps(path)
-        _fill(forward, images, transform, feature_ND, status_N, device=device, title=file.name)
     row_M = np.flatnonzero(status_N == THERE)
     corrupt = tuple(images.keys[row] for row in np.flatnonzero(status_N == CORRUPT).tolist())
     if not len(row_M):
@@ -132,27 +144,49 @@ def _fill(
     forward: Callable[[Tensor], Tensor],
     images: PixelSource,
     transform: Transform,
-    feature_ND: np.memmap,
-    status_N: np.memmap,
+    to_do: np.ndarray,
+    kept: "_Filling | None",
     *,
     device: torch.device,
-    title: str,
+    file: FeatureFile,
 ) -> None:
-    to_do = np.flatnonzero(status_N == TO_DO)
-    batches = [to_do[start : start + BATCH_SIZE] for start in range(0, len(to_do), BATCH_SIZE)]
-    loader = image_batches(images, transform, batches, device=device, title=title)
-    done: list[tuple[np.ndarray, int]] = []
-    with torch.inference_mode():
-        for number, batch in enumerate(loader):
-            if len(batch.row_B):
-                feature_ND[batch.row_B] = _finite(forward(batch.image_BCHW), feature_ND.dtype)
-            done += [(batch.row_B, THERE), (np.array(batch.corrupt_rows, dtype=np.int64), CORRUPT)]
-            if (number + 1) % _BATCHES_PER_FLUSH == 0 or number + 1 == len(batches):
-                feature_ND.flush()
-                for rows, status in done:
-                    status_N[rows] = status
-                status_N.flush()
-                done.clear()
+    """Compute the rows `to_do`, each process its share of the batches. Args: kept: where they go; None = nowhere."""
+
+    def feature_of(batch: ImageBatch) -> tuple[Tensor]:
+        return (torch.from_numpy(_finite(forward(batch.image_BCHW), np.dtype(FORMATS[file.dtype]))),)
+
+    asked = ((images, to_do[start : start + BATCH_SIZE]) for start in range(0, len(to_do), BATCH_SIZE))
+    with torch.inference_mode(), image_bar(len(to_do), file.name) as bar:
+        for batch in forwarded(asked, transform, feature_of, device=device, bar=bar):
+            if kept is not None:
+                kept.add(batch)
+    if kept is not None:
+        kept.flush()
+
+
+class _Filling:
+    """The arrays of a file while they are filled: features are on the disk before their status is."""
+
+    def __init__(self, path: Path) -> None:
+        self._feature_ND, self._status_N = _maps(path)
+        self._added: list[Forwarded] = []
+
+    def add(self, batch: Forwarded) -> None:
+        """Write the features of a batch."""
+        for feature_BD in batch.outputs:
+            self._feature_ND[batch.row_B] = feature_BD.numpy()
+        self._added.append(batch)
+        if len(self._added) == _BATCHES_PER_FLUSH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Have what was added be there after a kill."""
+        self._feature_ND.flush()
+        for batch in self._added:
+            self._status_N[batch.row_B] = THERE
+            self._status_N[list(batch.corrupt_rows)] = CORRUPT
+        self._status_N.flush()
+        self._added.clear()
 
 
 def _finite(feature_BD: Tensor, dtype: np.dtype) -> np.ndarray:

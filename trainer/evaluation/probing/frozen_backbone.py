@@ -22,10 +22,11 @@ from torch.nn import functional
 from backdrop.errors import UserError
 from backdrop.stores.images.image_codec import sha256
 from backdrop.trainer.downstream_settings import Schedule, check_schedule
-from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.batches import ImageBatch, forwarded
 from backdrop.trainer.evaluation.data.images import LabelledImages
 from backdrop.trainer.evaluation.data.transforms import Transform
 from backdrop.trainer.evaluation.harness.subject import weights_digest
+from backdrop.trainer.evaluation.probing.adapted_statistics import AdaptedStatistics
 from backdrop.trainer.evaluation.probing.features import BATCH_SIZE, FeatureFile, Features, features_of
 from backdrop.trainer.evaluation.probing.probe import (
     Batches,
@@ -110,6 +111,7 @@ def fit_head(
     frozen = _frozen_digest(probing)
     model = _model(probing, init_std=init_std, has_batch_norm=has_batch_norm, seed=seed).to(probing.device)
     state = Fit(
+        name=probing.name,
         model=model,
         groups=[{"params": list(model.parameters()), "lr_factor": 1.0}],
         kept=dict(probing.backbone.named_buffers()) if probing.bn_mode == "adapt" else {},
@@ -199,7 +201,7 @@ class _Source:
         rows = np.arange(len(probing.val.label_N))
         batches = [rows[at : at + BATCH_SIZE] for at in range(0, len(rows), BATCH_SIZE)]
         probing.backbone.eval()
-        return self._passes(probing.val, probing.val_transform, [[batch] for batch in batches], "val")
+        return self._passes(probing.val, probing.val_transform, [[batch] for batch in batches])
 
     def _live_steps(self, epoch: int) -> Batches:
         probing = self.probing
@@ -208,22 +210,32 @@ class _Source:
         steps = epoch_batches(rows, self.schedule, seed=self.seed, epoch=epoch)
         pieces = [split(step, probing.images_per_pass) for step in steps]
         probing.backbone.train(probing.bn_mode == "adapt")
-        return self._passes(probing.train, probing.transform_of_epoch(epoch), pieces, f"epoch {epoch + 1}")
+        return self._passes(probing.train, probing.transform_of_epoch(epoch), pieces)
 
     def _passes(
-        self, images: LabelledImages, transform: Transform, pieces_of_step: list[list[np.ndarray]], title: str
+        self, images: LabelledImages, transform: Transform, pieces_of_step: list[list[np.ndarray]]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features and classes of each step, whose pieces go through the backbone one after the other."""
-        pieces = [piece for pieces in pieces_of_step for piece in pieces]
-        batches = image_batches(images, transform, pieces, device=self.probing.device, title=title)
+        """Yield features and classes of each step, whose pieces go through the backbone one after the other.
+
+        The backbone stays as it is, so that several processes take a piece each, whichever step it is of.
+        """
+        asked = ((images, piece) for pieces in pieces_of_step for piece in pieces)
+        statistics = AdaptedStatistics(self.probing.backbone)
+
+        def features_of_piece(batch: ImageBatch) -> tuple[Tensor, ...]:
+            with torch.no_grad():
+                return statistics.noted(lambda: self.probing.features(batch.image_BCHW))
+
+        batches = forwarded(asked, transform, features_of_piece, device=self.probing.device)
         for pieces in pieces_of_step:
             features, rows = [], []
             for batch in itertools.islice(batches, len(pieces)):
                 self.state.corrupt.update(images.keys[row] for row in batch.corrupt_rows)
-                if len(batch.row_B):
-                    with torch.no_grad():
-                        features.append(self.probing.features(batch.image_BCHW))
+                if batch.outputs:
+                    features.append(batch.outputs[0])
                     rows.append(batch.row_B)
+                for added in batch.outputs[1:]:
+                    statistics.follow(added)
             if rows:
                 label_B = torch.from_numpy(images.label_N[np.concatenate(rows)])
                 yield torch.cat(features), label_B.to(self.probing.device)
