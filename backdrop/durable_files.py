@@ -1,10 +1,11 @@
 """Files that are there whole or not at all: written aside, made durable, renamed into place."""
 
 import ctypes
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # How files being written end: ".<name>.<random>.partial" here, "<name>.partial" where the next attempt replaces them.
@@ -64,3 +65,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Hold a lock that goes with this process, however it ends; without one where the file system has none."""
+    with open(file, "ab") as handle:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

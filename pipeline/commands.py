@@ -15,7 +15,13 @@ from backdrop.errors import UserError, program
 from backdrop.progress import note, note_default, warn
 from backdrop.saliency.command_options import DetectorOption
 from backdrop.saliency.default_detector import chosen_detector
-from backdrop.stores.command_options import StoreOrUrl, allow_partial_option, cache_option, dataset_type
+from backdrop.stores.command_options import (
+    StoreOrUrl,
+    allow_partial_option,
+    cache_option,
+    dataset_type,
+    refresh_index_option,
+)
 from backdrop.stores.engines import ENGINES
 from backdrop.stores.exports import MASK_FORMATS
 
@@ -56,6 +62,7 @@ engine_option = click.option(
 @click.option("--beton/--no-beton", default=True, show_default=True, help="Also export the .beton the loader reads.")
 @click.option("--from", "parent", type=path_type, default=None, help="Cut the soft maps of this store at --threshold.")
 @click.option("--plan", is_flag=True, help="Only estimate parts, bytes and time, from a measured sample.")
+@refresh_index_option
 def build_store_command(
     dataset: str,
     root: Path | None,

@@ -16,9 +16,8 @@ import numpy as np
 
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import written_aside
+from backdrop.durable_files import locked, written_aside
 from backdrop.progress import stage_bar, warn
-from backdrop.stores.sharing.store_cache import locked
 
 _FILE_DTYPE = np.dtype(
     [("name", "<u8", 2), ("size", "<i8"), ("modified_ns", "<i8"), ("changed_ns", "<i8"), ("sha256", "u1", 32)]

@@ -31,3 +31,20 @@ cache_option = click.option(
     help="For a URL: the folder that keeps what is fetched. Default: artifacts/cache.",
 )
 allow_partial_option = click.option("--allow-partial", is_flag=True, help="Also open a store that is half built.")
+
+
+def _walk_anew(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """List data sets' folders anew until the command ends."""
+    if value:
+        from backdrop.stores.indexes.kept_trees import walked_anew
+
+        ctx.with_resource(walked_anew())
+
+
+refresh_index_option = click.option(
+    "--refresh-index",
+    is_flag=True,
+    expose_value=False,
+    callback=_walk_anew,
+    help="Walk the images' folders anew, e.g. where files were written over under their own names.",
+)

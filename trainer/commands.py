@@ -18,7 +18,7 @@ from backdrop.pipeline.views.backgrounds import BACKGROUNDS
 from backdrop.progress import note_default
 from backdrop.settings.given import given_settings
 from backdrop.settings_options import config_option, settings_options, showed_or_saved
-from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type
+from backdrop.stores.command_options import StoreOrUrl, cache_option, dataset_type, refresh_index_option
 from backdrop.stores.datasets import built_default_store
 from backdrop.stores.engines import ENGINES
 from backdrop.trainer.backbone_names import completed as completed_backbones
@@ -251,6 +251,7 @@ def loader_bench_command(
 @click.option("--skip", multiple=True, metavar="TASK", help="all: not this evaluation; may be repeated.")
 @click.option("--masks", default="", metavar="NAME", help="all: whose masks those of the run's folder are, e.g. u2net.")
 @click.option("--plan", "is_plan", is_flag=True, help="all: say what would be computed, and compute nothing.")
+@refresh_index_option
 def evaluate_command(
     task: str,
     recipe: str,

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from backdrop.disk_errors import disk_errors
+from backdrop.durable_files import locked
 from backdrop.errors import StorageUnreachable, UserError
 from backdrop.pipeline.beton.published_beton import pull_beton
 from backdrop.pipeline.beton.reader import read_sidecar
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import reopen_index
 from backdrop.stores.format.reader import Store
-from backdrop.stores.sharing.store_cache import NEXT_STEP, locked
+from backdrop.stores.sharing.store_cache import NEXT_STEP
 
 
 def cached_beton(store: Store, url: str, root: Path | None = None) -> Path:

@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 
 from backdrop.errors import UserError
+from backdrop.stores.indexes.kept_trees import Tree, files_below
 from backdrop.stores.indexes.key_table import compress_keys, decompress_keys
 
 # What reading says of a file that is not there any more; one that may not be read, or is on a bad disk, still is.
@@ -176,19 +177,14 @@ def images_in(folder: Path, prefix: str) -> Iterator[FoundImage]:
                 yield prefix + entry.name, _size_bytes(entry)
 
 
-def images_below(
-    folder: Path, prefix: str = "", above: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[FoundImage]:
-    """Yield the images of a whole tree, without hidden folders; a link to a folder above itself is not followed.
+def images_below(folder: Path) -> Iterator[FoundImage]:
+    """Yield the images of a whole tree, without hidden folders, in the order of their keys."""
+    return images_of(files_below(folder))
 
-    Args: prefix: what their keys begin with. above: device and inode of the folders that lead here.
-    """
-    status = folder.stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    yield from images_in(folder, prefix)
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    for name in names:
-        yield from images_below(folder / name, f"{prefix}{name}/", above | {identity})
+
+def images_of(tree: Tree) -> Iterator[FoundImage]:
+    """Yield the images among the files of a tree, without hidden folders, in the order of their keys."""
+    for name, size_bytes in tree.files():
+        if name.lower().endswith(SUFFIXES) and not name.startswith(".") and "/." not in name:
+            # A dangling link's row then says that it cannot be read.
+            yield name, max(size_bytes, 0)

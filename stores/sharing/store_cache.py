@@ -14,20 +14,18 @@ fetched before opens without the network. Locks only spare traffic. Where a file
 the same file and one rename wins.
 """
 
-import fcntl
 import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from backdrop.data_folders import ARTIFACTS
 from backdrop.disk_errors import disk_errors
-from backdrop.durable_files import sync
+from backdrop.durable_files import locked, sync
 from backdrop.errors import StorageUnreachable, UserError
 from backdrop.progress import note_default, stage_bar, warn
 from backdrop.stores.format import schema
@@ -241,15 +239,6 @@ def _storage(url: str) -> ObjectStorage:
 def _manifest(folder: Path) -> dict:
     file = folder / schema.MANIFEST
     return check_manifest(file.read_bytes(), str(file))
-
-
-@contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a lock that goes with this process, however it ends; without one where the file system has none."""
-    with open(file, "ab") as handle:
-        with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _main(url: str, cache_dir: str, store_id: str, parts: str, files: str | None = None) -> None:

@@ -5,6 +5,7 @@ categories. The images are published as JPEG files of 224 px, so they are cut bu
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +13,13 @@ from typing import Annotated
 import numpy as np
 
 from backdrop.errors import UserError
+from backdrop.trainer.evaluation.data.batches import image_bar
 from backdrop.trainer.evaluation.data.images import wnid_folders
 from backdrop.trainer.evaluation.data.transforms import Transform, centre_cut, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import MAX_NAMED, Result
 from backdrop.trainer.evaluation.harness.subject import Subject
-from backdrop.trainer.evaluation.predictions.outputs import top_of
+from backdrop.trainer.evaluation.predictions.outputs import NamedSet, top_of_sets
 
 DATA = "imagenet-c"
 LAYOUT = (
@@ -126,15 +128,22 @@ def _score_all(
     subject: Subject, folder_of: dict[tuple[str, int], Path], transform: Transform, result: Result
 ) -> dict[tuple[str, int], float]:
     odd, top1_of = [], {}
-    for (name, severity), folder in folder_of.items():
-        images = wnid_folders(folder, LAYOUT)
-        result.note_strays([f"{name}/{severity}/{stray}" for stray in images.strays])
-        if len(images) != NUM_IMAGES_EACH:
-            odd.append(f"{name}/{severity} has {len(images)}")
-        outputs = top_of(subject, images, transform, name=f"imagenet-c-{name}-{severity}")
-        outputs.report(result)
-        is_right_N = outputs.output_N[:, 0] == images.label_N[outputs.rows_N]
-        top1_of[name, severity] = 100.0 * float(is_right_N.mean())
+    with image_bar(NUM_IMAGES_EACH * len(folder_of), "imagenet-c") as bar:
+
+        def sets() -> Iterator[NamedSet]:
+            for (corruption, strength), folder in folder_of.items():
+                images = wnid_folders(folder, LAYOUT)
+                bar.total += len(images) - NUM_IMAGES_EACH
+                yield NamedSet(name=f"imagenet-c-{corruption}-{strength}", images=images)
+
+        scored = top_of_sets(subject, sets(), transform, bar)
+        for (name, severity), (each, outputs) in zip(folder_of, scored, strict=True):
+            result.note_strays([f"{name}/{severity}/{stray}" for stray in each.images.strays])
+            if len(each.images) != NUM_IMAGES_EACH:
+                odd.append(f"{name}/{severity} has {len(each.images)}")
+            outputs.report(result)
+            is_right_N = outputs.output_N[:, 0] == each.images.label_N[outputs.rows_N]
+            top1_of[name, severity] = 100.0 * float(is_right_N.mean())
     result.facts["images each"] = {"sets with another number": len(odd), "expected": NUM_IMAGES_EACH}
     if odd:
         named = ", ".join(odd[:MAX_NAMED]) + (" ..." if len(odd) > MAX_NAMED else "")

@@ -26,7 +26,14 @@ from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import WNIDS
 from backdrop.trainer.evaluation.data.imagenet import NUM_TRAIN, NUM_VAL, note_other_classes, release_of
 from backdrop.trainer.evaluation.data.images import LAYOUT as LAYOUT_OF_SPLITS
-from backdrop.trainer.evaluation.data.images import Images, labels_as, open_class_folders, open_split, strays_beside
+from backdrop.trainer.evaluation.data.images import (
+    Images,
+    images_of_index,
+    labels_as,
+    open_class_folders,
+    open_split,
+    strays_beside,
+)
 from backdrop.trainer.evaluation.data.transforms import Transform, as_published, standard
 from backdrop.trainer.evaluation.harness.defaults import no_facts, no_problems, nothing_beside
 from backdrop.trainer.evaluation.harness.result import Result
@@ -158,7 +165,7 @@ def score_sets(
     features = {
         name: extract(
             backbone,
-            Images(index.root, tuple(index.keys), label_of_set[name]),
+            images_of_index(index, label_of_set[name]),
             as_published(image_size) if name in background_variants.NAMES else standard(image_size),
             file=FeatureFile(folder=folder, name=f"knn-{name}", dtype=options.dtype),
             weights_sha256=digest,

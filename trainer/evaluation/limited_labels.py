@@ -18,6 +18,7 @@ from backdrop.errors import UserError
 from backdrop.settings import at_least, check_settings, one_of
 from backdrop.stores.images.image_codec import sha256
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
+from backdrop.stores.indexes.kept_trees import files_below
 from backdrop.trainer.downstream_settings import FinetuningRates, Schedule, check_schedule
 from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.batches import prepared
@@ -127,14 +128,16 @@ def listed_images(path: Path, train: Path, percent: int, result: Result) -> Imag
             f"{path} has lines that name no image, e.g. {(strange or ['(it is empty)'])[0]!r}. From: {SOURCE}"
         )
     keys = [f"{wnid}/{name}" for wnid, name in zip(wnids, names, strict=True)]
-    missing = [key for key in keys if not (train / key).is_file()]
+    sizes = dict(files_below(train).files())
+    missing = [key for key in keys if sizes.get(key, -1) < 0]
     if missing:
         raise UserError(
             f"{len(missing)} of the {len(keys)} images of {path} are not in {train}, e.g. {missing[0]}; "
             "get the whole training set, or give the folder of other lists with --set lists=DIR"
         )
     result.expect(f"{percent} % of the labels", len(keys), NUM_IMAGES[percent])
-    return Images(train, tuple(keys), np.array([CLASS_OF_WNID[wnid] for wnid in wnids]))
+    sizes_bytes = np.array([sizes[key] for key in keys], dtype=np.int64)
+    return Images(train, tuple(keys), np.array([CLASS_OF_WNID[wnid] for wnid in wnids]), sizes_bytes=sizes_bytes)
 
 
 def _read(path: Path) -> bytes:

@@ -14,9 +14,11 @@ import numpy as np
 from backdrop.errors import UserError
 from backdrop.progress import note, warn
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID, WNIDS
+from backdrop.stores.indexes.kept_trees import files_below
 from backdrop.trainer.evaluation.data.images import (
     IMAGE_SUFFIXES,
     Images,
+    images_of_index,
     labels_as,
     open_split,
     strays_beside,
@@ -129,14 +131,15 @@ def _other_classes(data: Path, result: Result) -> Splits:
     for split, index in (("train", train), ("val", val)):
         result.note_strays([f"{split}/{name}" for name in strays_beside(index)])
         result.facts[f"{split} images"] = {"seen": len(index)}
-    train_split, val_split = (Images(index.root, tuple(index.keys), labels_as(index, names)) for index in (train, val))
+    train_split, val_split = (images_of_index(index, labels_as(index, names)) for index in (train, val))
     return Splits(train=train_split, val=val_split, num_classes=len(names), is_imagenet=False)
 
 
 def _validation(data: Path, folder: Path, result: Result) -> Images:
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Expected: {LAYOUT}")
-    flat = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    sizes = {name: size for name, size in files_below(folder).files() if "/" not in name and size >= 0}
+    flat = sorted(name for name in sizes if Path(name).suffix.lower() in IMAGE_SUFFIXES)
     if not flat:
         return wnid_split(folder, result)
     if (data / "LOC_val_solution.csv").is_file():
@@ -150,7 +153,7 @@ def _validation(data: Path, folder: Path, result: Result) -> Images:
     if not known:
         raise UserError(f"none of the images of {folder} has a class, e.g. {flat[0]}. Expected: {LAYOUT}")
     labels = np.array([class_of_name[Path(name).stem] for name in known], dtype=np.int64)
-    return Images(folder, tuple(known), labels)
+    return Images(folder, tuple(known), labels, sizes_bytes=np.array([sizes[name] for name in known], dtype=np.int64))
 
 
 def _kaggle_classes(path: Path) -> dict[str, int]:

@@ -18,6 +18,7 @@ from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb, sha256
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from backdrop.stores.indexes.imagenet_classes import CLASS_OF_WNID
+from backdrop.stores.indexes.kept_trees import Tree, files_below
 
 LAYOUT = "DIR/train/<class>/*.jpg and DIR/val/<class>/*.jpg, the same class names in both"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -56,12 +57,14 @@ class Images:
 
     label_N: int64 (N,), class of each; (N, K) where an image may be of several of K classes.
     strays: what else lies in the folders that were listed.
+    sizes_bytes: int64 (N,), of each file when it was listed, -1 of a link to nowhere; None = not looked at.
     """
 
     root: Path
     keys: tuple[str, ...]
     label_N: np.ndarray
     strays: tuple[str, ...] = ()
+    sizes_bytes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -82,6 +85,8 @@ class Images:
 
     def stamp(self, row: int) -> tuple[int, ...]:
         """What, with its key, tells an image from another: the size of its file, -1 of a link to nowhere."""
+        if self.sizes_bytes is not None:
+            return (int(self.sizes_bytes[row]),)
         path = self.root / self.keys[row]
         return (path.stat().st_size if path.is_file() else -1,)
 
@@ -89,7 +94,12 @@ class Images:
         """Only some of the images. layout: what is expected, for the message. Raises: UserError: none is left."""
         if not len(rows):
             raise UserError(f"none of the {len(self)} images of {self.root} can be used. Expected: {layout}")
-        return replace(self, keys=tuple(self.keys[row] for row in rows), label_N=self.label_N[np.asarray(rows)])
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            label_N=self.label_N[np.asarray(rows)],
+            sizes_bytes=None if self.sizes_bytes is None else self.sizes_bytes[np.asarray(rows)],
+        )
 
 
 @dataclass(frozen=True)
@@ -147,12 +157,16 @@ def open_class_folders(folder: Path) -> DatasetIndex:
 def strays_beside(index: DatasetIndex) -> list[str]:
     """Return the files below an index's folder that are none of its images, relative to that, sorted."""
     known = set(index.keys)
-    below = (Path(folder, name).relative_to(index.root) for folder, _, names in os.walk(index.root) for name in names)
-    return sorted(
-        path.as_posix()
-        for path in below
-        if path.as_posix() not in known and not path.name.lower().startswith(_EXPECTED_STRAYS)
-    )
+    return [
+        name
+        for name in files_below(index.root).names
+        if name not in known and not name.rpartition("/")[2].lower().startswith(_EXPECTED_STRAYS)
+    ]
+
+
+def images_of_index(index: DatasetIndex, label_N: np.ndarray) -> Images:
+    """Return an index's images. Args: label_N: int64 (N,), class of each."""
+    return Images(index.root, tuple(index.keys), label_N, sizes_bytes=index.sizes_bytes)
 
 
 def labels_as(index: DatasetIndex, class_names: tuple[str, ...]) -> np.ndarray:
@@ -189,18 +203,33 @@ def class_folders(folder: Path, class_of_folder: Mapping[str, int], layout: str)
     """
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}. Expected: {layout}")
-    entries = sorted(folder.iterdir())
-    found: list[tuple[str, int]] = []
-    strays = [path.name for path in entries if not (path.is_dir() and path.name in class_of_folder)]
-    for path in entries:
-        if path.is_dir() and path.name in class_of_folder:
-            is_image_of_name = {file.name: file.suffix.lower() in IMAGE_SUFFIXES for file in sorted(path.iterdir())}
-            label = class_of_folder[path.name]
-            found += [(f"{path.name}/{name}", label) for name, is_image in is_image_of_name.items() if is_image]
-            strays += [f"{path.name}/{name}" for name, is_image in is_image_of_name.items() if not is_image]
+    found, strays = _sorted_out(files_below(folder), class_of_folder)
     if not found:
         example = f"{next(iter(class_of_folder))!r}"
         raise UserError(f"{folder} holds no image in a folder of a class, such as {example}. Expected: {layout}")
-    keys, labels = zip(*found, strict=True)
-    strays = [name for name in strays if not name.lower().startswith(_EXPECTED_STRAYS)]
-    return Images(folder, keys, np.array(labels, dtype=np.int64), tuple(strays))
+    return Images(
+        folder,
+        tuple(f"{first}/{name}" for first, name, _ in found),
+        np.array([class_of_folder[first] for first, _, _ in found], dtype=np.int64),
+        tuple(name for name in strays if not name.lower().startswith(_EXPECTED_STRAYS)),
+        np.array([size_bytes for _, _, size_bytes in found], dtype=np.int64),
+    )
+
+
+def _sorted_out(tree: Tree, class_of_folder: Mapping[str, int]) -> tuple[list[tuple[str, str, int]], list[str]]:
+    """Return the images of a tree, each as (class folder, name, size), folder by folder, and what else lies there.
+
+    Of a folder that is none of a class the name alone is told, also within the folder of a class.
+    """
+    found: list[tuple[str, str, int]] = []
+    beside: set[str] = set()
+    within: set[tuple[str, str]] = set()
+    for name, size_bytes in [*((name, None) for name in tree.folders[1:]), *tree.files()]:
+        first, _, rest = name.partition("/")
+        if first not in class_of_folder or (size_bytes is not None and not rest):
+            beside.add(first)
+        elif size_bytes is not None and "/" not in rest and os.path.splitext(rest)[1].lower() in IMAGE_SUFFIXES:
+            found.append((first, rest, size_bytes))
+        elif rest:
+            within.add((first, rest.partition("/")[0]))
+    return sorted(found), [*sorted(beside), *map("/".join, sorted(within))]

@@ -128,7 +128,7 @@ def _labelled_images(data: Path, group_C: np.ndarray) -> Images:
     table = data / "labels.csv"
     if not table.is_file():
         images = wnid_folders(data, LAYOUT)
-        return Images(images.root, images.keys, group_C[images.label_N], images.strays)
+        return Images(images.root, images.keys, group_C[images.label_N], images.strays, images.sizes_bytes)
     class_of_stem = _read_table(table)
     folder = data / "images"
     files = sorted(folder.iterdir()) if folder.is_dir() else []

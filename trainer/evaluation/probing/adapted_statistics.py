@@ -44,6 +44,7 @@ class AdaptedStatistics:
         added = self._statistics()
         self._set(before)
         for norm, count in zip(self._norms, counts, strict=True):
+            assert norm.num_batches_tracked is not None
             norm.num_batches_tracked.copy_(count)
         return outputs, added
 
