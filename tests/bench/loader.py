@@ -122,7 +122,11 @@ def against_decoding(beton: Path, planes: Path) -> dict[str, dict]:
     seconds = best_cpu_seconds({"decode": decode, **sides})
     close()
     peer = num_rows / seconds["decode"]
-    said = "processor time, sides in turn; masks always, with all: FG_min 0.1 and BG_Random p 0.2; peer: JPEGs to RGB"
+    side_px = BetonSettings.background_side_px
+    said = (
+        "processor time, sides in turn; masks always; no rows decoded below all views; with all: FG_min 0.1 and "
+        f"BG_Random p 0.2, backgrounds planes of {side_px} px; peer: whole JPEGs to RGB"
+    )
     return {
         f"loader.{name}_vs_decode": row(
             num_rows / seconds[name], "images/s", peer=peer, ratio=seconds["decode"] / seconds[name],
@@ -167,7 +171,9 @@ def extras_cost(beton: Path) -> dict:
         seconds = loader.stage_seconds()
     extras = sum(seconds[stage] for stage in ("boxes", "masks", "donors"))
     without = sum(seconds.values()) - extras
-    return row(extras / without, "share", what="2 views: boxes, masks and donors over all other stages; one core")
+    return row(
+        extras / without, "share", what="2 views: boxes, masks and donors (planes) over all other stages; one core"
+    )
 
 
 def recombined(beton: Path) -> dict:

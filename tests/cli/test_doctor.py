@@ -124,8 +124,13 @@ def test_ffcv_that_is_missing_or_does_not_load(tmp_path: Path, monkeypatch: pyte
     assert machine.ffcv().state == "note"
 
 
-def test_libjpeg_turbo_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libjpeg_turbo_that_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.libjpeg_turbo().state == "ok"
+    with monkeypatch.context() as patch:
+        patch.setattr("backdrop.pipeline.beton.turbojpeg._NEWEST_USED", "tjNotYetThere")
+        finding = machine.libjpeg_turbo()
+        assert finding.state == "problem"
+        assert "older than version 2.0" in f"{finding.found} {finding.to_do}"
     monkeypatch.setattr("backdrop.pipeline.beton.turbojpeg._NAME", "libnosuch.so.0")
     monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
     finding = machine.libjpeg_turbo()
