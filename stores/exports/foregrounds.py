@@ -18,7 +18,7 @@ from backdrop.errors import UserError
 from backdrop.stores.exports import FOLDER_RECORD
 from backdrop.stores.exports._folder import growing_folder
 from backdrop.stores.exports._record import is_exported
-from backdrop.stores.exports.png import file_names
+from backdrop.stores.exports.png import file_names, is_whole
 from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import decode_rgb, sha256
 from backdrop.stores.indexes.dataset_index import DatasetIndex
@@ -33,7 +33,7 @@ _HEADER = (
 def export(
     store: Store, out: Path, *, index: DatasetIndex, progress: Callable[[int], None] = lambda num_rows: None
 ) -> Path:
-    """Write the foregrounds of a store; a folder of the same store that is there already is kept.
+    """Write the foregrounds of a store; what is there already of the same store is kept, after a kill too.
 
     Args: store: a finished store. out: the folder; it appears whole or not at all. index: the images it was built from.
         progress: called with the number of rows written since the last call.
@@ -52,7 +52,8 @@ def export(
             for row, name in enumerate(names):
                 if store.foreground_fraction[row] > 0:
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    (partial / name).write_bytes(_cut_out(store, index, row))
+                    if not is_whole(partial / name):
+                        (partial / name).write_bytes(_cut_out(store, index, row))
                     sizes.writerow([name.as_posix(), *_size(store, row)])
                 progress(1)
         sync_all(partial)

@@ -64,7 +64,7 @@ def _write_rows(store: Store, folder: Path, names: dict[int, PurePosixPath]) -> 
     files = []
     for row, name in names.items():
         file = folder / name
-        mask_HW = None if _is_whole(file) else store.mask(row)
+        mask_HW = None if is_whole(file) else store.mask(row)
         if mask_HW is None:
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,8 @@ def _write_rows(store: Store, folder: Path, names: dict[int, PurePosixPath]) -> 
         sync(file)
 
 
-def _is_whole(file: Path) -> bool:
+def is_whole(file: Path) -> bool:
+    """Return whether a PNG was written to its end before a kill."""
     try:
         with open(file, "rb") as handle:
             handle.seek(-len(PNG_END), os.SEEK_END)

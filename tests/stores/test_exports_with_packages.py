@@ -10,10 +10,11 @@ from PIL import Image
 
 from backdrop.errors import UserError
 from backdrop.pipeline.export_store import export_store
-from backdrop.stores.exports import parquet
-from backdrop.stores.format.reader import open_store
+from backdrop.stores.exports import foregrounds, parquet
+from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.images.image_codec import decode_rgb
-from tests.material.small_store import NUM_ROWS, mask_of, small_store
+from backdrop.stores.indexes.dataset_index import DatasetIndex
+from tests.material.small_store import NUM_ROWS, mask_of, small_store, tree
 
 
 def test_foregrounds_are_cut_out_with_where_they_stood(scenes: Path, tmp_path: Path) -> None:
@@ -34,6 +35,29 @@ def test_foregrounds_are_cut_out_with_where_they_stood(scenes: Path, tmp_path: P
         assert (rgba_HWC[..., :3] == image_HWC * mask_HW[..., None]).all()
         assert (int(line["image_height"]), int(line["image_width"])) == (store.height[row], store.width[row])
     assert export_store(scenes, "foregrounds", out=tmp_path / "cut", root=images) == out  # kept
+
+
+def test_foregrounds_go_on_after_a_kill(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_out, cut = foregrounds._cut_out, []
+
+    def killed_at_the_fifth(store: Store, index: DatasetIndex, row: int) -> bytes:
+        if len(cut) == 4:
+            raise KeyboardInterrupt
+        cut.append(row)
+        return cut_out(store, index, row)
+
+    monkeypatch.setattr(foregrounds, "_cut_out", killed_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        export_store(scenes, "foregrounds", out=tmp_path / "cut", root=scenes.parent / "images")
+    assert not (tmp_path / "cut").exists()
+    half = sorted((tmp_path / "cut.partial").rglob("*.png"))[0]
+    half.write_bytes(half.read_bytes()[:-9])
+    monkeypatch.setattr(foregrounds, "_cut_out", lambda *given: cut.append(given[2]) or cut_out(*given))
+    out = export_store(scenes, "foregrounds", out=tmp_path / "cut", root=scenes.parent / "images")
+    num_cut = len(list(out.rglob("*.png")))
+    assert len(cut) == num_cut + 1, "those that were whole are not cut again, the half one is"
+    fresh = export_store(scenes, "foregrounds", out=tmp_path / "fresh", root=scenes.parent / "images")
+    assert tree(out) == tree(fresh)
 
 
 def test_foregrounds_of_other_images_are_refused(scenes: Path, tmp_path: Path) -> None:
