@@ -183,7 +183,7 @@ def _body(name: str, cells: Sequence[Cell]) -> str:
     if whole:
         heading = f"What each needs, and what was published on all of {whole}"
         head.append("measured here")
-        words = [[*row, "above" if at < len(cells) else NOT_MEASURED] for at, row in enumerate(words)]
+        words = [[*row, "above" if at < len(cells) else "no"] for at, row in enumerate(words)]
     else:
         head, words = head[:-1], [row[:-1] for row in words]
     return (

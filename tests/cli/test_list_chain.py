@@ -38,7 +38,7 @@ def test_a_list_is_all_that_names_the_images(tmp_path: Path, monkeypatch: pytest
     dataset = ["--dataset", f"list:{tmp_path / 'names.csv'}", "--root", images]
 
     train = ["saliency", "train", *dataset, "--preset", "tiny", "--out", "detector", *settings(*TINY_DETECTOR)]
-    assert json.loads(run(*train))["num_images"] == 4
+    assert json.loads(run(*train, "--json"))["num_images"] == 4
     run("build-store", *dataset, "--detector", "detector", "--out", "store.zarr", "--threshold", "0", "--workers", "1")
     assert open_store(Path("store.zarr")).dataset == "list"
     assert list(open_store(Path("store.zarr")).keys()) == keys

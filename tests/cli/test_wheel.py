@@ -66,7 +66,7 @@ def repository(tmp_path: Path) -> Path:
 def run(words: list[str], repository: Path, installed: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, *words], cwd=repository, env=environment, capture_output=True, text=True, timeout=120
+        [sys.executable, *words], cwd=repository, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -104,6 +104,7 @@ def test_the_library_is_found_by_its_stub(repository: Path, installed: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # half a minute where the cores are not shared: kernels compile for this place
 def test_the_snippets_of_the_library_run_from_the_wheel(repository: Path, installed: Path) -> None:
     """But for those that need other packages."""
     for number in range(8):
