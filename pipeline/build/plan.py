@@ -23,6 +23,7 @@ from backdrop.pipeline.build.masks_and_backgrounds import (
 from backdrop.saliency.detector import Detector
 from backdrop.stores.engines.local import run
 from backdrop.stores.format import schema
+from backdrop.stores.format.packed_arrays import pack
 from backdrop.stores.format.writer import (
     EncodedRow,
     StoreRow,
@@ -152,7 +153,7 @@ def measure(spec: SampleSpec, part: int, rows_done: Callable[[int], None] = lamb
         "start_seconds": start_seconds,
         "row_seconds": seconds,
         "row_bytes": row_bytes,
-        "part_bytes": sum(map(len, part_files(encoded).values())) - sum(row_bytes),
+        "part_bytes": len(pack(part_files(encoded))[0]) - sum(row_bytes),
         "beton_bytes": _beton_bytes(spec.build.index, rows),
         "status": {status.label: sum(row.status == status for row in rows) for status in schema.Status},
         "foreground": foreground_size(

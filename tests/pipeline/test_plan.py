@@ -48,8 +48,9 @@ def test_all_rows_sampled_foretell_every_byte(images: Path, tmp_path: Path) -> N
     summary = build(images, tmp_path / "s")
     assert plan["status"] == summary["status"]
     totals = json.loads((tmp_path / "s" / MANIFEST).read_bytes())["totals"]
-    # Metadata of arrays hold their sizes in digits, which differ by a few bytes from part to part.
-    assert abs(plan["store_bytes"] - totals["bytes"]) < 0.005 * totals["bytes"]
+    # Metadata of arrays hold their sizes in digits, which differ by a few bytes from part to part, and a part without
+    # messages has a file of theirs less. Its name alone is a part in two hundred of these small ones.
+    assert abs(plan["store_bytes"] - totals["bytes"]) < 0.01 * totals["bytes"]
 
 
 def test_a_few_rows_foretell_it_roughly(images: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from backdrop.stores.format.schema import Status
 from backdrop.stores.format.writer import missing_parts
 from backdrop.stores.maintenance.verify import verify
 from tests.material.part_arrays import array_bytes, flip_bit
+from tests.material.schema_versions import to_schema_1
 from tests.material.small_images import (
     NUM_IMAGES,
     PART_ROWS,
@@ -94,6 +95,12 @@ def test_unchanged_images_give_the_store_itself_with_few_calls(parent: Path, ima
     assert tree(tmp_path / "new") == tree(parent)
     # Row by row here: only the chosen ones and, to stay with the batches of a build, none of their neighbours.
     assert CountingDetector.calls == 2
+
+
+def test_a_parent_of_schema_1_gives_the_same_store(parent: Path, images: Path, tmp_path: Path) -> None:
+    old = to_schema_1(Path(shutil.copytree(parent, tmp_path / "old")))
+    recompute(old, images, tmp_path / "new", [1, 9])
+    assert tree(tmp_path / "new") == tree(parent)
 
 
 def test_other_rows_are_taken_and_not_computed(parent: Path, images: Path, tmp_path: Path) -> None:
