@@ -142,7 +142,7 @@ def test_version_names_what_matters_and_imports_none_of_it() -> None:
     assert torch["__version__"].startswith(lines["torch"])
     assert {"backdrop", "python", "torchvision", "ffcv", "zarr", "numba", "cuda"} <= lines.keys()
     assert ("torch built for " + torch["cuda"] if torch["cuda"] else "torch built without") in lines["cuda"]
-    assert "store schema   1.0" in done.stdout
+    assert "store schema   2.0" in done.stdout
     assert "beton format   2" in done.stdout
     assert "commit " in lines["backdrop"]
 

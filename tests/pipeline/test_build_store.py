@@ -207,7 +207,7 @@ def test_a_full_disk_resumes(data: Path, built: Path, tmp_path: Path, monkeypatc
 
     def full(file: Path, content: bytes) -> None:
         written.append(file)
-        if len(written) > 90:
+        if len(written) > 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
         write(file, content)
 
