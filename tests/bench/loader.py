@@ -163,17 +163,19 @@ def decoding(beton: Path) -> tuple[Callable[[], int], int, Callable[[], None]]:
 
 
 def extras_cost(beton: Path) -> dict:
-    """What masks, constraint and backgrounds take of the loader's time, by its own clock."""
+    """What masks, constraint and backgrounds take of the loader's time, by its own clock, in the shortest of epochs."""
+    best: dict[str, float] = {}
     with Loader(beton, PLANS["two_view"], LoaderOptions(batch_size=BATCH_SIZE, seed=0, num_threads=1)) as loader:
-        for epoch in range(3):
-            for _ in loader.epoch(epoch):
+        for _ in range(9):
+            before = loader.stage_seconds()
+            for _ in loader.epoch(0):
                 pass
-        seconds = loader.stage_seconds()
-    extras = sum(seconds[stage] for stage in ("boxes", "masks", "donors"))
-    without = sum(seconds.values()) - extras
-    return row(
-        extras / without, "share", what="2 views: boxes, masks and donors (planes) over all other stages; one core"
-    )
+            taken = {stage: after - before[stage] for stage, after in loader.stage_seconds().items()}
+            best = min((each for each in (best, taken) if each), key=lambda each: sum(each.values()))
+    extras = sum(best[stage] for stage in ("boxes", "masks", "donors"))
+    without = sum(best.values()) - extras
+    what = "2 views: boxes, masks and donors (planes) over all other stages; shortest of 9 epochs; one core"
+    return row(extras / without, "share", what=what)
 
 
 def recombined(beton: Path) -> dict:
