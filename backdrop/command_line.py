@@ -17,7 +17,7 @@ import click
 
 from backdrop.command_options import path_type
 from backdrop.disk_errors import closed_folders
-from backdrop.errors import UserError, printable, program
+from backdrop.errors import UserError, printable, program, sentence
 from backdrop.open_sets import PLUGINS_VARIABLE, use_plugin
 from backdrop.progress import QUIET_VARIABLE, is_quiet
 from backdrop.utf8_mode import restart_in_utf8_mode
@@ -143,7 +143,7 @@ class Commands(click.Group):
             with closed_folders():
                 return super().invoke(ctx)
         except UserError as error:
-            raise _Mistake(printable(str(error))) from error
+            raise _Mistake(sentence(str(error))) from error
         except KeyboardInterrupt as stop:
             name = ctx.invoked_subcommand
             raise _Interrupted(_how_to_go_on(self.get_command(ctx, name) if name else None)) from stop

@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
+def sentence(text: str) -> str:
+    """Return the text of an error as it is shown: printable, and of what was given no more than can be read."""
+    return re.sub(r"\S{600,}", lambda found: f"{found[0][:200]}...{found[0][-100:]}", printable(text))
+
+
 def program() -> str:
     """Return what a command begins with here: `backdrop` where that was called or is installed, else `python cli.py`.
 

@@ -1,6 +1,7 @@
 """A folder of maps made elsewhere, in use as a detector."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -141,14 +142,14 @@ class MaskFolder(Detector):
             raise MaskError(f"{key!r} is not a key: it must stay inside its folder")
         nested, flat = USUAL.map_of(pure), PurePosixPath(USUAL.map_of(pure).name)
         for name in (nested, flat):
-            if (self.folder / name).is_file():
+            if os.path.isfile(self.folder / name):  # of a name that no file can have, too
                 return self.folder / name
         if not self.folder.is_dir():
             raise UserError(f"the folder of masks {self.folder} is gone: put it back and run the same command again")
         if self._naming != USUAL:
             named = self._naming.map_of(pure)
             for name in (named, PurePosixPath(named.name)):
-                if (self.folder / name).is_file():
+                if os.path.isfile(self.folder / name):
                     return self.folder / name
         raise MaskError(f"{key}: no {nested} or {flat} in the folder of masks")
 

@@ -14,7 +14,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.batch import BAD_ROWS, GEOMETRIES, ORDERS
 from backdrop.pipeline.views.device_stage import FORMS
 from backdrop.pipeline.views.view_plan import CROP_FALLBACKS, CROP_PROPOSALS, Background, View, ViewPlan
-from backdrop.settings import SEEDS, at_least, leaves, one_of
+from backdrop.settings import SEEDS, at_least, check_settings, leaves, one_of
 from backdrop.settings.overrides import split_override, with_override
 from backdrop.trainer import online_probe
 from backdrop.trainer.cast import Settings as CastSettings
@@ -180,14 +180,17 @@ def to_json(settings: RunSettings) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any]) -> RunSettings:
-    """Return the settings written by `to_json`. Raises: UserError: fields are missing or unknown."""
+    """Return the settings written by `to_json`. Raises: UserError: fields are missing, unknown or impossible."""
     if not isinstance(data, dict) or "method" not in data:
         raise UserError("this file holds no run settings: it names no method")
     try:
-        return _record(
-            RunSettings, data | {"algorithm": _record(METHODS.load(data["method"]).Settings, data["algorithm"])}
-        )
-    except (KeyError, TypeError) as error:
+        algorithm = _record(METHODS.load(_value(str, data["method"])).Settings, data["algorithm"])
+        settings = _record(RunSettings, data | {"algorithm": algorithm})
+        check_settings(settings)
+        if not settings.views:
+            raise ValueError("there are no views")
+        return settings
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the run's settings do not fit this version of Backdrop: {error}") from error
 
 
@@ -197,9 +200,11 @@ def _record(kind: type, data: dict[str, Any]) -> Any:
 
 
 def _value(kind: Any, value: Any) -> Any:
-    if kind is Any or value is None:
+    if kind is Any:
         return value
     if typing.get_origin(kind) is types.UnionType:
+        if value is None:
+            return None
         kind = next(option for option in typing.get_args(kind) if option is not types.NoneType)
     if is_dataclass(kind):
         return _record(typing.cast(type, kind), value)
@@ -207,7 +212,11 @@ def _value(kind: Any, value: Any) -> Any:
         item_kinds = typing.get_args(kind)
         if item_kinds[-1] is Ellipsis:
             return tuple(_value(item_kinds[0], item) for item in value)
-        return tuple(value)
+        return tuple(_value(item_kind, item) for item_kind, item in zip(item_kinds, value, strict=True))
+    # JSON writes 1.0 as it is; a whole number in its place is the same.
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r:.80} is no {kind.__name__}")
     return value
 
 

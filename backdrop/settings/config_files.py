@@ -15,8 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from backdrop.bounded_files import read_bounded
 from backdrop.errors import UserError
 from backdrop.settings import leaves, written
+
+# All settings with their sentences have some kilobytes.
+MAX_CONFIG_BYTES = 1 << 20
 
 
 def read_config(path: Path) -> dict[str, str]:
@@ -30,16 +34,23 @@ def read_config(path: Path) -> dict[str, str]:
     """
     read: Callable[[str], Any] = json.loads if path.suffix == ".json" else tomllib.loads
     try:
-        data = read(path.read_text(encoding="utf-8"))
+        data = read(read_bounded(path, MAX_CONFIG_BYTES).decode())
     except FileNotFoundError as error:
         raise UserError(f"there is no file {path}; --config takes a TOML file, or a run's settings.json") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as settings: {error}") from error
+        raise _unreadable(path, error) from error
     if path.suffix == ".json" and isinstance(data, dict) and isinstance(data.get("settings"), dict):
         data = data["settings"]  # that of a detector's run says more of the run than its settings
     if not isinstance(data, dict):
         raise UserError(f"{path} holds no settings; write lines like epochs = 100")
-    return dict(_flat(data, "", path))
+    try:
+        return dict(_flat(data, "", path))
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, tables in tables
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read as settings: {error}")
 
 
 def written_config(record: Any) -> str:

@@ -8,6 +8,7 @@ shard. Shards are read where they are: nothing is unpacked, and a row is found b
 import functools
 import os
 import tarfile
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,7 @@ DEFAULT_ROOT: Path | None = None
 
 _SHARD = ".tar"
 _CLASS_SUFFIX = ".cls"
+_MOST_DIGITS = 40
 
 
 def images(root: Path, split: str) -> Path:
@@ -90,18 +92,26 @@ def _members(shard: Path) -> dict[str, tuple[int, int]]:
     members: dict[str, tuple[int, int]] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
-            for member in tar:
-                if member.isfile() and member.name in members:
-                    raise UserError(f"{shard} holds {member.name} twice: give every image a name of its own")
-                if member.isfile():
-                    members[member.name] = member.offset_data, member.size
+            end = shard.stat().st_size
+            for member in filter(tarfile.TarInfo.isfile, tar):
+                _check_member(shard, member, members, end)
+                members[member.name] = member.offset_data, member.size
     except (tarfile.TarError, OSError) as error:
         raise UserError(f"{shard} cannot be read as a tar file: {error}. Shards are not compressed.") from error
     return members
 
 
+def _check_member(shard: Path, member: tarfile.TarInfo, others: Container[str], end: int) -> None:
+    """Refuse what cannot be read by its place in the shard. Args: others: names before it. end: of the shard, bytes."""
+    if member.name in others:
+        raise UserError(f"{shard} holds {member.name} twice: give every image a name of its own")
+    if member.issparse() or not 0 <= member.size <= end - member.offset_data:
+        what = "is kept with holes" if member.issparse() else f"should have {member.size:,} bytes, which are not there"
+        raise UserError(f"{shard} cannot be read as a tar file: its {member.name} {what}. Write the shard again")
+
+
 def _number(data: bytes, where: str) -> int:
-    text = data.decode("ascii", "replace").strip()
-    if not text.isdecimal() or int(text) > 2**31 - 1:
+    text = data[:_MOST_DIGITS].decode("ascii", "replace").strip()
+    if len(data) > _MOST_DIGITS or not text.isdecimal() or int(text) > 2**31 - 1:
         raise UserError(f"{where} says {text[:40]!r}: a class is a number, 0 or more")
     return int(text)

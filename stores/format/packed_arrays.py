@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from backdrop.bounded_files import open_plain
 from backdrop.errors import CorruptStore
-from backdrop.stores.format.bounded_files import open_plain
 
 ARRAYS = "arrays.zip"
 # Of a zip: what one of its files takes beyond name and content (30 + 46 bytes, and 2 x 28 where it is beyond 4 GiB).

@@ -11,9 +11,9 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from backdrop.bounded_files import open_plain
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import open_plain
 from backdrop.stores.format.mask_codec import decode_mask, decode_saliency
 from backdrop.stores.format.packed_arrays import ArrayPlace, array_place, arrays_of, is_packed
 from backdrop.stores.format.schema import Status

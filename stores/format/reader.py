@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from backdrop.bounded_files import read_bounded
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import read_bounded
 from backdrop.stores.format.mask_codec import unpack_rows
 from backdrop.stores.format.part_reader import Part, map_file
 from backdrop.stores.format.schema import NOT_BUILT, Status

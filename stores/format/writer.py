@@ -23,11 +23,11 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
+from backdrop.bounded_files import read_bounded
 from backdrop.disk_errors import disk_errors
 from backdrop.durable_files import sync
 from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import read_bounded
 from backdrop.stores.format.mask_codec import encode_mask, encode_saliency, packed_shape
 from backdrop.stores.format.packed_arrays import ARRAYS, array_place, arrays_of, is_packed, pack
 from backdrop.stores.format.provenance import canonical_json, differing_fields, identity_digest, plain_identity

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from backdrop.bounded_files import read_bounded
 from backdrop.disk_errors import disk_errors
 from backdrop.errors import CorruptStore, UserError
 from backdrop.progress import stage_bar
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import read_bounded
 from backdrop.stores.format.packed_arrays import arrays_of
 from backdrop.stores.format.provenance import canonical_json, differing_fields, log_event
 from backdrop.stores.format.schema import Status

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from backdrop.bounded_files import open_plain
 from backdrop.errors import CorruptStore
 from backdrop.progress import stage_bar
 from backdrop.stores.format import schema
-from backdrop.stores.format.bounded_files import open_plain
 from backdrop.stores.format.mask_codec import unpack_rows
 from backdrop.stores.format.packed_arrays import ARRAYS, arrays_of, is_packed, listed_places
 from backdrop.stores.format.part_reader import Part, map_file

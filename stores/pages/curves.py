@@ -153,7 +153,7 @@ def ticks(low: float, high: float) -> np.ndarray:
     Args: low, high: the range. Returns: float (n,), ascending, at least one.
     """
     span = float(high - low)
-    if span <= 0:
+    if not 1e-300 < span < 1e300:  # none, or more than numbers can tell
         return np.array([float(low)])
     power = 10.0 ** np.floor(np.log10(span / _NUM_TICKS))
     spacing = next(power * factor for factor in (1, 2, 5, 10) if span / (power * factor) <= _NUM_TICKS)

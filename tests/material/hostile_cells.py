@@ -72,9 +72,10 @@ CONTROL = {chr(code) for code in (*range(9), *range(11, 32), 127)}
 
 
 def children() -> set[str]:
-    """The processes that this one has started and that are there, zombies too."""
+    """The processes that this one has started and that are there, zombies too; not Python's own of all its pools."""
     tasks = Path("/proc/self/task")
-    return {child for task in tasks.iterdir() for child in (task / "children").read_text().split()}
+    found = {child for task in tasks.iterdir() for child in (task / "children").read_text().split()}
+    return {child for child in found if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes()}
 
 
 def cells(

@@ -1,7 +1,5 @@
 """The tables of runs' scores: each metric, the untrained backbone beside it, a picture of what was classified."""
 
-import csv
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from backdrop.bounded_files import read_json_object
 from backdrop.errors import ImageError, UserError, program
 from backdrop.stores.datasets import open_index
 from backdrop.stores.images.image_codec import decode_rgb
 from backdrop.stores.pages import document, pictures
 from backdrop.stores.pages.curves import density_chart
+from backdrop.trainer.run import run_folder
 
 _UNTRAINED = "-untrained"
 _WORDS = {
@@ -64,11 +64,8 @@ def scores_section(folders: Mapping[str, Path]) -> str:
 
 
 def _read(folder: Path) -> dict[str, _Scores]:
-    path = folder / "results.csv"
-    if not path.exists():
-        return {}
     values: dict[str, dict[str, float]] = {}
-    for row in csv.DictReader(path.read_text().splitlines()):
+    for row in run_folder.read_results(folder):
         values.setdefault(row["evaluation"], {})[row["metric"]] = float(row["value"])
     return {
         name: _Scores(values[name], values.get(name + _UNTRAINED, {}), kept_summary(folder, name))
@@ -158,7 +155,7 @@ def _is_neither_better(metric: str) -> bool:
 def kept_summary(folder: Path, evaluation: str) -> dict[str, Any]:
     """Return the summary of an evaluation of a run, {} where it was not scored. Args: folder: of the run."""
     path = folder / f"{evaluation}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json_object(path, "remove it and evaluate anew") if path.exists() else {}
 
 
 def _picture(metric: str, summary: dict[str, Any]) -> str:

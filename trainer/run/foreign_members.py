@@ -35,8 +35,8 @@ def check_members(folder: Path, provenance: dict[str, Any], *, must_be_same: boo
         --resume; it is warned of otherwise, once a process.
     Raises: UserError: one is not at hand, or is another file than it was.
     """
-    for record in provenance.get("plugins", []):
-        then = MemberOrigin(**record)
+    for record in provenance.get("plugins") or []:
+        then = _origin(folder, record)
         what = f"the run in {folder} uses the {then.set_name[:-1]} {then.member!r} of {then.source}"
         if then.member not in _SETS[then.set_name].names():
             how = f"given: add --plugin PATH/{then.source}" if then.is_file else "installed here: install it"
@@ -48,6 +48,15 @@ def check_members(folder: Path, provenance: dict[str, Any], *, must_be_same: boo
         if must_be_same:
             raise UserError(f"{changed}; give it as it was to go on with the run, or name another --out")
         _warn_once(changed)
+
+
+def _origin(folder: Path, record: Any) -> MemberOrigin:
+    try:
+        then = MemberOrigin(**record)
+        _SETS[then.set_name].unknown(then.member)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"{folder}/run.json is damaged: {record!r:.80} is no plug-in; put it back as it was") from error
+    return then
 
 
 @cache

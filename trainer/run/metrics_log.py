@@ -23,6 +23,8 @@ _WHOLE_BYTES = 4 << 20
 _NUM_LINES = 4000
 # A line of two views has about 700 bytes.
 _BLOCK_BYTES = 1 << 10
+# No count of anything is larger; of a file that is anybody's, numbers may have thousands of digits.
+_MOST = 2**63 - 1
 
 
 class _Line(NamedTuple):
@@ -169,10 +171,15 @@ class _Log:
     def _line(self, start: int, text: bytes) -> _Line:
         try:
             record = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._damaged(start, str(error)) from error
         if not isinstance(record, dict):
             raise self._damaged(start, "it is no object")
+        if not all(isinstance(record.get(name), int) for name in ("step", "epoch")):
+            raise self._damaged(start, "it has no step or no epoch")
+        for name, value in record.items():
+            if type(value) is int and abs(value) > _MOST:
+                raise self._damaged(start, f"its {name} has {value.bit_length()} bits")
         return _Line(start, start + len(text), record)
 
     def _damaged(self, start: int, why: str) -> UserError:

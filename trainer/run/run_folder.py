@@ -11,15 +11,18 @@ import importlib.metadata
 import io
 import json
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import shorten
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from backdrop.bounded_files import MAX_JSON_BYTES, read_bounded, read_json_object
 from backdrop.durable_files import PARTIAL, write_aside
 from backdrop.errors import UserError
 from backdrop.progress import warn
@@ -130,7 +133,11 @@ _MAY_CHANGE = (
 def read_settings(folder: Path) -> RunSettings:
     """Return a run's settings. Raises: UserError: the folder holds no run, or a plug-in of it is not at hand."""
     _check_members(folder, must_be_same=False)
-    return from_json(_read_json(folder, "settings.json"))
+    content = _read_json(folder, "settings.json")
+    try:
+        return from_json(content)
+    except UserError as error:
+        raise UserError(f"{folder / 'settings.json'}: {error}") from error
 
 
 def _check_members(folder: Path, *, must_be_same: bool) -> None:
@@ -141,13 +148,67 @@ def _check_members(folder: Path, *, must_be_same: bool) -> None:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """Return a run's run.json: recipe, seed, store_id, commit, versions. Raises: UserError: there is none."""
-    return _read_json(folder, "run.json")
+    run = _read_json(folder, "run.json")
+    for name, kind in _KINDS_OF_RUN.items():
+        if not isinstance(run.get(name), kind):
+            raise UserError(
+                f"{folder / 'run.json'} is damaged: its {name} is {run.get(name, 'not there')!r:.80}; put it back as "
+                "pretrain wrote it"
+            )
+    began = run.get("start_weights")
+    if began and not all(isinstance(began.get(name), str) for name in ("file", "sha256")):
+        raise UserError(f"{folder / 'run.json'} is damaged: its start_weights name no file; put it back as it was")
+    return run
+
+
+# What a page, a score or a run that goes on takes from run.json.
+_KINDS_OF_RUN: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("recipe", "store_id", "commit"), str),
+    "seed": int,
+    **dict.fromkeys(("dataset", "beton", "store_url", "command", "expected"), (str, NoneType)),
+    **dict.fromkeys(("store", "start_weights"), (dict, NoneType)),
+    "plugins": (list, NoneType),
+}
 
 
 def read_store(folder: Path) -> TrainedStore | None:
     """Return what a run says of the store it was trained on; None where it does not."""
     kept = read_run(folder).get("store")
-    return None if kept is None else TrainedStore(**kept)
+    try:
+        return None if kept is None else TrainedStore(**kept)
+    except TypeError as error:
+        raise UserError(
+            f"{folder / 'run.json'} is damaged: its store is {kept!r:.80}; put it back as it was"
+        ) from error
+
+
+def read_results(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's results.csv, of RESULT_COLUMNS, the values numbers; [] where it is not scored.
+
+    Raises: UserError: the file is damaged.
+    """
+    path = folder / "results.csv"
+    if not path.exists():
+        return []
+    next_step = "it was changed by hand or damaged: remove it and evaluate anew"
+    try:
+        rows = list(csv.DictReader(read_bounded(path, MAX_JSON_BYTES).decode().splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); {next_step}") from error
+    for row in rows:
+        # An evaluation is also the name of a file in the folder.
+        is_sound = re.fullmatch(r"[\w-]+", row.get("evaluation") or "") and row.get("metric") and _is_number(row)
+        if not is_sound or None in row:
+            raise UserError(f"{path} holds no score in the line {','.join(map(str, row.values()))!r:.80}; {next_step}")
+    return rows
+
+
+def _is_number(row: dict[str, str]) -> bool:
+    try:
+        float(row["value"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
 
 
 def add_results(
@@ -158,10 +219,7 @@ def add_results(
     Args: evaluation: its name. scores: (metric, value). facts: what else decided them, kept as JSON in each row.
     """
     run, path = read_run(folder), folder / "results.csv"
-    rows: list[dict[str, Any]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["evaluation"] != evaluation]
+    rows: list[dict[str, Any]] = [row for row in read_results(folder) if row["evaluation"] != evaluation]
     same = {name: run[name] for name in ("recipe", "seed", "commit", "store_id")}
     same["facts"] = json.dumps(facts or {}, sort_keys=True)
     rows += [{"metric": metric, "value": value, "evaluation": evaluation} | same for metric, value in scores]
@@ -181,10 +239,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.exists():
         raise UserError(f"{folder} is no run of pretrain: it has no {name}")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); it was changed by hand or damaged") from error
+    return read_json_object(path, "it was changed by hand or damaged")
 
 
 def _provenance(origin: Origin, store_id: str, settings: RunSettings) -> dict[str, Any]:
