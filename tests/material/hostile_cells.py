@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from backdrop import cli
 
-# On a machine that does other things too; nothing here is work.
-LIMIT_S = 60.0
+# Of this process's own work: nothing here takes any. What waits is ended by the test's timeout.
+LIMIT_S = 30.0
 # A sentence with what was given, what is allowed, what to do next; a few of a person's screen at most.
 MOST_CHARACTERS = 2000
 
@@ -47,7 +47,7 @@ def found_wrong(words: str) -> Allowed:
 
 def run_cell(words: Iterable[object], allowed: Allowed, folder: Path) -> str:
     """Run a command line and hold it against what is allowed. Args: folder: that it may write to. Returns: all said."""
-    before, began = children(), time.monotonic()
+    before, began = children(), time.process_time()
     result = CliRunner().invoke(cli.main, [str(word) for word in words])
     said = result.stdout + result.stderr
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -60,7 +60,7 @@ def run_cell(words: Iterable[object], allowed: Allowed, folder: Path) -> str:
         assert result.stderr.count("Error: ") == 1, said
         assert len(message) < MOST_CHARACTERS, f"{len(message)} characters: {message[:500]}"
         assert not set(message) & CONTROL, repr(message)
-    assert time.monotonic() - began < LIMIT_S
+    assert time.process_time() - began < LIMIT_S
     assert children() <= before, "a process is left"
     left = [path.name for path in folder.rglob("*") if path.name.endswith(".partial")]
     assert not left, left
