@@ -51,9 +51,7 @@ def export(
             sizes.writerow(_HEADER)
             for row, name in enumerate(names):
                 if store.foreground_fraction[row] > 0:
-                    (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    if not is_whole(partial / name):
-                        (partial / name).write_bytes(_cut_out(store, index, row))
+                    _write(partial / name, store, index, row)
                     sizes.writerow([name.as_posix(), *_size(store, row)])
                 progress(1)
         sync_all(partial)
@@ -63,6 +61,13 @@ def export(
 def is_there(out: Path, store: Store) -> bool:
     """Whether the export of a store is there. Raises: UserError: something else is."""
     return is_exported(out, out / FOLDER_RECORD, store, FORMAT_NAME)
+
+
+def _write(file: Path, store: Store, index: DatasetIndex, row: int) -> None:
+    """Write a row's foreground, unless it is there whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if not is_whole(file):
+        file.write_bytes(_cut_out(store, index, row))
 
 
 def _cut_out(store: Store, index: DatasetIndex, row: int) -> bytes:
