@@ -283,7 +283,7 @@ def store_view(
 )  # fmt: skip
 @click.option(
     "--background-side-px", type=click.IntRange(min=0), default=None,
-    help="beton: longest side of the planes that backgrounds become; 0 = JPEGs as the store has them. Default: 224.",
+    help="beton: longest side of the planes that backgrounds become; 0 = JPEGs as the store has them. Default: 288.",
 )  # fmt: skip
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), default=None,

@@ -63,7 +63,7 @@ class BetonSettings:
         at_least(0),
         "Longest side in pixels of the planes (4:2:0, 1.5 bytes a pixel) that backgrounds are kept as, which need no "
         "decoding; 0 = JPEGs as the store has them, or planes of that size with pixels=yuv420",
-    ] = 224
+    ] = 288
     shard_rows: Annotated[
         int,
         at_least(1),

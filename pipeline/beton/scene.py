@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton import scene_kernels as kernels
@@ -167,8 +168,10 @@ def background_blob(jpeg: bytes, side_px: int, pixels: str = "jpeg") -> tuple[by
         raise CorruptStore("a background cannot be decoded")
     if side_px and max(size) > side_px:
         new_size = shrunk_size(size, side_px)
-        image_HWC = cv2.resize(decode_rgb(jpeg), new_size[::-1], interpolation=cv2.INTER_AREA)
-        return planes_blob_of_rgb(image_HWC), new_size
+        # Means of areas would blur more between sizes so near each other: from 384 to 224 px they leave 0.41 of the
+        # fine detail of an image's own pixels, this 0.52 (python -m tests.bench backgrounds).
+        image = Image.fromarray(decode_rgb(jpeg)).resize(new_size[::-1], Image.Resampling.LANCZOS)
+        return planes_blob_of_rgb(np.asarray(image)), new_size
     return planes_blob(jpeg, size) if side_px or pixels == "yuv420" else jpeg, size
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from backdrop.pipeline.beton.reader import BetonSettings, read_records
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.pipeline.build.masks_and_backgrounds import BuildSettings, build_store
 from backdrop.pipeline.loader.loader import Loader
@@ -14,10 +15,12 @@ from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import open_store
+from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.bench.photographs import blob_mask, write_dataset
 from tests.bench.timing import row
 
-SIDES_PX = (256, 384, 512)
+# Longest sides of the store's JPEGs; and of the planes that a .beton makes of the default's, 384.
+SIDES_PX, PLANES_PX = (256, 384, 512), (224, 288, 384)
 _COCO = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco" / "train2017"
 _NUM_IMAGES = 96
 _PLAN = ViewPlan(views=(View(), View()), background=Background(name="random", probability=1.0))
@@ -27,23 +30,30 @@ def measure(folder: Path) -> dict[str, dict]:
     """Return bytes, seconds and sharpness of each size, on COCO's photographs (640 px) where they are at hand."""
     what = f"COCO, {_NUM_IMAGES} images" if _COCO.is_dir() else "500 x 375 px photographs"
     _write(folder)
+    index = open_index("folder", root=folder / "images")
     found = {}
     for side_px in SIDES_PX:
         store = folder / f"{side_px}.zarr"
-        index = open_index("folder", root=folder / "images")
         settings = BuildSettings(background_max_side_px=side_px)
         build_store(index, f"masks:{folder / 'masks'}", store, settings, num_workers=None)
-        beton = export_beton(open_store(store), index, max_side_px=640)
-        seconds, background, own = _views(beton)
-        opened = open_store(store)
-        num_bytes = float(np.mean([len(opened.background_jpeg(row_number)) for row_number in range(len(index))]))
-        lines = {
-            "bytes_per_row": row(num_bytes, "B", what=f"of a stored background; {what}"),
-            "loader_ms_per_row": row(1000 * seconds, "ms", what=f"two views, both with a donor; {what}"),
-            "sharpness": row(background / own, "ratio", what=f"fine share of the power: pasted over own; {what}"),
-        }
-        found |= {f"backgrounds.{side_px}px_{name}": line for name, line in lines.items()}
+        found |= _lines(f"{side_px}px", store, index, 0, f"JPEGs; {what}")
+    for side_px in PLANES_PX:
+        found |= _lines(f"planes_{side_px}px", folder / "384.zarr", index, side_px, f"planes of 384-px JPEGs; {what}")
     return found
+
+
+def _lines(name: str, store: Path, index: DatasetIndex, side_px: int, what: str) -> dict[str, dict]:
+    """What backgrounds of a store cost and give in a .beton that keeps them so."""
+    settings = BetonSettings(max_side_px=640, background_side_px=side_px)
+    beton = export_beton(open_store(store), index, store.with_name(f"{name}.beton"), settings=settings)
+    seconds, background, own = _views(beton)
+    num_bytes = float(read_records(beton)["background_bytes"].mean())
+    lines = {
+        "bytes_per_row": row(num_bytes, "B", what=f"of a background; {what}"),
+        "loader_ms_per_row": row(1000 * seconds, "ms", what=f"two views, both with a donor; {what}"),
+        "sharpness": row(background / own, "ratio", what=f"fine share of the power: pasted over own; {what}"),
+    }
+    return {f"backgrounds.{name}_{line}": entry for line, entry in lines.items()}
 
 
 def _write(folder: Path) -> None:

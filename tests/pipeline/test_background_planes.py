@@ -126,7 +126,7 @@ def test_pictures_of_planes_are_those_of_the_jpeg(size: tuple[int, int]) -> None
 
 
 def test_views_of_shrunk_backgrounds_stay_near(shared_data: Path) -> None:
-    """The same box out of the background of 384 pixels and of 224; what LOADER.md says of it."""
+    """The same box out of the background of 384 pixels and of the default; what LOADER.md says of it."""
     means, side_px = [], BetonSettings.background_side_px
     for number, path in enumerate(sorted((shared_data / "coco" / "val2017").glob("*.jpg"))[:12]):
         rng = np.random.default_rng(number)
