@@ -1,6 +1,7 @@
 """Numba kernels that read a scene's blobs: checksum, JPEG decoding, mask runs to words."""
 
 import ctypes
+import mmap
 
 import llvmlite.binding
 import numpy as np
@@ -31,6 +32,9 @@ _decompress = types.ExternalFunction(
         types.int32,  # flags, 0 = accurate DCT and smooth chroma
     ),
 )
+_ADVISE = "backdrop_madvise"
+llvmlite.binding.add_symbol(_ADVISE, ctypes.cast(ctypes.CDLL(None).madvise, ctypes.c_void_p).value)
+_advise = types.ExternalFunction(_ADVISE, types.int32(types.uintp, types.uintp, types.int32))  # start, bytes, advice
 _init_decompress = ctypes.CFUNCTYPE(ctypes.c_void_p)(("tjInitDecompress", _turbojpeg))
 _destroy = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(("tjDestroy", _turbojpeg))
 
@@ -55,6 +59,18 @@ def open_decoder() -> int:
 def close_decoder(decoder: int) -> None:
     """Free a decoder."""
     _destroy(decoder)
+
+
+@kernel
+def will_need(file_bytes: np.ndarray, start: int, num_bytes: int) -> None:
+    """Have a stretch of a mapped file read while something else is done: without it each page is waited for by itself.
+
+    Of what is in memory it costs a microsecond. start: within the file. What the system does not take as advice, it
+    leaves.
+    """
+    first = file_bytes.ctypes.data + start
+    begin = first // mmap.PAGESIZE * mmap.PAGESIZE
+    _advise(np.uintp(begin), np.uintp(first + num_bytes - begin), np.int32(mmap.MADV_WILLNEED))
 
 
 @kernel

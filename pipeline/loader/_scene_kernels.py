@@ -19,7 +19,7 @@ from backdrop.pipeline.beton.plane_kernels import (
     stored_planes,
     to_420,
 )
-from backdrop.pipeline.beton.scene_kernels import checksum, expand_runs, is_within
+from backdrop.pipeline.beton.scene_kernels import checksum, expand_runs, is_within, will_need
 from backdrop.pipeline.loader import _mask_kernels, _resize_kernels, _stage_clock, _vector_kernels
 from backdrop.pipeline.loader._mask_kernels import MaskMemory, Window, crop_mask, edges_of, make_mask_memory
 from backdrop.pipeline.loader._resize_kernels import (
@@ -210,6 +210,16 @@ def _planes(scratch, data, size, shrink, end_row):
 
 
 @kernel
+def _ask_for_donors(record_V, scenes, file_bytes):
+    """Have the backgrounds of a row's donors read while its image is decoded."""
+    for view in range(record_V.size):
+        if record_V[view]["has_background"] and record_V[view]["donor_row"] >= 0:
+            donor = scenes[record_V[view]["donor_row"]]
+            if _is_inside(file_bytes, donor["background_ptr"], donor["background_bytes"]):
+                will_need(file_bytes, np.int64(donor["background_ptr"]), np.int64(donor["background_bytes"]))
+
+
+@kernel
 def _fill_crops(position, scene, file_bytes, record_V, slot, scratch):
     """Decode a row's image, then cut every view out of it and its mask; returns a problem or OK."""
     height, width = np.int64(scene["height"]), np.int64(scene["width"])
@@ -329,6 +339,7 @@ def _fill_whole_donor(position, view, record, scenes, file_bytes, slot, scratch)
 @kernel
 def _fill_row(position, row, scenes, file_bytes, record_V, slot, scratch):
     """Fill one row of a batch after its views were drawn; (0, -1), or the problem and the row it is about."""
+    _ask_for_donors(record_V, scenes, file_bytes)
     if slot.is_whole:
         problem = _fill_whole(position, scenes[row], file_bytes, slot, scratch)
     else:

@@ -1,8 +1,10 @@
 """A .beton that is larger than memory: the table is shared, the rows to come are asked for, opening is quick."""
 
+import ctypes
 import gc
 import json
 import mmap
+import os
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from click.testing import CliRunner
 from backdrop import cli
 from backdrop.errors import CorruptStore
 from backdrop.pipeline.beton.reader import open_beton
+from backdrop.pipeline.beton.scene_kernels import will_need
 from backdrop.pipeline.loader import read_ahead
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
@@ -54,6 +57,34 @@ def test_the_machines_memory_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reads_rows("auto", "quasi-random", 10**6)
     assert reads_rows("rows", "random", 10**6)
     assert not reads_rows("system", "quasi-random", 10**12)
+
+
+def test_what_will_be_needed_is_read(tmp_path: Path) -> None:
+    """On a disk the pages around it stay there; in a folder that is memory itself all are there at once."""
+    path, start, num_bytes = tmp_path / "large", 300_001, 50_000
+    path.write_bytes(np.random.default_rng(0).bytes(1 << 20))
+    with path.open("rb") as file:
+        os.fsync(file)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+            mapped.madvise(mmap.MADV_RANDOM)
+            file_bytes = np.frombuffer(mapped, np.uint8)
+            will_need(file_bytes, start, num_bytes)
+            wanted = slice(start // mmap.PAGESIZE, (start + num_bytes) // mmap.PAGESIZE + 1)
+            until = time.monotonic() + 30
+            while not (is_there := in_memory(file_bytes))[wanted].all() and time.monotonic() < until:
+                time.sleep(0.001)
+            del file_bytes
+    assert is_there[wanted].all()
+
+
+def in_memory(file_bytes: np.ndarray) -> np.ndarray:
+    """Whether each page of a mapped file is in memory."""
+    pages = np.zeros(-(-file_bytes.size // mmap.PAGESIZE), np.uint8)
+    mincore = ctypes.CDLL(None).mincore
+    mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    assert mincore(file_bytes.ctypes.data, file_bytes.size, pages.ctypes.data) == 0
+    return pages & 1 == 1
 
 
 @pytest.mark.parametrize("batches_of_window", [1, 3])
