@@ -20,15 +20,17 @@ parser = argparse.ArgumentParser(description="Measure every stage of a data set 
 parser.add_argument("--rows", type=int, help="How many photographs the data set shall have.")
 parser.add_argument("--out", type=Path, help="Folder of the run; has images, store, .beton and rows.jsonl afterwards.")
 parser.add_argument("--photographs", type=Path, help="Has images/ and masks/. Default: BACKDROP_DATA's with masks.")
+parser.add_argument("--only", action="append", help="Run this stage alone; may be repeated. It finds what it needs.")
 parser.add_argument("--keep", type=Path, help="Instead: keep what was measured in this folder, make the table anew.")
 
 
-def run(rows: int, out: Path, photographs: Path | None) -> list[dict]:
-    """Run the stages that have no row yet in out/rows.jsonl, one after another; all rows of the run."""
+def run(rows: int, out: Path, photographs: Path | None, only: list[str] | None) -> list[dict]:
+    """Run the stages, or some alone, that have no row yet in out/rows.jsonl, one after another; all rows of the run."""
     out.mkdir(parents=True, exist_ok=True)
     file = out / "rows.jsonl"
     done = table.read_rows(file) if file.exists() else []
-    for name, command in stages(rows, out, photographs):
+    chosen = [stage for stage in stages(rows, out, photographs) if only is None or stage[0] in only]
+    for name, command in chosen:
         if name not in [row["stage"] for row in done]:
             done.append(measure(name, rows, command))
             write_aside(file, table.lines(done))
@@ -47,7 +49,7 @@ def main() -> int:
     else:
         if given.rows is None or given.out is None:
             parser.error("give --rows and --out, or --keep")
-        kept = table.with_rows(kept, run(given.rows, given.out, given.photographs))
+        kept = table.with_rows(kept, run(given.rows, given.out, given.photographs, given.only))
     complaints = growth.complaints(kept)
     print(*complaints, sep="\n")
     return bool(complaints)

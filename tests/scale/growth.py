@@ -9,8 +9,12 @@ from dataclasses import dataclass
 
 IMAGENET = 1_281_167
 MOST_MB = 4096
+# A server of the tests holds what is published in memory, hence is asked for few rows alone.
+FEW_ROWS_ALONE = ("s3",)
 # Times of two runs on a machine that does other things too.
 _NOISE = 1.25
+# Memory of two runs that differ by less is the same.
+_MEMORY_NOISE = 1.1
 # Seconds that starting Python and importing take, of which nothing is to be concluded.
 _SOON_S = 5.0
 
@@ -43,7 +47,7 @@ def fits(rows: Sequence[dict]) -> Iterator[Fit]:
                 smallest=few["rows"],
                 largest=many["rows"],
                 cpu_seconds=_at_imagenet(few, many, "cpu_seconds"),
-                megabytes=_at_imagenet(between, many, "own_mb"),
+                megabytes=_megabytes_at_imagenet(between, many),
                 factor=many["cpu_seconds"] / max(few["cpu_seconds"], _SOON_S) / times,
             )
 
@@ -58,11 +62,16 @@ def complaints(rows: Sequence[dict]) -> list[str]:
     for fit in fits(rows):
         if fit.factor > _NOISE:
             found.append(f"{fit.stage} grows {fit.factor:.2f} times as fast as rows, to {fit.largest:,} of them")
-        if fit.megabytes > MOST_MB:
+        if fit.megabytes > MOST_MB and fit.stage not in FEW_ROWS_ALONE:
             found.append(
                 f"{fit.stage} would take {fit.megabytes:,.0f} MB at {IMAGENET:,} rows, allowed are {MOST_MB:,}"
             )
     return found
+
+
+def _megabytes_at_imagenet(few: dict, many: dict) -> float:
+    is_same = many["own_mb"] <= _MEMORY_NOISE * few["own_mb"]
+    return many["own_mb"] if is_same else _at_imagenet(few, many, "own_mb")
 
 
 def _at_imagenet(few: dict, many: dict, name: str) -> float:

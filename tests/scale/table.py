@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.scale import growth
+from tests.scale.growth import FEW_ROWS_ALONE, fits
 
 _ROOT = Path(__file__).resolve().parents[2]
 COSTS = _ROOT / "pipeline" / "build" / "COSTS.md"
@@ -52,11 +52,12 @@ def _table(rows: Sequence[dict]) -> str:
         f"| stage |{heads} ImageNet (a) | over rows |",
         f"|---|{'---|' * (len(numbers) + 2)}",
     ]
-    fits = {fit.stage: fit for fit in growth.fits(rows)}
+    fit_of = {fit.stage: fit for fit in fits(rows)}
     for stage in dict.fromkeys(row["stage"] for row in rows):
         cells = [_cell(found.get((stage, number))) for number in numbers]
-        fit = fits.get(stage)
-        last = f"{fit.cpu_seconds:,.0f}, {fit.megabytes:,.0f} | {fit.factor:.2f}" if fit else "|"
+        fit = fit_of.get(stage)
+        at_imagenet = f"{fit.cpu_seconds:,.0f}, {fit.megabytes:,.0f}" if fit and stage not in FEW_ROWS_ALONE else ""
+        last = f"{at_imagenet} | {fit.factor:.2f}" if fit else "|"
         made.append(f"| {stage} | {' | '.join(cells)} | {last} |")
     return "\n".join(made) + "\n"
 
