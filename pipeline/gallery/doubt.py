@@ -69,8 +69,8 @@ class Doubts:
         """Return in words what speaks against a row's mask. Args: at: its place among the rows."""
         facts = self._facts
         words = {
-            "tiny": lambda: f"covers {facts.fraction[at]:.1%} of the image",
-            "huge": lambda: f"covers {facts.fraction[at]:.0%} of the image",
+            "tiny": lambda: "next to nothing is foreground",
+            "huge": lambda: "nearly everything is foreground",
             "borders": lambda: f"reaches {self._borders[at]} borders",
             "scattered": lambda: f"scattered, {self._filled[at]:.0%} of its box",
             "disagreeing": lambda: "" if facts.iou is None else f"IoU {facts.iou[at]:.2f} with the other masks",

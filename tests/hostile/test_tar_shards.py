@@ -116,7 +116,8 @@ def test_a_shard_is_read_where_it_is_or_refused(given: str, command: str, folder
     if command == "plan" and allowed.exit_code == 0:
         allowed = done()
     run_cell(
-        ["build-store", "--dataset", "tar", "--root", folder / "tar", "--out", folder / "out" / "s.zarr", *words],
+        ["build-store", "--dataset", "tar", "--root", folder / "tar", "--out", folder / "out" / "s.zarr", *words,
+         "--json"],
         allowed, folder,
     )  # fmt: skip
     after = sorted(path for path in folder.parent.rglob("*") if path.is_file() and folder / "out" not in path.parents)

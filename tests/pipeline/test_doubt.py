@@ -32,8 +32,8 @@ def facts(
     ("row", "doubt", "said"),
     [
         (facts(0.2, (10, 10, 60, 80)), 0.0, []),
-        (facts(0.01, (10, 10, 20, 20)), 0.4 + 0.5 * 0.5, ["covers 1.0% of the image"]),
-        (facts(0.85, (1, 1, 98, 198)), 0.4 + 0.5 * 0.5, ["covers 85% of the image"]),
+        (facts(0.01, (10, 10, 20, 20)), 0.4 + 0.5 * 0.5, ["next to nothing is foreground"]),
+        (facts(0.85, (1, 1, 98, 198)), 0.4 + 0.5 * 0.5, ["nearly everything is foreground"]),
         (facts(0.5, (0, 0, 100, 120)), 0.3, ["reaches 3 borders"]),
         (facts(0.5, (0, 0, 100, 200)), 0.6, ["reaches 4 borders"]),
         (facts(0.05, (10, 10, 80, 125)), 0.8 * (0.4 + 0.5 * 0.5), ["scattered, 10% of its box"]),
@@ -42,7 +42,7 @@ def facts(
         (facts(0.0, (0, 0, 0, 0), Status.NO_FOREGROUND), 0.95, []),
         (facts(0.0, (0, 0, 0, 0), Status.DECODE_ERROR), 0.5, []),
         (facts(0.01, (0, 0, 100, 20), iou=0.0), 1 - 0.35 * 0.7 * (1 - 0.8 * 0.65) * 0.1,
-         ["covers 1.0% of the image", "reaches 3 borders", "scattered, 10% of its box",
+         ["next to nothing is foreground", "reaches 3 borders", "scattered, 10% of its box",
           "IoU 0.00 with the other masks"]),
     ],
 )  # fmt: skip

@@ -184,7 +184,7 @@ def test_what_is_most_likely_wrong_comes_first(browser: Browser, page: Path, sto
     assert keys_shown(browser) == [KEYS[row] for row in order[:PAGE_ROWS]]
     tiny = next(row for row in order.tolist() if doubts.reasons(row))
     said = browser.find(f".row[data-place='{tiny}'] .doubts").text
-    assert said == ", ".join(doubts.reasons(tiny)) == "covers 0.0% of the image"
+    assert said == ", ".join(doubts.reasons(tiny)) == "next to nothing is foreground"
 
 
 def test_rows_are_marked_as_bad_and_listed(browser: Browser, page: Path, tmp_path: Path) -> None:
