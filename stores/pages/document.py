@@ -8,6 +8,10 @@ from html import escape
 from backdrop.stores.pages.style import CSS
 
 
+# Characters of a setting that are shown.
+_LONGEST_VALUE = 300
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A part of a page: anchor for links, heading as text, body as HTML."""
@@ -92,7 +96,9 @@ def folded(summary: str, body: str) -> str:
 
 
 def value_html(value: object) -> str:
-    """Return a setting or a fact as HTML."""
+    """Return a setting or a fact as HTML; of a long text, such as thousands of rows left out, how it begins."""
+    if isinstance(value, str) and len(value) > _LONGEST_VALUE:
+        value = f"{value[:_LONGEST_VALUE]} ... ({len(value):,} characters, all of them in the run's settings.json)"
     if isinstance(value, float):
         return escape(f"{value:.6g}")
     if isinstance(value, list | tuple):

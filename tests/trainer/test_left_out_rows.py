@@ -11,6 +11,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.beton.beton_of_store import StoreSource
 from backdrop.stores.format.reader import open_store
 from backdrop.stores.format.schema import Status
+from backdrop.stores.pages import document
 from backdrop.trainer.paper_tables.counting_settings import counting
 from backdrop.trainer.run import loop
 from backdrop.trainer.run.left_out_rows import left_out_by_name
@@ -45,6 +46,13 @@ def test_what_names_no_row_is_told(scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--without @.*1 of its 1 keys are no row"):
         left_out_by_name(f"@{marks}", StoreSource(store=scenes))
     assert left_out_by_name("4,1-2", StoreSource(store=scenes)) == "1-2,4"
+
+
+def test_a_page_shows_how_a_long_list_begins() -> None:
+    shown = document.value_html("1,3," * 5000)
+    assert shown.startswith("1,3,1,3,")
+    assert shown.endswith("... (20,000 characters, all of them in the run&#x27;s settings.json)")
+    assert len(shown) < 400
 
 
 def test_a_run_that_leaves_rows_out_is_no_row_of_a_paper_and_every_other_run_is_what_it_was() -> None:
