@@ -7,7 +7,6 @@ from html import escape
 
 from backdrop.stores.pages.style import CSS
 
-
 # Characters of a setting that are shown.
 _LONGEST_VALUE = 300
 
