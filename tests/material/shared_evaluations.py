@@ -21,6 +21,7 @@ from torch import nn
 from backdrop.errors import UserError
 from backdrop.ranks import joined
 from backdrop.trainer.downstream_settings import Schedule
+from backdrop.trainer.evaluation.data.batches import image_bar
 from backdrop.trainer.evaluation.data.images import ArrayImages, wnid_folders
 from backdrop.trainer.evaluation.data.transforms import random_resized_crop, resized_to_square
 from backdrop.trainer.evaluation.harness.subject import weights_digest
@@ -77,6 +78,22 @@ def kept_outputs(out: Path) -> dict[str, Any]:
     outputs.BATCH_SIZE = 2
     found = outputs.logits_of(oracle(out / "outputs"), wnid_folders(out / "set", ""), resized_to_square(28), name="set")
     return {"output": found.output_N.tolist(), "rows": found.rows_N.tolist(), "corrupt": found.corrupt}
+
+
+def sets(out: Path) -> dict[str, Any]:
+    """The best classes of many sets in one stream, of which the second one's are kept."""
+    outputs.BATCH_SIZE = 2
+    whole = wnid_folders(out / "set", "")
+    rows_of = {"a": range(5), "b": range(3, 7), "c": [6], "d": range(7)}
+    named = {name: outputs.NamedSet(name=name, images=whole.subset(rows, "")) for name, rows in rows_of.items()}
+    found = {}
+    for these in ("b", "abcd"):
+        with image_bar(17, "sets") as bar:
+            for each, of_set in outputs.top_of_sets(
+                oracle(out / "sets"), (named[name] for name in these), resized_to_square(28), bar
+            ):
+                found[f"{each.name} of {these}"] = {"output": of_set.output_N.tolist(), "corrupt": of_set.corrupt}
+    return found
 
 
 def write_set(out: Path) -> None:
@@ -175,7 +192,7 @@ def diverged(out: Path) -> dict[str, Any]:
 
 
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    part.__name__: part for part in (kept_outputs, neighbours, linear, adapted, cached, finetuned, diverged)
+    part.__name__: part for part in (kept_outputs, sets, neighbours, linear, adapted, cached, finetuned, diverged)
 }
 
 

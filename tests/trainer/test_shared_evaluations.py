@@ -16,7 +16,7 @@ from backdrop.trainer.run import checkpoint
 from tests.material.distributed_launch import torchrun
 from tests.material.shared_evaluations import PARTS, write_set
 
-EXACT = ("kept_outputs", "neighbours", "linear", "cached", "diverged")
+EXACT = ("kept_outputs", "sets", "neighbours", "linear", "cached", "diverged")
 # BatchNorm's statistics are those of the step's images in another order of additions.
 WITHIN_ROUNDING = ("adapted", "finetuned")
 PROGRAM = ("-m", "tests.material.shared_evaluations")

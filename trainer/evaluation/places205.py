@@ -13,6 +13,7 @@ import numpy as np
 
 from backdrop.errors import UserError
 from backdrop.settings import SEEDS, at_least, check_settings, one_of
+from backdrop.stores.indexes.kept_trees import files_below
 from backdrop.trainer.downstream_settings import LinearProtocol, Schedule
 from backdrop.trainer.evaluation import linear
 from backdrop.trainer.evaluation.data.imagenet import Splits
@@ -111,18 +112,13 @@ def open_places(data: Path, result: Result) -> Splits:
         result.facts["release"] = "lists"
         num_classes = NUM_CLASSES
     else:
-        (train_root, train_keys, classes), (val_root, val_keys, val_classes) = (
-            _tree(data / s) for s in ("train", "val")
-        )
-        names = sorted(set(classes))
-        unknown = sorted(set(val_classes) - set(names))
+        trees = {split: _tree(data / split) for split in ("train", "val")}
+        names = sorted(set(trees["train"].classes))
+        unknown = sorted(set(trees["val"].classes) - set(names))
         if unknown:
-            raise UserError(f"{val_root} has classes that {train_root} does not have: {', '.join(unknown[:5])}")
+            raise UserError(f"{data / 'val'} has classes that {data / 'train'} does not have: {', '.join(unknown[:5])}")
         rank = {name: number for number, name in enumerate(names)}
-        train, val = (
-            Images(root, keys, np.array([rank[name] for name in of_key], dtype=np.int64))
-            for root, keys, of_key in ((train_root, train_keys, classes), (val_root, val_keys, val_classes))
-        )
+        train, val = (trees[split].labelled(rank) for split in ("train", "val"))
         result.facts["release"] = "folders"
         num_classes = len(names)
     result.expect("train images", len(train), NUM_TRAIN)
@@ -144,22 +140,44 @@ def _listed(path: Path, images: Path) -> Images:
     if not rows:
         raise UserError(f"{path} is empty. Expected: {LAYOUT}")
     label_N = np.array([int(label) for _, _, label in rows], dtype=np.int64)
-    return Images(images, tuple(key for key, _, _ in rows), label_N)
+    # A listed image that is not there is one that cannot be decoded.
+    sizes = dict(files_below(images).files())
+    sizes_bytes = np.array([sizes.get(key, -1) for key, _, _ in rows], dtype=np.int64)
+    return Images(images, tuple(key for key, _, _ in rows), label_N, sizes_bytes=sizes_bytes)
 
 
-def _tree(folder: Path) -> tuple[Path, tuple[str, ...], list[str]]:
+@dataclass(frozen=True, kw_only=True)
+class _Tree:
+    """The images of class folders: keys below root, and of each the class folder's path and the file's size."""
+
+    root: Path
+    keys: tuple[str, ...]
+    classes: list[str]
+    sizes_bytes: np.ndarray
+
+    def labelled(self, rank: dict[str, int]) -> Images:
+        """The images. Args: rank: class of each folder."""
+        label_N = np.array([rank[name] for name in self.classes], dtype=np.int64)
+        return Images(self.root, self.keys, label_N, sizes_bytes=self.sizes_bytes)
+
+
+def _tree(folder: Path) -> _Tree:
     """List a folder of class folders, also within one another (a/airport_terminal).
 
-    Returns: the folder, paths of the images below it, and of each the class folder's.
     Raises: UserError: it is not there, or holds no image in a class folder.
     """
-    keys, classes = [], []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        of_place = Path(place).relative_to(folder).as_posix()
-        found = [name for name in sorted(names) if Path(name).suffix.lower() in IMAGE_SUFFIXES and of_place != "."]
-        keys += [f"{of_place}/{name}" for name in found]
-        classes += [of_place] * len(found)
-    if not keys:
+    found = []
+    for key, size_bytes in files_below(folder).files() if folder.is_dir() else ():
+        place, _, name = key.rpartition("/")
+        if place and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
+            found.append((place.split("/"), name, size_bytes))
+    if not found:
         raise UserError(f"{folder} holds no image in a class folder. Expected: {LAYOUT}. From: {SOURCE}")
-    return folder, tuple(keys), classes
+    found.sort()
+    classes = ["/".join(place) for place, _, _ in found]
+    return _Tree(
+        root=folder,
+        keys=tuple(f"{of_key}/{name}" for of_key, (_, name, _) in zip(classes, found, strict=True)),
+        classes=classes,
+        sizes_bytes=np.array([size_bytes for _, _, size_bytes in found], dtype=np.int64),
+    )
