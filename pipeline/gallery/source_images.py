@@ -4,6 +4,7 @@ An image of a data set's folder is shown only if its SHA-256 is the one that the
 mask is the very image that the mask was made of.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -89,13 +90,17 @@ def _in_folder(store: Store, folder: Path) -> SourceImages:
 
     def is_there(row: int) -> bool:
         file = file_of(row)
-        return file is not None and file.is_file()
+        return file is not None and os.path.isfile(file)  # no error where it may not be looked at
 
     def read(row: int, least_side_px: int) -> np.ndarray:
         file = file_of(row)
-        if file is None or not file.is_file():
+        if file is None or not os.path.isfile(file):
             raise ImageError("its image is not in the data set's folder")
-        return decode_rgb(_same(file.read_bytes(), store, row), least_side_px=least_side_px)
+        try:
+            data = file.read_bytes()
+        except OSError as error:
+            raise ImageError(f"its image cannot be read: {error.strerror}") from error
+        return decode_rgb(_same(data, store, row), least_side_px=least_side_px)
 
     return SourceImages("the data set's folder", "", is_there, read)
 

@@ -88,9 +88,9 @@ SHARDS: dict[str, tuple[Callable[[], bytes], Allowed]] = {
 }  # fmt: skip
 
 COMMANDS = {
-    "build": ["--detector", "masks:MASKS", "--no-beton", "--workers", "1"],
+    "build": ["--json", "--detector", "masks:MASKS", "--no-beton", "--workers", "1"],
     "plan": ["--detector", "masks:MASKS", "--plan"],
-    "export": ["--detector", "masks:MASKS", "--workers", "1"],
+    "export": ["--json", "--detector", "masks:MASKS", "--workers", "1"],
 }
 
 

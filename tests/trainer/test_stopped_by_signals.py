@@ -54,7 +54,7 @@ def stop(process: subprocess.Popen[bytes], out: Path, num_steps: int, wait_s: fl
 
 
 def go_on(store: Path, out: Path, num_epochs: int) -> None:
-    assert start(store, out, num_epochs).wait(250) == 0
+    assert start(store, out, num_epochs).wait(900) == 0
 
 
 def run_here(store: Path, out: Path, num_epochs: int) -> None:
