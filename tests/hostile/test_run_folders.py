@@ -147,7 +147,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@cells(RUNS, COMMANDS, {("a script in run.json", "report"), ("run deep", "export")})
+@cells(RUNS, COMMANDS, {("a script in run.json", "report"), ("run deep", "report")})
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of infinite losses
 def test_a_run_from_elsewhere_is_read_or_refused(given: str, command: str, run: Path) -> None:
     spoil, allowed = RUNS[given]
