@@ -46,6 +46,7 @@ def read_ours_with_its_loader(path: Path) -> None:
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
 
     from backdrop.pipeline.beton.ffcv_field import SceneField
 
@@ -66,7 +67,7 @@ def read_ours_with_its_loader(path: Path) -> None:
 
     loader = Loader(
         str(path), 5, num_workers=1, order=OrderOption.SEQUENTIAL, custom_fields={"scene": SceneField},
-        pipelines={"scene": [Rows()]}, drop_last=False,
+        pipelines={"scene": PipelineSpec("scene", decoder=Rows())}, drop_last=False,
     )  # fmt: skip
     for (rows,) in loader:
         print(*np.asarray(rows)[:, 0].tolist())

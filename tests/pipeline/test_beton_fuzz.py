@@ -30,7 +30,7 @@ from backdrop.stores.format.reader import open_store
 from tests.material import small_scenes
 from tests.material.broken_betons import copy_of, seal
 
-TIMEOUT_S = 10
+TIMEOUT_S = 60  # a hang is for ever; a busy machine is not
 STARTS_WITHIN_S = 120  # imports, and kernels where numba's cache is cold
 
 
