@@ -13,9 +13,11 @@ store records is the digest of paths, classes and sizes, as of every data set: n
 
 import csv
 import re
+from io import TextIOWrapper
 from pathlib import Path, PurePosixPath
 
-from backdrop.errors import UserError
+from backdrop.bounded_files import open_plain
+from backdrop.errors import CorruptStore, UserError
 from backdrop.stores.indexes.dataset_index import Listing
 from backdrop.stores.indexes.given_keys import listing_of_keys
 
@@ -51,7 +53,7 @@ def listing(root: Path, split: str, argument: str) -> Listing:
 def _read(file: Path) -> dict[str, str]:
     """Key -> label as it is written, "" = none."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
+        with TextIOWrapper(open_plain(file), encoding="utf-8-sig", newline="") as text:
             is_csv = file.suffix.lower() == ".csv"
             reader = (
                 csv.reader(text, strict=True) if is_csv else csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -59,6 +61,8 @@ def _read(file: Path) -> dict[str, str]:
             lines = [(reader.line_num, [field.strip() for field in fields]) for fields in reader]
     except OSError as error:
         raise UserError(f"the list {file} cannot be read: {error.strerror}. Give list:FILE.") from error
+    except CorruptStore as error:
+        raise UserError(f"the list {error}. Give list:FILE.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the list {file} is no text in UTF-8 of that form: {error}. {_EXPECTED}") from error
     lines = [(number, fields) for number, fields in lines if any(fields)]

@@ -1,5 +1,6 @@
 """Images that something names, a list or a store, instead of a scan of their folder."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def listing_of_keys(
 
 def _size_bytes(folder: Path, key: str, named_by: str) -> int:
     path = folder / key
-    if not path.is_file():
-        problem = "is not a file" if path.exists() else "does not exist"
+    if not os.path.isfile(path):  # no error where it may not be looked at, or no file can have that name
+        problem = "is not a file" if os.path.exists(path) else "does not exist"
         raise UserError(
             f"{path} {problem}, but {named_by} names it: give with --root the folder that its paths are relative to"
         )

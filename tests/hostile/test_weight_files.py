@@ -170,7 +170,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@cells(WEIGHTS, COMMANDS, {("code.pth", "export-backbone"), ("deep-header", "export-backbone")})
+@cells(WEIGHTS, COMMANDS, {("code.pth", "tokencut"), ("deep-header", "tokencut")})
 @pytest.mark.filterwarnings("ignore:Sparse")  # of torch's, while the file is made
 def test_weights_that_are_none_are_refused_and_nothing_is_run(
     given: str, command: str, folder: Path, request: pytest.FixtureRequest
