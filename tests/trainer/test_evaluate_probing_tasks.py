@@ -19,7 +19,7 @@ from backdrop.errors import UserError
 from backdrop.pipeline.views.view_plan import View
 from backdrop.trainer.backbones import build_backbone
 from backdrop.trainer.evaluation import cifar10, cifar100, limited_labels, linear, places205, voc07_svm
-from backdrop.trainer.evaluation.data.batches import image_batches
+from backdrop.trainer.evaluation.data.batches import prepared
 from backdrop.trainer.evaluation.data.imagenet import open_splits
 from backdrop.trainer.evaluation.harness.evaluate import evaluate_run
 from backdrop.trainer.evaluation.harness.evaluate_all import Choice, _digests
@@ -184,7 +184,7 @@ def test_the_classifier_stays_for_the_evaluations_after_it(imagenet: Path, tmp_p
 
     images = wnid_folders(imagenet / "val", "")
     rows = [np.arange(len(images))]
-    (batch,) = image_batches(images, standard(32), rows, device=torch.device("cpu"), title="")
+    (batch,) = prepared([(images, row_B) for row_B in rows], standard(32), device=torch.device("cpu"))
     with torch.no_grad():
         top1 = (left.logits(batch.image_BCHW).argmax(dim=1) == torch.from_numpy(images.label_N)).double().mean()
     assert 100 * float(top1) == pytest.approx(result.metrics["top1"])
@@ -388,7 +388,8 @@ def test_fine_tuning_moves_the_trunk_by_its_own_rate(trunk_lr: float, imagenet: 
     start = backbone.conv.weight.detach().clone()
     expected = nn.Sequential(copy.deepcopy(backbone), new_head(4, 1000, init_std=0.01, seed=0)).train()
     rows = [np.arange(len(splits.train))]
-    (batch,) = image_batches(splits.train, settings.transform_of_epoch(0), rows, device=torch.device("cpu"), title="")
+    asked = [(splits.train, row_B) for row_B in rows]
+    (batch,) = prepared(asked, settings.transform_of_epoch(0), device=torch.device("cpu"))
     label_B = torch.from_numpy(splits.train.label_N)
     nn.functional.cross_entropy(expected(batch.image_BCHW), label_B).backward()
     with torch.no_grad():

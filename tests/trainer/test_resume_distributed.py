@@ -112,13 +112,15 @@ def _train(settings: RunSettings, loader: Any, out: Path, *, resume: bool) -> An
 @pytest.mark.slow
 def test_two_processes_go_on_bit_for_bit_and_on_one_when_asked(tmp_path: Path) -> None:
     whole, killed = str(tmp_path / "whole"), str(tmp_path / "killed")
+    started = time.monotonic()
     done = launch(tmp_path / "a", [{"task": "run", "out": whole, **SWAV}])
     assert done.returncode == 0, done.stderr[-3000:]
 
-    started = time.monotonic()
+    ended = time.monotonic()
     done = launch(tmp_path / "b", [{"task": "run", "out": killed, "dies_at": [1, 5], **SWAV}])
     assert done.returncode != 0
-    assert time.monotonic() - started < 120
+    # Beside what a launch takes on a machine as busy as this one, far from the ten minutes that a peer is waited for.
+    assert time.monotonic() - ended < 2 * (ended - started) + 60
     assert "lost touch with another one" in done.stderr
     assert checkpoint_files.step_of(checkpoint_files.latest(tmp_path / "killed")) == 4
 

@@ -59,19 +59,6 @@ def image_bar(num_images: int, title: str) -> tqdm:
     return stage_bar(total=num_images, stage=title, unit="img", is_inner=True)
 
 
-def image_batches(
-    images: PixelSource, transform: Transform, batches: Sequence[np.ndarray], *, device: torch.device, title: str
-) -> Iterator[ImageBatch]:
-    """Yield the batches asked for, with a progress bar; see `prepared`.
-
-    Args: images: the images. batches: rows of each batch, int64 (B,). title: words before the bar.
-    """
-    with image_bar(sum(map(len, batches)), title) as bar:
-        for batch in prepared(((images, rows) for rows in batches), transform, device=device):
-            yield batch
-            bar.update(len(batch.row_B) + len(batch.corrupt_rows))
-
-
 def forwarded(
     asked: Iterable[Asked],
     transform: Transform,
