@@ -82,7 +82,7 @@ def epoch(store: str) -> None:
     source = beton_of(StoreSource(store=Path(store)))
     plan = ViewPlan(views=(View(size_px=224),) * 2, background=Background(name="random", probability=0.2))
     num_rows = open_store(Path(store)).num_rows
-    rows = np.unique(np.random.default_rng(1).integers(num_rows, size=SAMPLE))
+    rows = np.sort(np.random.default_rng(1).permutation(num_rows)[:SAMPLE])
     options = LoaderOptions(batch_size=min(BATCH_SIZE, len(rows)), seed=0, rows=rows, bad_rows="skip")
     loader = Loader(source, plan, options)
     try:
