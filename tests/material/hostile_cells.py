@@ -18,8 +18,8 @@ from backdrop import cli
 
 # Of this process's own work: nothing here takes any. What waits is ended by the test's timeout.
 LIMIT_S = 30.0
-# A sentence with what was given, what is allowed, what to do next; a few of a person's screen at most.
-MOST_CHARACTERS = 2000
+# A sentence with what was given, what is allowed, what to do next; with all names that are allowed it fills a screen.
+MOST_CHARACTERS = 3000
 
 
 @dataclass(frozen=True, kw_only=True)
