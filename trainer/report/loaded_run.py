@@ -39,7 +39,7 @@ class Run:
     @property
     def last_epoch(self) -> int:
         """Of the recorded steps; 0 before the first."""
-        return int(self.metrics[-1]["epoch"]) if self.metrics else 0
+        return int(self.metrics[-1].get("epoch", 0)) if self.metrics else 0
 
     def recorded(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the steps at which a metric was recorded and its values, float64 (N,) both."""

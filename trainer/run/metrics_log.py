@@ -175,8 +175,8 @@ class _Log:
             raise self._damaged(start, str(error)) from error
         if not isinstance(record, dict):
             raise self._damaged(start, "it is no object")
-        if not all(isinstance(record.get(name), int) for name in ("step", "epoch")):
-            raise self._damaged(start, "it has no step or no epoch")
+        if not isinstance(record.get("step"), int) or not isinstance(record.get("epoch", 0), int):
+            raise self._damaged(start, "it has no step, or no epoch")
         for name, value in record.items():
             if type(value) is int and abs(value) > _MOST:
                 raise self._damaged(start, f"its {name} has {value.bit_length()} bits")
