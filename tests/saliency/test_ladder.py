@@ -95,8 +95,10 @@ def test_the_command_writes_page_and_tables(data: Path, tmp_path: Path) -> None:
     of_ecssd, of_mine = markdown.split("mine, 8 images")
     for text in (of_ecssd, html):
         assert "SelfMask with bilateral solver" in text
-        assert ladder_page.NOT_MEASURED in text
         assert "max F .684, IoU .517 (SelfMask)" in text, "beside rbd's own"
+    assert ladder_page.NOT_MEASURED in of_ecssd
+    assert ">above</td>" in html
+    assert ">no</td>" in html, "of those that were not measured here"
     assert ladder_page.NOT_MEASURED not in of_mine, "nobody published anything about it"
     assert "published" in of_ecssd
     assert "published" not in of_mine

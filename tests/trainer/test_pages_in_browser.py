@@ -28,6 +28,7 @@ def write_runs(folder: Path) -> list[Path]:
         (run / "settings.json").write_text(json.dumps(to_json(smoke.settings(method, background, False))))
         provenance = {
             "recipe": "smoke",
+            "seed": 0,
             "store_id": "0" * 64,
             "commit": "abc",
             "command": "python cli.py " + 40 * "word ",
