@@ -26,6 +26,7 @@ from backdrop.pipeline.views.view_plan import View, ViewPlan
 from backdrop.stores.datasets import open_index
 from backdrop.stores.format.reader import Store, open_store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
+from tests.material import pretend_slurm
 
 # Three shards of the 22 rows.
 SETTINGS = BetonSettings(shard_rows=8)
@@ -277,4 +278,27 @@ def test_a_killed_export_goes_on_at_its_shards(
     subprocess.run([str(word) for word in command], check=True)
     assert {name: (out / name).stat().st_mtime_ns for name in done} == done
     whole = export_beton(*built, tmp_path / "2" / "s.beton", settings=BetonSettings(shard_rows=3), work=HERE)
+    assert content(out) == content(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "slurm"])
+def test_other_engines_write_the_same_shards(
+    engine: str,
+    whole: Path,
+    built: tuple[Store, DatasetIndex],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if engine == "slurm":
+        monkeypatch.setenv("PATH", f"{pretend_slurm.install(tmp_path / 'commands')}:{os.environ['PATH']}")
+        monkeypatch.chdir(tmp_path)
+    out = tmp_path / engine / whole.name
+    try:
+        export_beton(*built, out, settings=SETTINGS, work=ExportWork(engine=engine, num_workers=2))
+    finally:
+        if engine == "ray":
+            import ray
+
+            ray.shutdown()
     assert content(out) == content(whole)
