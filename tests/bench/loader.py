@@ -1,6 +1,5 @@
 """Images per second of the loader beside FFCV and torchvision, on one core and on all."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import numba
 import numpy as np
 import torch
 
+from backdrop.devices import num_cores
 from backdrop.pipeline.beton.reader import BetonSettings, read_records
 from backdrop.pipeline.beton.scene_kernels import close_decoder, decode_jpeg, open_decoder
 from backdrop.pipeline.beton.writer import export_beton
@@ -47,7 +47,7 @@ def measure(folder: Path) -> dict[str, dict]:
     for name, plan in PLANS.items():
         with one_core():
             results.update(compare(name, plan, beton, paths, folder, num_threads=1))
-        results.update(compare(name, plan, beton, paths, folder, num_threads=os.cpu_count() or 1))
+        results.update(compare(name, plan, beton, paths, folder, num_threads=num_cores()))
     results["loader.scaling_2_threads"] = scaling(beton)
     with one_core():
         views = PLANS["multicrop"].views
