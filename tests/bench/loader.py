@@ -47,7 +47,8 @@ def measure(folder: Path) -> dict[str, dict]:
     for name, plan in PLANS.items():
         with one_core():
             results.update(compare(name, plan, beton, paths, folder, num_threads=1))
-        results.update(compare(name, plan, beton, paths, folder, num_threads=num_cores()))
+        if num_cores() > 1:
+            results.update(compare(name, plan, beton, paths, folder, num_threads=num_cores()))
     results["loader.scaling_2_threads"] = scaling(beton)
     with one_core():
         views = PLANS["multicrop"].views
