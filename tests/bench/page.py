@@ -38,7 +38,7 @@ def _body(runs: Sequence[SectionRun]) -> str:
 
 
 def _row(name: str, entry: dict, runs: Sequence[SectionRun]) -> tuple[str, ...]:
-    values = _course(name, runs)
+    values, _ = _course(name, runs)
     peer = "" if entry["peer"] is None else number(entry["peer"])
     ratio = "" if entry["ratio"] is None else f"{entry['ratio']:.2f}"
     value = f"{number(entry['value'])} {escape(entry['unit'])}"
@@ -48,21 +48,22 @@ def _row(name: str, entry: dict, runs: Sequence[SectionRun]) -> tuple[str, ...]:
 
 def _drawn(name: str, runs: Sequence[SectionRun]) -> str:
     """A line's ratio over its runs, or its value where it has no peer; nothing of a single run."""
-    values, has_ratio = _course(name, runs), runs[-1].lines[name]["ratio"] is not None
+    values, unit = _course(name, runs)
     if len(values) < 2:
         return ""
     line = Line(x_N=np.arange(1 - len(values), 1, dtype=np.float64), y_N=values)
-    unit = "ratio" if has_ratio else runs[-1].lines[name]["unit"]
     return figure(
         Chart(name=_short(name), unit=unit, lines=(line,), x_name="runs before the last", y_range=(0.0, 0.0)), ""
     )
 
 
-def _course(name: str, runs: Sequence[SectionRun]) -> np.ndarray:
+def _course(name: str, runs: Sequence[SectionRun]) -> tuple[np.ndarray, str]:
+    """A line's ratios run after run, or its values where the last has no peer; and their unit."""
     entries = [run.lines[name] for run in runs if name in run.lines]
     has_ratio = entries[-1]["ratio"] is not None
     each = [entry["ratio"] if has_ratio else entry["value"] for entry in entries]
-    return np.array([value for value in each if value is not None], dtype=np.float64)
+    values = np.array([value for value in each if value is not None], dtype=np.float64)
+    return values, "ratio" if has_ratio else entries[-1]["unit"]
 
 
 def _short(name: str) -> str:

@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from backdrop.devices import num_cores
 from backdrop.stores.format.provenance import commit
 
 RUNS = Path("bench-runs.jsonl")
@@ -43,7 +44,7 @@ class Clock:
             time=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             commit=commit(),
             processor=_processor(),
-            num_cores=os.cpu_count() or 1,
+            num_cores=num_cores(),
             python=platform.python_version(),
             load=round(self._load, 1),
             seconds=round(time.perf_counter() - self._begun, 1),

@@ -1,12 +1,11 @@
 """Files for --config that hold no settings, impossible ones, or have no end."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.material.hostile_cells import Allowed, cells, done, refused, run_cell
+from tests.material.hostile_cells import Allowed, cells, done, put_no_plain_file, refused, run_cell
 
 NAMED = r"given\.(toml|json)"
 # name -> suffix, content, what may come of it where the setting exists
@@ -79,10 +78,5 @@ def test_settings_of_a_file_are_taken_or_refused(given: str, command: str, tmp_p
 @pytest.mark.parametrize("command", ["evaluate", *(pytest.param(c, marks=pytest.mark.slow) for c in COMMANDS)])
 def test_what_is_no_plain_file_is_refused_without_reading_it(kind: str, command: str, tmp_path: Path) -> None:
     file = tmp_path / "given.toml"
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "folder":
-        file.mkdir()
-    else:
-        file.symlink_to({"endless": "/dev/zero", "link to itself": file, "link to nowhere": "nowhere"}[kind])
+    put_no_plain_file(kind, file)
     run_cell(COMMANDS[command](file), refused(NAMED), tmp_path)

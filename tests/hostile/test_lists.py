@@ -1,13 +1,12 @@
 """Lists of images that name what is not there, lead out of their folder, or have no end."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.material.hostile_cells import cells, refused, run_cell
+from tests.material.hostile_cells import cells, put_no_plain_file, refused, run_cell
 
 LISTS = {
     "empty": b"",
@@ -58,10 +57,5 @@ def test_a_list_is_refused_before_anything_is_built(given: str, command: str, fo
 @pytest.mark.parametrize("kind", ["pipe", "endless", "folder"])
 def test_a_list_that_is_no_plain_file_is_not_waited_for(kind: str, folder: Path) -> None:
     file = folder / "list.csv"
-    if kind == "pipe":
-        os.mkfifo(file)
-    elif kind == "folder":
-        file.mkdir()
-    else:
-        file.symlink_to("/dev/zero")
+    put_no_plain_file(kind, file)
     run_cell(words_of(folder, file, []), refused(r"list\.csv"), folder)

@@ -4,6 +4,7 @@ A cell is run in this process, as the command line would be. Whatever is allowed
 traceback, a second error, a process left behind or half of a file.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -97,3 +98,16 @@ def cells(
 
 
 SLOW = (pytest.mark.slow,)
+
+
+def put_no_plain_file(kind: str, file: Path) -> None:
+    """Put at `file` what must not be read or waited for.
+
+    Args: kind: "pipe", "folder", "endless", "link to itself" or "link to nowhere".
+    """
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.symlink_to({"endless": "/dev/zero", "link to itself": file, "link to nowhere": "nowhere"}[kind])

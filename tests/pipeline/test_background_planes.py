@@ -18,7 +18,7 @@ from backdrop.pipeline.loader.reference_loader import ReferenceLoader, blob_plan
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
 from backdrop.stores.format.provenance import identity_digest
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.images.image_codec import decode_rgb, encode_jpeg
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
@@ -33,12 +33,6 @@ OPTIONS = LoaderOptions(batch_size=4, seed=3, num_threads=1)
 # Of views of 224 pixels out of photographs' backgrounds of 384, in grey levels: the mean over all views, and over the
 # worst of them.
 MEAN_DISTANCE, WORST_MEAN_DISTANCE = 5.0, 16.0
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
 
 
 @pytest.fixture(scope="module")

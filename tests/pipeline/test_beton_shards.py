@@ -23,19 +23,13 @@ from backdrop.pipeline.beton.writer import ExportWork, export_beton
 from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.views.view_plan import View, ViewPlan
-from backdrop.stores.datasets import open_index
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import pretend_slurm
 
 # Three shards of the 22 rows.
 SETTINGS = BetonSettings(shard_rows=8)
 HERE = ExportWork(num_workers=0)  # in this process
-
-
-@pytest.fixture(scope="module")
-def built(scenes: Path) -> tuple[Store, DatasetIndex]:
-    return open_store(scenes), open_index("folder", root=scenes.parent / "images")
 
 
 @pytest.fixture(scope="module")

@@ -20,9 +20,8 @@ from backdrop.pipeline.views import device_crops
 from backdrop.pipeline.views.batch import Batch, WholeBatch
 from backdrop.pipeline.views.device_stage import DeviceStage
 from backdrop.pipeline.views.view_plan import Background, MaskPerturbation, View, ViewPlan
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
-from tests.material import small_scenes
 
 PLAN = ViewPlan(
     views=(
@@ -46,12 +45,6 @@ OTHER_OPTIONS = replace(
 
 
 RECOMBINED = replace(PLAN, background=Background(name="recombine", probability=0.8, applies_to="all"))
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
 
 
 @pytest.fixture(scope="module")

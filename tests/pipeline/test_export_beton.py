@@ -22,19 +22,13 @@ from backdrop.pipeline.beton.reader import BetonSettings, read_blob, read_record
 from backdrop.pipeline.beton.table_reader import has_mask
 from backdrop.pipeline.beton.writer import export_beton
 from backdrop.stores.datasets import open_index
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.images.image_codec import decode_rgb, jpeg_header
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
 
 MAX_SIDE_PX = 200
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
 
 
 @pytest.fixture(scope="module")

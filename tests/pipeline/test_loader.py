@@ -31,7 +31,7 @@ from backdrop.pipeline.loader.reference_loader import ReferenceLoader, crop_imag
 from backdrop.pipeline.views import device_crops
 from backdrop.pipeline.views.batch import Batch
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.format.schema import Status
 from backdrop.stores.indexes.dataset_index import DatasetIndex
 from tests.material import small_scenes
@@ -48,12 +48,6 @@ PLAN = ViewPlan(
     ),
     background=Background(name="swaps", probability=0.6, negative_probability=0.5),
 )
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
 
 
 @pytest.fixture(scope="module")

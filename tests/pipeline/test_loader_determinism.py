@@ -17,9 +17,8 @@ from backdrop.pipeline.loader.loader import Loader
 from backdrop.pipeline.loader.loader_options import LoaderOptions
 from backdrop.pipeline.loader.reference_loader import ReferenceLoader
 from backdrop.pipeline.views.view_plan import Background, View, ViewPlan
-from backdrop.stores.format.reader import Store, open_store
+from backdrop.stores.format.reader import Store
 from backdrop.stores.indexes.dataset_index import DatasetIndex
-from tests.material import small_scenes
 from tests.material.loader_rows import EPOCH, Row, all_rows
 
 MAX_SIDE_PX = 200
@@ -38,12 +37,6 @@ PLANS = {
         background=Background(name="recombine", probability=0.7, applies_to="all"),
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
 
 
 @pytest.fixture(scope="module")

@@ -52,12 +52,6 @@ PROGRAMS = Path(__file__).parents[1] / "material" / "loader_programs.py"
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, DatasetIndex]:
-    path, index = small_scenes.build(tmp_path_factory.mktemp("scenes"))
-    return open_store(path), index
-
-
-@pytest.fixture(scope="module")
 def beton(built: tuple[Store, DatasetIndex], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_beton(*built, tmp_path_factory.mktemp("beton") / "small.beton", max_side_px=200)
 
